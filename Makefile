@@ -1,0 +1,41 @@
+# Each target makes its own environment in .venv first. PYTHON chooses the interpreter, ARGS goes to the command.
+PYTHON ?= python3
+ARGS ?=
+WORKERS ?= 3
+BIN := .venv/bin
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+demo: .venv/demo
+	$(BIN)/zmsd demo $(ARGS)
+
+test: .venv/test
+	$(PYTEST) $(ARGS)
+
+unit integration e2e: .venv/test
+	$(PYTEST) tests/$@ $(ARGS)
+
+# The long versions of the fault tests, one at a time: each wants the machine for itself.
+faults: .venv/test
+	ZMSD_TEST_LONG=1 $(BIN)/pytest tests/faults $(ARGS)
+
+bench: .venv/test
+	$(BIN)/python -m bench $(ARGS)
+
+style: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/test
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp of an extra: installed again only when what is to be installed has changed.
+.venv/demo .venv/test: .venv/%: setup.cfg setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+.PHONY: demo test unit integration e2e faults bench style types clean

@@ -1,0 +1,82 @@
+"""What every test may ask for: a real MongoDB, zmsd on it as a process, and clients of that."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from tests.support.client import ChangeSourceClient
+from tests.support.daemon import ZmsdProcess
+from tests.support.mongod import Client, ReplicaSet
+
+
+@pytest.fixture(scope="session")
+def replica_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
+    """One node, shared by the tests of a worker: leave its databases alone that are not yours, and let it run."""
+    with ReplicaSet(tmp_path_factory.mktemp("mongod")) as shared:
+        yield shared
+
+
+@pytest.fixture(scope="session")
+def mongo(replica_set: ReplicaSet) -> Iterator[Client]:
+    with replica_set.client() as client:
+        yield client
+
+
+@pytest.fixture
+def database(mongo: Client, request: pytest.FixtureRequest) -> Iterator[Database[dict[str, Any]]]:
+    """A database of the test's own, gone afterwards."""
+    name = re.sub(r"\W+", "_", request.node.name)[:40]
+    fresh = mongo[f"{name}_{secrets.token_hex(4)}"]
+    yield fresh
+    mongo.drop_database(fresh)
+
+
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    """Entered here, left when the test ends, before its database goes."""
+    with contextlib.ExitStack() as entered:
+        yield entered
+
+
+@pytest.fixture
+def serve(
+    database: Database[dict[str, Any]], replica_set: ReplicaSet, tmp_path: Path, stack: contextlib.ExitStack
+) -> Callable[..., ZmsdProcess]:
+    """``serve(schema, mappings, …)``: a zmsd on the test's database, ready; arguments as of ZmsdProcess.
+
+    ``start=False`` leaves the start to the test.
+    """
+    numbers = itertools.count()
+
+    def serve(schema: Any, mappings: Any = None, *, start: bool = True, **options: Any) -> ZmsdProcess:
+        uri = options.pop("uri", replica_set.uri(database.name))
+        directory = tmp_path / f"zmsd{next(numbers)}"
+        process = stack.enter_context(ZmsdProcess(directory, uri, schema, mappings, **options))
+        return process.start() if start else process
+
+    return serve
+
+
+@pytest.fixture
+def follow(stack: contextlib.ExitStack) -> Callable[..., ChangeSourceClient]:
+    """``follow(zmsd)``: a client that has its copy and streams; arguments as of ChangeSourceClient.
+
+    ``wait=False`` does not wait for the copy.
+    """
+
+    def follow(process: ZmsdProcess, *, wait: bool = True, **options: Any) -> ChangeSourceClient:
+        client = stack.enter_context(ChangeSourceClient(process.port, **options))
+        if wait:
+            client.wait_initial()
+        return client
+
+    return follow

@@ -1,0 +1,24 @@
+// The query endpoint for generic.mjs; it looks at the file SCHEMA anew for each request. PORT 0 takes a free port.
+import http from 'node:http';
+import {mustGetQuery} from '@rocicorp/zero';
+import {handleQueryRequest} from '@rocicorp/zero/server';
+import {load} from './generic.mjs';
+
+const server = http.createServer(async (request, response) => {
+  let text = '';
+  for await (const chunk of request) text += chunk;
+  const {schema, queries} = load(process.env.SCHEMA);
+  const answer = await handleQueryRequest({
+    handler: (name, args) => mustGetQuery(queries, name).fn({args, ctx: undefined}),
+    schema,
+    body: JSON.parse(text),
+    userID: null,
+    logLevel: 'error',
+  });
+  response.writeHead(200, {'content-type': 'application/json'});
+  response.end(JSON.stringify(answer));
+});
+server.listen(Number(process.env.PORT ?? 0), '127.0.0.1', () =>
+  console.log(JSON.stringify({event: 'listening', port: server.address().port})),
+);
+process.stdin.on('end', () => process.exit(0)).resume();

@@ -1,0 +1,62 @@
+// A real Zero client driven by JSON lines on its standard input; it prints what happens as JSON lines.
+// CACHE_URL: zero-cache. APP: a module exporting {schema, queries, mutators?, zql?, context?}. USER_ID, AUTH: as Zero
+// takes them. EVERY=1 prints every state of a view; without it, states that follow fast on one another are left out.
+import readline from 'node:readline';
+import path from 'node:path';
+import {pathToFileURL} from 'node:url';
+import {Zero} from '@rocicorp/zero';
+
+const {schema, queries, mutators, zql, context} = await import(pathToFileURL(path.resolve(process.env.APP)));
+const say = message => process.stdout.write(JSON.stringify(message) + '\n');
+
+const zero = new Zero({
+  cacheURL: process.env.CACHE_URL,
+  schema,
+  mutators,
+  kvStore: 'mem',
+  logLevel: process.env.LOG_LEVEL ?? 'error',
+  ...(process.env.USER_ID ? {userID: process.env.USER_ID} : {}),
+  ...(process.env.AUTH ? {auth: process.env.AUTH} : {}),
+  ...(context ? {context: context(process.env)} : {}),
+  onUpdateNeeded: reason => say({event: 'update-needed', reason}),
+  onClientStateNotFound: () => say({event: 'client-state-not-found'}),
+});
+say({event: 'started', clientGroupID: await zero.clientGroupID, clientID: zero.clientID});
+zero.connection.state.subscribe(({name, reason}) => say({event: 'connection', name, reason: String(reason ?? '')}));
+
+const at = (registry, name) => name.split('.').reduce((node, part) => node[part], registry);
+
+const settled = (id, phase, promise) =>
+  promise.then(
+    result => say({event: 'mutation', id, phase, result: result ?? {type: 'success'}}),
+    error => say({event: 'mutation', id, phase, result: {type: 'rejected', error: {message: error?.message}}}),
+  );
+
+const commands = {
+  // Without a query: all of the table of the view's name, as a legacy query; permissions are checked for those.
+  materialize({view, query, args}) {
+    let state;
+    let timer;
+    const print = () => {
+      timer = undefined;
+      say({event: 'view', view, ...state});
+    };
+    const shown = query ? at(queries, query)(args ?? undefined) : zql[view];
+    zero.materialize(shown).addListener((rows, result, error) => {
+      state = {rows: rows ?? [], complete: result === 'complete', error: error && String(error.message ?? error)};
+      if (process.env.EVERY === '1') print();
+      else timer ??= setTimeout(print, 50);
+    });
+  },
+  mutate({id, name, args}) {
+    const mutation = zero.mutate(at(mutators, name)(args));
+    settled(id, 'client', mutation.client);
+    settled(id, 'server', mutation.server);
+  },
+};
+
+for await (const line of readline.createInterface({input: process.stdin})) {
+  const command = JSON.parse(line);
+  commands[command.op](command);
+}
+process.exit(0);

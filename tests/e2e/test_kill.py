@@ -1,0 +1,68 @@
+"""kill -9 in the middle of a write load: what a Zero client shows in the end is what MongoDB holds."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pymongo.database import Database
+
+from tests.e2e.conftest import Zero, wait_same
+from tests.support.daemon import ZmsdProcess
+from tests.support.mongod import Client, ReplicaSet
+from tests.support.wait import wait_until
+from tests.support.writer import Writer, mappings_of, schema_of
+
+COLLECTIONS = ["alpha", "beta"]
+SCHEMA, MAPPINGS = schema_of(COLLECTIONS), mappings_of(COLLECTIONS)
+
+
+def written(writer: Writer, more: int) -> None:
+    """Wait for ``more`` writes."""
+    enough = len(writer.log) + more
+    wait_until(lambda: len(writer.log) >= enough, f"{more} more writes", 60)
+
+
+def test_zmsd_and_zero_cache(
+    mongo: Client, database: Database[dict[str, Any]], serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero]
+) -> None:
+    with Writer(mongo, database.name, COLLECTIONS, pause=0.005) as writer:
+        writer.seed(100)
+        process = serve(SCHEMA, MAPPINGS)
+        app = zero(process, SCHEMA)
+        client = app.client()
+        writer.start()
+        written(writer, 200)
+        process.kill()
+        written(writer, 200)
+        process.start()
+        written(writer, 200)
+        app.cache.kill()
+        written(writer, 200)
+        app.cache.start()
+        written(writer, 200)
+        writer.stop()
+    wait_same(client, database, SCHEMA, MAPPINGS)
+
+
+def test_the_primary(
+    serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero], tmp_path: Path, stack: contextlib.ExitStack
+) -> None:
+    replicas = stack.enter_context(ReplicaSet(tmp_path / "set", 3))
+    mongo = stack.enter_context(replicas.client())
+    with Writer(mongo, "test", COLLECTIONS, pause=0.005) as writer:
+        writer.seed(100)
+        process = serve(SCHEMA, MAPPINGS, uri=replicas.uri("test"))
+        client = zero(process, SCHEMA).client()
+        writer.start()
+        written(writer, 200)
+        primary = replicas.primary()
+        primary.kill()
+        written(writer, 200)
+        primary.start()
+        replicas.wait_all_healthy()
+        written(writer, 100)
+        writer.stop()
+    wait_same(client, mongo["test"], SCHEMA, MAPPINGS)

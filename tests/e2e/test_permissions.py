@@ -1,0 +1,42 @@
+"""``zero.permissions``: zero-cache enforces what the file says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pymongo.database import Database
+
+from tests.e2e.conftest import Zero
+from tests.support.daemon import ZmsdProcess
+
+COLUMNS = {"id": {"type": "string"}, "public": {"type": "boolean"}}
+SCHEMA = {name: {"tableName": name, "columns": COLUMNS, "primaryKey": ["id"]} for name in ("note", "secret")}
+
+# As `npx zero-deploy-permissions --output-file` writes it: the public notes may be read, and no secrets.
+PUBLIC = {
+    "type": "simple",
+    "op": "=",
+    "left": {"type": "column", "name": "public"},
+    "right": {"type": "literal", "value": True},
+}
+PERMISSIONS = {"tables": {"note": {"row": {"select": [["allow", PUBLIC]]}}}}
+
+
+def test_rows_that_may_be_read(
+    database: Database[dict[str, Any]], serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero], tmp_path: Path
+) -> None:
+    (tmp_path / "permissions.json").write_text(json.dumps(PERMISSIONS))
+    for name in SCHEMA:
+        database[name].insert_many([{"_id": str(n), "public": n % 2 == 0} for n in range(4)])
+    mappings = {name: {"collection": name, "fields": {"id": "_id"}} for name in SCHEMA}
+    process = serve(SCHEMA, mappings, settings={"zero": {"permissions": {"file": str(tmp_path / "permissions.json")}}})
+    client = zero(process, SCHEMA).client(legacy=True)
+    client.wait_rows("note", [{"id": "0", "public": True}, {"id": "2", "public": True}])
+    client.wait_rows("secret", [])
+
+    database["note"].update_one({"_id": "1"}, {"$set": {"public": True}})
+    database["note"].update_one({"_id": "2"}, {"$set": {"public": False}})
+    client.wait_rows("note", [{"id": "0", "public": True}, {"id": "1", "public": True}])

@@ -1,0 +1,176 @@
+"""What is wrong with the configuration: one line for each fault, where it is and what, all at once; exit status 78."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import ZmsdProcess, run_zmsd
+
+CONFIG = """\
+mongodb: {uri: "mongodb://127.0.0.1:1/db?replicaSet=rs0"}
+schema: {file: schema.json}
+mappings: {file: mappings.json}
+server:
+  port: 3000
+"""
+SCHEMA = """\
+{
+  "item": {
+    "tableName": "item",
+    "columns": {"id": {"type": "string"}, "n": {"type": "number"}},
+    "primaryKey": ["id"]
+  }
+}
+"""
+MAPPINGS = """\
+{
+  "item": {"collection": "items", "fields": {"id": "_id", "n": "n"}}
+}
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """The files of a configuration in which nothing is wrong."""
+    return {"zmsd.yaml": CONFIG, "schema.json": SCHEMA, "mappings.json": MAPPINGS}
+
+
+def run(files: dict[str, str], directory: Path, command: str = "run") -> subprocess.CompletedProcess[str]:
+    for name, text in files.items():
+        (directory / name).write_text(text)
+    return run_zmsd(command, "--config", "zmsd.yaml", cwd=directory)
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], *expected: str) -> None:
+    """Exit status 78, and on stderr one line for each pattern, in any order, and nothing else."""
+    lines = done.stderr.splitlines()
+    assert done.returncode == 78, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(lines) == len(expected), done.stderr
+    for pattern in expected:
+        assert any(re.search(pattern, line, re.IGNORECASE) for line in lines), (
+            f"no line like {pattern!r} in\n{done.stderr}"
+        )
+
+
+# What is replaced in which file by what, and the one line that is expected.
+FAULTS: dict[str, tuple[str, str, str, str]] = {
+    "bad YAML": ("zmsd.yaml", "server:\n  port", "server: [\n  port", r"zmsd\.yaml:\d+:\d+: "),
+    "an unknown key": ("zmsd.yaml", "  port: 3000", "  prot: 3000", r"zmsd\.yaml:5:\d+: server\.prot: .*port"),
+    "an unknown section": ("zmsd.yaml", "server:\n  port: 3000", "sever: {}", r"zmsd\.yaml:4:\d+: sever: .*server"),
+    "a duplicate key": (
+        "zmsd.yaml",
+        "  port: 3000",
+        "  port: 3000\n  port: 3001",
+        r"zmsd\.yaml:6:\d+: .*port.*(twice|duplicate|again)",
+    ),
+    "a wrong type": ("zmsd.yaml", "3000", "many", r"zmsd\.yaml:5:\d+: server\.port: "),
+    "a value out of range": ("zmsd.yaml", "3000", "99999", r"zmsd\.yaml:5:\d+: server\.port: .*65535"),
+    "a host that needs a token": ("zmsd.yaml", "  port: 3000", "  host: 0.0.0.0", r"zmsd\.yaml:\d+:\d+: server.*token"),
+    "no database": ("zmsd.yaml", "/db?", "/?", r"zmsd\.yaml:1:\d+: mongodb\.uri: .*database"),
+    "a URI that is none": ("zmsd.yaml", "mongodb://127.0.0.1:1/", "mango://", r"zmsd\.yaml:1:\d+: mongodb\.uri: "),
+    "a missing schema file": ("zmsd.yaml", "schema.json", "nowhere.json", r"nowhere\.json: .*(no such|not found)"),
+    "bad JSON": ("schema.json", '"tableName": "item",', '"tableName": "item"', r"schema\.json:4:\d+: "),
+    "a duplicate key in JSON": (
+        "schema.json",
+        '"tableName": "item",',
+        '"tableName": "item", "tableName": "x",',
+        r"schema\.json:3:\d+: .*tableName",
+    ),
+    "an unknown column type": ("schema.json", '"number"', '"integer"', r"schema\.json:4:\d+: .*n.*type.*integer"),
+    "a table without primary key": (
+        "schema.json",
+        '"primaryKey": ["id"]',
+        '"primaryKey": []',
+        r"schema\.json:\d+:\d+: item\.primaryKey: ",
+    ),
+    "a primary key without a column": (
+        "schema.json",
+        '"primaryKey": ["id"]',
+        '"primaryKey": ["key"]',
+        r"schema\.json:5:\d+: item\.primaryKey.*key",
+    ),
+    "a mapping for no table": ("mappings.json", '"item": {', '"itme": {', r"mappings\.json:2:\d+: itme: .*item"),
+    "a mapping without a collection": (
+        "mappings.json",
+        '"collection": "items", ',
+        "",
+        r"mappings\.json:2:\d+: item.*(collection|source)",
+    ),
+    "an unknown key in a mapping": (
+        "mappings.json",
+        '"fields"',
+        '"feilds"',
+        r"mappings\.json:2:\d+: item\.feilds: .*fields",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS.values(), ids=FAULTS.keys())
+def test_one_fault_is_one_line(case: tuple[str, str, str, str], files: dict[str, str], tmp_path: Path) -> None:
+    name, old, new, expected = case
+    assert old in files[name]
+    files[name] = files[name].replace(old, new)
+    assert_refused(run(files, tmp_path), expected)
+
+
+def test_a_missing_configuration_file(tmp_path: Path) -> None:
+    done = run_zmsd("run", "--config", "nowhere.yaml", cwd=tmp_path)
+    assert_refused(done, r"nowhere\.yaml: .*(no such|not found)")
+
+
+def test_all_faults_of_the_configuration_are_said_at_once(files: dict[str, str], tmp_path: Path) -> None:
+    files["zmsd.yaml"] = CONFIG.replace("3000", "many") + "feed: {heartbeat: never, images: some}\nlog: {levle: info}\n"
+    for command in ("run", "check"):
+        assert_refused(
+            run(files, tmp_path, command),
+            r"zmsd\.yaml:5:\d+: server\.port: ",
+            r"zmsd\.yaml:6:\d+: feed\.heartbeat: ",
+            r"zmsd\.yaml:6:\d+: feed\.images: ",
+            r"zmsd\.yaml:7:\d+: log\.levle: ",
+        )
+
+
+def test_all_faults_of_both_documents_are_said_at_once(files: dict[str, str], tmp_path: Path) -> None:
+    files["schema.json"] = SCHEMA.replace('"number"', '"integer"').replace('"string"', '"varchar"')
+    files["mappings.json"] = '{\n"itme": {"collection": "items"},\n"unknown": {"collection": "items"}\n}\n'
+    for command in ("run", "check"):
+        assert_refused(
+            run(files, tmp_path, command),
+            r"schema\.json:4:\d+: .*integer",
+            r"schema\.json:4:\d+: .*varchar",
+            r"mappings\.json:2:\d+: itme: ",
+            r"mappings\.json:3:\d+: unknown: ",
+        )
+
+
+def test_check_has_nothing_to_say_against_a_good_configuration(files: dict[str, str], tmp_path: Path) -> None:
+    done = run(files, tmp_path, "check")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_no_secret_is_shown(files: dict[str, str], tmp_path: Path) -> None:
+    files["zmsd.yaml"] = CONFIG.replace("127.0.0.1:1/db", "me:hunter2@127.0.0.1:1/") + "feed: {scope: all}\n"
+    done = run(files, tmp_path)
+    assert done.returncode == 78
+    assert "hunter2" not in done.stderr + done.stdout
+
+
+def test_a_port_that_is_in_use(serve: Callable[..., ZmsdProcess]) -> None:
+    """No fault of the file, and it may pass: exit status 1, with which systemd tries again."""
+    schema: dict[str, Any] = json.loads(SCHEMA)
+    first = serve(schema)
+    second = serve(schema, settings={"server": {"port": first.port}}, start=False)
+    second.launch()
+    assert second.wait_exit() == 1
+    (line,) = second.stderr().splitlines()
+    assert str(first.port) in line
+    assert "in use" in line

@@ -1,0 +1,66 @@
+"""The copy: large, at one moment, while everything goes on being written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pymongo.database import Database
+
+from tests.support.checker import check
+from tests.support.client import ChangeSourceClient
+from tests.support.compare import assert_same
+from tests.support.daemon import ZmsdProcess
+from tests.support.mongod import Client
+from tests.support.stub import lexi
+from tests.support.wait import wait_until
+from tests.support.writer import Writer, mappings_of, schema_of
+
+COLLECTIONS = ("a", "b", "c")
+
+
+def test_what_is_written_during_a_copy_of_50000_documents_arrives(
+    mongo: Client,
+    database: Database[dict[str, Any]],
+    serve: Callable[..., ZmsdProcess],
+    follow: Callable[..., ChangeSourceClient],
+) -> None:
+    schema, mappings = schema_of(COLLECTIONS), mappings_of(COLLECTIONS)
+    with Writer(mongo, database.name, COLLECTIONS, threads=2) as writer:
+        writer.seed(50_000)
+        zmsd = serve(schema, mappings)
+        writer.start()
+        wait_until(lambda: len(writer.log) > 50_020, "the writers write")
+        before = len(writer.log)
+        client = follow(zmsd)
+        after = len(writer.log)
+        wait_until(lambda: len(writer.log) > after + 50, "the writers go on")
+        writer.stop()
+    assert after > before + 10, "the writers wrote all through the copy"
+    client.wait_for(lambda replica: replica.watermark >= lexi(writer.last_position()), "the last write")
+    check(writer.log, client.replica).assert_clean()
+    assert_same(database, schema, mappings, client.replica)
+
+
+def test_a_copy_of_nothing(
+    database: Database[dict[str, Any]],
+    serve: Callable[..., ZmsdProcess],
+    follow: Callable[..., ChangeSourceClient],
+) -> None:
+    """Neither the collections nor the database exist yet."""
+    client = follow(serve(schema_of(COLLECTIONS), mappings_of(COLLECTIONS)))
+    assert all(client.rows(name) == {} for name in COLLECTIONS)
+    database.b.insert_one({"_id": "first", "n": 1})
+    assert client.wait_rows("b", 1)["first",]["n"] == 1
+
+
+def test_ids_of_mixed_types_are_all_copied(
+    database: Database[dict[str, Any]],
+    serve: Callable[..., ZmsdProcess],
+    follow: Callable[..., ChangeSourceClient],
+) -> None:
+    ids: list[Any] = [*range(10), *(f"s{number}" for number in range(10)), *({"of": number} for number in range(10))]
+    database.mixed.insert_many([{"_id": key, "name": f"name {number}"} for number, key in enumerate(ids)])
+    spec = {"columns": {"name": {"type": "string"}}, "primaryKey": ["name"]}
+    client = follow(serve({"mixed": {"tableName": "mixed", **spec}}))
+    assert len(client.rows("mixed")) == 30

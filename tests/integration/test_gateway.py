@@ -1,0 +1,167 @@
+"""What is answered to whom: pages, refusals, and clients that misbehave."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from tests.integration.chat import MAPPINGS, SCHEMA
+from tests.support.client import ChangeSourceClient
+from tests.support.daemon import ZmsdProcess
+from tests.support.wait import wait_until
+from tests.support.websocket import Closed, Refused, WebSocket
+
+STREAM = "/changes/v0/stream"
+INITIAL = f"{STREAM}?appID=zero&shardNum=0"
+
+Db = Database[dict[str, Any]]
+Serve = Callable[..., ZmsdProcess]
+Follow = Callable[..., ChangeSourceClient]
+
+
+@pytest.fixture
+def zmsd(serve: Serve) -> ZmsdProcess:
+    return serve(SCHEMA, MAPPINGS)
+
+
+def refused(zmsd: ZmsdProcess, target: str, headers: dict[str, str] | None = None) -> Refused:
+    """How an attempt to open a WebSocket is refused."""
+    socket = WebSocket(zmsd.port)
+    try:
+        with pytest.raises(Refused) as refusal:
+            socket.upgrade(target, headers or {})
+    finally:
+        socket.abort()
+    return refusal.value
+
+
+def test_pages(zmsd: ZmsdProcess) -> None:
+    assert zmsd.get("/healthz")[0] == 200
+    assert zmsd.get("/readyz")[0] == 200
+    status, body = zmsd.get("/")
+    page = json.loads(body)
+    assert status == 200
+    assert page["name"] == "zmsd"
+    assert page["version"]
+    assert "v0" in page["protocol"]
+    assert set(page["tables"]) == set(SCHEMA)
+
+
+def test_an_unknown_path_is_404_with_a_reason(zmsd: ZmsdProcess) -> None:
+    status, body = zmsd.get("/nothing/here")
+    assert status == 404
+    assert "/nothing/here" in body
+    assert refused(zmsd, "/changes/v1/stream?appID=zero&shardNum=0").status == 404
+
+
+def test_the_stream_without_websocket_is_426_with_a_reason(zmsd: ZmsdProcess) -> None:
+    status, body = zmsd.get(INITIAL)
+    assert status == 426
+    assert "WebSocket" in body
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("", "appID"),
+        ("?shardNum=0", "appID"),
+        ("?appID=zero", "shardNum"),
+        ("?appID=zero&shardNum=x", "shardNum"),
+        ("?appID=zero&shardNum=-1", "shardNum"),
+        ("?appID=ze%20ro&shardNum=0", "appID"),
+        ("?appID=zero&shardNum=0&lastWatermark=abc&replicaVersion=00", "lastWatermark"),
+        ("?appID=zero&shardNum=0&lastWatermark=00&replicaVersion=%21", "replicaVersion"),
+    ],
+)
+def test_a_bad_query_is_400_and_names_what_is_bad(zmsd: ZmsdProcess, query: str, named: str) -> None:
+    refusal = refused(zmsd, STREAM + query)
+    assert refusal.status == 400
+    assert named in refusal.body
+
+
+def test_a_wrong_or_missing_token_is_401_after_a_second(database: Db, serve: Serve, follow: Follow) -> None:
+    """zero-cache knows no backoff: the pause is what keeps it from trying 300 times in ten seconds."""
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": ["right", "also-right"]}})
+    basic = {"Authorization": "Basic " + base64.b64encode(b"zero:swordfish").decode()}
+    for target, headers in (
+        (INITIAL, {}),
+        (INITIAL, basic),
+        (f"{INITIAL}&token=swordfish", {}),
+        (f"{INITIAL}&token=", {}),
+    ):
+        start = time.monotonic()
+        refusal = refused(zmsd, target, headers)
+        assert refusal.status == 401
+        assert time.monotonic() - start > 0.9
+        assert "right" not in refusal.body
+    right = {"Authorization": "Basic " + base64.b64encode(b"zero:right").decode()}
+    follow(zmsd, headers=right)
+    follow(zmsd, query={"token": "also-right"})
+    assert zmsd.get("/healthz")[0] == 200, "a monitor needs no token"
+    assert "swordfish" not in zmsd.stderr(), "what was offered is not logged"
+
+
+def test_unknown_query_parameters_are_taken(zmsd: ZmsdProcess, follow: Follow) -> None:
+    """zero-cache adds publications=, and keeps what the configured address has."""
+    follow(zmsd, query={"publications": "a", "whatever": "1"})
+
+
+GARBAGE: dict[str, bytes | str] = {
+    "text that is no JSON": "hello",
+    "JSON that is no message": "{}",
+    "an unknown message": '["hello",{}]',
+    "an ack without a watermark": '["status",{"tag":"commit"},{}]',
+    "an ack of a watermark that is none": '["status",{"tag":"commit"},{"watermark":"!"}]',
+    "nested too deeply": "[" * 100_000,
+    "bytes that are no frame": b"\xff" * 100,
+    "an unmasked frame": b"\x81\x05hello",
+    "a binary frame": b"\x82\x80\0\0\0\0",
+    "text that is no UTF-8": b"\x81\x82\0\0\0\0\xff\xff",
+    "a close frame without sense": b"\x88\x81\0\0\0\0\x01",
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE.keys())
+def test_who_sends_garbage_loses_its_own_connection_only(
+    garbage: bytes | str, database: Db, zmsd: ZmsdProcess, follow: Follow
+) -> None:
+    good = follow(zmsd)
+    bad = follow(zmsd, app="bad")
+    assert bad._socket is not None
+    if isinstance(garbage, str):
+        bad._socket.send(garbage)
+    else:
+        bad._socket.send_raw(garbage)
+    wait_until(lambda: bad.closings, "its connection is closed")
+    database.users.insert_one({"_id": "ann"})
+    good.wait_rows("user", 1)
+    assert not good.closings
+    bad.wait_rows("user", 1)  # as a new connection, it is served again
+
+
+def test_who_hangs_up_in_the_middle_of_a_copy_hurts_nobody(database: Db, zmsd: ZmsdProcess, follow: Follow) -> None:
+    database.users.insert_many([{"_id": f"u{number}", "name": "x" * 1000} for number in range(20_000)])
+    for _ in range(3):
+        socket = WebSocket(zmsd.port, receive_buffer=4096)
+        socket.upgrade(INITIAL, {})
+        socket.receive()
+        socket.abort()
+    assert len(follow(zmsd).rows("user")) == 20_000
+
+
+def test_a_client_may_stay_silent_before_it_asks(zmsd: ZmsdProcess, follow: Follow) -> None:
+    """Connections that say nothing do not keep others out; they are dropped in the end."""
+    silent = [WebSocket(zmsd.port) for _ in range(30)]
+    try:
+        follow(zmsd)
+        with pytest.raises(Closed):
+            silent[0].receive()
+    finally:
+        for socket in silent:
+            socket.abort()

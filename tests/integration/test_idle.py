@@ -1,0 +1,37 @@
+"""What happens when nothing happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pymongo.database import Database
+
+from tests.integration.chat import MAPPINGS, SCHEMA
+from tests.support.client import ChangeSourceClient
+from tests.support.daemon import ZmsdProcess
+
+Db = Database[dict[str, Any]]
+Serve = Callable[..., ZmsdProcess]
+Follow = Callable[..., ChangeSourceClient]
+
+
+def test_an_idle_client_is_kept_up_with_the_oplog(database: Db, serve: Serve, follow: Follow) -> None:
+    """By empty transactions, so that its position does not fall out of the oplog."""
+    client = follow(serve(SCHEMA, MAPPINGS, settings={"feed": {"heartbeat": 1}}))
+    database.other.insert_one({"_id": 1})  # time goes on, though not for us
+    client.wait_for(lambda replica: len(replica.transactions) >= 1, "a heartbeat", 5)
+    database.other.insert_one({"_id": 2})
+    client.wait_for(lambda replica: len(replica.transactions) >= 2, "another", 5)
+    assert client.transactions() == [], "they are empty"
+    database.users.insert_one({"_id": "ann"})
+    client.wait_rows("user", 1)
+
+
+def test_an_idle_client_hears_nothing_before_the_heartbeat(database: Db, serve: Serve, follow: Follow) -> None:
+    client = follow(serve(SCHEMA, MAPPINGS))
+    for number in range(20):
+        database.other.insert_one({"_id": number})
+    database.users.insert_one({"_id": "ann"})
+    client.wait_rows("user", 1)
+    assert len(client.replica.transactions) == 1

@@ -1,0 +1,84 @@
+"""Pre- and post-images: that they are there, and what becomes of the changes where they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from tests.integration.chat import COLLECTIONS, MAPPINGS, SCHEMA, named, table
+from tests.support.client import ChangeSourceClient
+from tests.support.compare import assert_same
+from tests.support.daemon import ZmsdProcess
+from tests.support.wait import wait_until
+
+Db = Database[dict[str, Any]]
+Serve = Callable[..., ZmsdProcess]
+Follow = Callable[..., ChangeSourceClient]
+
+OFF = {"feed": {"images": "off"}}
+
+
+def with_images(database: Db) -> set[str]:
+    """The collections that have them."""
+    return {
+        info["name"]
+        for info in database.list_collections()
+        if info["options"].get("changeStreamPreAndPostImages", {}).get("enabled")
+    }
+
+
+def test_images_are_switched_on_and_that_is_said(database: Db, serve: Serve) -> None:
+    database.create_collection("users")
+    database.create_collection("other")
+    zmsd = serve(SCHEMA, MAPPINGS)
+    assert "users" in with_images(database), "before it is ready"
+    assert zmsd.log("images.*users")
+    assert "other" not in with_images(database), "what is not published is left alone"
+
+
+def test_images_are_switched_on_for_a_collection_that_appears_later(database: Db, serve: Serve) -> None:
+    serve(SCHEMA, MAPPINGS)
+    for name in COLLECTIONS:
+        database[name].insert_one({"_id": "first"})
+    wait_until(lambda: with_images(database) == set(COLLECTIONS), "all have images", 20)
+
+
+def test_without_images_there_is_a_warning_and_the_changes_come_all_the_same(
+    database: Db, serve: Serve, follow: Follow
+) -> None:
+    """Rows that leave a table by its filter too: their key follows from _id, so they can be deleted unseen."""
+    database.users.insert_one({"_id": "ann", "name": "Ann"})
+    database.messages.insert_many({"_id": f"m{number}", "kind": "user"} for number in range(3))
+    zmsd = serve(SCHEMA, MAPPINGS, settings=OFF)
+    client = follow(zmsd)
+    assert len(zmsd.log("WARNING.*images")) == 1, zmsd.stderr()
+    database.users.update_one({"_id": "ann"}, {"$set": {"name": "Anna"}})
+    database.messages.delete_one({"_id": "m0"})
+    database.messages.update_one({"_id": "m1"}, {"$set": {"kind": "system"}})
+    database.messages.update_one({"_id": "m2"}, {"$set": {"kind": "draft"}})
+    database.users.insert_one({"_id": "end"})
+    client.wait_rows("user", 2)
+    assert_same(database, SCHEMA, MAPPINGS, client.replica)
+    assert with_images(database) == set()
+
+
+@pytest.mark.parametrize("mode", ["off", "auto"])
+def test_a_table_whose_key_does_not_follow_from_id(database: Db, serve: Serve, follow: Follow, mode: str) -> None:
+    """Which row a deleted document had only the image before it tells: without images such a table is refused."""
+    schema = named(city=table(id="string", name="string"))
+    mappings = {"city": {"collection": "cities", "fields": {"id": "code", "name": "name"}}}
+    database.cities.insert_one({"_id": 1, "code": "ul", "name": "Ulm"})
+    zmsd = serve(schema, mappings, settings={"feed": {"images": mode}}, start=False)
+    if mode == "auto":
+        client = follow(zmsd.start())
+        database.cities.delete_one({"_id": 1})
+        client.wait_rows("city", 0)
+        return
+    zmsd.start(ready=False)
+    zmsd.wait_log("ERROR.*city.*images")
+    status, reason = zmsd.get("/readyz")
+    assert status == 503
+    assert "city" in reason

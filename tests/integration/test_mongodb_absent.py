@@ -1,0 +1,110 @@
+"""A MongoDB that is not there yet, or will not have us: zmsd stays up, says why once, and goes on when it can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.chat import MAPPINGS, SCHEMA
+from tests.support.client import ChangeSourceClient
+from tests.support.daemon import ZmsdProcess
+from tests.support.mongod import ADMIN, ReplicaSet
+from tests.support.wait import wait_until
+from zmsd.tools.mongod import Mongod
+
+Follow = Callable[..., ChangeSourceClient]
+
+
+def start(directory: Path, uri: str, **settings: Any) -> ZmsdProcess:
+    return ZmsdProcess(directory, uri, SCHEMA, MAPPINGS, settings=settings).start(ready=False)
+
+
+def not_ready(zmsd: ZmsdProcess, reason: str) -> str:
+    """Wait until /readyz says 503 with this reason in it; what it says."""
+
+    def refuses() -> str:
+        status, body = zmsd.get("/readyz")
+        return body if status == 503 and reason in body.lower() else ""
+
+    body = wait_until(refuses, f"/readyz says {reason!r}", 30)
+    assert len(body.splitlines()) == 1, body
+    assert zmsd.get("/healthz")[0] == 200
+    return body
+
+
+def test_unreachable_at_start_then_there(tmp_path: Path, follow: Follow) -> None:
+    with ReplicaSet(tmp_path / "mongod") as replica_set:
+        node = replica_set.nodes[0]
+        with node.client() as client:
+            client["absent"].users.insert_one({"_id": "ann", "name": "Ann"})
+        node.stop()
+        with start(tmp_path / "zmsd", replica_set.uri("absent")) as zmsd:
+            not_ready(zmsd, node.address)
+            waiting = follow(zmsd, wait=False)  # it is held, not refused: a refusal would end zero-cache
+            said = len(zmsd.log("WARNING|ERROR"))
+            assert said == 1, zmsd.stderr()
+            node.start()
+            wait_until(zmsd.ready, "zmsd goes on by itself", 30)
+            waiting.wait_initial()
+            assert waiting.rows("user").keys() == {("ann",)}
+
+
+def test_a_standalone_mongod(tmp_path: Path) -> None:
+    mongod = Mongod(tmp_path / "mongod", standalone=True)
+    try:
+        mongod.start()
+        with start(tmp_path / "zmsd", f"mongodb://{mongod.address}/db") as zmsd:
+            not_ready(zmsd, "replica set")
+            (line,) = zmsd.wait_log("ERROR")
+            assert "replica set" in line
+    finally:
+        mongod.kill()
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with ReplicaSet(tmp_path_factory.mktemp("secured"), auth=True) as replica_set:
+        yield replica_set
+
+
+def test_a_wrong_password_then_the_right_one(secured: ReplicaSet, tmp_path: Path) -> None:
+    with secured.client() as client:
+        client.admin.command("createUser", "zmsd", pwd="old", roles=[{"role": "read", "db": "chat"}])
+        with start(tmp_path, secured.uri("chat", ("zmsd", "new"))) as zmsd:
+            not_ready(zmsd, "auth")
+            (line,) = zmsd.wait_log("ERROR")
+            assert "authentication" in line.lower()
+            assert "Traceback" not in zmsd.stderr()
+            client.admin.command("updateUser", "zmsd", pwd="new")
+            wait_until(zmsd.ready, "zmsd goes on by itself", 60)
+
+
+def test_a_user_without_privileges(secured: ReplicaSet, tmp_path: Path) -> None:
+    with secured.client() as client:
+        client.admin.command("createUser", "nobody", pwd="p", roles=[])
+    with start(tmp_path, secured.uri("chat", ("nobody", "p"))) as zmsd:
+        not_ready(zmsd, "not authorized")
+
+
+def test_a_reader_may_be_served_without_images(secured: ReplicaSet, tmp_path: Path, follow: Follow) -> None:
+    """The role read has no collMod: a warning says what that costs, and tables that can do without are served."""
+    with secured.client() as client:
+        client.admin.command("createUser", "reader", pwd="p", roles=[{"role": "read", "db": "plain"}])
+        client["plain"].users.insert_one({"_id": "ann", "name": "Ann"})
+        uri = secured.uri("plain", ("reader", "p"))
+        only = {"user": SCHEMA["user"]}
+        with ZmsdProcess(tmp_path, uri, only, {"user": MAPPINGS["user"]}).start() as zmsd:
+            assert zmsd.log("images")
+            follower = follow(zmsd)
+            client["plain"].users.insert_one({"_id": "bob", "name": "Bob"})
+            follower.wait_rows("user", 2)
+            follower.close()
+
+
+def test_the_administrator_is_served_with_images(secured: ReplicaSet, tmp_path: Path, follow: Follow) -> None:
+    with ZmsdProcess(tmp_path, secured.uri("full", ADMIN), SCHEMA, MAPPINGS).start() as zmsd:
+        follow(zmsd).close()
+        assert ADMIN[1] not in zmsd.stderr()

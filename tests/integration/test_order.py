@@ -1,0 +1,43 @@
+"""One total order over all collections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from tests.support.checker import check
+from tests.support.client import ChangeSourceClient
+from tests.support.compare import assert_same
+from tests.support.daemon import ZmsdProcess
+from tests.support.mongod import Client
+from tests.support.stub import lexi
+from tests.support.writer import Writer, mappings_of, schema_of
+
+COLLECTIONS = ("a", "b", "c", "d", "e")
+
+
+@pytest.mark.parametrize(("scope", "writes"), [("collection", 10_000), ("database", 2_000)])
+def test_mixed_writes_of_4_writers_to_5_collections_arrive_in_cluster_time_order(
+    scope: str,
+    writes: int,
+    mongo: Client,
+    database: Database[dict[str, Any]],
+    serve: Callable[..., ZmsdProcess],
+    follow: Callable[..., ChangeSourceClient],
+) -> None:
+    schema, mappings = schema_of(COLLECTIONS), mappings_of(COLLECTIONS)
+    for name in COLLECTIONS:
+        database.create_collection(name)
+    client = follow(serve(schema, mappings, settings={"feed": {"scope": scope}}))
+    with Writer(mongo, database.name, COLLECTIONS, threads=4) as writer:
+        writer.start(writes)
+        writer.wait(240)
+    client.wait_for(lambda replica: replica.watermark >= lexi(writer.last_position()), "the last write", 60)
+    # That watermarks rise strictly the client sees to itself; the checker to clusterTime order, whole transactions,
+    # nothing lost and nothing twice.
+    report = check(writer.log, client.replica).assert_clean()
+    assert report.writes == writes
+    assert_same(database, schema, mappings, client.replica)

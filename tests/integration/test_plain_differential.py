@@ -1,0 +1,114 @@
+"""What zmsd evaluates in Python means what it means to mongod: plain filters and plain paths, over random documents."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import bson
+from bson import Binary, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from bson.code import Code
+from bson.datetime_ms import DatetimeMS
+from bson.dbref import DBRef
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pymongo.database import Database
+
+from zmsd.feed.source import CODEC
+from zmsd.rows.filters import compile_filter
+from zmsd.rows.plain import walk
+
+BATCH = 10
+CASES = 5_000
+
+NAMES = st.sampled_from(["a", "b", "c"])
+PATHS = st.lists(NAMES, min_size=1, max_size=3).map(".".join)
+
+# Few of each kind, so that a filter often meets its equal, or what is equal in some languages and not in MongoDB's.
+NUMBERS: list[Any] = [
+    *(0, 1, -1, 2, 2**31 - 1, Int64(0), Int64(1), Int64(2**53), Int64(2**53 + 1), Int64(2**63 - 1), Int64(-(2**63))),
+    *(0.0, -0.0, 1.0, 0.1, 1.5, float(2**53), float(2**63), 5e-324, 1e308, float("nan"), float("inf"), -float("inf")),
+    *map(Decimal128, ("0", "-0", "0E+3", "1", "1.0", "1E+0", "0.1", "1.5", "9007199254740993", "9223372036854775807")),
+    *map(Decimal128, ("0.1000000000000000055511151231257827", "1E+6144", "1E-6176", "NaN", "sNaN", "Infinity")),
+    Decimal128("-Infinity"),
+]
+SCALARS: list[Any] = [
+    *(None, True, False, "", "x", "1", "true", "null", "é", "\x00", *NUMBERS),
+    *(datetime(1970, 1, 1), datetime(2024, 2, 29, 12, 30, 15, 123000), DatetimeMS(0), DatetimeMS(2**62)),
+    *(DatetimeMS(-(2**62)), Timestamp(1, 1), Timestamp(0, 1), ObjectId(b"0" * 12), ObjectId(b"1" * 12)),
+    *(b"", b"x", Binary(b"x", 5), Binary(b"0" * 16, 4), Binary(b"0" * 16, 3), Binary(b"short", 4), Binary(b"x", 128)),
+]
+# What documents may hold, but plain filters do not ask for.
+OTHERS: list[Any] = [Regex("x"), Code("x"), Code("x", {"a": 1}), MinKey(), MaxKey()]
+
+
+def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    objects = st.dictionaries(NAMES, inner, max_size=3)
+    references = st.builds(lambda key, extra: DBRef("x", key, **extra), st.sampled_from([1, {"a": 1}]), objects)
+    return st.lists(inner, max_size=3) | objects | objects | references
+
+
+OPERANDS = st.sampled_from(SCALARS)
+VALUES = st.recursive(OPERANDS | st.sampled_from([*NUMBERS, *OTHERS]), _nested, max_leaves=6)
+DOCUMENTS = st.dictionaries(NAMES, VALUES, max_size=3)
+OPERATORS = st.one_of(
+    OPERANDS,
+    st.fixed_dictionaries({"$eq": OPERANDS}),
+    st.fixed_dictionaries({"$ne": OPERANDS}),
+    st.fixed_dictionaries({"$in": st.lists(OPERANDS, max_size=4)}),
+    st.fixed_dictionaries({"$nin": st.lists(OPERANDS, max_size=4)}),
+    st.fixed_dictionaries({"$exists": st.sampled_from([True, False, 1, 0, 1.0, 0.0, None])}),
+    st.fixed_dictionaries({"$exists": st.booleans(), "$ne": OPERANDS}),
+)
+FILTERS = st.dictionaries(PATHS, OPERATORS, min_size=1, max_size=2)
+
+# The same cases in every run: a difference found here must not depend on luck.
+unhurried = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=CASES // BATCH,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def test_filters(database: Database[dict[str, Any]]) -> None:
+    @unhurried
+    @given(batch(DOCUMENTS), batch(FILTERS))
+    def check(documents: list[dict[str, Any]], filters: list[dict[str, Any]]) -> None:
+        stored = store(database, documents)
+        for condition in filters:
+            found = {document["_id"] for document in database.c.find(condition, {"_id": 1})}
+            matches = compile_filter(condition)
+            for document in stored:
+                ours, theirs = matches(document), document["_id"] in found
+                assert ours is theirs, f"{condition} on {document}: {ours}, mongod says {theirs}"
+
+    check()
+
+
+def test_paths(database: Database[dict[str, Any]]) -> None:
+    @unhurried
+    @given(batch(DOCUMENTS), batch(PATHS))
+    def check(documents: list[dict[str, Any]], paths: list[str]) -> None:
+        stored = store(database, documents)
+        project = {f"v{number}": f"${path}" for number, path in enumerate(paths)}
+        projected = database.get_collection("c", CODEC).aggregate([{"$sort": {"_id": 1}}, {"$project": project}])
+        for document, values in zip(stored, projected, strict=True):
+            for number, path in enumerate(paths):
+                ours, theirs = walk(document, tuple(path.split("."))), values.get(f"v{number}")
+                # As BSON, where 1, 1.0 and True differ and NaN is equal to itself.
+                assert bson.encode({"": ours}) == bson.encode({"": theirs}), f"{path} of {document}"
+
+    check()
+
+
+def batch(items: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
+    return st.lists(items, min_size=BATCH, max_size=BATCH)
+
+
+def store(database: Database[dict[str, Any]], documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Replace what the collection holds; the documents as zmsd gets them."""
+    database.c.delete_many({})
+    database.c.insert_many([{"_id": number, **document} for number, document in enumerate(documents)])
+    return list(database.get_collection("c", CODEC).find().sort("_id"))

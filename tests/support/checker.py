@@ -1,0 +1,135 @@
+"""Was everything that writers committed received: nothing lost, nothing twice, nothing torn, all of it in order?"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tests.support.replica import Change, Replica
+from tests.support.shape import Key, Row
+from tests.support.stub import lexi
+from tests.support.writer import Write, row_of
+
+_Place = tuple[str, Key]  # table and key
+
+
+@dataclass
+class Report:
+    """What was checked, and every fault: its kind (lost, twice, torn, wrong, order, copy) and what it is."""
+
+    transactions: int = 0  # received
+    changes: int = 0  # received
+    writes: int = 0  # committed since the copy
+    faults: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, kind: str, what: str) -> None:
+        self.faults.append((kind, what))
+
+    def __str__(self) -> str:
+        counts = Counter(kind for kind, _ in self.faults)
+        lines = [f"{kind}: {what}" for kind, what in self.faults[:10]]
+        head = f"{self.writes} writes, {self.transactions} transactions, {self.changes} changes, faults: {dict(counts)}"
+        return "\n".join([head, *lines])
+
+    def assert_clean(self) -> Report:
+        assert not self.faults, str(self)
+        return self
+
+
+def check(log: Iterable[Write], replica: Replica, *, exact: bool = True) -> Report:
+    """Compare what ``replica`` received with what a Writer over tables of the same names committed.
+
+    The writers have ended and the replica has caught up. ``exact``: the positions in the log are those of the changes,
+    as they are without outages; then each must lie in the transaction that its watermark names.
+    """
+    assert replica.version is not None
+    assert replica.initial is not None
+    writes = sorted(log, key=lambda write: write.position)
+    copied = [write for write in writes if lexi(write.position) <= replica.version]
+    streamed = writes[len(copied) :]
+    tables = {part.collection for write in writes for part in write.parts}
+    report = Report(len(replica.transactions), writes=len(streamed))
+    _check_copy(copied, replica.initial.changes, tables, report)
+    places = _match(streamed, replica, tables, report)
+    _check_places(streamed, places, replica, report, exact)
+    return report
+
+
+def _check_copy(copied: list[Write], changes: Iterable[Change], tables: set[str], report: Report) -> None:
+    """The initial transaction leaves the rows as they were at its watermark."""
+    expected: dict[_Place, Row] = {}
+    for write in copied:
+        for part in write.parts:
+            if part.doc is None:
+                expected.pop((part.collection, (part.id,)), None)
+            else:
+                expected[part.collection, (part.id,)] = row_of(part.doc)
+    received: dict[_Place, Row] = {}
+    for change in changes:
+        if change.table not in tables:
+            continue
+        if change.old_key is not None:
+            received.pop((change.table, change.old_key), None)
+        if change.row is not None and change.key:
+            received[change.table, change.key] = change.row
+        elif change.tag == "delete":
+            received.pop((change.table, change.key), None)
+    for place in expected.keys() | received.keys():
+        if expected.get(place) != _plain(received.get(place)):
+            report.add("copy", f"{place}: {received.get(place)} instead of {expected.get(place)}")
+
+
+def _match(streamed: list[Write], replica: Replica, tables: set[str], report: Report) -> dict[int, list[int]]:
+    """For each document the changes must be those committed, in that order. {number: indexes of transactions}"""
+    waiting: dict[_Place, deque[tuple[int, Row | None]]] = defaultdict(deque)
+    for write in streamed:
+        for part in write.parts:
+            row = None if part.doc is None else row_of(part.doc)
+            waiting[part.collection, (part.id,)].append((write.number, row))
+    seen: dict[_Place, list[Row | None]] = defaultdict(list)
+    places: dict[int, list[int]] = defaultdict(list)
+    for index, transaction in enumerate(replica.transactions):
+        for change in transaction.changes:
+            if change.table not in tables:
+                continue
+            report.changes += 1
+            place, row = (change.table, change.key), _plain(change.row)
+            queue = waiting[place]
+            skipped = next((skip for skip, (_, wanted) in enumerate(queue) if wanted == row), None)
+            if skipped is None:
+                kind = "twice" if row in seen[place] else "wrong"
+                report.add(kind, f"{change.tag} {place} {row} at {transaction.watermark}")
+                continue
+            for _ in range(skipped):
+                report.add("lost", f"{place} {queue.popleft()}, before {transaction.watermark}")
+            places[queue.popleft()[0]].append(index)
+            seen[place].append(row)
+    for place, queue in waiting.items():
+        for lost in queue:
+            report.add("lost", f"{place} {lost}, at the end")
+    return places
+
+
+def _check_places(
+    streamed: list[Write], places: dict[int, list[int]], replica: Replica, report: Report, exact: bool
+) -> None:
+    """Each write is whole in one transaction, and in the one that its position belongs to."""
+    watermarks = [replica.version or "", *(transaction.watermark for transaction in replica.transactions)]
+    for write in streamed:
+        indexes = places.get(write.number, [])
+        if len(set(indexes)) > 1:
+            marks = [watermarks[index + 1] for index in indexes]
+            report.add("torn", f"{write.number} of {len(write.parts)} documents is in {marks}")
+        elif exact and indexes:
+            after, upto = watermarks[indexes[0] : indexes[0] + 2]
+            if not after < lexi(write.position) <= upto:
+                report.add("order", f"{write.number} at {lexi(write.position)} came between {after} and {upto}")
+
+
+def _plain(row: Row | None) -> Row | None:
+    """A received row with the columns that it left out."""
+    return None if row is None else dict.fromkeys(_COLUMNS) | row
+
+
+_COLUMNS = tuple(row_of({"_id": "", "n": 0}))

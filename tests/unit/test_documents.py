@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zmsd import documents
+from zmsd.documents import Kind, parse
+from zmsd.errors import ConfigError, Fault
+
+
+def fault_of(text: str, kind: Kind) -> Fault:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "file", kind=kind)
+    assert len(caught.value.faults) == 1
+    return caught.value.faults[0]
+
+
+SAME = [
+    ("a: 1\nb: [x, {c: true}]\n", '{"a": 1, "b": ["x", {"c": true}]}'),
+    ("a: null\nb:\nc: ~", '{"a": null, "b": null, "c": null}'),
+    ("a: 1.5\nb: -3\nc: 0x1f\nd: 0o17\ne: 1e3\nf: 007", '{"a": 1.5, "b": -3, "c": 31, "d": 15, "e": 1000.0, "f": 7}'),
+    ("a: !!str 1\nb: '2'", '{"a": "1", "b": "2"}'),
+    ("a: &x [1]\nb: *x", '{"a": [1], "b": [1]}'),
+]
+
+
+@pytest.mark.parametrize(("yaml", "same"), SAME)
+def test_yaml_and_json_give_the_same_data(yaml: str, same: str) -> None:
+    assert parse(yaml, "f.yaml", kind="yaml").data == parse(same, "f.json", kind="json").data == json.loads(same)
+
+
+@pytest.mark.parametrize("word", ["off", "no", "yes", "on", "2020-01-01", "1:30", "0x", "1_000"])
+def test_what_yaml_1_1_takes_for_something_else_is_text(word: str) -> None:
+    assert parse(f"a: {word}\n{word}: 1", "f", kind="yaml").data == {"a": word, word: 1}
+
+
+def test_special_floats_of_yaml() -> None:
+    data = parse("[.inf, -.INF, .nan]", "f", kind="yaml").data
+    assert data[:2] == [float("inf"), float("-inf")]
+    assert data[2] != data[2]
+
+
+TEXTS: list[tuple[Kind, str]] = [
+    ("yaml", "top:\n  list:\n    - one\n    - {key: value}\n  other: 1\n"),
+    ("json", '{"top":\n  {"list":\n    [ "one",\n      {"key": "value"}],\n  "other": 1}}'),
+]
+
+
+@pytest.mark.parametrize(("kind", "text"), TEXTS)
+def test_a_fault_knows_its_place(kind: Kind, text: str) -> None:
+    document = parse(text, "dir/file", kind=kind)
+    lines = text.split("\n")
+
+    def word_at(*path: str | int) -> str:
+        fault = document.fault(path, "is wrong")
+        assert fault.line is not None
+        assert fault.column is not None
+        return lines[fault.line - 1][fault.column - 1 :].lstrip('"')
+
+    assert word_at("top", "list", 0).startswith("one")
+    assert word_at("top", "list", 1, "key").startswith("key")
+    assert word_at("top", "other").startswith("other")
+    assert word_at("top", "missing", "deeper").startswith("top"), "a missing key has its parent's place"
+    assert str(document.fault(("top", "list", 1, "key"), "is wrong")).startswith("dir/file:4:")
+    assert str(document.fault(("top", "list", 1, "key"), "is wrong")).endswith(": top.list[1].key: is wrong")
+    assert str(document.fault((), "is wrong")) == "dir/file:1:1: is wrong"
+
+
+def test_places_in_json_with_escapes_tabs_and_lookalikes() -> None:
+    text = '[\n\t{"a\\"}{": "]:,[",\n\t "b\\u0041": 1.5e3, "c": [], "d": {}, "e": null,\n\t "f": "x"}\n]'
+    document = parse(text, "f", kind="json")
+    assert [(document.fault((0, key), "").line, document.fault((0, key), "").column) for key in document.data[0]] == [
+        (2, 3),
+        (3, 3),
+        (3, 21),
+        (3, 30),
+        (3, 39),
+        (4, 3),
+    ]
+
+
+@pytest.mark.parametrize(("kind", "text"), [("yaml", "a:\n  b: 1\n  c: 2\n  b: 3\nd: 0\nd: 1\n")])
+def test_every_key_that_stands_twice_is_a_fault(kind: Kind, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "f", kind=kind)
+    assert list(map(str, caught.value.faults)) == ["f:4:3: a.b: stands here twice", "f:6:1: d: stands here twice"]
+
+
+def test_every_key_that_stands_twice_in_json_is_a_fault() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse('{"a": {"b": 1,\n "b": {"b": 2}},\n "a": [{"c": 1, "c": 2}]}', "f", kind="json")
+    assert list(map(str, caught.value.faults)) == [
+        "f:2:2: a.b: stands here twice",
+        "f:3:2: a: stands here twice",
+        "f:3:17: a[0].c: stands here twice",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "expected"),
+    [
+        ("yaml", "", "file: is empty"),
+        ("json", " \n", "file: is empty"),
+        ("yaml", "# nothing\n", "file: is empty"),
+        ("json", '{"a": 1,\n "b" 2}', "file:2:6: not JSON: Expecting ':' delimiter"),
+        ("json", '{"a": NaN}', "file: not JSON: NaN is no JSON number"),
+        ("json", "[" * 100_000, "file: is nested too deeply"),
+        ("yaml", "[" * 500, "file: is nested too deeply"),
+        ("yaml", "a: &a [*a]", "file: is nested too deeply"),
+        ("yaml", "a: b: c", "file:1:5: not YAML: mapping values are not allowed here"),
+        ("yaml", "a: 1\nb: \x01", "file:2:4: not YAML: special characters are not allowed"),
+        ("yaml", "a: 1\n---\nb: 1", "file:2:1: not YAML: expected a single document in the stream, but found"),
+        ("yaml", "a: 1\n? [b]\n: 1", "file:2:3: a key must be text"),
+        ("yaml", "a:\n  - !!python/name:os.system x", "file:2:5: a[0]: unknown tag tag:yaml.org,2002:python/name"),
+        ("yaml", "a: !!int x", "file:1:4: a: invalid literal"),
+    ],
+)
+def test_what_cannot_be_read(kind: Kind, text: str, expected: str) -> None:
+    assert str(fault_of(text, kind)).startswith(expected)
+
+
+def test_aliases_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "_MAX_NODES", 10_000)
+    bomb = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
+    assert str(fault_of(bomb, "yaml")) == "file: has more than 10000 values"
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [(b"ok\n  \xff", ":2:3: is not UTF-8 text"), (b"x" * (documents.LIMIT + 1), ": is larger than 16 MiB")],
+)
+def test_a_file_that_is_no_text(tmp_path: Path, raw: bytes, expected: str) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(raw)
+    with pytest.raises(ConfigError) as caught:
+        documents.read(file)
+    assert str(caught.value) == f"{file}{expected}"
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert parse(documents.read(tmp_path / "f"), "f", kind="json").data == {"a": 1}
+
+
+@pytest.mark.parametrize(("name", "reason"), [("", "Is a directory"), ("none", "No such file or directory")])
+def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        documents.read(tmp_path / name)
+    assert str(caught.value) == f"{tmp_path / name}: cannot be read: {reason}"
+
+
+def test_suggestions() -> None:
+    known: list[Any] = ["port", "host"]
+    assert documents.suggestion("prot", known) == "; did you mean port?"
+    assert documents.suggestion("zzz", known) == ""

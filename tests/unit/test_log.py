@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zmsd.log import Repeated, kv, redact_uri, setup
+
+log = logging.getLogger("zmsd.test")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger("zmsd")
+    before = root.handlers, root.level, ours.level
+    yield
+    root.handlers, root.level, ours.level = before
+
+
+def ours() -> list[logging.Handler]:
+    return [handler for handler in logging.getLogger().handlers if type(handler).__module__ == "zmsd.log"]
+
+
+# kv
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("peer-gone", "peer-gone"),
+        (812, "812"),
+        (0.123456, "0.123"),
+        (True, "true"),
+        (False, "false"),
+        (None, "null"),
+        ("", '""'),
+        ("two words", '"two words"'),
+        ("a=b", '"a=b"'),
+        ('say "x"', r'"say \"x\""'),
+        ("C:\\temp", "C:\\temp"),
+        ("line\nline", r'"line\nline"'),
+        ("\x1b[31mred", r'"\u001b[31mred"'),
+        ("é", "é"),
+        ("é è", '"é è"'),
+        ("\u2028", r'"\u2028"'),
+        ("\udc80", r'"\udc80"'),
+        (Path("/etc/zmsd"), "/etc/zmsd"),
+        (ValueError("no such host"), '"no such host"'),
+    ],
+)
+def test_logfmt_values(value: object, text: str) -> None:
+    assert str(kv("it happened", value=value)) == f"it happened value={text}"
+
+
+def test_phrase_first_then_fields_in_order() -> None:
+    assert str(kv("session ended", session=3, app="zero", phrase="x")) == "session ended session=3 app=zero phrase=x"
+    assert str(kv("stopped")) == "stopped"
+
+
+@given(st.text())
+def test_a_value_cannot_end_its_line_nor_its_field(value: str) -> None:
+    line = str(kv("x", value=value, last=1))
+    assert line.isprintable()
+    field = line.removeprefix("x value=").removesuffix(" last=1")
+    if field.startswith('"'):
+        assert json.loads(field) == value
+    else:
+        assert field == value
+
+
+def test_a_line_below_the_level_costs_no_rendering() -> None:
+    class Dear:
+        def __str__(self) -> str:
+            raise AssertionError
+
+    setup("info", stream=io.StringIO())
+    log.debug(kv("x", value=Dear()))
+
+
+# setup
+
+
+def test_on_a_terminal_time_level_thread() -> None:
+    stream = io.StringIO()
+    setup("info", stream=stream)
+    log.info(kv("session ended", session=3))
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} INFO    MainThread: session ended session=3\n", stream.getvalue()
+    )
+
+
+def test_again_with_other_settings() -> None:
+    first, second = io.StringIO(), io.StringIO()
+    setup("info", stream=first)
+    setup("info", stream=first)
+    log.info("one")
+    setup("warning", "json", stream=second)
+    log.info("two")
+    log.warning("three")
+    setup("debug", stream=first)
+    log.debug("four")
+    assert len(ours()) == 1
+    assert [line.split(": ")[1] for line in first.getvalue().splitlines()] == ["one", "four"]
+    assert [json.loads(line)["message"] for line in second.getvalue().splitlines()] == ["three"]
+
+
+def test_an_unknown_level_changes_nothing() -> None:
+    setup("info", stream=io.StringIO())
+    before = ours()
+    with pytest.raises(ValueError, match="LOUD"):
+        setup("loud", stream=io.StringIO())
+    assert ours() == before
+    assert log.getEffectiveLevel() == logging.INFO
+
+
+def test_libraries_only_warn() -> None:
+    stream = io.StringIO()
+    setup("debug", stream=stream)
+    logging.getLogger("pymongo.command").debug("a document")
+    logging.getLogger("pymongo.command").warning("a warning")
+    assert "a document" not in stream.getvalue()
+    assert "a warning" in stream.getvalue()
+    setup("error", stream=stream)
+    logging.getLogger("pymongo.command").warning("another")
+    assert "another" not in stream.getvalue()
+
+
+def test_stderr_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    setup("info")
+    log.info("here")
+    assert "here" in stream.getvalue()
+
+
+def test_control_characters_do_not_reach_a_terminal() -> None:
+    stream = io.StringIO()
+    setup("info", stream=stream)
+    log.info("GET /%s", "\x1b[2J\r\0\x9b")
+    assert stream.getvalue().endswith("GET /\\x1b[2J\\x0d\\x00\\x9b\n")
+
+
+# the journal
+
+
+@pytest.fixture
+def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TextIO]:
+    """A stream that systemd says is the journal's."""
+    with open(tmp_path / "journal", "w+", encoding="utf-8") as stream:
+        stat = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{stat.st_dev}:{stat.st_ino}")
+        yield stream
+
+
+def written(stream: TextIO) -> list[str]:
+    stream.seek(0)
+    return stream.read().splitlines()
+
+
+def test_priorities(journal: TextIO) -> None:
+    setup("debug", stream=journal)
+    for level in ("debug", "info", "warning", "error", "critical"):
+        getattr(log, level)(kv("it is", level=level))
+    assert written(journal) == [
+        "<7>it is level=debug",
+        "<6>it is level=info",
+        "<4>it is level=warning",
+        "<3>it is level=error",
+        "<2>it is level=critical",
+    ]
+
+
+def test_every_line_of_a_traceback_has_its_priority(journal: TextIO) -> None:
+    setup("info", stream=journal)
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        log.exception(kv("thread died", thread="dispatcher"))
+    lines = written(journal)
+    assert lines[:2] == ["<3>thread died thread=dispatcher", "<3>Traceback (most recent call last):"]
+    assert lines[-2:] == ["<3>ValueError: two", "<3>lines"]
+    assert all(line.startswith("<3>") for line in lines)
+
+
+def test_json_in_the_journal(journal: TextIO) -> None:
+    setup("info", "json", stream=journal)
+    log.warning("x")
+    (line,) = written(journal)
+    assert line.startswith("<4>{")
+    assert json.loads(line[3:])["message"] == "x"
+
+
+def test_the_journal_of_another_stream(journal: TextIO) -> None:
+    """A service's JOURNAL_STREAM is inherited by children whose stderr goes elsewhere."""
+    stream = io.StringIO()
+    setup("info", stream=stream)
+    log.info("x")
+    assert "INFO" in stream.getvalue()
+    with open(os.devnull, "w") as elsewhere:
+        setup("info", stream=elsewhere)
+        log.info("x")
+    assert written(journal) == []
+
+
+# JSON
+
+
+def test_json() -> None:
+    stream = io.StringIO()
+    setup("info", "json", stream=stream)
+    log.info(
+        kv("x y", n=1, f=0.5, t=True, no=None, path=Path("/a"), nan=float("nan"), thread="mine", s='"\n\x7f\x9b\udc80')
+    )
+    try:
+        raise KeyError("k")
+    except KeyError:
+        log.exception("plain %s", "text")
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first.pop("time"))
+    assert first == {
+        "level": "info",
+        "thread": "MainThread",
+        "logger": "zmsd.test",
+        "message": "x y",
+        "n": 1,
+        "f": 0.5,
+        "t": True,
+        "no": None,
+        "path": "/a",
+        "nan": "nan",
+        "thread_": "mine",
+        "s": '"\n\x7f\x9b\udc80',
+    }
+    assert second["message"] == "plain text"
+    assert second["exception"].endswith("KeyError: 'k'")
+
+
+# Repeated
+
+
+def test_a_failure_that_recurs(caplog: pytest.LogCaptureFixture) -> None:
+    now = 1000.0
+    caplog.set_level(logging.INFO, logger="zmsd.test")
+    feed = Repeated(log, "feed", every=30, clock=lambda: now)
+    feed.recovered()
+    for _ in range(100):
+        feed.failed(OSError("no route"), collection="orders")
+        now += 1
+    assert feed.attempts == 100
+    feed.recovered(collection="orders")
+    assert feed.attempts == 0
+    feed.recovered()
+    feed.failed(OSError())
+    assert [record.getMessage() for record in caplog.records] == [
+        'feed failed error="no route" collection=orders',
+        'feed failed error="no route" attempts=31 seconds=30.0 collection=orders',
+        'feed failed error="no route" attempts=61 seconds=60.0 collection=orders',
+        'feed failed error="no route" attempts=91 seconds=90.0 collection=orders',
+        "feed recovered attempts=100 seconds=100.0 collection=orders",
+        "feed failed error=OSError()",
+    ]
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 4 + ["INFO", "WARNING"]
+
+
+def test_a_worse_failure_is_said_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    feed = Repeated(log, "feed", clock=lambda: 0.0)
+    for level in (logging.WARNING, logging.ERROR, logging.ERROR, logging.WARNING, logging.ERROR):
+        feed.failed("x", level=level)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
+
+
+# redact_uri
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("mongodb://127.0.0.1:27017/mydb?replicaSet=rs0", "mongodb://127.0.0.1:27017/mydb?replicaSet=rs0"),
+        ("mongodb://user:SECRET@a:1,b:2/db", "mongodb://a:1,b:2/db"),
+        ("mongodb+srv://SECRET@cluster.example.net/?retryWrites=true&w=majority", None),
+        ("mongodb://user:SEC/RET@host/db", "mongodb://host/db"),
+        ("mongodb://user:SEC@RET@host/db", "mongodb://host/db"),
+        ("mongodb://user:SEC?RET#SECRET@host/db", "mongodb://host/db"),
+        ("mongodb://user:SEC://RET@host/db", "mongodb://host/db"),
+        ("mongodb://h/?authMechanismProperties=AWS_SESSION_TOKEN:SECRET", "mongodb://h/?authMechanismProperties=***"),
+        (
+            "mongodb://h/?tls=true;tlsCertificateKeyFilePassword=SECRET&authSource=admin",
+            "mongodb://h/?tls=true;tlsCertificateKeyFilePassword=***&authSource=admin",
+        ),
+        ("https://api.example.com/schema?token=SECRET&v=2", "https://api.example.com/schema?token=***&v=***"),
+        ("https://api.example.com/schema?SECRET#SECRET", "https://api.example.com/schema?***"),
+        ("nats://u:SECRET@h1,nats://u:SECRET@h2", "nats://h2"),
+        ("user:SECRET@host", "host"),
+        ("", ""),
+    ],
+)
+def test_redact_uri(uri: str, shown: str | None) -> None:
+    assert redact_uri(uri) == (uri.replace("SECRET@", "") if shown is None else shown)
+    assert "SEC" not in redact_uri(uri)
+    assert "RET" not in redact_uri(uri)
+
+
+@given(st.text(), st.text())
+def test_no_user_and_no_password_is_ever_shown(user: str, password: str) -> None:
+    assert redact_uri(f"mongodb://{user}:{password}@host/db") == "mongodb://host/db"

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import pytest
+from bson import Binary, Decimal128, Int64, ObjectId, Timestamp
+
+from zmsd.catalog.mapping import Mapping, default_mapping, parse_mappings, path_problem, refuse_computed
+from zmsd.catalog.schema import parse_schema
+from zmsd.documents import parse
+
+SCHEMA = {
+    "message": {
+        "serverName": "messages",
+        "columns": {
+            "id": {"type": "string"},
+            "content": {"type": "string"},
+            "createdAt": {"type": "number", "serverName": "created_at"},
+        },
+        "primaryKey": ["id"],
+    },
+    "user": {"columns": {"id": {"type": "string"}}, "primaryKey": ["id"]},
+}
+TABLES = parse_schema(parse(json.dumps(SCHEMA), "s.json", kind="json"))[0]
+OWN_NAMES = (("id", "id"), ("content", "content"), ("created_at", "created_at"))
+
+
+def read(data: Any) -> tuple[dict[str, Mapping], list[str], list[str]]:
+    document = parse(json.dumps(data), "m.json", kind="json")
+    entries, faults, warnings = parse_mappings(document, TABLES)
+    mappings = {entry.table.server_name: entry.mapping for entry in entries}
+    faults += refuse_computed(document, entries)
+    texts = [[f"{fault.key}: {fault.reason}" for fault in some] for some in (faults, warnings)]
+    return mappings, texts[0], texts[1]
+
+
+def mapping(**data: Any) -> Mapping:
+    """The mapping of ``message``, when there is nothing wrong with it but that it may be computed."""
+    mappings, faults, warnings = read({"message": data})
+    assert not [fault for fault in faults if "not supported yet" not in fault]
+    assert not warnings
+    return mappings["messages"]
+
+
+def faults_of(**data: Any) -> list[str]:
+    return read({"message": data})[1]
+
+
+PATHS = (("id", "_id"), ("content", "body.text"), ("created_at", "created_at"))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"collection": "m", "fields": {"id": "_id", "content": "body.text"}},
+        {"source": "m", "fields": {"id": "_id", "content": "body.text"}},
+        {"source": "m", "collection": "m", "fields": {"id": "_id", "content": "body.text"}},
+        {"source": "m", "projection": {"id": "$_id", "content": "$body.text", "created_at": 1}},
+        {"collection": "m", "projection": {"_id": 0, "id": "$_id", "content": "$body.text", "created_at": True}},
+        {"source": "m", "filter": {}, "projection": {"id": "$_id", "content": "$body.text"}},
+        {"source": "m", "fields": {"id": "_id", "content": "body.text", "createdAt": "created_at"}},
+        {"source": "m", "fields": {"id": "_id", "content": "body.text", "created_at": "created_at"}, "filter": None},
+    ],
+)
+def test_the_forms_mean_the_same(form: dict[str, Any]) -> None:
+    assert mapping(**form) == Mapping("m", PATHS)
+    assert mapping(**form).plain
+    assert faults_of(**form) == []
+
+
+@pytest.mark.parametrize("form", [{}, {"fields": {}}, {"projection": {}}, {"projection": {"_id": 0}}, {"pipeline": []}])
+def test_without_fields_each_column_comes_from_its_own_name(form: dict[str, Any]) -> None:
+    assert mapping(collection="m", **form).fields == OWN_NAMES
+
+
+def test_included_fields_go_by_the_name_that_is_written() -> None:
+    fields = dict(mapping(source="m", projection={"createdAt": 1, "id": 2.0}).fields or ())
+    assert fields == {"id": "id", "content": "content", "created_at": "createdAt"}
+
+
+@pytest.mark.parametrize("wrapper", ["tables", "mappings"])
+def test_wrapped(wrapper: str) -> None:
+    assert read({wrapper: {"message": {"collection": "m"}}})[0] == {"messages": Mapping("m", OWN_NAMES)}
+
+
+@pytest.mark.parametrize("key", ["message", "messages", "public.messages"])
+def test_a_table_goes_by_all_of_its_names(key: str) -> None:
+    assert list(read({key: {"collection": "m"}})[0]) == ["messages"]
+
+
+def test_no_mapping() -> None:
+    assert default_mapping(TABLES[0]) == Mapping("messages", OWN_NAMES)
+
+
+def test_a_filter_of_equalities_is_plain() -> None:
+    condition = {"kind": "user", "a.b": 1, "c": None, "d": True, "owner": {"$oid": "65f000000000000000000001"}}
+    found = mapping(collection="m", filter=condition)
+    assert found.filter == {**condition, "owner": ObjectId("65f000000000000000000001")}
+    assert found.plain
+    assert faults_of(collection="m", filter=condition) == []
+
+
+NOT_YET = "is not supported yet: only the paths of fields and equality with scalars are"
+
+
+@pytest.mark.parametrize(
+    ("form", "keys"),
+    [
+        ({"filter": {"a": 1, "b": {"$gt": 1}, "c": {"x": 1}, "d": [1]}}, ["filter.b", "filter.c", "filter.d"]),
+        ({"filter": {"$or": [{"a": 1}]}}, ["filter.$or"]),
+        ({"filter": {"list.0": 1}}, ["filter.list.0"]),
+        ({"filter": {"a": {"$regex": "^x", "$options": "i"}}}, ["filter.a"]),
+        ({"projection": {"id": "$_id", "content": {"$toUpper": "$text"}}}, ["projection.content"]),
+        ({"projection": {"_id": 0, "id": "$$ROOT", "createdAt": "text"}}, ["projection.id", "projection.createdAt"]),
+        ({"pipeline": [{"$match": {"a": 1}}]}, ["pipeline"]),
+        ({"filter": {"$expr": True}, "pipeline": [{"$unwind": "$a"}]}, ["pipeline", "filter.$expr"]),
+    ],
+)
+def test_what_only_mongod_can_evaluate_is_kept_and_refused_for_now(form: dict[str, Any], keys: list[str]) -> None:
+    assert faults_of(source="m", **form) == [f"message.{key}: {NOT_YET}" for key in keys]
+    assert not mapping(source="m", **form).plain
+
+
+def test_a_computed_projection_has_every_column_by_its_server_name() -> None:
+    found = mapping(source="m", filter={"a": 1}, projection={"_id": 0, "id": 1, "createdAt": {"$toLong": "$t"}})
+    projection = {"id": "$id", "content": "$content", "created_at": {"$toLong": "$t"}}
+    assert found == Mapping("m", None, {"a": 1}, projection)
+
+
+def test_a_pipeline_is_kept_as_it_stands() -> None:
+    stages = [{"$match": {"a": {"$regex": "x", "$options": "i"}}}, {"$sort": {"b": 1, "a": -1}}]
+    assert mapping(source="m", pipeline=stages) == Mapping("m", None, pipeline=stages)
+
+
+@pytest.mark.parametrize(
+    ("literal", "value"),
+    [
+        ({"$oid": "65f000000000000000000001"}, ObjectId("65f000000000000000000001")),
+        ({"$date": "2024-03-01T12:00:00Z"}, datetime(2024, 3, 1, 12)),
+        ({"$date": {"$numberLong": "1709294400000"}}, datetime(2024, 3, 1, 12)),
+        ({"$numberInt": "5"}, 5),
+        ({"$numberLong": "5"}, Int64(5)),
+        ({"$numberDouble": "5.0"}, 5.0),
+        ({"$numberDecimal": "5.10"}, Decimal128("5.10")),
+        ({"$binary": {"base64": "AQI=", "subType": "00"}}, b"\x01\x02"),
+        ({"$binary": "AQI=", "$type": "80"}, Binary(b"\x01\x02", 0x80)),
+        (
+            {"$uuid": "00112233-4455-6677-8899-aabbccddeeff"},
+            Binary(bytes.fromhex("00112233445566778899aabbccddeeff"), 4),
+        ),
+        ({"$timestamp": {"t": 1, "i": 2}}, Timestamp(1, 2)),
+    ],
+)
+def test_literals_of_extended_json(literal: Any, value: Any) -> None:
+    found = mapping(collection="m", filter={"a": literal})
+    assert found.filter == {"a": value}
+    assert type(found.filter["a"]) is type(value)
+    assert found.plain
+    deep = mapping(collection="m", pipeline=[{"$match": {"a": {"$in": [literal]}}}])
+    assert deep.pipeline == [{"$match": {"a": {"$in": [value]}}}]
+
+
+@pytest.mark.parametrize(
+    "literal",
+    [
+        {"$oid": "short"},
+        {"$oid": 5},
+        {"$date": "yesterday"},
+        {"$date": []},
+        {"$numberLong": "x"},
+        {"$numberLong": "9223372036854775808"},
+        {"$numberDecimal": "x"},
+        {"$numberDecimal": {}},
+        {"$numberInt": None},
+        {"$numberDouble": []},
+        {"$binary": 5},
+        {"$binary": {"base64": "AQI="}},
+        {"$binary": {"base64": "!", "subType": "zz"}},
+        {"$binary": "AQI=", "$type": []},
+        {"$uuid": "x"},
+        {"$uuid": 1},
+        {"$timestamp": 1},
+        {"$timestamp": {"t": 1}},
+        {"$timestamp": {"t": -1, "i": 2}},
+        1 << 63,
+    ],
+)
+def test_literals_that_are_none(literal: Any) -> None:
+    (fault,) = faults_of(collection="m", filter={"a": {"$in": [literal]}})
+    assert fault.startswith("message.filter.a.$in[0]: is ")
+
+
+def test_deeper_than_mongodb_goes() -> None:
+    value: Any = 1
+    for _ in range(150):
+        value = [value]
+    (fault,) = faults_of(collection="m", filter={"a": value})
+    assert fault.endswith("is nested too deeply for MongoDB")
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        ([], "must be an object of mappings by table"),
+        ({"mesage": {}}, "mesage: the schema has no such table; did you mean message?"),
+        ({"message": []}, "message: must be an object with a collection"),
+        ({"message": {}}, "message: needs a collection"),
+        ({"message": {"collection": 5}}, "message.collection: must be text"),
+        ({"message": {"collection": ""}}, "message.collection: '' is no name of a collection"),
+        ({"message": {"source": "system.users"}}, "message.source: 'system.users' is no name of a collection"),
+        ({"message": {"source": "a$b"}}, "message.source: 'a$b' is no name of a collection"),
+        (
+            {"message": {"collection": "a", "source": "b"}},
+            "message.source: means the same as collection, and they differ",
+        ),
+        (
+            {"message": {"collection": "a", "feilds": {}}},
+            "message.feilds: unknown key; did you mean fields?",
+        ),
+        ({"message": {"collection": "a", "fields": []}}, "message.fields: must be an object"),
+        ({"message": {"collection": "a", "filter": "x"}}, "message.filter: must be an object"),
+        ({"message": {"collection": "a", "pipeline": {}}}, "message.pipeline: must be a list of stages"),
+        (
+            {"message": {"collection": "a", "pipeline": [{"a": 1}]}},
+            "message.pipeline[0]: a stage is an object with one key, such as {$match: …}",
+        ),
+        (
+            {"message": {"collection": "a", "fields": {"id": "_id"}, "pipeline": []}},
+            "message.pipeline: cannot stand beside fields",
+        ),
+        ({"message": {"collection": "a", "fields": {"id": 1}}}, "message.fields.id: must be the path of a field"),
+        (
+            {"message": {"collection": "a", "fields": {"createdAt": "a", "created_at": "b"}}},
+            "message.fields.created_at: column created_at is mapped twice",
+        ),
+        (
+            {"message": {"collection": "a", "projection": {"content": 0}}},
+            "message.projection.content: leaves out a column of the schema",
+        ),
+        ({"message": {"collection": "a"}, "messages": {"collection": "b"}}, "messages: table messages is mapped twice"),
+        (
+            {"message": {"collection": "a", "filter": {"a..b": 1}}},
+            "message.filter.a..b: 'a..b' is no path: names between dots, none of them empty or with a $ in front",
+        ),
+        (
+            {"message": {"collection": "a", "projection": {"id": "$a.$b"}}},
+            "message.projection.id: 'a.$b' is no path: names between dots, none of them empty or with a $ in front",
+        ),
+        (
+            {"message": {"collection": "a", "fields": {"id": "$_id"}}},
+            "message.fields.id: '$_id' is no path: names between dots, none of them empty or with a $ in front",
+        ),
+    ],
+)
+def test_faults(data: Any, fault: str) -> None:
+    assert [text.removeprefix(": ") for text in read(data)[1]] == [fault]
+
+
+def test_what_an_unfit_document_makes_of_itself_is_a_fault_and_no_crash() -> None:
+    for wrong in ({"$oid": "65f000000000000000000001"}, 5, "x", [{"$oid": "65f000000000000000000001"}]):
+        for key in ("fields", "projection", "filter", "pipeline"):
+            assert faults_of(collection="m", **{key: wrong}) or read({"message": {"collection": "m", key: wrong}})[2]
+
+
+@pytest.mark.parametrize("form", [{"fields": {"contents": "a"}}, {"projection": {"contents": {"$toUpper": "$a"}}}])
+def test_a_mapped_field_without_a_column_is_a_warning(form: dict[str, Any]) -> None:
+    mappings, faults, warnings = read({"message": {"collection": "m", **form}})
+    assert not faults
+    assert warnings == [f"message.{next(iter(form))}.contents: the table has no such column; did you mean content?"]
+    assert mappings["messages"].fields == OWN_NAMES
+
+
+@pytest.mark.parametrize("path", ["a", "_id", "a.b.c", "a.0", "ü", "a b", "a$"])
+def test_paths(path: str) -> None:
+    assert path_problem(path) is None
+
+
+@pytest.mark.parametrize("path", ["", ".", "a.", ".a", "a..b", "$a", "a.$b", "a\0", "\ud800"])
+def test_no_paths(path: str) -> None:
+    assert path_problem(path)

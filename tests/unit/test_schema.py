@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from zmsd.catalog.schema import Column, SchemaTable, TableSpec, parse_schema
+from zmsd.documents import parse
+
+ID = {"id": {"type": "string"}}
+ITEM = {"tableName": "item", "columns": ID, "primaryKey": ["id"]}
+
+
+def read(data: Any) -> tuple[list[SchemaTable], list[str]]:
+    tables, faults = parse_schema(parse(json.dumps(data, indent=1), "s.json", kind="json"))
+    return tables, [f"{fault.key}: {fault.reason}" for fault in faults]
+
+
+def specs(data: Any) -> list[TableSpec | None]:
+    tables, faults = read(data)
+    assert not faults
+    return [table.spec for table in tables]
+
+
+def faults_of(data: Any) -> list[str]:
+    return read(data)[1]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"item": ITEM},
+        {"tables": {"item": ITEM}},
+        {"schema": {"tables": {"item": ITEM}}, "permissions": {"tables": {}}},
+        {"tables": {"item": ITEM}, "relationships": {}, "version": 3, "enableLegacyQueries": False},
+        {"item": {**ITEM, "tableName": "public.item"}},
+        {"item": {"columns": ID, "primaryKey": ["id"]}},
+        {"x": {"name": "item", "columns": ID, "primaryKey": ["id"]}},
+        {"x": {"name": "y", "serverName": "item", "columns": ID, "primaryKey": ["id"]}},
+    ],
+)
+def test_the_forms_mean_the_same(document: Any) -> None:
+    assert specs(document) == [TableSpec("item", (Column("id", "string"),), ("id",))]
+
+
+def test_tables_may_be_called_like_a_wrapper() -> None:
+    document = {name: {"columns": ID, "primaryKey": ["id"]} for name in ("schema", "tables")}
+    assert [spec.name for spec in specs(document) if spec] == ["schema", "tables"]
+
+
+def test_zeros_own_schema() -> None:
+    table = {
+        "name": "userMessage",
+        "serverName": "user_messages",
+        "columns": {
+            "id": {"type": "string", "optional": False, "customType": None},
+            "roomID": {"type": "string", "optional": False, "customType": None, "serverName": "room_id"},
+            "sentAt": {"type": "number", "optional": True, "customType": None, "serverName": "sent_at"},
+            "extra": {"type": "json", "optional": True, "customType": None},
+        },
+        "primaryKey": ["roomID", "id"],
+    }
+    tables, faults = read({"tables": {"userMessage": table}, "relationships": {}})
+    assert not faults
+    assert tables[0].spec == TableSpec(
+        "user_messages",
+        (
+            Column("id", "string"),
+            Column("room_id", "string"),
+            Column("sent_at", "number", optional=True),
+            Column("extra", "json", optional=True),
+        ),
+        ("room_id", "id"),
+    )
+    assert tables[0].column("roomID") == tables[0].column("room_id") == "room_id"
+    assert tables[0].column("none") is None
+
+
+def test_an_optional_column_of_the_primary_key_is_not_optional() -> None:
+    table = {"columns": {"id": {"type": "string", "optional": True}}, "primaryKey": ["id"]}
+    assert specs({"a": table}) == [TableSpec("a", (Column("id", "string"),), ("id",))]
+
+
+@pytest.mark.parametrize(
+    ("document", "fault"),
+    [
+        ([], ": names no table"),
+        ({}, ": names no table"),
+        ({"tables": {}}, "tables: names no table"),
+        ("x", ": must be an object of tables"),
+        ({"a": 1}, "a: must be an object with columns and primaryKey"),
+        ({"a": {"columns": ID}}, "a.primaryKey: must be a list of at least one column"),
+        ({"a": {"columns": ID, "primaryKey": []}}, "a.primaryKey: must be a list of at least one column"),
+        ({"a": {"columns": ID, "primaryKey": "id"}}, "a.primaryKey: must be a list of at least one column"),
+        (
+            {"a": {"columns": ID, "primaryKey": ["idd"]}},
+            "a.primaryKey[0]: 'idd' is no column of this table; did you mean id?",
+        ),
+        ({"a": {"columns": ID, "primaryKey": ["id", 1]}}, "a.primaryKey[1]: 1 is no column of this table"),
+        ({"a": {"columns": ID, "primaryKey": ["id", "id"]}}, "a.primaryKey[1]: id stands here twice"),
+        (
+            {"a": {"columns": {"id": {"type": "json"}}, "primaryKey": ["id"]}},
+            "a.primaryKey[0]: a column of type json cannot be in a primary key",
+        ),
+        (
+            {"a": {"columns": {"id": {"type": "null"}}, "primaryKey": ["id"]}},
+            "a.primaryKey[0]: a column of type null cannot be in a primary key",
+        ),
+        (
+            {"a": {"columns": {"id": {"type": "text"}}, "primaryKey": ["id"]}},
+            "a.columns.id.type: must be one of string, number, boolean, json, null, got 'text'",
+        ),
+        (
+            {"a": {"columns": {"id": {}}, "primaryKey": ["id"]}},
+            "a.columns.id.type: must be one of string, number, boolean, json, null",
+        ),
+        (
+            {"a": {"columns": {"id": {"type": ["string"]}}, "primaryKey": ["id"]}},
+            "a.columns.id.type: must be one of string, number, boolean, json, null, got ['string']",
+        ),
+        (
+            {"a": {"columns": {"id": "string"}, "primaryKey": ["id"]}},
+            "a.columns.id: must be an object with a type (string, number, boolean, json, null)",
+        ),
+        (
+            {"a": {"columns": {"id": {"type": "string", "optional": 1}}, "primaryKey": ["id"]}},
+            "a.columns.id.optional: must be true or false",
+        ),
+        (
+            {"a.b": {"columns": ID, "primaryKey": ["id"]}},
+            "a\\.b: the server name a.b has a dot: such tables are zero-cache's own",
+        ),
+        (
+            {"a": {**ITEM, "tableName": "zero_0.clients"}},
+            "a.tableName: the server name zero_0.clients has a dot: such tables are zero-cache's own",
+        ),
+        (
+            {"a": {**ITEM, "tableName": "sqlite_x"}},
+            "a.tableName: the server name sqlite_x begins with sqlite_: such tables are SQLite's own",
+        ),
+        (
+            {"a": {**ITEM, "tableName": ["x"]}},
+            "a.tableName: its server name must be text that can be printed, got ['x']",
+        ),
+        ({"a": {**ITEM, "tableName": ""}}, "a.tableName: its server name must be text that can be printed, got ''"),
+        (
+            {"a": {"columns": {**ID, "_0_version": {"type": "string"}}, "primaryKey": ["id"]}},
+            "a.columns._0_version: _0_version is zero-cache's own column",
+        ),
+        (
+            {"a": {"columns": {**ID, "b": {"type": "string", "serverName": "ID"}}, "primaryKey": ["id"]}},
+            "a.columns.b: the server name ID is taken by id",
+        ),
+        ({"a": ITEM, "b": {**ITEM, "tableName": "Item"}}, "b: the server name Item is taken by item"),
+        (
+            {"a": {"columns": {**ID, "x\u0000": {"type": "string"}}, "primaryKey": ["id"]}},
+            "a.columns.x\u0000: its server name must be text that can be printed, got 'x\\x00'",
+        ),
+    ],
+)
+def test_faults(document: Any, fault: str) -> None:
+    assert faults_of(document) == [fault.replace("\\.", ".")]
+
+
+def test_all_faults_at_once_each_at_its_place() -> None:
+    text = """\
+{
+"a": 1,
+"b": {"columns": {}, "primaryKey": ["x"]},
+"c": {"columns": {"id": {"type": "uuid"}},
+"primaryKey": []}}"""
+    _, faults = parse_schema(parse(text, "s.json", kind="json"))
+    assert list(map(str, faults)) == [
+        "s.json:2:1: a: must be an object with columns and primaryKey",
+        "s.json:3:7: b.columns: must be an object with at least one column",
+        "s.json:3:37: b.primaryKey[0]: 'x' is no column of this table",
+        "s.json:4:26: c.columns.id.type: must be one of string, number, boolean, json, null, got 'uuid'",
+        "s.json:5:1: c.primaryKey: must be a list of at least one column",
+    ]

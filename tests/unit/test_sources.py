@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.wait import FACTOR
+from zmsd import documents
+from zmsd.catalog import sources
+from zmsd.catalog.sources import NOT_MODIFIED, EndpointDown, Fetched, fetch, keep, load
+from zmsd.config import SourceConfig
+from zmsd.errors import ConfigError, ZmsdError
+
+Answer = Callable[[BaseHTTPRequestHandler], object]
+
+
+class Endpoint:
+    """An HTTP server on 127.0.0.1 whose every path answers as the test says; ``requests`` are (path, headers)."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+        self.requests: list[tuple[str, Mapping[str, str]]] = []
+        self.stopping = threading.Event()
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                endpoint.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+                endpoint.answers[self.path](self)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_port
+        self._server.daemon_threads = False  # so that server_close() joins them
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def url(self, path: str, host: str = "127.0.0.1") -> str:
+        return f"http://{host}:{self.port}{path}"
+
+    def say(self, path: str, body: bytes = b"{}", status: int = 200, **headers: str) -> str:
+        """Have ``path`` answer so; its URL."""
+
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            handler.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                handler.send_header(name, value)
+            handler.end_headers()
+            handler.wfile.write(body)
+
+        self.answers[path] = answer
+        return self.url(path)
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    monkeypatch.setenv("no_proxy", "*")
+    endpoint = Endpoint()
+    yield endpoint
+    endpoint.stop()
+
+
+def document(url: str, etag: str | None = None, **options: Any) -> Fetched:
+    found = fetch(SourceConfig(url=url, **options), etag)
+    assert found is not NOT_MODIFIED
+    return found
+
+
+def down(url: str, **options: Any) -> str:
+    with pytest.raises(EndpointDown) as caught:
+        fetch(SourceConfig(url=url, **options))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("s.yaml", "a: [1]"), ("s.yml", "a: [1]"), ("s.json", '{"a": [1]}'), ("s", '{"a": [1]}')]
+)
+def test_files(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    found = fetch(SourceConfig(file=tmp_path / name))
+    assert isinstance(found, Fetched)
+    assert found.document.data == {"a": [1]}
+    assert found.document.name == str(tmp_path / name)
+    assert (found.etag, found.age, found.fault) == (None, None, None)
+
+
+def test_files_that_are_no_documents(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text("a: 1")
+    with pytest.raises(ConfigError, match=r"s\.json:1:1: not JSON: Expecting value"):
+        fetch(SourceConfig(file=tmp_path / "s.json"))
+    with pytest.raises(ConfigError, match="none: cannot be read: No such file or directory"):
+        fetch(SourceConfig(file=tmp_path / "none"))
+
+
+def test_a_url_with_headers(endpoint: Endpoint) -> None:
+    url = endpoint.say("/s?key=SECRET", b'{"a": 1}')
+    found = document(url, headers={"authorization": "Bearer x", "X-Other": "y"})
+    assert found.document.data == {"a": 1}
+    assert found.document.name == endpoint.url("/s?…")
+    ((_, headers),) = endpoint.requests
+    assert headers["authorization"] == "Bearer x"
+    assert headers["x-other"] == "y"
+    assert headers["accept"] == "application/json"
+    assert "if-none-match" not in headers
+
+
+def test_etags(endpoint: Endpoint) -> None:
+    url = endpoint.say("/s", ETag='"v1"')
+    assert document(url).etag == '"v1"'
+    endpoint.say("/s", b"", 304, ETag='"v1"')
+    assert fetch(SourceConfig(url=url), '"v1"') is NOT_MODIFIED
+    assert [headers.get("if-none-match") for _, headers in endpoint.requests] == [None, '"v1"']
+    endpoint.say("/s", ETag='"v2"')
+    assert document(url, '"v1"').etag == '"v2"'
+    endpoint.say("/s", b"", 304)
+    assert down(url) == f"{url}: HTTP 304 Not Modified"
+    endpoint.say("/s", ETag="\xff")
+    assert document(url).etag is None
+
+
+@pytest.mark.parametrize(
+    ("status", "text"), [(404, "HTTP 404 Not Found"), (500, "HTTP 500 Internal Server Error"), (599, "HTTP 599")]
+)
+def test_http_errors(endpoint: Endpoint, status: int, text: str) -> None:
+    url = endpoint.say("/s?key=SECRET", b"no", status)
+    assert down(url, headers={"X": "SECRET"}) == f"{endpoint.url('/s?…')}: {text}"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"<html>", ":1:1: not JSON: Expecting value"),
+        (b"", ": is empty"),
+        (b'{"a": "\xff"}', ":1:8: is not UTF-8 text"),
+        (b'{"a": 1, "a": 2}', ":1:10: a: stands here twice"),
+    ],
+)
+def test_bodies_that_are_no_documents(endpoint: Endpoint, body: bytes, expected: str) -> None:
+    url = endpoint.say("/s", body)
+    with pytest.raises(ConfigError) as caught:
+        fetch(SourceConfig(url=url))
+    assert not isinstance(caught.value, EndpointDown)
+    assert str(caught.value) == url + expected
+
+
+def test_a_body_may_not_be_too_large(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "LIMIT", 1 << 20)
+    assert document(endpoint.say("/s", b"[" + b" " * ((1 << 20) - 2) + b"]")).document.data == []
+    with pytest.raises(ConfigError, match="is larger than 1 MiB"):
+        fetch(SourceConfig(url=endpoint.say("/s", b"[" + b" " * (1 << 20) + b"]")))
+
+
+def test_a_body_that_breaks_off(endpoint: Endpoint) -> None:
+    url = endpoint.say("/s", b'{"a": [', 200, **{"Transfer-Encoding": "chunked"})
+    assert down(url).startswith(f"{url}: ")
+
+
+def test_redirects_to_the_same_origin_keep_the_headers(endpoint: Endpoint) -> None:
+    url = endpoint.say("/old", b"", 302, Location="/new")
+    endpoint.say("/new", b'{"a": 1}')
+    found = document(url, headers={"X-Key": "SECRET"})
+    assert found.document.data == {"a": 1}
+    assert found.document.name == url
+    assert [headers.get("x-key") for _, headers in endpoint.requests] == ["SECRET", "SECRET"]
+
+
+def test_redirects_to_another_origin_lose_the_headers(endpoint: Endpoint) -> None:
+    other = Endpoint()
+    try:
+        url = endpoint.say("/old", b"", 307, Location=other.say("/new", b'{"a": 1}'))
+        assert document(url, headers={"X-Key": "SECRET", "authorization": "SECRET"}).document.data == {"a": 1}
+        ((_, headers),) = other.requests
+        assert "SECRET" not in str(headers)
+    finally:
+        other.stop()
+
+
+@pytest.mark.parametrize("target", ["/old", "ftp://127.0.0.1/SECRET", "file:///etc/passwd"])
+def test_redirects_that_lead_nowhere(endpoint: Endpoint, target: str) -> None:
+    url = endpoint.say("/old", b"", 302, Location=target)
+    assert down(url) == f"{url}: HTTP 302 Found: redirected too often, or to no http URL"
+
+
+def test_nobody_there() -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))  # bound and not listening
+        url = f"http://127.0.0.1:{sock.getsockname()[1]}/s"
+        assert down(url) == f"{url}: no answer: Connection refused"
+    assert down(f"http://{'a' * 70}.invalid/").startswith(f"http://{'a' * 70}.invalid/: ")
+
+
+def test_what_is_no_http(endpoint: Endpoint) -> None:
+    endpoint.answers["/s"] = lambda handler: handler.wfile.write(b"SSH-2.0-x\r\n")
+    assert down(endpoint.url("/s")).startswith(f"{endpoint.url('/s')}: no answer: ")
+
+
+def test_a_secret_that_cannot_be_sent_is_in_no_error(endpoint: Endpoint) -> None:
+    assert "SECRET" not in down(endpoint.say("/s"), headers={"X": "SECRET\r\nb"})
+
+
+def slow_headers(endpoint: Endpoint) -> Answer:
+    return lambda handler: drip(endpoint, handler, b"HTTP/1.0 200 OK\r\nX: ")
+
+
+def slow_body(endpoint: Endpoint) -> Answer:
+    return lambda handler: drip(endpoint, handler, b"HTTP/1.0 200 OK\r\nContent-Length: 100000\r\n\r\n")
+
+
+def silence(endpoint: Endpoint) -> Answer:
+    return lambda handler: endpoint.stopping.wait(10)
+
+
+def drip(endpoint: Endpoint, handler: BaseHTTPRequestHandler, start: bytes) -> None:
+    """Send something again and again: no single wait of the client is long."""
+    handler.wfile.write(start)
+    while not endpoint.stopping.wait(0.02):
+        try:
+            handler.wfile.write(b" ")
+        except OSError:
+            return
+
+
+@pytest.mark.parametrize("kind", [slow_headers, slow_body, silence])
+def test_the_whole_fetch_has_one_time_limit(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, kind: Callable[[Endpoint], Answer]
+) -> None:
+    monkeypatch.setattr(sources, "TIMEOUT", 0.2)
+    endpoint.answers["/s"] = kind(endpoint)
+    start = time.monotonic()
+    assert down(endpoint.url("/s")) == f"{endpoint.url('/s')}: no answer within 0.2 s"
+    assert time.monotonic() - start < 5 * FACTOR
+
+
+def test_the_last_good_copy(endpoint: Endpoint, tmp_path: Path) -> None:
+    copies = tmp_path / "state" / "copies"
+    spec = SourceConfig(url=endpoint.say("/s", b'{"a":\r\n "\xc3\xbc"}'))
+    first = load(spec, copies)
+    assert (first.age, first.fault) == (None, None)
+    endpoint.say("/s", b"", 503)
+    with pytest.raises(EndpointDown):
+        load(spec, copies)  # nothing is kept before the caller says that it is good
+    keep(spec, first.document, copies)
+    (file,) = copies.iterdir()
+    os.utime(file, (time.time() - 100, time.time() - 100))
+    again = load(spec, copies)
+    assert again.document.data == {"a": "ü"}
+    assert again.document.text == first.document.text
+    assert again.document.name == spec.url
+    assert again.etag is None
+    assert again.age is not None
+    assert 100 <= again.age < 100 + 60 * FACTOR
+    assert str(again.fault) == f"{spec.url}: HTTP 503 Service Unavailable"
+
+
+def test_a_copy_is_of_one_url_and_gets_replaced(endpoint: Endpoint, tmp_path: Path) -> None:
+    specs = [SourceConfig(url=endpoint.say(path, b'"old"')) for path in ("/a", "/b")]
+    for spec in specs:
+        keep(spec, load(spec, tmp_path).document, tmp_path)
+    endpoint.say("/a", b'"new"')
+    keep(specs[0], load(specs[0], tmp_path).document, tmp_path)
+    for path in ("/a", "/b"):
+        endpoint.say(path, b"", 404)
+    assert [load(spec, tmp_path).document.data for spec in specs] == ["new", "old"]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_copy_does_not_hide_a_bad_document(endpoint: Endpoint, tmp_path: Path) -> None:
+    spec = SourceConfig(url=endpoint.say("/s"))
+    keep(spec, load(spec, tmp_path).document, tmp_path)
+    endpoint.say("/s", b"<html>")
+    with pytest.raises(ConfigError, match="not JSON"):
+        load(spec, tmp_path)
+
+
+def test_a_spoilt_copy_is_none(endpoint: Endpoint, tmp_path: Path) -> None:
+    spec = SourceConfig(url=endpoint.say("/s"))
+    keep(spec, load(spec, tmp_path).document, tmp_path)
+    next(tmp_path.iterdir()).write_text("{")
+    endpoint.say("/s", b"", 500)
+    with pytest.raises(EndpointDown, match="HTTP 500"):
+        load(spec, tmp_path)
+
+
+def test_no_copy_of_files(tmp_path: Path) -> None:
+    spec = SourceConfig(file=tmp_path / "s.json")
+    (tmp_path / "s.json").write_text("{}")
+    keep(spec, load(spec, tmp_path / "copies").document, tmp_path / "copies")
+    assert not (tmp_path / "copies").exists()
+
+
+def test_a_copy_that_cannot_be_written(endpoint: Endpoint, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    spec = SourceConfig(url=endpoint.say("/s"))
+    with pytest.raises(ZmsdError, match="the copy of http://.* cannot be written: "):
+        keep(spec, document(endpoint.url("/s")).document, tmp_path / "file" / "copies")

@@ -1,0 +1,100 @@
+"""The systemd units, judged by systemd-analyze itself where it is installed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "systemd"
+UNITS = ["zmsd.service", "zmsd@.service"]
+# what a unit of the system pulls in without naming it
+TARGETS = ["sysinit.target", "basic.target", "shutdown.target", "network-online.target", "multi-user.target"]
+
+
+def settings(unit: str) -> list[str]:
+    return [line for line in (FOLDER / unit).read_text().splitlines() if line and not line.startswith("#")]
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = shutil.which(program)
+    if path is None:
+        pytest.skip(f"{program} is not installed: the units were NOT checked with it")
+    return subprocess.run(
+        [path, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False
+    )
+
+
+def root_with(folder: Path, executables: Sequence[str] = ("/opt/zmsd/bin/zmsd", "/bin/kill")) -> Path:
+    """A system with the units, what they start, and nothing else."""
+    units = folder / "etc/systemd/system"
+    units.mkdir(parents=True)
+    for unit in UNITS:
+        shutil.copy(FOLDER / unit, units)
+    for target in TARGETS:
+        (units / target).write_text(f"[Unit]\nDescription={target}\n")
+    for executable in executables:
+        stub = folder / executable.lstrip("/")
+        stub.parent.mkdir(parents=True)
+        stub.write_text("#!/bin/sh\n")
+        stub.chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize("unit", ["zmsd.service", "zmsd@orders.service"])
+def test_verify_is_clean(unit: str, tmp_path: Path) -> None:
+    verify = run("systemd-analyze", "verify", f"--root={root_with(tmp_path)}", unit)
+    assert (verify.returncode, verify.stdout) == (0, "")
+
+
+def test_verify_sees_what_is_wrong(tmp_path: Path) -> None:
+    """Else the test above would prove nothing."""
+    verify = run("systemd-analyze", "verify", f"--root={root_with(tmp_path, ['/bin/kill'])}", "zmsd.service")
+    assert "/opt/zmsd/bin/zmsd" in verify.stdout
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_exposure(unit: str) -> None:
+    security = run("systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", str(FOLDER / unit))
+    assert security.returncode == 0, security.stdout
+    found = re.search(r"Overall exposure level for \S+ (\d+\.\d)", security.stdout)
+    assert found, security.stdout
+    assert float(found[1]) <= 2.0
+
+
+def test_sysusers(tmp_path: Path) -> None:
+    sysusers = run("systemd-sysusers", "--dry-run", f"--root={tmp_path}", str(FOLDER / "zmsd.sysusers"))
+    assert sysusers.returncode == 0, sysusers.stdout
+    assert "Would create user 'zmsd'" in sysusers.stdout or "Creating user 'zmsd'" in sysusers.stdout
+
+
+def test_the_template_differs_only_in_its_names() -> None:
+    assert [
+        line.replace(" (%i)", "").replace("/%i.yaml", "/zmsd.yaml").replace("zmsd-%i", "zmsd")
+        for line in settings("zmsd@.service")
+    ] == settings("zmsd.service")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_what_the_daemon_relies_on(unit: str) -> None:
+    assert {
+        "Type=notify",
+        "ExecReload=/bin/kill -HUP $MAINPID",
+        "Restart=on-failure",
+        "RestartPreventExitStatus=78",
+        "WatchdogSec=60",
+        "ConfigurationDirectory=zmsd",
+        "DynamicUser=yes",
+    } <= set(settings(unit))
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_missing_credential_does_not_stop_the_service(unit: str) -> None:
+    """systemd ignores a credential that is missing only when it is named without a path (systemd.exec(5))."""
+    credentials = [line for line in settings(unit) if line.startswith("LoadCredential=")]
+    assert len(credentials) == 2
+    assert not [line for line in credentials if "/" in line]

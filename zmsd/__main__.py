@@ -1,0 +1,5 @@
+"""``python -m zmsd``."""
+
+from zmsd.cli import main
+
+main()

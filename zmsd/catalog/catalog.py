@@ -1,0 +1,209 @@
+"""The catalog: every table with its mapping; its fingerprint; what lies between two catalogs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping as MappingOf
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from bson import json_util
+
+from zmsd.catalog.mapping import (
+    JSON_OPTIONS,
+    Mapping,
+    default_mapping,
+    literals,
+    parse_mappings,
+    path_problem,
+    refuse_computed,
+)
+from zmsd.catalog.schema import Column, SchemaTable, TableSpec, parse_schema
+from zmsd.config import collection_problem
+from zmsd.documents import Document, Keys
+from zmsd.errors import ConfigError, Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A published table: what it is for Zero, and where it comes from."""
+
+    spec: TableSpec
+    mapping: Mapping
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All published tables. ``warnings`` are lines for the log and no part of what the catalog means."""
+
+    tables: tuple[Table, ...]
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def collections(self) -> tuple[str, ...]:
+        """The watched collections, sorted."""
+        return tuple(sorted(self.by_collection))
+
+    @cached_property
+    def by_collection(self) -> MappingOf[str, tuple[Table, ...]]:
+        found: dict[str, tuple[Table, ...]] = {}
+        for table in self.tables:
+            found[table.mapping.collection] = (*found.get(table.mapping.collection, ()), table)
+        return found
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 in hex: equal for catalogs that mean the same, in whatever order their documents say it."""
+        records = sorted((_record(table) for table in self.tables), key=lambda record: str(record["name"]))
+        return hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Everything but the warnings; ASCII."""
+        return json.dumps([_record(table) for table in self.tables])
+
+    @staticmethod
+    def from_json(text: str) -> Catalog:
+        """What ``to_json`` gave."""
+        return Catalog(tuple(_table(record) for record in json.loads(text)))
+
+
+# A record is a table as plain JSON. What MongoDB is given is text in it, in canonical extended JSON: the order of keys
+# means something there, and an int is not a long.
+_COMPUTED = ("filter", "projection", "pipeline")
+
+
+def _record(table: Table) -> dict[str, Any]:
+    mapping = table.mapping
+    return {
+        "name": table.name,
+        "columns": {column.name: [column.type, column.optional] for column in table.spec.columns},
+        "primaryKey": table.spec.primary_key,
+        "collection": mapping.collection,
+        "fields": None if mapping.fields is None else dict(mapping.fields),
+        **{key: _extended(getattr(mapping, key)) for key in _COMPUTED},
+    }
+
+
+def _table(record: dict[str, Any]) -> Table:
+    columns = tuple(Column(name, kind, optional) for name, (kind, optional) in record["columns"].items())
+    fields = None if record["fields"] is None else tuple(record["fields"].items())
+    computed = {key: _from_extended(record[key]) for key in _COMPUTED}
+    spec = TableSpec(record["name"], columns, tuple(record["primaryKey"]))
+    return Table(spec, Mapping(record["collection"], fields, **computed))
+
+
+def _extended(value: Any) -> str | None:
+    return None if value is None else json_util.dumps(value, json_options=JSON_OPTIONS)
+
+
+def _from_extended(text: str | None) -> Any:
+    def refuse(place: Keys, reason: str) -> None:
+        raise ValueError(reason)
+
+    return None if text is None else literals(json.loads(text), refuse)
+
+
+def load_catalog(schema: Document, mappings: Document | None) -> Catalog:
+    """The catalog of two documents; ConfigError with all faults of both."""
+    tables, faults = parse_schema(schema)
+    if not tables:
+        raise ConfigError(faults)  # against no schema every mapping would be one more
+    found: dict[str, Mapping] = {}
+    warnings: list[Fault] = []
+    if mappings is not None:
+        entries, more, warnings = parse_mappings(mappings, tables)
+        faults += more
+        faults += refuse_computed(mappings, entries)
+        found = {entry.table.server_name: entry.mapping for entry in entries}
+    published: list[Table] = []
+    for table in tables:
+        if table.spec is not None:
+            mapping = found.get(table.spec.name) or default_mapping(table)
+            faults += _problems_of_names(schema, table, mapping)
+            published.append(Table(table.spec, mapping))
+    if faults:
+        raise ConfigError(faults)
+    return Catalog(tuple(published), tuple(map(str, warnings)))
+
+
+def _problems_of_names(schema: Document, table: SchemaTable, mapping: Mapping) -> list[Fault]:
+    """Faults where a name of the schema stands in for a collection or field, and MongoDB has no such names."""
+    problems: list[tuple[Keys, str | None]] = [((), collection_problem(mapping.collection))]
+    problems += [(("columns", name), path_problem(path)) for name, path in mapping.fields or ()]
+    return [schema.fault((*table.place, *place), f"{why}; map it") for place, why in problems if why]
+
+
+@dataclass(frozen=True, slots=True)
+class TableChange:
+    """What became of a table that is in both catalogs."""
+
+    old: Table
+    new: Table
+    added: tuple[Column, ...]
+    dropped: tuple[Column, ...]
+    remapped: bool
+    """Whether the rows of the columns in both, or the set of rows, come from elsewhere than before."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogDiff:
+    """What lies between two catalogs. ``incompatible``: reasons why Zero cannot be told so as a change."""
+
+    added: tuple[Table, ...]
+    dropped: tuple[Table, ...]
+    changed: tuple[TableChange, ...]
+    incompatible: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.dropped or self.changed or self.incompatible)
+
+
+def diff(old: Catalog, new: Catalog) -> CatalogDiff:
+    """From ``old`` to ``new``. That a column became optional or required is no change: zmsd sends both alike."""
+    before, after = ({table.name: table for table in catalog.tables} for catalog in (old, new))
+    kept = [(before[name], after[name]) for name in before if name in after]
+    changes = [_change(one, other) for one, other in kept]
+    return CatalogDiff(
+        added=tuple(table for name, table in after.items() if name not in before),
+        dropped=tuple(table for name, table in before.items() if name not in after),
+        changed=tuple(change for change in changes if change.added or change.dropped or change.remapped),
+        incompatible=tuple(reason for one, other in kept for reason in _incompatible(one.spec, other.spec)),
+    )
+
+
+def _change(old: Table, new: Table) -> TableChange:
+    before, after = ({column.name: column for column in table.spec.columns} for table in (old, new))
+    both = before.keys() & after.keys()
+    return TableChange(
+        old,
+        new,
+        added=tuple(column for name, column in after.items() if name not in before),
+        dropped=tuple(column for name, column in before.items() if name not in after),
+        remapped=_meaning(old.mapping, both) != _meaning(new.mapping, both),
+    )
+
+
+def _meaning(mapping: Mapping, columns: set[str]) -> tuple[Any, ...]:
+    """What decides the values of ``columns`` and which rows there are. As text where 1, True and 1.0 must differ."""
+    fields = {name: path for name, path in mapping.fields or () if name in columns}
+    projection = {name: _extended(value) for name, value in (mapping.projection or {}).items() if name in columns}
+    return mapping.collection, _extended(mapping.filter), fields, projection, _extended(mapping.pipeline)
+
+
+def _incompatible(old: TableSpec, new: TableSpec) -> list[str]:
+    reasons = []
+    if old.primary_key != new.primary_key:
+        reasons.append(
+            f"table {new.name}: its primary key was {', '.join(old.primary_key)}, is {', '.join(new.primary_key)}"
+        )
+    types = {column.name: column.type for column in old.columns}
+    for column in new.columns:
+        if (was := types.get(column.name, column.type)) != column.type:
+            reasons.append(f"table {new.name}: the type of column {column.name} was {was}, is {column.type}")
+    return reasons

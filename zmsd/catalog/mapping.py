@@ -1,0 +1,276 @@
+"""Mapping documents -> where in MongoDB the rows of each table come from.
+
+Three forms with one meaning: ``{collection, fields}``, ``{source, filter, projection}``, ``{source, pipeline}``. What
+can be said as paths becomes ``Mapping.fields``, in whichever form it was written; what needs an expression stays as
+``projection`` or ``pipeline``, for mongod to evaluate. Literals in extended JSON (``{"$oid": …}``) become BSON values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import reduce
+from typing import Any
+
+from bson import Binary, Decimal128, ObjectId, Timestamp, json_util
+from bson.codec_options import DatetimeConversion
+from bson.datetime_ms import DatetimeMS
+from bson.errors import BSONError
+
+from zmsd.catalog.schema import SchemaTable
+from zmsd.config import collection_problem
+from zmsd.documents import Document, Keys, suggestion
+from zmsd.errors import Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """Where the rows of a table come from.
+
+    ``fields`` is (column, path) for every column of the table, or None where ``projection`` (an expression for every
+    column) or ``pipeline`` (stages whose documents have the columns) computes them. ``filter`` says which documents
+    have rows at all, and goes before both. Columns go by their server names.
+    """
+
+    collection: str
+    fields: tuple[tuple[str, str], ...] | None
+    filter: Any = None
+    projection: Any = None
+    pipeline: Any = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether Python evaluates it: nothing but paths and equality. Otherwise mongod does."""
+        return self.fields is not None and all(_is_equality(path, value) for path, value in (self.filter or {}).items())
+
+
+@dataclass(frozen=True, slots=True)
+class TableMapping:
+    """The mapping that a document has for a table, and its place there."""
+
+    table: SchemaTable
+    mapping: Mapping
+    place: Keys
+
+
+def parse_mappings(
+    document: Document, tables: Iterable[SchemaTable]
+) -> tuple[list[TableMapping], list[Fault], list[Fault]]:
+    """The mappings of a document for tables without faults, everything wrong with them, and what is only odd."""
+    by_name = {table.server_name: table for table in tables} | {table.key: table for table in tables}
+    parser = _Parser(document)
+    top, place = _mappings(document.data, by_name)
+    if not isinstance(top, dict):
+        return [], [document.fault(place, "must be an object of mappings by table")], []
+    mappings: dict[str, TableMapping] = {}
+    for key, data in top.items():
+        table, here = by_name.get(key) or by_name.get(key.removeprefix("public.")), (*place, key)
+        if table is None:
+            parser.fault(here, f"the schema has no such table{suggestion(key, by_name)}")
+        elif table.server_name in mappings:
+            parser.fault(here, f"table {table.server_name} is mapped twice")
+        elif table.spec is not None and (mapping := parser.mapping(data, here, table)):
+            mappings[table.server_name] = TableMapping(table, mapping, here)
+    return list(mappings.values()), parser.faults, parser.warnings
+
+
+def default_mapping(table: SchemaTable) -> Mapping:
+    """The collection of the table's name, each column from the field of its name."""
+    assert table.spec is not None
+    return Mapping(table.spec.name, _complete(table, {}))
+
+
+def path_problem(path: str) -> str | None:
+    """Why ``path`` leads to no field; None if it may."""
+    parts = path.split(".")
+    if all(part and part.isprintable() and not part.startswith("$") for part in parts):
+        return None
+    return f"{path!r} is no path: names between dots, none of them empty or with a $ in front"
+
+
+def literals(value: Any, fault: Callable[[Keys, str], None], place: Keys = ()) -> Any:
+    """``value`` with its extended JSON literals as BSON values; operators such as $regex stay what they are."""
+    if len(place) > _MAX_DEPTH:
+        fault(place, "is nested too deeply for MongoDB")
+        return None
+    if isinstance(value, list):
+        return [literals(item, fault, (*place, index)) for index, item in enumerate(value)]
+    if isinstance(value, dict):
+        inner = {key: literals(item, fault, (*place, key)) for key, item in value.items()}
+        if value.keys() not in _LITERALS:
+            return inner
+        try:
+            value = json_util.object_hook(inner, json_options=JSON_OPTIONS)
+        except (BSONError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as exc:
+            fault(place, f"is no {next(iter(inner))} of extended JSON: {exc}")
+            return None
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        fault(place, "is beyond the 64 bits of an integer in MongoDB")
+    return value
+
+
+JSON_OPTIONS = json_util.JSONOptions(
+    json_mode=json_util.JSONMode.CANONICAL, tz_aware=False, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+)
+_LITERALS = [
+    *({name} for name in ("$oid", "$date", "$numberInt", "$numberLong", "$numberDouble", "$numberDecimal")),
+    *({"$binary"}, {"$binary", "$type"}, {"$uuid"}, {"$timestamp"}),
+]
+_MAX_DEPTH = 100
+_SCALARS = (str, bool, int, float, bytes, datetime, DatetimeMS, ObjectId, Decimal128, Binary, Timestamp)
+
+
+def refuse_computed(document: Document, mappings: Iterable[TableMapping]) -> list[Fault]:
+    """A fault for everything that only mongod can evaluate, which zmsd does not ask it to do yet."""
+    faults: list[Fault] = []
+    for entry in mappings:
+        data = reduce(lambda inner, key: inner[key], entry.place, document.data)
+        places: list[Keys] = [("pipeline",)] if entry.mapping.pipeline else []
+        for key, value in (data["projection"] if entry.mapping.projection else {}).items():
+            if entry.table.column(key) and _path(key, value) is None and not _is_exclusion(value):
+                places.append(("projection", key))
+        for path, value in (entry.mapping.filter or {}).items():
+            if not _is_equality(path, value):
+                places.append(("filter", path))
+        reason = "is not supported yet: only the paths of fields and equality with scalars are"
+        faults += [document.fault((*entry.place, *place), reason) for place in places]
+    return faults
+
+
+def _is_equality(path: str, value: Any) -> bool:
+    """Whether a member of a filter compares the value at a path with a scalar. A number in a path may be an index."""
+    names = path.split(".")
+    return (value is None or isinstance(value, _SCALARS)) and not any(n.startswith("$") or n.isdigit() for n in names)
+
+
+def _mappings(data: Any, tables: dict[str, SchemaTable]) -> tuple[Any, Keys]:
+    """The object of mappings and its place: the top, or what a wrapper holds that is itself no table's mapping."""
+    for wrapper in ("tables", "mappings"):
+        inner = data.get(wrapper) if isinstance(data, dict) and wrapper not in tables else None
+        if isinstance(inner, dict) and all(isinstance(value, dict) for value in inner.values()):
+            return inner, (wrapper,)
+    return data, ()
+
+
+def _path(key: str, value: Any) -> str | None:
+    """The path that a member of a projection stands for, if it is no expression. A number but 0 means "this field"."""
+    if isinstance(value, bool | int | float) and value:
+        return key
+    if isinstance(value, str) and value.startswith("$") and not value.startswith("$$"):
+        return value[1:]
+    return None
+
+
+def _is_exclusion(value: Any) -> bool:
+    return isinstance(value, bool | int | float) and not value
+
+
+def _complete(table: SchemaTable, mapped: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    assert table.spec is not None
+    return tuple((column.name, mapped.get(column.name, column.name)) for column in table.spec.columns)
+
+
+class _Parser:
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self.faults: list[Fault] = []
+        self.warnings: list[Fault] = []
+
+    def fault(self, place: Keys, reason: str) -> None:
+        self.faults.append(self._document.fault(place, reason))
+
+    def mapping(self, data: Any, place: Keys, table: SchemaTable) -> Mapping | None:
+        before = len(self.faults)
+        if not isinstance(data, dict):
+            self.fault(place, "must be an object with a collection")
+            return None
+        known = ("collection", "source", "fields", "filter", "projection", "pipeline")
+        for key in data.keys() - set(known):
+            self.fault((*place, key), f"unknown key{suggestion(key, known) or '; known: ' + ', '.join(known)}")
+        forms = [form for form in ("fields", "projection", "pipeline") if data.get(form) is not None]
+        for form in forms[1:]:
+            self.fault((*place, form), f"cannot stand beside {forms[0]}")
+        collection = self._collection(data, place)
+        condition = self._filter(data, place)
+        paths, expressions = self._columns(data, place, table)
+        pipeline = self._pipeline(data, place)
+        if len(self.faults) > before:
+            return None
+        fields = _complete(table, paths)
+        if pipeline:
+            return Mapping(collection, None, condition, pipeline=pipeline)
+        if expressions:
+            return Mapping(collection, None, condition, {name: f"${path}" for name, path in fields} | expressions)
+        return Mapping(collection, fields, condition)
+
+    def _object(self, data: dict[str, Any], key: str, place: Keys) -> dict[str, Any]:
+        value = data.get(key)
+        if value is None or isinstance(value, dict):
+            return value or {}
+        self.fault((*place, key), "must be an object")
+        return {}
+
+    def _collection(self, data: dict[str, Any], place: Keys) -> str:
+        given = [key for key in ("collection", "source") if data.get(key) is not None]
+        if not given:
+            self.fault(place, "needs a collection")
+            return ""
+        name = data[given[0]]
+        if not isinstance(name, str):
+            self.fault((*place, given[0]), "must be text")
+        elif problem := collection_problem(name):
+            self.fault((*place, given[0]), problem)
+        elif data[given[-1]] != name:
+            self.fault((*place, "source"), "means the same as collection, and they differ")
+        return str(name)
+
+    def _filter(self, data: dict[str, Any], place: Keys) -> dict[str, Any] | None:
+        condition: dict[str, Any] = {}
+        for path, value in self._object(data, "filter", place).items():
+            here = (*place, "filter", path)
+            if not path.startswith("$") and (problem := path_problem(path)):
+                self.fault(here, problem)
+            condition[path] = literals(value, self.fault, here)
+        return condition or None
+
+    def _columns(self, data: dict[str, Any], place: Keys, table: SchemaTable) -> tuple[dict[str, str], dict[str, Any]]:
+        """Of the columns that fields or projection name: the paths, and the expressions."""
+        paths: dict[str, str] = {}
+        expressions: dict[str, Any] = {}
+        for form in ("fields", "projection"):
+            for key, written in self._object(data, form, place).items():
+                here = (*place, form, key)
+                column = table.column(key)
+                value = literals(written, self.fault, here)
+                path = value if form == "fields" else _path(key, value)
+                if form == "fields" and not isinstance(path, str):
+                    self.fault(here, "must be the path of a field")
+                elif path is not None and (problem := path_problem(path)):
+                    self.fault(here, problem)
+                elif form == "projection" and _is_exclusion(value):
+                    if column and key != "_id":
+                        self.fault(here, "leaves out a column of the schema")
+                elif column is None:
+                    near = suggestion(key, table.columns)
+                    self.warnings.append(self._document.fault(here, f"the table has no such column{near}"))
+                elif column in paths or column in expressions:
+                    self.fault(here, f"column {column} is mapped twice")
+                elif path is not None:
+                    paths[column] = path
+                else:
+                    expressions[column] = value
+        return paths, expressions
+
+    def _pipeline(self, data: dict[str, Any], place: Keys) -> list[dict[str, Any]] | None:
+        place = (*place, "pipeline")
+        stages = literals(data.get("pipeline"), self.fault, place)
+        if stages is None:
+            return None
+        if not isinstance(stages, list):
+            self.fault(place, "must be a list of stages")
+            return None
+        for index, stage in enumerate(stages):
+            if not isinstance(stage, dict) or len(stage) != 1 or not next(iter(stage)).startswith("$"):
+                self.fault((*place, index), "a stage is an object with one key, such as {$match: …}")
+        return stages or None

@@ -1,0 +1,163 @@
+"""Schema documents -> table specs.
+
+Two forms that one reading serves: the plain one, ``{key: {tableName, columns, primaryKey}}``, and the JSON of Zero's
+own schema, where tables have a ``name``, and tables and columns may have a ``serverName``. Either may stand at the top,
+under ``tables``, or under ``schema.tables``; what else stands there or in a table is not zmsd's.
+
+In both a *Zero name* (the key of a table or column) is what clients say, and a *server name* is what is sent to
+zero-cache; everything after this module knows server names only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from zmsd.documents import Document, Keys, suggestion
+from zmsd.errors import Fault
+
+TYPES = ("string", "number", "boolean", "json", "null")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column by its server name; ``type`` is one of TYPES."""
+
+    name: str
+    type: str
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """A table by its server name. The columns of ``primary_key`` are never optional."""
+
+    name: str
+    columns: tuple[Column, ...]
+    primary_key: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaTable:
+    """A table as the document has it. ``spec`` is None where the document is at fault."""
+
+    place: Keys
+    key: str
+    server_name: str
+    spec: TableSpec | None
+    columns: dict[str, str]
+    """Zero name -> server name."""
+
+    def column(self, name: str) -> str | None:
+        """The server name of a column by either of its names (Zero's goes first)."""
+        return self.columns.get(name) or (name if name in self.columns.values() else None)
+
+
+def parse_schema(document: Document) -> tuple[list[SchemaTable], list[Fault]]:
+    """The tables of a document in its order, and everything that is wrong with them."""
+    top, place = _tables(document.data)
+    if not isinstance(top, dict) or not top:
+        return [], [document.fault(place, "must be an object of tables" if top else "names no table")]
+    parser = _Parser(document)
+    tables = [parser.table(key, data, (*place, key)) for key, data in top.items()]
+    parser.unique((table.server_name, table.place) for table in tables)
+    return tables, parser.faults
+
+
+def _tables(data: Any) -> tuple[Any, Keys]:
+    """The object of tables, and its place. A wrapper is an object that is not itself a table."""
+    place: Keys = ()
+    for wrapper in ("schema", "tables"):
+        inner = data.get(wrapper) if isinstance(data, dict) else None
+        if isinstance(inner, dict) and not isinstance(inner.get("primaryKey"), list):
+            data, place = inner, (*place, wrapper)
+    return data, place
+
+
+class _Parser:
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self.faults: list[Fault] = []
+
+    def table(self, key: str, data: Any, place: Keys) -> SchemaTable:
+        before = len(self.faults)
+        if not isinstance(data, dict):
+            self._fault(place, "must be an object with columns and primaryKey")
+            return SchemaTable(place, key, key, None, {})
+        name = self._table_name(key, data, place)
+        columns = self._columns(data.get("columns"), (*place, "columns"))
+        primary_key = self._primary_key(data.get("primaryKey"), columns, (*place, "primaryKey"))
+        specs = tuple(replace(c, optional=c.optional and c.name not in primary_key) for c in columns.values())
+        spec = TableSpec(name, specs, primary_key) if len(self.faults) == before else None
+        return SchemaTable(place, key, name, spec, {zero: column.name for zero, column in columns.items()})
+
+    def unique(self, names: Iterable[tuple[str, Keys]]) -> None:
+        """SQLite, where zero-cache keeps its replica, does not tell names apart by case."""
+        seen: dict[str, str] = {}
+        for name, place in names:
+            if name.lower() in seen:
+                self._fault(place, f"the server name {name} is taken by {seen[name.lower()]}")
+            seen.setdefault(name.lower(), name)
+
+    def _table_name(self, key: str, data: dict[str, Any], place: Keys) -> str:
+        member = next((name for name in ("serverName", "tableName", "name") if data.get(name) is not None), None)
+        if member:
+            place = (*place, member)
+        name = self._name(data[member] if member else key, place).removeprefix("public.")
+        if "." in name:
+            self._fault(place, f"the server name {name} has a dot: such tables are zero-cache's own")
+        if name.lower().startswith("sqlite_"):
+            self._fault(place, f"the server name {name} begins with sqlite_: such tables are SQLite's own")
+        return name
+
+    def _columns(self, data: Any, place: Keys) -> dict[str, Column]:
+        if not isinstance(data, dict) or not data:
+            self._fault(place, "must be an object with at least one column")
+            return {}
+        columns = {key: self._column(key, definition, (*place, key)) for key, definition in data.items()}
+        self.unique((column.name, (*place, key)) for key, column in columns.items())
+        return columns
+
+    def _column(self, key: str, data: Any, place: Keys) -> Column:
+        """The column; after a fault one that at least has the name, so that the primary key finds it."""
+        if not isinstance(data, dict):
+            self._fault(place, f"must be an object with a type ({', '.join(TYPES)})")
+            return Column(key, "string")
+        name = self._name(key if data.get("serverName") is None else data["serverName"], place)
+        if name.lower() == "_0_version":
+            self._fault(place, "_0_version is zero-cache's own column")
+        kind, optional = data.get("type"), data.get("optional")
+        if kind not in TYPES:
+            self._fault((*place, "type"), f"must be one of {', '.join(TYPES)}" + (f", got {kind!r}" if kind else ""))
+            kind = "string"
+        if not isinstance(optional, bool | None):
+            self._fault((*place, "optional"), "must be true or false")
+        return Column(name, kind, optional is True)
+
+    def _primary_key(self, data: Any, columns: dict[str, Column], place: Keys) -> tuple[str, ...]:
+        if not isinstance(data, list) or not data:
+            self._fault(place, "must be a list of at least one column")
+            return ()
+        names: list[str] = []
+        for index, key in enumerate(data):
+            column = columns.get(key) if isinstance(key, str) else None
+            if column is None:
+                known = suggestion(key, columns) if isinstance(key, str) else ""
+                self._fault((*place, index), f"{key!r} is no column of this table{known}")
+            elif column.type in ("json", "null"):
+                self._fault((*place, index), f"a column of type {column.type} cannot be in a primary key")
+            elif column.name in names:
+                self._fault((*place, index), f"{key} stands here twice")
+            else:
+                names.append(column.name)
+        return tuple(names)
+
+    def _name(self, name: Any, place: Keys) -> str:
+        if isinstance(name, str) and name and name.isprintable():
+            return name
+        self._fault(place, f"its server name must be text that can be printed, got {name!r}")
+        return str(place[-1])
+
+    def _fault(self, place: Keys, reason: str) -> None:
+        self.faults.append(self._document.fault(place, reason))

@@ -1,0 +1,213 @@
+"""Documents from files and URLs, and the last good copy of what a URL gave.
+
+One request serves schema, mappings and permissions alike. A fetch ends within TIMEOUT seconds of waiting for the other
+side, however slowly that sends (only the resolver of names keeps its own time). Headers are sent to the origin that the
+settings name and to no other that it redirects to; they are in no error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import socket
+import time
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from http import HTTPStatus
+from http.client import HTTPException, HTTPMessage, HTTPResponse, InvalidURL
+from pathlib import Path
+from typing import IO, Any, Final, Literal
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
+
+from zmsd import documents
+from zmsd.config import SourceConfig
+from zmsd.deadline import Deadline
+from zmsd.documents import Document
+from zmsd.errors import ConfigError, Fault, ZmsdError
+
+TIMEOUT = 10.0
+"""Seconds for a whole fetch."""
+
+
+class NotModified(Enum):
+    NOT_MODIFIED = "not modified"
+
+
+NOT_MODIFIED: Final = NotModified.NOT_MODIFIED
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A document, and the ETag to ask with next time.
+
+    ``age`` is None for one that was just fetched; for a copy it is the seconds since that was kept, and ``fault`` is
+    why the endpoint itself could not be asked.
+    """
+
+    document: Document
+    etag: str | None = None
+    age: float | None = None
+    fault: Fault | None = None
+
+
+class EndpointDown(ConfigError):
+    """A URL gave no document: no connection, no answer in time, or an HTTP error."""
+
+
+def fetch(spec: SourceConfig, etag: str | None = None) -> Fetched | Literal[NotModified.NOT_MODIFIED]:
+    """The document of ``spec``, or NOT_MODIFIED where a URL still has the one that came with ``etag``.
+
+    Raises EndpointDown, and ConfigError for a file that cannot be read and for what is no document.
+    """
+    if spec.url is None:
+        assert spec.file is not None
+        kind: documents.Kind = "yaml" if spec.file.suffix in (".yaml", ".yml") else "json"
+        return Fetched(documents.parse(documents.read(spec.file), spec.name, kind=kind))
+    try:
+        raw, new_etag = _get(spec, etag)
+    except HTTPError as exc:
+        with exc:
+            if exc.code == HTTPStatus.NOT_MODIFIED and etag is not None:
+                return NOT_MODIFIED
+            reason = _status(exc.code)
+    except (OSError, HTTPException, ValueError) as exc:
+        reason = _cause(exc)
+    else:
+        return Fetched(documents.parse(documents.decode(raw, spec.name), spec.name, kind="json"), new_etag)
+    raise EndpointDown([Fault(spec.name, None, None, "", " ".join(reason.split()))])
+
+
+def load(spec: SourceConfig, copies: Path) -> Fetched:
+    """`fetch`; while the endpoint of a URL is down, the copy of it that ``keep`` has put into ``copies``."""
+    try:
+        fetched = fetch(spec)
+    except EndpointDown as exc:
+        file = _copy(spec, copies)
+        try:
+            age = max(0.0, time.time() - file.stat().st_mtime)
+            document = documents.parse(documents.read(file), spec.name, kind="json")
+        except (OSError, ConfigError):
+            raise exc from None
+        return Fetched(document, age=age, fault=exc.faults[0])
+    assert fetched is not NOT_MODIFIED
+    return fetched
+
+
+def keep(spec: SourceConfig, document: Document, copies: Path) -> None:
+    """Keep what a URL gave, once it has proved good; of a file no copy is kept. ZmsdError if it cannot be written."""
+    if spec.url is None:
+        return
+    file = _copy(spec, copies)
+    try:
+        copies.mkdir(parents=True, exist_ok=True)
+        new = file.with_suffix(".new")
+        with new.open("w", encoding="utf-8", newline="") as writing:
+            writing.write(document.text)
+            writing.flush()
+            os.fsync(writing.fileno())
+        new.replace(file)
+    except OSError as exc:
+        raise ZmsdError(f"{file}: the copy of {spec.name} cannot be written: {exc.strerror}") from exc
+
+
+def _copy(spec: SourceConfig, copies: Path) -> Path:
+    return copies / f"{hashlib.sha256(str(spec.url).encode()).hexdigest()[:32]}.json"
+
+
+def _status(code: int) -> str:
+    try:
+        text = f"HTTP {code} {HTTPStatus(code).phrase}"
+    except ValueError:
+        text = f"HTTP {code}"
+    return text + (": redirected too often, or to no http URL" if code in (301, 302, 303, 307, 308) else "")
+
+
+def _cause(exc: Exception) -> str:
+    cause = exc.reason if isinstance(exc, URLError) else exc
+    if isinstance(cause, TimeoutError):
+        return f"no answer within {TIMEOUT:g} s"
+    if isinstance(cause, ValueError | InvalidURL) and not isinstance(cause, OSError):
+        return f"cannot be asked: {type(cause).__name__}"  # its text may quote a header or a query
+    return f"no answer: {getattr(cause, 'strerror', None) or cause}"
+
+
+def _get(spec: SourceConfig, etag: str | None) -> tuple[bytes, str | None]:
+    """The body (at most one byte more than documents take) and its ETag."""
+    assert spec.url is not None
+    headers = {"Accept": "application/json", "User-Agent": "zmsd", **spec.headers}
+    if etag is not None:
+        headers["If-None-Match"] = etag
+    deadline = Deadline(TIMEOUT)
+    opener = build_opener(_TimedHandler(deadline), _Redirects(spec))
+    with opener.open(Request(spec.url, headers=headers), timeout=TIMEOUT) as response:
+        new_etag = response.headers.get("ETag", "")
+        return response.read(
+            documents.LIMIT + 1
+        ), new_etag if new_etag.isascii() and new_etag.isprintable() and new_etag else None
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follows redirects to http and https; away from the configured origin without the configured headers."""
+
+    def __init__(self, spec: SourceConfig) -> None:
+        self._spec = spec
+
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> Request | None:
+        target, origin = urlsplit(newurl), urlsplit(self._spec.url)
+        if target.scheme not in ("http", "https"):
+            raise HTTPError(req.full_url, code, msg, headers, fp)
+        new = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if new is not None and (target.scheme, target.netloc) != (origin.scheme, origin.netloc):
+            for name in self._spec.headers:
+                new.remove_header(name.capitalize())
+        return new
+
+
+class _TimedHandler(HTTPHandler, HTTPSHandler):
+    """Opens connections on which every wait ends at the deadline: a time-out of the socket alone starts anew with each
+    byte."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        super().__init__()
+        self._deadline = deadline
+
+    def do_open(self, http_class: Any, req: Request, **http_conn_args: Any) -> HTTPResponse:
+        def connect(host: str, **options: Any) -> Any:
+            connection = http_class(host, **options)
+            connection.response_class = partial(_response, self._deadline)
+            return connection
+
+        req.timeout = max(0.001, self._deadline.remaining())
+        return super().do_open(connect, req, **http_conn_args)
+
+
+def _response(deadline: Deadline, sock: socket.socket, *args: Any, **options: Any) -> HTTPResponse:
+    return HTTPResponse(_TimedSocket(sock, deadline), *args, **options)  # type: ignore[arg-type]
+
+
+class _TimedSocket(io.RawIOBase):
+    """As much of a socket as HTTPResponse uses: its bytes."""
+
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
+        self._sock, self._deadline = sock, deadline
+        self._bytes = sock.makefile("rb", buffering=0)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(max(0.001, self._deadline.remaining()))
+        return self._bytes.readinto(buffer)
+
+    def close(self) -> None:
+        self._bytes.close()
+        super().close()

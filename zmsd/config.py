@@ -1,0 +1,292 @@
+"""The settings: one tree of frozen dataclasses, read from a YAML or JSON file and the environment.
+
+`load` is the only way in, at start, on reload and for ``zmsd check`` alike: it gives a whole, valid Config or raises
+one ConfigError with every fault. Defaults stand in the dataclasses and nowhere else; two Configs compare with ``==``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pymongo import uri_parser
+from pymongo.errors import PyMongoError
+
+from zmsd import documents
+from zmsd.documents import Document, Keys
+from zmsd.errors import ConfigError
+from zmsd.settings import Reader, Variables, kind, setting
+
+DEFAULT_FILE = Path("/etc/zmsd/zmsd.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class MongodbConfig:
+    uri: str = setting("", secret=True)
+    uri_file: Path | None = setting(None, credential=True)
+    database: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConfig:
+    """Where a document is: a file, or a URL with the headers to send and the seconds between looks at it."""
+
+    file: Path | None = None
+    url: str | None = setting(None, secret=True)  # a query may hold a key
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, metadata={"secret": True})
+    refresh: float | None = setting(None, low=1, high=86400)
+
+    @property
+    def name(self) -> str:
+        """The file, or the URL without its query, to show to people."""
+        if self.url is None:
+            return str(self.file)
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}{parts.path}" + ("?…" if parts.query else "")
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    cert: Path = setting(MISSING, readable=True)
+    key: Path = setting(MISSING, readable=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    host: str = "127.0.0.1"
+    port: int = setting(3000, low=0, high=65535)  # 0: any free one
+    token: tuple[str, ...] = setting((), secret=True)
+    token_file: Path | None = setting(None, credential=True)
+    tls: TlsConfig | None = None
+    max_sessions: int = setting(64, low=1)
+    allow_anonymous: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroConfig:
+    permissions: SourceConfig | None = None
+    clients_collection: str | None = None
+    mutations_collection: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FeedConfig:
+    scope: Literal["collection", "database"] = "collection"
+    images: Literal["auto", "required", "off"] = "auto"
+    heartbeat: float = setting(60.0, low=1, high=86400)  # seconds
+    oversize: Literal["stop", "skip"] = "stop"
+    catch_up: int = setting(4, low=1)  # private feeds at once
+
+
+@dataclass(frozen=True, slots=True)
+class WatermarksConfig:
+    storage: Literal["sqlite", "nats-kv"] = setting("sqlite", same={"zqlite": "sqlite"})
+    path: Path = Path("watermarks.db")
+
+
+@dataclass(frozen=True, slots=True)
+class NatsConfig:
+    servers: tuple[str, ...] = setting((), secret=True)
+    bucket: str = "zero-watermarks"
+    user: str | None = None
+    password: str | None = setting(None, secret=True)
+    creds: Path | None = setting(None, readable=True)
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    mongodb: MongodbConfig = field(default_factory=MongodbConfig)
+    schema: SourceConfig = field(default_factory=SourceConfig)
+    mappings: SourceConfig | None = None
+    server: ServerConfig = field(default_factory=ServerConfig)
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
+    feed: FeedConfig = field(default_factory=FeedConfig)
+    watermarks: WatermarksConfig = field(default_factory=WatermarksConfig)
+    nats: NatsConfig = field(default_factory=NatsConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+_ENVIRONMENT: Variables = {
+    "MONGODB_URI": ("mongodb", "uri", ("uri_file",)),
+    "SCHEMA_FILE": ("schema", "file", ("url", "headers", "refresh")),
+    "SCHEMA_URL": ("schema", "url", ("file",)),
+    "TABLE_MAPPINGS_FILE": ("mappings", "file", ("url", "headers", "refresh")),
+    "TABLE_MAPPINGS_URL": ("mappings", "url", ("file",)),
+    "PORT": ("server", "port", ()),
+    "WATERMARK_STORAGE": ("watermarks", "storage", ()),
+    "WATERMARK_DB_PATH": ("watermarks", "path", ()),
+    "NATS_SERVERS": ("nats", "servers", ()),
+    "NATS_BUCKET": ("nats", "bucket", ()),
+}
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """The settings of ``path`` (None: DEFAULT_FILE, if there is one) with those of ``environ`` over them.
+
+    ConfigError has everything that is wrong.
+    """
+    document = _document(path)
+    reader = Reader(document, environ, _ENVIRONMENT, f" (there is no {DEFAULT_FILE} either)")
+    config = reader.build(Config, reader.data)
+    config = replace(config, mongodb=_with_uri(reader, config.mongodb), server=_with_tokens(reader, config.server))
+    _check_source(reader, ("schema",), config.schema)
+    _check_source(reader, ("mappings",), config.mappings)
+    _check_source(reader, ("zero", "permissions"), getattr(config.zero, "permissions", None))
+    _check_collections(reader, config.zero)
+    _check_nats(reader, config)
+    if reader.faults:
+        raise ConfigError(sorted(reader.faults, key=lambda fault: (fault.line or 0, fault.column or 0)))
+    return config
+
+
+def _document(path: Path | None) -> Document | None:
+    file = path or DEFAULT_FILE
+    try:
+        text = documents.read(file)
+    except ConfigError as exc:
+        if path is None and isinstance(exc.__cause__, FileNotFoundError):
+            return None
+        raise
+    document = documents.parse(text, str(file), kind="json" if file.suffix == ".json" else "yaml")
+    if not isinstance(document.data, dict):
+        raise ConfigError([document.fault((), f"must be an object of settings, not {kind(document.data)}")])
+    return document
+
+
+# What one setting means for another. Each looks only at sections without faults, so that no fault is said twice.
+
+
+def _with_uri(reader: Reader, section: MongodbConfig) -> MongodbConfig:
+    """``section`` with the URI of its uri_file, and the name of its database."""
+    if ("mongodb",) in reader.faulty:
+        return section
+    place: Keys = ("mongodb", "uri" if section.uri else "uri_file")
+    if bool(section.uri) == bool(section.uri_file):
+        reader.fault(("mongodb", "uri"), "give uri or uri_file, not both" if section.uri else "is required")
+        return section
+    uri = section.uri or reader.secret(typing.cast(Path, section.uri_file))
+    if not uri:
+        return section
+    try:
+        database = _database(uri)
+    except _URI_ERRORS as exc:
+        reader.fault(place, _uri_reason(uri, exc))
+        return section
+    if section.database:
+        database, place = section.database, ("mongodb", "database")
+    if not database:
+        reader.fault(place, "names no database: end it with /DATABASE, or set mongodb.database")
+    elif not re.fullmatch(r"[^\s/\\.\"$*<>:|?@]{1,63}", database):
+        reader.fault(place, "the name of the database has characters that MongoDB does not allow")
+    elif database in ("admin", "config", "local"):
+        reader.fault(place, f"{database} is MongoDB's own database, which cannot be published")
+    return replace(section, uri=uri, database=database)
+
+
+_URI_ERRORS = (PyMongoError, ValueError, TypeError, OSError)
+
+
+def _database(uri: str) -> str:
+    """The database that ``uri`` names, or ""; raises _URI_ERRORS. Asks no DNS: a network that is down is no fault."""
+    if uri.startswith("mongodb+srv://"):
+        uri, _, options = uri.replace("+srv", "", 1).partition("?")
+        uri += "?" + "&".join(option for option in options.split("&") if not option.lower().startswith("srv"))
+    return uri_parser.parse_uri(uri)["database"] or ""
+
+
+def _uri_reason(uri: str, exc: Exception) -> str:
+    """What is wrong with ``uri``, from an error about the URI without its credentials, so that none can be in it."""
+    before, at, after = uri.rpartition("@")
+    if at:
+        try:
+            _database(f"{before.partition('://')[0]}://user:password@{after}")
+        except _URI_ERRORS as other:
+            exc = other
+        else:
+            return "the user name and password must be percent-encoded"
+    return " ".join(str(exc).split())
+
+
+def _with_tokens(reader: Reader, section: ServerConfig) -> ServerConfig:
+    """``section`` with the tokens of its token_file, one a line."""
+    if ("server",) in reader.faulty:
+        return section
+    if section.token and section.token_file:
+        reader.fault(("server", "token_file"), "give token or token_file, not both")
+    tokens = section.token
+    if section.token_file:
+        tokens = tuple(line.strip() for line in reader.secret(section.token_file).splitlines() if line.strip())
+    if not all(re.fullmatch(r"[!-~]+", token) for token in tokens):
+        reader.fault(("server", "token_file" if section.token_file else "token"), "a token is ASCII without blanks")
+    if not (tokens or section.token_file or section.allow_anonymous or _is_loopback(section.host)):
+        reason = f"is required, for other machines can reach {section.host} (or set server.allow_anonymous: true)"
+        reader.fault(("server", "token"), reason)
+    return replace(section, token=tokens)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_source(reader: Reader, place: Keys, source: SourceConfig | None) -> None:
+    if place in reader.faulty or source is None:
+        return
+    if (source.file is None) == (source.url is None):
+        reader.fault(place, "give file or url" + (", not both" if source.url else ""))
+        return
+    if source.url is None:
+        for key in ("headers", "refresh"):
+            if getattr(source, key):
+                reader.fault((*place, key), "goes with url only")
+        return
+    try:
+        parts = urlsplit(source.url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and source.url.isascii()
+    except ValueError:
+        good = False
+    if not good or " " in source.url:
+        reader.fault((*place, "url"), "must be an http or https URL, percent-encoded")
+    elif "@" in parts.netloc:
+        reader.fault((*place, "url"), "must not hold a user or password; send headers: {Authorization: …}")
+    for key, value in source.headers.items():
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", key) or not value.isascii():
+            reader.fault((*place, "headers", key), "is no HTTP header")
+
+
+def collection_problem(name: str) -> str | None:
+    """Why MongoDB has no collection of that name to watch; None if it may have."""
+    if not name or "$" in name or name.startswith(("system.", ".")) or name.endswith(".") or ".." in name:
+        return f"{name!r} is no name of a collection"
+    return None if name.isprintable() else "the name of the collection holds a character that cannot be printed"
+
+
+def _check_collections(reader: Reader, section: ZeroConfig) -> None:
+    for key in ("clients_collection", "mutations_collection"):
+        name = getattr(section, key, None)
+        if name is not None and (problem := collection_problem(name)):
+            reader.fault(("zero", key), problem)
+
+
+def _check_nats(reader: Reader, config: Config) -> None:
+    if {("watermarks",), ("nats",)} & reader.faulty:
+        return
+    if config.watermarks.storage == "nats-kv" and not config.nats.servers:
+        reader.fault(("nats", "servers"), "is required by watermarks.storage: nats-kv")
+    for server in config.nats.servers:
+        if not re.fullmatch(r"((nats|tls|wss?)://)?[^\s/]+/?", server):
+            reader.fault(("nats", "servers"), "a server is nats://HOST:PORT (or tls://, ws://, wss://)")

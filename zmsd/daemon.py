@@ -1,0 +1,204 @@
+"""The main thread: a mailbox of signals and deaths, the order of start and stop, the watchdog."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import ssl
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from zmsd import __version__, config, systemd
+from zmsd import log as logs
+from zmsd.catalog.publication import Publication, publication
+from zmsd.config import Config
+from zmsd.deadline import Deadline
+from zmsd.errors import ZmsdError
+from zmsd.feed.feed import Feed, open_feed
+from zmsd.feed.source import Source
+from zmsd.gateway.pages import pages
+from zmsd.gateway.server import Limits, Server
+from zmsd.log import kv
+from zmsd.rows.rejects import Rejects
+from zmsd.stream.changelog import ChangeLog
+from zmsd.stream.dispatcher import Dispatcher
+from zmsd.stream.hub import Hub, Readiness
+from zmsd.stream.prepare import prepare
+from zmsd.stream.shards import ShardTable
+from zmsd.watermarks.sqlite import SqliteStore
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 25.0
+"""The Deadline of a stop; systemd's own is 90 s."""
+
+
+class Daemon:
+    """One zmsd. ``run`` is for the main thread, ``tell`` for any."""
+
+    def __init__(self, settings: Config, published: Publication, path: Path | None, environ: Mapping[str, str]) -> None:
+        self._config = settings
+        self._published = published
+        self._path = path
+        self._environ = environ
+        self._mailbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._exit: int | None = None
+        self.hub = self._make_hub()
+        self._dispatcher = self._make_dispatcher()
+        self.server = self._make_server()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        host, port = self.server.server_address[:2]
+        return str(host), int(port)
+
+    def run(self, on_ready: Callable[[], None] = lambda: None) -> int:
+        """Serve until told to stop; the exit code. Does not install signal handlers (``handle_signals`` does)."""
+        log.info(kv("zmsd starts", version=__version__, database=self._config.mongodb.database))
+        for warning in self._published.catalog.warnings:
+            log.warning(kv("catalog", warning=warning))
+        self.server.start()
+        self._dispatcher.thread.start()
+        log.info(kv("listening", address="{}:{}".format(*self.address)))
+        interval = systemd.watchdog_interval() or 5.0
+        ready = False
+        while self._exit is None:
+            if not ready and self.hub.readiness.reason is None:
+                ready = True
+                systemd.ready("serving")
+                on_ready()
+            elif not ready:
+                systemd.extend_timeout(30)
+                systemd.status(f"not ready: {self.hub.readiness.reason}")
+            self._watch()
+            try:
+                self._mailbox.get(timeout=0.1 if not ready else interval)()
+            except Empty:
+                continue
+        self._stop()
+        return self._exit
+
+    def tell(self, what: Callable[[], None]) -> None:
+        """Have the main thread call something."""
+        self._mailbox.put(what)
+
+    def stop(self, code: int = 0) -> None:
+        self.tell(lambda: self._end(code))
+
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT stop, a second one kills; SIGHUP reloads. The handlers only enqueue."""
+        faulthandler.enable()  # the watchdog kills with SIGABRT: the stacks then stand in the journal
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop_signal)
+        signal.signal(signal.SIGHUP, lambda *_: self.tell(self.reload))
+
+    def reload(self) -> None:
+        """Read everything again; a fault in it changes nothing."""
+        systemd.reloading()
+        try:
+            new = config.load(self._path, self._environ)
+            published = publication(new)
+        except ZmsdError as error:
+            for line in str(error).splitlines():
+                log.error(kv("reload refused", fault=line))
+            systemd.ready("serving, the last reload was refused")
+            return
+        logs.setup(new.log.level, new.log.format)
+        self.server.limits = _limits(new)
+        if published.catalog.fingerprint != self._published.catalog.fingerprint:
+            log.warning(kv("tables have changed", do="restart zmsd"))
+        self._config = new
+        log.info(kv("reloaded"))
+        systemd.ready("serving")
+
+    def _on_stop_signal(self, number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)  # the second one kills
+        self.stop()
+
+    def _end(self, code: int) -> None:
+        self._exit = code if self._exit is None else max(code, self._exit)
+
+    def _died(self, thread: str) -> None:
+        log.critical(kv("thread died, exiting", thread=thread))
+        self.stop(1)
+
+    def _watch(self) -> None:
+        """Feed the watchdog while the feed makes progress, or waits in a retry it knows."""
+        if self._dispatcher.is_alive():
+            systemd.watchdog()
+
+    def _stop(self) -> None:
+        systemd.stopping()
+        deadline = Deadline(STOP_SECONDS)
+        self._dispatcher.stop()
+        self.hub.stop.set()
+        self.server.stop(deadline)
+        self._dispatcher.thread.join(deadline.remaining())
+        self.hub.store.close()
+        self.hub.source.close()
+        log.info(kv("zmsd stopped"))
+
+    def _make_hub(self) -> Hub:
+        settings, published, rejects = self._config, self._published, Rejects()
+        named = {"clients": settings.zero.clients_collection, "mutations": settings.zero.mutations_collection}
+        return Hub(
+            source=Source(settings.mongodb.uri, settings.mongodb.database),
+            catalog=published.catalog,
+            store=SqliteStore(settings.watermarks.path),
+            log=ChangeLog(),
+            readiness=Readiness(),
+            rejects=rejects,
+            shard_tables=[ShardTable(kind, name, rejects) for kind, name in named.items() if name],
+            permissions=published.permissions,
+            private_feeds=settings.feed.catch_up,
+        )
+
+    def _make_dispatcher(self) -> Dispatcher:
+        feed, hub = self._config.feed, self.hub
+
+        def open_live(after: int) -> Feed:
+            return open_feed(feed.scope, hub.source, hub.watched, after)
+
+        return Dispatcher(hub, lambda: prepare(hub, feed.images), open_live, feed.heartbeat, self._died)
+
+    def _make_server(self) -> Server:
+        server = self._config.server
+        try:
+            return Server(
+                (server.host, server.port), self.hub, pages(self.hub), _limits(self._config), _tls(server), self._died
+            )
+        except OSError as error:
+            raise ZmsdError(
+                f"cannot listen on {server.host}:{server.port}: {error.strerror or error}: "
+                "is another process using the port? (server.host, server.port)"
+            ) from error
+
+
+def _limits(settings: Config) -> Limits:
+    return Limits(settings.server.token, settings.server.max_sessions)
+
+
+def _tls(server: config.ServerConfig) -> ssl.SSLContext | None:
+    if server.tls is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(server.tls.cert, server.tls.key)
+    except (ssl.SSLError, OSError) as error:
+        raise ZmsdError(f"server.tls: {server.tls.cert}, {server.tls.key}: {error}") from error
+    return context
+
+
+def run(path: Path | None) -> int:
+    """``zmsd run``. Raises ConfigError and ZmsdError before it serves."""
+    environ = dict(os.environ)
+    settings = config.load(path, environ)
+    logs.setup(settings.log.level, settings.log.format)
+    daemon = Daemon(settings, publication(settings), path, environ)
+    daemon.handle_signals()
+    return daemon.run()

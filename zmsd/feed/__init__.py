@@ -1,0 +1,1 @@
+"""How changes come in: MongoDB's change streams, read into one total order."""

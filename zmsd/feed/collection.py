@@ -1,0 +1,122 @@
+"""The events themselves: CollectionReader, one per watched collection, and ContentReader for a whole database.
+
+An event leaves here complete: ``fullDocument`` is the document after it (None after a delete) and
+``fullDocumentBeforeChange`` the one before, or it is missing because it is not known (there was none if ``beforeKnown``
+says so). An update whose document is gone already becomes ``operationType: gone``; its delete follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from threading import Event
+from typing import NamedTuple
+
+from zmsd.feed.cursor import ChangeCursor
+from zmsd.feed.lookup import AFTER, BEFORE, Lookup
+from zmsd.feed.order import events_of
+from zmsd.feed.reader import Health, Reader
+from zmsd.feed.source import Document, Source
+from zmsd.rows.computed import Evaluator
+
+Fields = frozenset[str] | None
+"""Top-level fields of the documents that the tables use; None for all."""
+
+
+class Watched(NamedTuple):
+    """What is wanted of a collection."""
+
+    fields: Fields
+    evaluator: Evaluator | None = None
+    """For its computed tables."""
+    needs_before: bool = False
+    """Some table's rows do not follow from ``_id``."""
+
+
+_OF_DOCUMENTS = frozenset(("insert", "update", "replace", "delete"))
+_ENVELOPE = ("operationType", "ns.coll", "to.coll", "documentKey", "wallTime")
+
+
+def projection(fields: Fields) -> Document:
+    """The $project that leaves of an event what rows are made of (and never updateDescription)."""
+    if fields is None:
+        return {"$project": {"updateDescription": 0}}
+    images = [f"{image}.{name}" for image in (AFTER, BEFORE) for name in sorted(fields)]
+    return {"$project": dict.fromkeys((*_ENVELOPE, *images), 1)}
+
+
+def _options(source: Source) -> Document:
+    """Images are asked for also where they are not on yet: they may be before the next event."""
+    return dict.fromkeys((AFTER, BEFORE), "whenAvailable") if source.wants_images else {}
+
+
+class ContentReader(Reader):
+    """Reads whole events; looks up the documents of updates that came without one."""
+
+    def __init__(
+        self,
+        source: Source,
+        name: str,
+        cursor: ChangeCursor,
+        watched: Mapping[str, Watched],
+        stop: Event,
+        health: Health,
+    ) -> None:
+        super().__init__(name, cursor, stop, health)
+        self._source = source
+        self._watched = watched
+        self._without_images: set[str] = set()
+
+    def fill(self, events: list[Document]) -> None:
+        by_collection: dict[str, list[Document]] = {}
+        for event in events:
+            kind = event["operationType"]
+            if kind in _OF_DOCUMENTS:
+                by_collection.setdefault(event["ns"]["coll"], []).append(event)
+            else:
+                self._source.images -= {event["ns"].get("coll")}  # what comes under this name has none yet
+        for collection, group in by_collection.items():
+            if self._source.wants_images and collection not in self._source.images:
+                self._without_images.add(collection)
+            wanted = self._watched[collection]
+            Lookup(self._source, collection, wanted.fields).complete(group, before=wanted.needs_before)
+            if wanted.evaluator is not None:
+                _evaluate(wanted.evaluator, group)
+
+    def idle(self) -> None:
+        """A quiet moment is the time to switch images on for a collection that has appeared meanwhile: what happened
+        to it before can then no longer be read at its own time, and all of that has been read."""
+        while self._without_images:
+            self._source.switch_images_on(self._without_images.pop())
+
+
+class CollectionReader(ContentReader):
+    """One watched collection."""
+
+    def __init__(
+        self, source: Source, collection: str, wanted: Watched, after: int, stop: Event, health: Health
+    ) -> None:
+        options = _options(source)
+        cursor = ChangeCursor(source, collection, after, [projection(wanted.fields)], options)
+        super().__init__(source, f"collection-{collection}", cursor, {collection: wanted}, stop, health)
+
+
+class DatabaseReader(ContentReader):
+    """Many collections in one stream that carries order and content together."""
+
+    def __init__(self, source: Source, watched: Mapping[str, Watched], after: int, stop: Event, health: Health) -> None:
+        every = [wanted.fields for wanted in watched.values()]
+        union: Fields = None if None in every else frozenset().union(*(f for f in every if f is not None))
+        stages = [events_of(watched), projection(union)]
+        cursor = ChangeCursor(source, None, after, stages, _options(source))
+        super().__init__(source, "database", cursor, watched, stop, health)
+
+
+def _evaluate(evaluator: Evaluator, events: list[Document]) -> None:
+    """Attach ``computed``: what mongod makes of the document before, and of the one after ({table: documents})."""
+    images = [(event, name) for event in events for name in (BEFORE, AFTER)]
+    there = [(event, name, event[name]) for event, name in images if event.get(name) is not None]
+    for event in events:
+        event["computed"] = {}
+    for table, results in evaluator.evaluate([document for _, _, document in there]).items():
+        for (event, name, _), rows in zip(there, results, strict=True):
+            event["computed"][table, name] = rows

@@ -1,0 +1,149 @@
+"""The documents of a collection at one position: read at that cluster time, on any connection, for all collections
+alike.
+
+Snapshot reads live 300 s on the server (minSnapshotHistoryWindowInSeconds). A scan that takes longer, or whose
+collection's catalog entry changed meanwhile, goes on from its last ``_id`` with majority reads and says so in
+``Scan.exact``: the caller then replays the changes since the position.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from threading import Event, Thread
+
+from pymongo.errors import OperationFailure, PyMongoError
+
+from zmsd.errors import SourceError, SourceRefused, SourceUnavailable, ZmsdError
+from zmsd.feed import position
+from zmsd.feed.channel import Channel, Closed
+from zmsd.feed.collection import Fields
+from zmsd.feed.faults import REFUSED_WAIT, SNAPSHOT_GONE, SNAPSHOT_RETRY, backoff, classify, code_of
+from zmsd.feed.source import CODEC, Document, Source
+from zmsd.log import Repeated, kv
+
+log = logging.getLogger(__name__)
+
+BATCH = 1000
+_NO_INDEX = 2  # BadValue: the hint names an index that is not there
+
+
+class Scan:
+    """Reads one collection in the order of ``_id``; an iterator over batches of documents, for one thread.
+
+    Through everything that heals it goes on from the last ``_id`` it read.
+    """
+
+    def __init__(self, source: Source, collection: str, fields: Fields, at: int, stop: Event) -> None:
+        """:param at: the position at which to read"""
+        self.collection = collection
+        self.exact = True
+        """All that was read so far was read at the position."""
+        self._source = source
+        self._fields = fields
+        self._at = at
+        self._stop = stop
+        self._last: Document | None = None  # {"_id": …} of the newest document, once there is one
+        self._backoff = backoff()
+        self._repeated = Repeated(log, f"copy of {collection}")
+
+    def estimate(self) -> int:
+        """Roughly how many documents there are; from the collection's metadata."""
+        return int(self._source.command({"count": self.collection})["n"])
+
+    def __iter__(self) -> Iterator[list[Document]]:
+        while not self._stop.is_set():
+            try:
+                yield from self._read_on()
+                return
+            except PyMongoError as error:
+                self._heal(error)
+
+    def _read_on(self) -> Iterator[list[Document]]:
+        """From the last ``_id`` to the end. ``min`` with a hint walks the index over all BSON types; ``$gt`` would
+        not."""
+        command: Document = {"find": self.collection, "hint": {"_id": 1}, "sort": {"_id": 1}, "batchSize": BATCH}
+        if self._fields is not None:
+            command["projection"] = dict.fromkeys(self._fields | {"_id"}, 1)
+        if self._last is not None:
+            command["min"] = self._last
+        if self.exact:
+            command["readConcern"] = {"level": "snapshot", "atClusterTime": position.to_timestamp(self._at)}
+        else:
+            command["readConcern"] = {"level": "majority"}
+        skip = self._last
+        db = self._source.db
+        with self._source.client.start_session(causal_consistency=False) as session:
+            cursor = db.command(command, session=session, codec_options=CODEC)["cursor"]
+            namespace = cursor["ns"].partition(".")[2]
+            try:
+                documents: list[Document] = cursor["firstBatch"]
+                while True:
+                    if skip is not None and documents:
+                        documents = documents[1:] if documents[0]["_id"] == skip["_id"] else documents
+                        skip = None
+                    if documents:
+                        self._last = {"_id": documents[-1]["_id"]}
+                        self._recovered()
+                        yield documents
+                    if not cursor["id"]:
+                        return
+                    more = {"getMore": cursor["id"], "collection": namespace, "batchSize": BATCH}
+                    cursor = db.command(more, session=session, codec_options=CODEC)["cursor"]
+                    documents = cursor["nextBatch"]
+            except GeneratorExit:
+                db.command({"killCursors": namespace, "cursors": [cursor["id"]]}, session=session)
+                raise
+
+    def _recovered(self) -> None:
+        if self._repeated.attempts:
+            self._repeated.recovered()
+            self._backoff = backoff()
+
+    def _heal(self, error: PyMongoError) -> None:
+        """Wait for another try, or raise the error that no waiting heals."""
+        code = code_of(error)
+        if code in SNAPSHOT_GONE and self.exact:
+            log.info(kv("copy goes on with majority reads", collection=self.collection, reason=str(classify(error))))
+            self.exact = False
+            return
+        if code == _NO_INDEX and isinstance(error, OperationFailure):
+            raise SourceRefused(f"{self.collection} cannot be read in the order of _id: {error}") from error
+        fault = SourceUnavailable(str(error)) if code in SNAPSHOT_RETRY else classify(error)
+        if not isinstance(fault, (SourceUnavailable, SourceRefused)):
+            raise fault from error
+        self._repeated.failed(str(fault))
+        self._stop.wait(REFUSED_WAIT if isinstance(fault, SourceRefused) else next(self._backoff))
+
+
+def prefetched(scan: Scan, stop: Event) -> Iterator[list[Document]]:
+    """The scan, read by a thread of its own two batches ahead: mongod makes the next one while this one is encoded."""
+    channel: Channel[list[Document]] = Channel(2)
+
+    def run() -> None:
+        error: ZmsdError | None = None
+        try:
+            for documents in scan:
+                channel.put(documents)
+        except Closed:
+            pass
+        except SourceError as fault:
+            error = fault
+        except Exception as bug:  # a bug: said with its traceback, and the copy begins again
+            log.exception("copy failed")
+            error = SourceUnavailable(f"copy of {scan.collection} failed: {bug!r}")
+        finally:
+            channel.close(error)
+
+    thread = Thread(target=run, name=f"copy-{scan.collection}", daemon=True)
+    thread.start()
+    try:
+        while not stop.is_set():
+            batch = channel.get(1.0)
+            if batch is not None:
+                yield batch
+    except Closed:
+        pass
+    finally:
+        channel.close()
+        thread.join()

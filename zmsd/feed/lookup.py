@@ -1,0 +1,85 @@
+"""Documents for events that came without them, where a collection keeps no images.
+
+A document is read as it was at the event's own cluster time, and for the one before at the moment before it: exact,
+like an image, as long as the server keeps that history (300 s), and whole within a transaction. ``updateLookup`` would
+give the document as it is by now. Where the history is gone, so does this; then the document before stays unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+import bson
+from pymongo.errors import PyMongoError
+
+from zmsd.feed import position
+from zmsd.feed.faults import SNAPSHOT_GONE, SNAPSHOT_RETRY, classify, code_of
+from zmsd.feed.source import CODEC, Document, Source
+
+Found = dict[bytes, Document]
+AFTER, BEFORE = "fullDocument", "fullDocumentBeforeChange"
+
+
+class Lookup:
+    """For one collection and one thread."""
+
+    def __init__(self, source: Source, collection: str, fields: frozenset[str] | None) -> None:
+        self._source = source
+        self._collection = collection
+        self._select = None if fields is None else dict.fromkeys(fields | {"_id"}, 1)
+
+    def complete(self, events: list[Document], *, before: bool) -> None:
+        """Put in what is missing, in place. An update whose document is gone by now becomes ``operationType: gone``.
+
+        :param before: also the document before, which then may be None: there was none
+        """
+        lacking = [event for event in events if event["operationType"] == "update" and event.get(AFTER) is None]
+        for event, document in self._each(lacking, lambda at: at, fallback=True):
+            event[AFTER] = document
+            if document is None:
+                event["operationType"] = "gone"
+        if before:
+            unknown = [event for event in events if event["operationType"] != "insert" and event.get(BEFORE) is None]
+            for event, document in self._each(unknown, lambda at: at - 1, fallback=False):
+                event[BEFORE] = document
+                event["beforeKnown"] = True
+
+    def _each(
+        self, events: list[Document], time: Callable[[int], int], *, fallback: bool
+    ) -> list[tuple[Document, Document | None]]:
+        """(event, document) for those that could be read: one query for each cluster time, and one for the rest."""
+        done: list[tuple[Document, Document | None]] = []
+        rest = events
+        for at, group in groupby(events, key=lambda event: position.of_token(event["_id"])):
+            together = list(group)
+            found = self._read(together, {"level": "snapshot", "atClusterTime": position.to_timestamp(time(at))})
+            if found is None:  # nor can the later ones be read, until the feed has caught up
+                break
+            done += _matched(together, found)
+            rest = rest[len(together) :]
+        if rest and fallback:
+            done += _matched(rest, self._read(rest, {"level": "majority"}) or {})
+        return done
+
+    def _read(self, events: list[Document], concern: Document) -> Found | None:
+        """The events' documents by their _id; None where the server has no such history any more."""
+        ids = [event["documentKey"]["_id"] for event in events]
+        command: Document = {"find": self._collection, "filter": {"_id": {"$in": ids}}, "readConcern": concern}
+        if self._select is not None:
+            command["projection"] = self._select
+        try:
+            return {_hashable(d["_id"]): d for d in self._source.db.cursor_command(command, codec_options=CODEC)}
+        except PyMongoError as error:
+            if code_of(error) in SNAPSHOT_GONE | SNAPSHOT_RETRY:
+                return None
+            raise classify(error) from error
+
+
+def _matched(events: list[Document], found: Found) -> list[tuple[Document, Document | None]]:
+    return [(event, found.get(_hashable(event["documentKey"]["_id"]))) for event in events]
+
+
+def _hashable(key: Any) -> bytes:
+    return bson.encode({"": key})

@@ -1,0 +1,137 @@
+"""What every reader of a change stream shares: it survives what heals, and says so."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from threading import Event, Lock, Thread
+
+from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceUnavailable
+from zmsd.feed import position
+from zmsd.feed.channel import Channel, Closed
+from zmsd.feed.cursor import AWAIT_MS, Batch, ChangeCursor
+from zmsd.feed.faults import REFUSED_WAIT, EventTooLarge, backoff
+from zmsd.feed.source import Document
+from zmsd.log import Repeated
+
+log = logging.getLogger(__name__)
+
+CHANNEL_BATCHES = 2
+"""Batches that wait between a reader and the sequencer. A full channel stops the reader's getMore: the oplog is the
+buffer."""
+
+
+class Health:
+    """Which readers are in trouble, and why; shared by all readers of a feed."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._trouble: dict[str, str] = {}
+
+    def set(self, name: str, text: str | None) -> None:
+        with self._lock:
+            if text is None:
+                self._trouble.pop(name, None)
+            else:
+                self._trouble[name] = text
+
+    @property
+    def trouble(self) -> str | None:
+        with self._lock:
+            return "; ".join(f"{name}: {text}" for name, text in sorted(self._trouble.items())) or None
+
+
+class Reader:
+    """Reads one change stream from its position on, for ever. One thread calls ``step`` and ``close``."""
+
+    def __init__(self, name: str, cursor: ChangeCursor, stop: Event, health: Health) -> None:
+        self.name = name
+        self._cursor = cursor
+        self._stop = stop
+        self._health = health
+        self._backoff = backoff()
+        self._repeated = Repeated(log, f"change stream {name}")
+
+    def step(self, wait_ms: int = AWAIT_MS) -> Batch | None:
+        """The next batch, perhaps empty; None when this try failed and has waited for the next one.
+
+        Raises ResumeLost and EventTooLarge, which no waiting heals.
+        """
+        try:
+            batch = self._cursor.read(wait_ms)
+        except (ResumeLost, EventTooLarge):
+            raise
+        except SourceError as error:
+            self._failed(error)
+            return None
+        if batch.events and batch.events[-1]["operationType"] == "invalidate":
+            # It ends a stream, and its cause stands before it: begin again behind it.
+            self._cursor.reopen_after(position.of_token(batch.events.pop()["_id"]))
+        self._fill(batch.events)
+        self._recovered()
+        return batch
+
+    def close(self) -> None:
+        self._cursor.close()
+
+    def fill(self, events: list[Document]) -> None:
+        """Complete a batch's events in place, before anyone sees them. For the readers of content."""
+
+    def idle(self) -> None:
+        """Nothing has come for a while."""
+
+    def _fill(self, events: list[Document]) -> None:
+        """Tried until it works: the cursor has moved on, and reading again would not bring these events."""
+        while events:
+            try:
+                self.fill(events)
+                return
+            except SourceError as error:
+                if self._stop.is_set():
+                    raise Closed from error
+                self._failed(error)
+        with suppress(SourceError):  # there will be other quiet moments
+            self.idle()
+
+    def _failed(self, error: SourceError) -> None:
+        """Say it, and wait before the next try."""
+        if not self._stop.is_set():
+            self._repeated.failed(error)
+            self._health.set(self.name, str(error))
+            self._stop.wait(REFUSED_WAIT if isinstance(error, SourceRefused) else next(self._backoff))
+
+    def _recovered(self) -> None:
+        if self._repeated.attempts:
+            self._repeated.recovered()
+            self._backoff = backoff()
+            self._health.set(self.name, None)
+
+
+class ReaderThread:
+    """A reader with a thread of its own and the channel that it fills. The thread closes the change stream it reads."""
+
+    def __init__(self, reader: Reader, stop: Event, *, keep_empty: bool) -> None:
+        """:param keep_empty: pass on batches without events, for the progress in their tokens"""
+        self.channel: Channel[Batch] = Channel(CHANNEL_BATCHES)
+        self._reader = reader
+        self._stop = stop
+        self._keep_empty = keep_empty
+        self.thread = Thread(target=self._run, name=reader.name, daemon=True)
+
+    def _run(self) -> None:
+        error: SourceError | None = None
+        try:
+            while not self._stop.is_set():
+                batch = self._reader.step()
+                if batch is not None and (batch.events or self._keep_empty):
+                    self.channel.put(batch)
+        except Closed:
+            pass
+        except SourceError as fault:
+            error = fault
+        except Exception as bug:  # a bug: said here with its traceback, and the feed begins again
+            log.exception("reader failed")
+            error = SourceUnavailable(f"reader {self._reader.name} failed: {bug!r}")
+        finally:
+            self._reader.close()
+            self.channel.close(error)

@@ -1,0 +1,110 @@
+"""One total order of events, cut into transactions.
+
+One clusterTime is one unit of change: a single write, a multi-document transaction, the grouped inserts of MongoDB 8. A
+unit leaves here in one or more *pieces*, so that a transaction of any size needs no more memory than a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from zmsd.errors import SourceUnavailable
+from zmsd.feed.channel import Channel
+from zmsd.feed.cursor import Batch
+from zmsd.feed.source import Document
+
+
+class Piece(NamedTuple):
+    """Some or all events of one clusterTime."""
+
+    position: int
+    events: list[Document]
+    first: bool
+    last: bool
+
+
+class Pieces(NamedTuple):
+    """What a feed yields: pieces in order, and how far everything is known."""
+
+    pieces: list[Piece]
+    progress: int
+    """Everything up to this position has been delivered (never beyond an unfinished transaction)."""
+
+
+class SequenceError(SourceUnavailable):
+    """The streams disagree about the order: a bug, here or in MongoDB. The feed begins again at its position."""
+
+
+class Sequencer:
+    """Pairs each entry of the order with the next event of its collection's channel."""
+
+    def __init__(self, channels: Mapping[str, Channel[Batch]]) -> None:
+        self._channels = channels
+        self._queues: dict[str, list[Document]] = {name: [] for name in channels}  # reversed: pop() takes the next
+
+    def pair(self, entries: list[Document]) -> list[Document]:
+        """The events of the entries, in order. Waits for the readers; raises what ended one of them, or Closed."""
+        events: list[Document] = []
+        queues = self._queues
+        for entry in entries:
+            coll = entry.get("ns", {}).get("coll")
+            if coll in queues:
+                events.append(self._next(coll, entry))
+            if "to" in entry:
+                target = entry["to"]["coll"]
+                if target in queues and target != coll:
+                    event = self._next(target, entry)
+                    if coll not in queues:  # else one event stands for both sides of the rename
+                        events.append(event)
+        return events
+
+    def _next(self, collection: str, entry: Document) -> Document:
+        queue = self._queues[collection]
+        while not queue:
+            batch = self._channels[collection].get()
+            assert batch is not None  # no timeout was given
+            queue = self._queues[collection] = batch.events[::-1]
+        event = queue.pop()
+        if event["_id"] != entry["_id"]:
+            raise SequenceError(
+                f"the stream of {collection} is at {event['_id']} where the order has {entry['_id']}: please report it"
+            )
+        return event
+
+
+class Grouper:
+    """Cuts ordered events into pieces by their clusterTime."""
+
+    def __init__(self, after: int) -> None:
+        self.progress = after
+        self._open: str | None = None  # hexadecimal clusterTime of a transaction whose end is not known yet
+
+    @property
+    def is_open(self) -> bool:
+        return self._open is not None
+
+    def group(self, events: list[Document], token: Document, *, ended: bool) -> Pieces:
+        """:param token: everything up to it has been delivered
+        :param ended: nothing more was visible, so the last event's transaction is whole (a token beyond it says so too)
+        """
+        times = [event["_id"]["_data"][2:18] for event in events]  # as text: compared without making a Timestamp
+        reached = token["_data"][2:18]
+        pieces: list[Piece] = []
+        begun = self._open
+        newest = times[-1] if times else begun
+        complete = newest is None or ended or reached > newest
+        if begun is not None and (times[0] != begun if times else complete):
+            pieces.append(Piece(int(begun, 16), [], False, True))
+            begun = None
+        start = 0
+        for index in range(1, len(times) + 1):
+            if index == len(times) or times[index] != times[start]:
+                last = index < len(times) or complete
+                pieces.append(Piece(int(times[start], 16), events[start:index], times[start] != begun, last))
+                begun = None if last else times[start]
+                start = index
+        self._open = begun
+        whole = [piece.position for piece in pieces[-2:] if piece.last]
+        self.progress = max(self.progress, int(reached, 16) if begun is None else 0, *whole, 0)
+        return Pieces(pieces, self.progress)

@@ -1,0 +1,206 @@
+"""The database that is read: its connection, topology, identity, and the images it keeps for change streams."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from bson.codec_options import CodecOptions, DatetimeConversion
+from pymongo import MongoClient
+from pymongo.database import Database
+from pymongo.errors import OperationFailure, PyMongoError
+
+from zmsd.errors import EvaluationError, SourceRefused
+from zmsd.feed import position
+from zmsd.feed.faults import classify, code_of, is_transient
+from zmsd.log import kv
+
+log = logging.getLogger(__name__)
+
+Document = dict[str, Any]
+
+CODEC: CodecOptions[Document] = CodecOptions(
+    document_class=dict,
+    unicode_decode_error_handler="replace",  # a document with broken UTF-8 must not stop the stream
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # years beyond 9999 come as DatetimeMS
+)
+
+_TIMEOUTS = {"serverSelectionTimeoutMS": 5000, "connectTimeoutMS": 5000, "heartbeatFrequencyMS": 5000}
+"""A silent network is noticed by the driver's monitor within heartbeat + connect time, about 10 s, and the monitor then
+breaks the operations under way: so no socket time-out is needed, which would cut long scans of the oplog."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """What kind of server this is."""
+
+    sharded: bool
+    version: tuple[int, int]
+    set_name: str | None
+
+    @property
+    def has_images(self) -> bool:
+        return self.version >= (6, 0)
+
+    @property
+    def has_documents_stage(self) -> bool:
+        return self.version >= (5, 1)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Errors of pymongo become zmsd's own (faults.classify)."""
+    try:
+        yield
+    except PyMongoError as error:
+        raise classify(error) from error
+
+
+class Source:
+    """One database of a MongoDB deployment. Its methods may be called from any thread; they raise SourceError."""
+
+    def __init__(self, uri: str, database: str) -> None:
+        """Connects in the background; raises SourceRefused for a URI that pymongo does not take."""
+        given = uri.partition("?")[2].lower()
+        defaults: dict[str, Any] = {name: value for name, value in _TIMEOUTS.items() if name.lower() not in given}
+        with translated():
+            self.client: MongoClient[Document] = MongoClient(uri, appname="zmsd", maxPoolSize=0, **defaults)
+        self.db: Database[Document] = self.client.get_database(database, codec_options=CODEC)
+        self.images: frozenset[str] = frozenset()
+        self.topology = Topology(False, (0, 0), None)
+        self.wants_images = False
+        """Whether change streams shall ask for images."""
+        self._warned: set[str] = set()
+
+    def close(self) -> None:
+        self.client.close()
+
+    def command(self, command: Document) -> Document:
+        with translated():
+            return self.db.command(command, codec_options=CODEC)
+
+    def run(self, pipeline: list[Document]) -> list[Document]:
+        """The results of a pipeline that begins with ``$documents``. Raises EvaluationError where its stages fail."""
+        command = {"aggregate": 1, "pipeline": pipeline, "cursor": {"batchSize": 1_000_000}}
+        try:
+            return list(self.db.cursor_command(command, codec_options=CODEC))
+        except OperationFailure as error:
+            fault = classify(error)
+            if isinstance(fault, SourceRefused) or is_transient(error):
+                raise fault from error
+            reason = str((error.details or {}).get("errmsg") or error).rpartition(" :: caused by :: ")[2]
+            raise EvaluationError(reason) from error
+        except PyMongoError as error:
+            raise classify(error) from error
+
+    def operation_time(self) -> int:
+        """The position of the newest operation that the primary has applied."""
+        reply = self.command({"ping": 1})
+        if "operationTime" not in reply:
+            raise _standalone()
+        return position.of_timestamp(reply["operationTime"])
+
+    def oplog_start(self) -> int | None:
+        """The position of the oldest entry in the oplog; None where reading ``local`` is not allowed."""
+        try:
+            first = self.client.local["oplog.rs"].find_one({}, {"ts": 1}, sort=[("$natural", 1)])
+        except PyMongoError:
+            return None
+        return position.of_timestamp(first["ts"]) if first else None
+
+    def prepare(self, collections: Iterable[str], images: str) -> None:
+        """Learn the topology, refuse what cannot be watched, and see to the images before any position is taken.
+
+        :param collections: the names of the collections to be watched
+        :param images: ``auto``, ``required`` or ``off`` (setting ``feed.images``)
+        """
+        self.topology = self._topology()
+        found = self.collections()
+        wanted = sorted(collections)
+        for name in wanted:
+            kind = found.get(name, {}).get("type", "collection")
+            if kind != "collection":
+                raise SourceRefused(f"{self.db.name}.{name} is a {kind}: MongoDB has no change streams for those")
+        self.wants_images = images != "off" and self.topology.has_images
+        if images == "off":
+            self._warn("images off", "updates carry a later document, transactions over collections can be torn")
+            self.images = frozenset()
+        else:
+            self._see_to_images(wanted, found, images)
+
+    def collections(self) -> dict[str, Document]:
+        """listCollections: name -> {type, options, info: {uuid}}. Missing collections are missing."""
+        with translated():
+            return {info["name"]: dict(info) for info in self.db.list_collections()}
+
+    def collection_ids(self) -> dict[str, str]:
+        """Collection name -> UUID (hex)."""
+        return {
+            name: bytes(info["info"]["uuid"]).hex()
+            for name, info in self.collections().items()
+            if "uuid" in info.get("info", {})
+        }
+
+    def set_id(self) -> str | None:
+        """The replica set's own id; None behind mongos, and where reading it is not allowed (clusterMonitor)."""
+        try:
+            config = self.client.admin.command({"replSetGetConfig": 1})["config"]
+        except PyMongoError:
+            return None
+        return str(config["settings"]["replicaSetId"]) if "replicaSetId" in config.get("settings", {}) else None
+
+    def switch_images_on(self, name: str) -> bool:
+        """collMod for one collection; False where it does not exist (yet) or the server does not let us."""
+        if not self.topology.has_images:
+            return False
+        try:
+            self.db.command({"collMod": name, "changeStreamPreAndPostImages": {"enabled": True}})
+        except OperationFailure as error:
+            if code_of(error) != 26:  # NamespaceNotFound: switched on when it appears
+                self._warn(
+                    f"no pre- and post-images on {self.db.name}.{name}",
+                    f"{classify(error)}; updates carry a later document, transactions over collections can be torn",
+                )
+            return False
+        except PyMongoError as error:
+            raise classify(error) from error
+        self.images |= {name}
+        log.info(kv("pre- and post-images switched on", collection=name))
+        return True
+
+    def _topology(self) -> Topology:
+        reply = self.command({"hello": 1})
+        sharded = reply.get("msg") == "isdbgrid"
+        if not sharded and "setName" not in reply:
+            raise _standalone()
+        build = self.command({"buildInfo": 1})["versionArray"]
+        return Topology(sharded, (build[0], build[1]), reply.get("setName"))
+
+    def _see_to_images(self, wanted: list[str], found: dict[str, Document], mode: str) -> None:
+        if not self.topology.has_images:
+            version = ".".join(map(str, self.topology.version))
+            if mode == "required":
+                raise SourceRefused(f"feed.images is required, but MongoDB {version} has no images (6.0 and later do)")
+            self._warn("no pre- and post-images", f"MongoDB {version} has none; transactions can be torn")
+            return
+        on = {n for n, i in found.items() if (i["options"].get("changeStreamPreAndPostImages") or {}).get("enabled")}
+        self.images = frozenset(on.intersection(wanted))
+        missing = [name for name in wanted if name in found and name not in on and not self.switch_images_on(name)]
+        if missing and mode == "required":
+            raise SourceRefused(f"feed.images is required, but cannot be switched on for {', '.join(missing)}")
+
+    def _warn(self, what: str, why: str) -> None:
+        """Say a thing once in the life of the process, not at every reconnect."""
+        if what not in self._warned:
+            self._warned.add(what)
+            log.warning(kv(what, reason=why))
+
+
+def _standalone() -> SourceRefused:
+    return SourceRefused(
+        "this mongod is standalone, change streams need a replica set: "
+        "start it with --replSet rs0 and run rs.initiate() once"
+    )

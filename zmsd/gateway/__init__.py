@@ -1,0 +1,1 @@
+"""Who is served: HTTP pages and WebSocket sessions."""

@@ -1,0 +1,39 @@
+"""What a browser, a monitor or a load balancer may ask for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from zmsd import __version__
+from zmsd.gateway.server import Page
+from zmsd.stream import protocol
+from zmsd.stream.hub import Hub
+
+
+def pages(hub: Hub) -> dict[str, Callable[[], Page]]:
+    """Path -> what makes the page."""
+
+    def index() -> Page:
+        tables = {
+            table.name: {
+                "collection": table.mapping.collection,
+                "columns": {column.name: column.type for column in table.spec.columns},
+                "primaryKey": list(table.spec.primary_key),
+            }
+            for table in hub.catalog.tables
+        }
+        return _json({"name": "zmsd", "version": __version__, "protocol": protocol.PATH, "tables": tables})
+
+    def healthz() -> Page:
+        return Page(200, "text/plain; charset=utf-8", "ok\n")
+
+    def readyz() -> Page:
+        reason = hub.readiness.reason
+        return Page(200 if reason is None else 503, "text/plain; charset=utf-8", f"{reason or 'ready'}\n")
+
+    return {"/": index, "/healthz": healthz, "/readyz": readyz}
+
+
+def _json(value: object) -> Page:
+    return Page(200, "application/json", json.dumps(value, indent=2) + "\n")

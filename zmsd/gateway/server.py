@@ -1,0 +1,296 @@
+"""The threaded server: routes, who may come in, and the registry of sessions."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import hmac
+import io
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler
+from socketserver import TCPServer, ThreadingMixIn
+from threading import Event, Lock, Thread, current_thread
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+from zmsd import __version__
+from zmsd.deadline import Deadline
+from zmsd.errors import PeerError, PeerProtocolError
+from zmsd.feed import position
+from zmsd.gateway.session import Session, Subscription
+from zmsd.gateway.wire import Peer
+from zmsd.log import kv
+from zmsd.stream import protocol
+from zmsd.stream.hub import Hub
+
+log = logging.getLogger(__name__)
+
+REFUSAL_DELAY = 1.0
+"""Seconds before a refusal is said: zero-cache tries again after 30 ms, without any backoff."""
+REQUEST_SECONDS = 10.0
+"""Seconds in which a request's line and headers must have come."""
+MAX_CONNECTIONS = 256
+"""Connections at once, sessions and pages together."""
+
+
+class Page(NamedTuple):
+    status: int
+    type: str
+    body: str
+
+
+class Limits(NamedTuple):
+    """What a reload may change without a restart."""
+
+    tokens: tuple[str, ...] = ()
+    max_sessions: int = 64
+
+
+class Server(ThreadingMixIn, TCPServer):
+    """``start`` and ``stop`` are for the main thread; each connection has a thread of its own."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        hub: Hub,
+        pages: dict[str, Callable[[], Page]],
+        limits: Limits,
+        tls: ssl.SSLContext | None,
+        died: Callable[[str], None],
+    ) -> None:
+        """Binds and listens. Raises OSError.
+
+        :param pages: path -> what makes the page
+        """
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, Handler)
+        self.hub = hub
+        self.pages = pages
+        self.limits = limits
+        self.tls = tls
+        self._died = died
+        self.stopping = Event()
+        self._lock = Lock()
+        self._sessions: dict[int, Session] = {}
+        self._threads: set[Thread] = set()
+        self._next = 1
+        self._thread = Thread(target=self._listen, name="listener", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, deadline: Deadline) -> None:
+        """Stop listening; sessions end at a transaction's end, and at once when half of the time is over."""
+        self.stopping.set()
+        if self._thread.is_alive():
+            self.shutdown()
+        self.socket.close()
+        for session in self.sessions():
+            session.stop()
+        self.hub.log.close()
+        patience = Deadline(deadline.remaining() / 2)
+        for thread in list(self._threads):
+            thread.join(patience.remaining())
+        for session in self.sessions():
+            session.kill()
+        for thread in list(self._threads):
+            thread.join(deadline.remaining())
+
+    def sessions(self) -> list[Session]:
+        with self._lock:
+            return list(self._sessions.values())
+
+    def admit(self, address: str, wanted: Subscription) -> Session | None:
+        """A new session in the registry; None when there are too many."""
+        with self._lock:
+            if len(self._sessions) >= self.limits.max_sessions or self.stopping.is_set():
+                return None
+            session = Session(self._next, address, wanted, self.hub)
+            self._sessions[session.number] = session
+            self._next += 1
+            return session
+
+    def leave(self, session: Session) -> None:
+        with self._lock:
+            self._sessions.pop(session.number, None)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """As ThreadingMixIn, but the thread is registered before it starts, and joined under a deadline."""
+        if len(self._threads) >= MAX_CONNECTIONS:
+            log.warning(kv("connection refused", address=client_address[0], reason="too many connections"))
+            self.shutdown_request(request)
+            return
+        thread = Thread(target=self._run, args=(request, client_address), name="connection", daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.exception(kv("connection failed", address=client_address[0]))
+
+    def _run(self, request: Any, client_address: Any) -> None:
+        thread = current_thread()
+        try:
+            if self.tls is not None:
+                request.settimeout(REQUEST_SECONDS)
+                request = self.tls.wrap_socket(request, server_side=True)
+            self.process_request_thread(request, client_address)
+        except OSError as error:  # the TLS handshake
+            log.debug(kv("connection lost", address=client_address[0], error=error))
+            self.shutdown_request(request)
+        finally:
+            self._threads.discard(thread)
+
+    def _listen(self) -> None:
+        try:
+            self.serve_forever(poll_interval=0.2)
+        except Exception:
+            log.exception("listener failed")
+        finally:
+            if not self.stopping.is_set():
+                self._died("listener")
+
+
+class _Timed(io.RawIOBase):
+    """Reads a socket until a deadline, however slowly the bytes come."""
+
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
+        self._sock = sock
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self._deadline.remaining()
+        if not left:
+            raise TimeoutError("request took too long")
+        self._sock.settimeout(left)
+        return self._sock.recv_into(buffer)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection, one request."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+    server_version = f"zmsd/{__version__}"
+    sys_version = ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BufferedReader(_Timed(self.connection, Deadline(REQUEST_SECONDS)))
+
+    def handle(self) -> None:
+        self.close_connection = True
+        try:
+            self.handle_one_request()
+        except OSError as error:
+            log.debug(kv("connection lost", address=self.client_address[0], error=error))
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        page = self.server.pages.get(url.path)
+        if url.path == protocol.PATH:
+            self._stream(parse_qs(url.query, keep_blank_values=True))
+        elif page is None:
+            known = " ".join(sorted([protocol.PATH, *self.server.pages]))
+            self._answer(404, f"nothing at {url.path}; there is: {known}")
+        elif url.path not in ("/", "/healthz", "/readyz") and not self._allowed(parse_qs(url.query)):
+            self._refuse(401, "wrong or missing token")
+        else:
+            self._send_page(page())
+
+    def _stream(self, query: dict[str, list[str]]) -> None:
+        if not self._allowed(query):
+            return self._refuse(401, "wrong or missing token: give it as ?token=…, as Basic password or as Bearer")
+        if self.headers.get("Upgrade", "").lower() != "websocket":
+            return self._answer(426, "this is a WebSocket endpoint", {"Upgrade": "websocket", "Connection": "Upgrade"})
+        try:
+            wanted = subscription(query)
+        except ValueError as error:
+            return self._refuse(400, str(error))
+        session = self.server.admit(self.client_address[0], wanted)
+        if session is None:
+            return self._refuse(503, f"server.max_sessions ({self.server.limits.max_sessions}) are connected")
+        try:
+            headers = {key.lower(): value for key, value in self.headers.items()}
+            session.run(Peer(self.connection, headers, f"session-{session.number}"))
+        except PeerProtocolError as error:
+            self._refuse(400, str(error))
+        except PeerError as error:
+            log.debug(kv("connection lost", address=self.client_address[0], error=error))
+        finally:
+            self.server.leave(session)
+
+    def _allowed(self, query: dict[str, list[str]]) -> bool:
+        tokens = self.server.limits.tokens
+        if not tokens:
+            return True
+        kind, _, credentials = self.headers.get("Authorization", "").partition(" ")
+        given = [*query.get("token", ()), *query.get("k", ())]
+        if kind.lower() == "bearer":
+            given.append(credentials.strip())
+        elif kind.lower() == "basic":
+            with contextlib.suppress(binascii.Error, UnicodeDecodeError):
+                given.append(base64.b64decode(credentials).decode().partition(":")[2])
+        # All are compared, in constant time each.
+        matches = [hmac.compare_digest(one.encode(), token.encode()) for one in given for token in tokens]
+        return any(matches)
+
+    def _refuse(self, status: int, reason: str) -> None:
+        log.warning(kv("request refused", address=self.client_address[0], status=status, reason=reason))
+        self.server.stopping.wait(REFUSAL_DELAY)
+        extra = {"WWW-Authenticate": 'Bearer realm="zmsd"'} if status == 401 else {}
+        self._answer(status, reason, extra)
+
+    def _answer(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+        self._send_page(Page(status, "text/plain; charset=utf-8", text + "\n"), headers or {})
+
+    def _send_page(self, page: Page, headers: dict[str, str] | None = None) -> None:
+        body = page.body.encode()
+        self.connection.settimeout(REQUEST_SECONDS)
+        self.send_response(page.status)
+        for name, value in {
+            "Content-Type": page.type,
+            "Content-Length": str(len(body)),
+            "Cache-Control": "no-store",
+            "Connection": "close",
+            **(headers or {}),
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Pages are asked for every few seconds by monitors: at debug only, and without the query (it holds tokens)."""
+        log.debug(kv("request", address=self.client_address[0], path=urlsplit(getattr(self, "path", "")).path))
+
+
+def subscription(query: Mapping[str, Sequence[str]]) -> Subscription:
+    """What a query asks for. Raises ValueError with what is wrong."""
+
+    def one(name: str) -> str | None:
+        found = query.get(name) or [""]
+        return found[-1] or None
+
+    app, shard = one("appID"), one("shardNum")
+    if app is None or not app.replace("_", "").isalnum() or not app.isascii():
+        raise ValueError("appID must be given, of letters, digits and _")
+    if shard is None or not shard.isascii() or not shard.isdigit() or len(shard) > 9:
+        raise ValueError("shardNum must be given, a number from 0")
+    last, version = one("lastWatermark"), one("replicaVersion")
+    for name, mark in (("lastWatermark", last), ("replicaVersion", version)):
+        if mark is not None:
+            try:
+                position.parse(mark)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+    return Subscription(app, int(shard), last, version)

@@ -1,0 +1,245 @@
+"""One client: its first copy or its place, then every change, and what it confirms."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from threading import Event
+
+from zmsd.errors import PeerGone, PeerProtocolError, ResumeLost, SourceError, StoreError
+from zmsd.feed import position
+from zmsd.gateway.wire import GOING_AWAY, PROTOCOL_ERROR, Peer
+from zmsd.log import kv
+from zmsd.stream import protocol
+from zmsd.stream.changelog import Entry, Overrun
+from zmsd.stream.hub import Hub
+from zmsd.stream.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+JOIN_ROWS = 1000
+JOIN_BYTES = 1 << 20
+"""In a backlog so much is sent as one Zero transaction: zero-cache takes 700 transactions/s, or 12,000 rows/s."""
+IDLE = 1.0
+"""Seconds that a wait for changes lasts at most, and so a look at what the client has sent."""
+ACK_INTERVAL = 1.0
+"""Seconds between writes of a client's newest acknowledgement to the store."""
+RESET_PATIENCE = 10.0
+"""Seconds that a client is given to act on reset-required before its connection is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What a client asks for: the query of its request."""
+
+    app: str
+    shard: int
+    last_watermark: str | None
+    replica_version: str | None
+
+    @property
+    def shard_name(self) -> str:
+        return f"{self.app}_{self.shard}"
+
+
+class Session:
+    """``run`` is the session's thread; ``stop`` and ``kill`` may be called from any."""
+
+    def __init__(self, number: int, address: str, wanted: Subscription, hub: Hub) -> None:
+        self.number = number
+        self.address = address
+        self.wanted = wanted
+        self.since = time.time()
+        self.sent: str | None = None
+        """Watermark of the newest transaction that was sent whole."""
+        self.acked: str | None = None
+        self.acked_at = 0.0
+        self.rows = 0
+        self.bytes = 0
+        self.state = "waiting"
+        self.snapshot: Snapshot | None = None
+        self._hub = hub
+        self._stop = Event()
+        self._peer: Peer | None = None
+        self._open: str | None = None  # watermark of the transaction that was begun and not yet committed
+        self._ack_written: str | None = None
+        self._ack_time = 0.0
+
+    def run(self, peer: Peer) -> None:
+        """Until the client goes or the daemon stops; says in the log how it ended. Never raises what a peer can
+        cause."""
+        self._peer = peer
+        wanted = self.wanted
+        fields = {"session": self.number, "app": wanted.app, "shard": wanted.shard}
+        log.info(kv("session begins", **fields, address=self.address, last_watermark=wanted.last_watermark))
+        reason = "stopped"
+        try:
+            self._serve()
+            peer.close(GOING_AWAY, "zmsd stops")
+        except PeerGone as error:
+            reason = str(error)
+        except PeerProtocolError as error:
+            reason = str(error)
+            log.warning(kv("client is not understood", **fields, error=error))
+            peer.close(PROTOCOL_ERROR, reason)
+        except (SourceError, StoreError) as error:
+            reason = str(error)
+            log.error(kv("session failed", **fields, error=error))
+            self._stop.wait(1.0)  # zero-cache comes back after 30 ms, without any backoff
+            peer.close(GOING_AWAY, reason)
+        finally:
+            peer.kill()
+            self._write_ack(now=True)
+            log.info(kv("session ends", **fields, rows=self.rows, bytes=self.bytes, sent=self.sent, reason=reason))
+
+    def stop(self) -> None:
+        """End at the end of a transaction."""
+        self._stop.set()
+
+    def kill(self) -> None:
+        """End at once."""
+        self._stop.set()
+        if self._peer is not None:
+            self._peer.kill()
+
+    def _serve(self) -> None:
+        while not self._hub.readiness.wait(IDLE):
+            self._listen()
+            if self._stop.is_set():
+                return
+        place = self._place() if self.wanted.last_watermark is not None else self._copy()
+        self.sent = self.sent or place
+        while not self._stop.is_set():
+            try:
+                place = self._follow(place)
+            except Overrun:
+                self._roll_back()
+                place = self.sent
+            except ResumeLost as error:
+                self._reset(str(error))
+                return
+
+    def _place(self) -> str:
+        """From where a client that has a copy goes on."""
+        wanted, last = self.wanted, self.wanted.last_watermark
+        assert last is not None
+        known = self._hub.store.shard(wanted.app, wanted.shard)
+        if known is not None and last == wanted.replica_version == known.replica_version:
+            return known.stream_from
+        return last
+
+    def _copy(self) -> str:
+        """Send the first copy; the place after it."""
+        self.state = "copying"
+        snapshot = self.snapshot = Snapshot(self._hub, self.wanted.app, self.wanted.shard, self._stop)
+        log.info(kv("copy begins", session=self.number, watermark=snapshot.watermark))
+        held = b""
+        for frames in snapshot.frames():
+            self._send(held)
+            held = frames
+            if self._stop.is_set():
+                return snapshot.watermark  # unfinished: the client throws it away
+        # Kept before the commit is sent: the client may come back with it at once, to any daemon that shares the store.
+        wanted = self.wanted
+        self._hub.store.copied(wanted.app, wanted.shard, snapshot.watermark, snapshot.stream_from)
+        self._send(held)
+        self.rows += snapshot.progress.rows
+        self.sent = snapshot.watermark
+        seconds = time.monotonic() - snapshot.progress.started
+        log.info(kv("copy done", session=self.number, rows=snapshot.progress.rows, seconds=seconds))
+        return snapshot.stream_from
+
+    def _follow(self, place: str) -> str:
+        """Send what happens after a place, until stopped. Raises Overrun, ResumeLost and PeerGone."""
+        changes = self._hub.changes(place, self._given_up)
+        self.state = "streaming"
+        try:
+            while self._open is not None or not self._stop.is_set():
+                self._listen()
+                entries = changes.take(JOIN_ROWS, JOIN_BYTES, IDLE)
+                if entries:
+                    self._send(b"".join(self._transaction(entries)))
+                    if self._open is None:
+                        place = self.sent = entries[-1].watermark
+        finally:
+            changes.close()
+        return place
+
+    def _transaction(self, entries: Sequence[Entry]) -> Iterator[bytes]:
+        """Join them into one Zero transaction with the last one's watermark; a large one may stay open at the end."""
+        shard = self.wanted.shard_name
+        end = entries[-1]
+        if self._open is None:
+            yield protocol.begin(end.watermark)
+        elif end.watermark != self._open:
+            # The end of the open one is among them: it is closed by itself, its watermark was promised in its begin.
+            number = next(index for index, entry in enumerate(entries) if entry.last) + 1
+            yield from self._transaction(entries[:number])
+            yield from self._transaction(entries[number:])
+            return
+        for entry in entries:
+            yield entry.frames
+            if entry.shard_frames and shard in entry.shard_frames:
+                yield entry.shard_frames[shard]
+            self.rows += entry.rows
+        self._open = None if end.last else end.watermark
+        if end.last:
+            yield protocol.commit(end.watermark, end.commit_ms)
+
+    def _send(self, frames: bytes) -> None:
+        assert self._peer is not None
+        self._peer.send(frames)
+        self.bytes += len(frames)
+
+    def _roll_back(self) -> None:
+        if self._open is not None:
+            self._open = None
+            self._send(protocol.ROLLBACK)
+
+    def _reset(self, reason: str) -> None:
+        """The position is lost: the client must copy afresh, and is told so."""
+        self.state = "reset"
+        log.error(kv("position lost, reset required", session=self.number, sent=self.sent, reason=reason))
+        self._roll_back()
+        self._send(protocol.reset_required(reason))
+        end = time.monotonic() + RESET_PATIENCE
+        while time.monotonic() < end and not self._stop.wait(0.1):
+            self._listen()
+
+    def _given_up(self) -> bool:
+        self._listen()
+        return self._stop.is_set()
+
+    def _listen(self) -> None:
+        """Take what the client has sent: acknowledgements. Raises PeerGone and PeerProtocolError."""
+        assert self._peer is not None
+        for message in self._peer.received():
+            self.acked = _acknowledged(message)
+            self.acked_at = time.time()
+        self._write_ack(now=False)
+
+    def _write_ack(self, now: bool) -> None:
+        if self.acked == self._ack_written or not (now or time.monotonic() - self._ack_time >= ACK_INTERVAL):
+            return
+        assert self.acked is not None
+        self._ack_written, self._ack_time = self.acked, time.monotonic()
+        try:
+            self._hub.store.acked(self.wanted.app, self.wanted.shard, self.acked)
+        except StoreError as error:
+            log.error(kv("acknowledgement not kept", error=error))  # it can be derived: the client says where it is
+
+
+def _acknowledged(message: str | bytes) -> str:
+    """The watermark in ``["status", …, {"watermark": W}]``. Raises PeerProtocolError."""
+    try:
+        tag, _, place = json.loads(message)
+        if tag != "status":
+            raise ValueError(tag)
+        mark: str = place["watermark"]
+        position.parse(mark)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise PeerProtocolError(f"expected a status message, got {message[:100]!r}") from error
+    return mark

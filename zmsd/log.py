@@ -1,0 +1,193 @@
+"""Logging: one handler on stderr, for a terminal, the journal, or as JSON.
+
+A message is a fixed lower-case phrase and fields: ``log.info(kv("session ended", session=3, reason="peer-gone"))``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Literal, TextIO
+
+Format = Literal["text", "json"]
+
+# systemd's priorities, lowest level first
+_PRIORITIES = ((logging.DEBUG, 7), (logging.INFO, 6), (logging.WARNING, 4), (logging.ERROR, 3))
+
+# What a client or a library puts into a message must not steer a terminal or end a line of the journal.
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+# The options of a URI that may be seen; any other may carry a password or a session token.
+_PUBLIC_OPTIONS = frozenset(
+    ("appname", "authmechanism", "authsource", "directconnection", "loadbalanced", "maxpoolsize", "readconcernlevel")
+    + ("readpreference", "replicaset", "retryreads", "retrywrites", "ssl", "tls", "w")
+)
+
+
+class kv:
+    """A phrase and fields, rendered as logfmt only when a handler writes it."""
+
+    __slots__ = ("fields", "phrase")
+
+    def __init__(self, phrase: str, /, **fields: object) -> None:
+        self.phrase = phrase
+        self.fields = fields
+
+    def __str__(self) -> str:
+        return " ".join([self.phrase, *(f"{key}={_logfmt(value)}" for key, value in self.fields.items())])
+
+
+class Repeated:
+    """Log a failure that recurs in a retry loop: the first time, then at intervals, then the recovery.
+
+    A failure of a higher level than those before is logged at once. For one thread.
+    """
+
+    def __init__(
+        self, log: logging.Logger, what: str, *, every: float = 30.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``what`` begins the phrases, "… failed" and "… recovered"; ``every`` is in seconds."""
+        self.attempts = 0  # failures since the last success
+        self._log = log
+        self._what = what
+        self._every = every
+        self._clock = clock
+        self._level = 0
+        self._since = self._logged = 0.0
+
+    def failed(self, error: object, /, level: int = logging.WARNING, **fields: object) -> None:
+        """One more failure; ``error`` is an exception or its text."""
+        now = self._clock()
+        self.attempts += 1
+        first = self.attempts == 1
+        if first:
+            self._since = now
+        elif level <= self._level and now - self._logged < self._every:
+            return
+        self._logged = now
+        self._level = level if first else max(level, self._level)
+        count = {} if first else {"attempts": self.attempts, "seconds": now - self._since}
+        self._log.log(level, kv(f"{self._what} failed", error=str(error) or repr(error), **count, **fields))
+
+    def recovered(self, **fields: object) -> None:
+        """It worked; says so only after a failure."""
+        if self.attempts:
+            seconds = self._clock() - self._since
+            self._log.info(kv(f"{self._what} recovered", attempts=self.attempts, seconds=seconds, **fields))
+            self.attempts = 0
+
+
+def setup(level: str, format: Format = "text", stream: TextIO | None = None) -> None:
+    """Log at ``level`` (debug, info, warning, error) to ``stream``, by default stderr.
+
+    Called again it changes what it set up, and loses no line of the threads that log meanwhile.
+    Raises ValueError for an unknown level.
+    """
+    stream = sys.stderr if stream is None else stream
+    root = logging.getLogger()
+    ours = logging.getLogger("zmsd")
+    ours.setLevel(level.upper())
+    # Libraries only warn: at debug, pymongo logs every getMore and the documents of its reply.
+    root.setLevel(max(logging.WARNING, ours.level))
+    handler = _Handler(stream, _is_journal(stream))
+    handler.setFormatter(_Json() if format == "json" else _Text(handler.journal))
+    # One assignment: a thread that logs meanwhile sees the old handler or the new one, never both or none.
+    root.handlers = [other for other in root.handlers if not isinstance(other, _Handler)] + [handler]
+
+
+def redact_uri(uri: str) -> str:
+    """``uri`` without user and password, and with ``***`` for every option that is not known to be public."""
+    match = re.match(r"[a-z][a-z0-9+.-]*://", uri, re.IGNORECASE)
+    scheme = match[0] if match else ""
+    # A password that nobody escaped may hold any character: what stands before the last @ goes, wherever that is.
+    rest = uri[len(scheme) :].rpartition("@")[2].partition("#")[0]
+    place, question, query = rest.partition("?")
+    return scheme + place + question + re.sub(r"[^&;]+", _redact_option, query)
+
+
+def _redact_option(match: re.Match[str]) -> str:
+    key, equals, _ = match[0].partition("=")
+    if key.lower() in _PUBLIC_OPTIONS:
+        return match[0]
+    return f"{key}=***" if equals else "***"
+
+
+def _logfmt(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return str(round(value, 3))
+    text = str(value)
+    if text and text.isprintable() and not any(character in ' ="' for character in text):
+        return text
+    return json.dumps(text, ensure_ascii=not text.isprintable())
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Whether systemd has connected this stream to the journal; it says so by device and inode."""
+    try:
+        stat = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # no file behind it (io.UnsupportedOperation is both), or closed
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    def __init__(self, stream: TextIO, journal: bool) -> None:
+        super().__init__(stream)
+        self.journal = journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if not self.journal:
+            return text
+        priority = next((priority for level, priority in _PRIORITIES if record.levelno <= level), 2)
+        # The journal makes an entry of each line, and a line without a prefix gets the default priority.
+        return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
+
+
+class _Text(logging.Formatter):
+    default_msec_format = "%s.%03d"
+
+    def __init__(self, journal: bool) -> None:
+        # The journal has time, pid and priority by itself.
+        super().__init__("%(message)s" if journal else "%(asctime)s %(levelname)-7s %(threadName)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).translate(_CONTROL)
+
+
+class _Json(logging.Formatter):
+    """An object a line: time, level, thread, logger, message and the fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.msg
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, object] = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "thread": record.threadName,
+            "logger": record.name,
+            "message": message.phrase if isinstance(message, kv) else record.getMessage(),
+        }
+        for key, value in message.fields.items() if isinstance(message, kv) else ():
+            line[f"{key}_" if key in line else key] = _json(value)
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = self.formatStack(record.stack_info)
+        return json.dumps(line)
+
+
+def _json(value: object) -> object:
+    if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return str(value)

@@ -1,0 +1,1 @@
+"""A document becomes rows, and two versions of it become row changes."""

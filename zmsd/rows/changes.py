@@ -1,0 +1,41 @@
+"""The rows of a document before and after a change -> what happens to the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from zmsd.rows.plain import Row
+
+
+class RowChange(NamedTuple):
+    """``insert``: new. ``update``: key (the old one, if it moved) and new. ``delete``: key."""
+
+    tag: str
+    key: str | None
+    new: str | None
+
+
+def between(before: Row | None, after: Row | None) -> RowChange | None:
+    """From at most one row to at most one; None where nothing happened to it."""
+    if before is None:
+        return None if after is None else RowChange("insert", None, after.text)
+    if after is None:
+        return RowChange("delete", before.key, None)
+    if before.text == after.text:
+        return None
+    return RowChange("update", before.key if before.key != after.key else None, after.text)
+
+
+def between_many(before: list[Row], after: list[Row]) -> Iterator[RowChange]:
+    """From any number of rows to any number, by their keys."""
+    old = {row.key: row.text for row in before}
+    new = {row.key: row.text for row in after}
+    for key in old:
+        if key not in new:
+            yield RowChange("delete", key, None)
+    for key, text in new.items():
+        if key not in old:
+            yield RowChange("insert", None, text)
+        elif old[key] != text:
+            yield RowChange("update", None, text)

@@ -1,0 +1,126 @@
+"""Plain mappings: one generated function per table makes the JSON text of a row straight from a document.
+
+The function is straight-line code without a loop or a dict: for six columns of a 300-byte document it takes less than
+half of the time of ``json.dumps``. It knows each column's usual type inline and calls values.py for all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from zmsd.catalog.catalog import Table
+from zmsd.rows import values
+from zmsd.rows.filters import compile_filter
+from zmsd.rows.rejects import Rejects
+
+
+class Row(NamedTuple):
+    """JSON texts: two rows are equal where their texts are."""
+
+    key: str
+    """An object of the primary key's columns."""
+    text: str
+    """An object of all columns."""
+
+
+RowFunction = Callable[[dict[str, Any]], Row | None]
+
+_INLINE = {
+    "string": "quote({v}) if type({v}) is str else {slow}({v}, d)",
+    "number": "str({v}) if type({v}) is int else {slow}({v}, d)",  # an int is a BSON int32; longs are Int64
+    "boolean": '"true" if {v} is True else "false" if {v} is False else {slow}({v}, d)',
+    "json": "json_text({v})",
+    "null": "{slow}({v}, d)",
+}
+
+
+def compile_rows(table: Table, rejects: Rejects | None = None) -> RowFunction:
+    """The function of a plain table: document -> its row, or None where the filter leaves it out or it has no key.
+
+    :param rejects: told of values and rows that cannot be sent; None to be silent (for documents seen before)
+    """
+    spec, mapping = table.spec, table.mapping
+    assert mapping.fields is not None
+    names: dict[str, Any] = {"quote": values.quote, "json_text": values.json_text, "Row": Row, "walk": walk}
+    lines = ["def rows(d):"]
+    if mapping.filter:
+        names["matches"] = compile_filter(mapping.filter)
+        lines.append("    if not matches(d): return None")
+    paths = dict(mapping.fields)
+    for number, column in enumerate(spec.columns):
+        names[f"slow{number}"] = _slow(table.name, column.name, column.type, rejects)
+        lines.append(f"    v = {_read(tuple(paths[column.name].split('.')))}")
+        lines.append(f"    c{number} = " + _INLINE[column.type].format(v="v", slow=f"slow{number}"))
+    keys = [index for index, column in enumerate(spec.columns) if column.name in spec.primary_key]
+    names["no_key"] = _no_key(table.name, rejects)
+    missing = " or ".join(f"c{index} == 'null' or '\\\\u0000' in c{index}" for index in keys)
+    lines.append(f"    if {missing}: return no_key(d)")
+    every = range(len(spec.columns))
+    columns = [column.name for column in spec.columns]
+    lines.append(f"    return Row({_template(columns, keys)}, {_template(columns, every)})")
+    exec(compile("\n".join(lines), f"<rows of {table.name}>", "exec"), names)
+    function: RowFunction = names["rows"]
+    return function
+
+
+def used_fields(table: Table) -> frozenset[str] | None:
+    """Top-level fields that the function reads; None for all."""
+    mapping = table.mapping
+    paths = ["_id", *(path for _, path in mapping.fields or ()), *(mapping.filter or ())]
+    return frozenset(path.partition(".")[0] for path in paths)
+
+
+def walk(value: Any, path: tuple[str, ...]) -> Any:
+    """What the aggregation expression ``"$a.b"`` gives: an array on the way yields the array of what its objects
+    hold."""
+    for depth, name in enumerate(path):
+        if isinstance(value, list):
+            return [walk(item, path[depth:]) for item in value if isinstance(item, dict) and _has(item, path[depth:])]
+        if not isinstance(value, dict):
+            return None
+        value = value.get(name)
+    return value
+
+
+def _has(value: Any, path: tuple[str, ...]) -> bool:
+    """Whether the path leads anywhere in an object; through an array it always does (to an array, perhaps empty)."""
+    for name in path:
+        if isinstance(value, list):
+            return True
+        if not isinstance(value, dict) or name not in value:
+            return False
+        value = value[name]
+    return True
+
+
+def _read(path: tuple[str, ...]) -> str:
+    return f"d.get({path[0]!r})" if len(path) == 1 else f"walk(d, {path!r})"
+
+
+def _template(columns: list[str], chosen: Any) -> str:
+    """Source of an f-string for a JSON object of the chosen columns."""
+    parts = [values.quote(columns[i]).replace("{", "{{").replace("}", "}}") + f":{{c{i}}}" for i in chosen]
+    return "f" + repr("{{" + ",".join(parts) + "}}")
+
+
+def _slow(table: str, column: str, kind: str, rejects: Rejects | None) -> Callable[[Any, dict[str, Any]], str]:
+    convert = values.BY_TYPE[kind]
+
+    def slow(value: Any, document: dict[str, Any]) -> str:
+        text = convert(value)
+        if text is not None:
+            return text
+        if rejects is not None:
+            rejects.add(table, f"{type(value).__name__} in {kind} column {column}", document.get("_id"))
+        return "null"
+
+    return slow
+
+
+def _no_key(table: str, rejects: Rejects | None) -> Callable[[dict[str, Any]], None]:
+    def no_key(document: dict[str, Any]) -> None:
+        if rejects is not None:
+            rejects.add(table, "no primary key", document.get("_id"))
+
+    return no_key

@@ -1,0 +1,185 @@
+"""BSON value -> JSON text of a column value, by column type.
+
+=================  =====================  =====================  ==================  ============================
+BSON               string                 number                 boolean             json
+=================  =====================  =====================  ==================  ============================
+string             itself                 --                     --                  string
+int, long          exact digits           number [1]_            --                  number [1]_
+double             shortest digits        number; NaN, inf null  --                  number; NaN, inf null
+decimal            exact digits           nearest double         --                  exact digits in a string
+bool               ``true``, ``false``    --                     itself              itself
+date               ISO 8601, UTC          ms since the epoch     --                  ISO 8601 in a string
+timestamp          ISO 8601, UTC          ms since the epoch     --                  ISO 8601 in a string
+ObjectId           24 hex digits          --                     --                  24 hex digits in a string
+binary             base64                 --                     --                  base64 in a string
+UUID (subtype 4)   its text               --                     --                  its text in a string
+regex, code        their text             --                     --                  their text in a string
+object, array      --                     --                     --                  JSON
+null, missing      null                   null                   null                null
+minKey, maxKey     --                     --                     --                  null
+=================  =====================  =====================  ==================  ============================
+
+``--``: does not fit; the column becomes null and the case is counted.
+
+.. [1] Beyond 2^53 the nearest double: zero-cache fails on larger integers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from base64 import b64encode
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from bson import Binary, DBRef, Decimal128, ObjectId, Regex, Timestamp
+from bson.datetime_ms import DatetimeMS
+
+# The encoder's own C function for one string, quotes included; non-ASCII text stays as it is.
+quote: Callable[[str], str] = json.encoder.encode_basestring
+
+SAFE = 2**53
+"""Integers beyond it are not exact in JavaScript."""
+_JS_DATE = 8_640_000_000_000_000
+"""Milliseconds on either side of the epoch that JavaScript's Date takes."""
+_EPOCH = datetime(1970, 1, 1)
+_MS = timedelta(milliseconds=1)
+_LONG_DIGITS = re.compile(r"\d{16}")
+
+
+def milliseconds(value: datetime | DatetimeMS | Timestamp) -> int:
+    """Milliseconds since the epoch."""
+    if isinstance(value, datetime):
+        return (value - _EPOCH) // _MS
+    if isinstance(value, Timestamp):
+        return value.time * 1000
+    return int(value)
+
+
+def iso(ms: int) -> str | None:
+    """What JavaScript's toISOString gives; None outside of its range."""
+    if not -_JS_DATE <= ms <= _JS_DATE:
+        return None
+    days, rest = divmod(ms, 86_400_000)
+    cycles, day = divmod(days + 719_468, 146_097)  # 400-year cycles from 0000-03-01: Python's years end at 9999
+    date = datetime(2000, 3, 1) + timedelta(days=day, milliseconds=rest)
+    year = date.year - 2000 + cycles * 400
+    text = f"{year:04d}" if 0 <= year <= 9999 else f"{year:+07d}"
+    return f"{text}-{date:%m-%dT%H:%M:%S}.{rest % 1000:03d}Z"
+
+
+def string(value: Any) -> str | None:
+    """JSON text for a string column, or None where the value does not fit."""
+    text = _text(value)
+    if text is not None:
+        return quote(text)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return '"true"' if value else '"false"'
+    if isinstance(value, int):
+        return f'"{int(value)}"'
+    if isinstance(value, float):
+        return f'"{value!r}"'
+    return None
+
+
+def number(value: Any) -> str | None:
+    """JSON text for a number column, or None where the value does not fit."""
+    if value is None:
+        return "null"
+    if isinstance(value, float):
+        return float.__repr__(value) if math.isfinite(value) else "null"
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return int.__repr__(value) if -SAFE <= value <= SAFE else float.__repr__(float(value))
+    if isinstance(value, (datetime, DatetimeMS, Timestamp)):
+        return number(milliseconds(value))
+    if isinstance(value, Decimal128):
+        return number(_double(value))
+    return None
+
+
+def boolean(value: Any) -> str | None:
+    """JSON text for a boolean column, or None where the value does not fit."""
+    return "true" if value is True else "false" if value is False else "null" if value is None else None
+
+
+def json_text(value: Any) -> str:
+    """JSON text for a json column: a string that holds JSON (``begin`` says ``json: "s"``); everything fits."""
+    if value is None:
+        return "null"
+    try:
+        text = _ENCODE(value)
+    except ValueError:  # NaN, an infinity
+        return quote(_ENCODE(_clean(value)))
+    return quote(_ENCODE(_clean(value)) if _LONG_DIGITS.search(text) else text)
+
+
+def null(value: Any) -> str | None:
+    """JSON text for a null column."""
+    return "null" if value is None else None
+
+
+BY_TYPE: dict[str, Callable[[Any], str | None]] = {
+    "string": string,
+    "number": number,
+    "boolean": boolean,
+    "json": json_text,
+    "null": null,
+}
+
+
+def _text(value: Any) -> str | None:
+    """The text of a value that is text in string columns and inside of JSON alike; None for all others."""
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, ObjectId):
+        return str(value)
+    if isinstance(value, (datetime, DatetimeMS, Timestamp)):
+        return iso(milliseconds(value))
+    if isinstance(value, Decimal128):
+        return str(value)
+    if isinstance(value, Binary) and value.subtype == 4:
+        return str(value.as_uuid())
+    if isinstance(value, bytes):
+        return b64encode(value).decode()
+    if isinstance(value, Regex):
+        return str(value.pattern if isinstance(value.pattern, str) else value.pattern.decode(errors="replace"))
+    return None
+
+
+def _inside(value: Any) -> Any:
+    """What json's encoder does not know by itself."""
+    return value.as_doc() if isinstance(value, DBRef) else _text(value)
+
+
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_inside).encode
+
+
+def _clean(value: Any) -> Any:
+    """The same value with NaN and infinities as null and long integers as doubles."""
+    if isinstance(value, dict):
+        return {key: _clean(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    if isinstance(value, DBRef):
+        return _clean(value.as_doc())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int) and not isinstance(value, bool) and not -SAFE <= value <= SAFE:
+        return float(value)
+    return value
+
+
+def _double(value: Decimal128) -> float:
+    try:
+        return float(value.to_decimal())
+    except (ValueError, OverflowError, ArithmeticError):  # a signalling NaN
+        return math.nan
+
+
+__all__ = ["BY_TYPE", "boolean", "iso", "json_text", "milliseconds", "null", "number", "quote", "string"]

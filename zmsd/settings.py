@@ -1,0 +1,184 @@
+"""A document and the environment -> dataclasses, by their annotations, with a fault for everything that does not fit.
+
+Knows no setting of zmsd: those are the dataclasses of config.py.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, field, fields, is_dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, TypeVar
+
+from zmsd.documents import Document, Keys, dotted, read, suggestion
+from zmsd.errors import ConfigError, Fault
+
+T = TypeVar("T")
+
+Variables = Mapping[str, tuple[str, str, tuple[str, ...]]]
+"""Environment variable -> the section and the key that it sets, and which keys of the section it puts aside by that."""
+
+
+def setting(default: Any, *, low: float = -math.inf, high: float = math.inf, secret: bool = False, **more: Any) -> Any:
+    """A field with rules: ``low`` and ``high`` bound a number; ``secret`` stays out of repr and of messages; ``same``
+    maps further spellings to a choice; ``credential`` is looked for in $CREDENTIALS_DIRECTORY first; ``readable``
+    is a file that must be there. With MISSING as its default it is required."""
+    return field(default=default, repr=not secret, metadata={"low": low, "high": high, "secret": secret, **more})
+
+
+def kind(value: Any) -> str:
+    """What a value is, in words for messages."""
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    return names.get(type(value), "nothing")
+
+
+class Reader:
+    """The settings as plain data, the environment laid over the file, and the faults found in them.
+
+    ``build`` takes dataclasses whose fields are bool, int, float, str, Path, Literal, tuple[str, ...] (one text will
+    do), Mapping[str, str], a dataclass, or any of these ``| None``. A key with nothing behind it is a key left out;
+    what is at fault is None in what is built.
+    """
+
+    def __init__(self, document: Document | None, environ: Mapping[str, str], variables: Variables, hint: str) -> None:
+        """:param hint: what to add to a fault where there is no document to have it"""
+        self.faults: list[Fault] = []
+        self.faulty: set[Keys] = set()
+        """Places of faults, and all that is around them."""
+        self.data: dict[str, Any] = dict(document.data) if document else {}
+        self._document = document
+        self._credentials = environ.get("CREDENTIALS_DIRECTORY")
+        self._known = variables
+        self._hint = hint
+        self._variables: dict[Keys, str] = {}
+        for variable, (section, key, aside) in variables.items():
+            if text := environ.get(variable):
+                self._overlay(variable, text, section, key, aside)
+
+    def fault(self, path: Keys, reason: str) -> None:
+        self.faulty.update(path[:length] for length in range(len(path) + 1))
+        variable = next((name for at, name in self._variables.items() if at == path[: len(at)]), None)
+        if variable is None and self._document is not None:
+            self.faults.append(self._document.fault(path, reason))
+            return
+        if variable is None:  # nothing was written: name the variable that would do
+            variable = next((name for name, at in self._known.items() if at[: len(path)] == path), None)
+            reason += self._hint
+        self.faults.append(Fault("environment", None, None, variable or dotted(path), reason))
+
+    def secret(self, file: Path) -> str:
+        """What stands in ``file``, without white space around it; "" after a fault."""
+        try:
+            text = read(file).strip()
+        except ConfigError as exc:
+            self.faults += exc.faults
+            return ""
+        if not text:
+            self.faults.append(Fault(str(file), None, None, "", "is empty"))
+        return text
+
+    def build(self, cls: type[T], data: dict[str, Any], path: Keys = ()) -> T:
+        known = {entry.name: entry for entry in fields(cls)}  # type: ignore[arg-type]
+        hints = typing.get_type_hints(cls)
+        for key in data.keys() - known.keys():
+            near = suggestion(key, known) or f"; known: {', '.join(known)}"
+            self.fault((*path, key), f"unknown setting{near}")
+        values: dict[str, Any] = {}
+        for name, entry in known.items():
+            here = (*path, name)
+            if data.get(name) is not None:
+                values[name] = self._convert(hints[name], data[name], here, entry.metadata)
+            elif entry.default is MISSING and entry.default_factory is MISSING:
+                self.fault(here, "is required")
+                values[name] = None
+            elif is_dataclass(hints[name]):
+                values[name] = self.build(hints[name], {}, here)
+            elif isinstance(entry.default, Path):
+                values[name] = self._locate(str(entry.default), here, False)
+        return cls(**values)
+
+    def _convert(self, hint: Any, value: Any, path: Keys, rules: Mapping[str, Any]) -> Any:
+        args, origin = typing.get_args(hint), typing.get_origin(hint)
+        if NoneType in args:
+            return self._convert(args[0], value, path, rules)
+        if origin is Literal:
+            value = rules.get("same", {}).get(value, value) if isinstance(value, str) else value
+            return value if value in args else self._wrong(f"one of {', '.join(args)}", value, path, rules)
+        if origin is tuple:
+            if path in self._variables:
+                value = [part.strip() for part in value.split(",")]
+            if not isinstance(value, list):
+                return (self._text(value, path, rules),)
+            return tuple(self._text(item, (*path, index), rules) for index, item in enumerate(value))
+        if hint is bool:
+            return value if isinstance(value, bool) else self._wrong("true or false", value, path, rules)
+        if hint in (int, float):
+            return self._number(hint, value, path, rules)
+        if hint is str:
+            return self._text(value, path, rules)
+        if hint is Path:
+            return self._file(value, path, rules)
+        if not isinstance(value, dict):
+            return self._wrong("an object", value, path, rules)
+        if origin is Mapping:
+            return {key: self._text(item, (*path, key), rules) for key, item in value.items()}
+        return self.build(hint, value, path)
+
+    def _wrong(self, wanted: str, value: Any, path: Keys, rules: Mapping[str, Any]) -> None:
+        shown = kind(value) if rules.get("secret") or isinstance(value, dict | list) else repr(value)
+        self.fault(path, f"must be {wanted}, got {shown}")
+
+    def _text(self, value: Any, path: Keys, rules: Mapping[str, Any]) -> str | None:
+        if not isinstance(value, str):
+            self._wrong("text (in quotes)" if isinstance(value, int | float) else "text", value, path, rules)
+        elif not value.isprintable():
+            self.fault(path, "holds a character that cannot be printed")
+        elif not value:
+            self.fault(path, "must not be empty")
+        else:
+            return value
+        return None
+
+    def _number(self, hint: type, value: Any, path: Keys, rules: Mapping[str, Any]) -> Any:
+        low, high = rules["low"], rules["high"]
+        if path in self._variables and re.fullmatch(r"[0-9]{1,9}", value):
+            value = int(value)
+        if isinstance(value, int | hint) and not isinstance(value, bool) and low <= value <= high and value != math.inf:
+            return hint(value)
+        bounds = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+        return self._wrong(f"a {'whole ' if hint is int else ''}number {bounds}", value, path, rules)
+
+    def _file(self, value: Any, path: Keys, rules: Mapping[str, Any]) -> Path | None:
+        text = self._text(value, path, rules)
+        if text is None:
+            return None
+        file = self._locate(text, path, rules.get("credential", False))
+        if rules.get("readable"):
+            try:
+                file.open("rb").close()
+            except OSError as exc:
+                self.fault(path, f"{file} cannot be read: {exc.strerror}")
+        return file
+
+    def _locate(self, text: str, path: Keys, credential: bool) -> Path:
+        """The file that ``text`` names: relative to the config file, or where the environment says so to the cwd."""
+        if credential and self._credentials and (given := Path(self._credentials, text)).exists():
+            return given
+        if self._document is None or path in self._variables:
+            return Path(text)
+        return Path(self._document.name).parent / text
+
+    def _overlay(self, variable: str, text: str, section: str, key: str, aside: tuple[str, ...]) -> None:
+        old = self.data.get(section) or {}
+        if not isinstance(old, dict):
+            return  # a fault of the file, which build() finds
+        for rival in aside:
+            if (section, rival) in self._variables:
+                self.fault((section, rival), f"{variable} is set too; unset one of them")
+                return
+        self._variables[section, key] = variable
+        self.data[section] = {name: kept for name, kept in old.items() if name not in aside} | {key: text}

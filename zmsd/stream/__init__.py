@@ -1,0 +1,1 @@
+"""How changes are kept for the clients: encoded once, read by many."""

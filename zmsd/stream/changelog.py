@@ -1,0 +1,171 @@
+"""ChangeLog: what happened lately, encoded once, bounded in bytes, for many readers who are each at their own place."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Condition
+
+LIMIT = 64 << 20
+"""Bytes of frames that are kept."""
+_ENTRY_BYTES = 400
+"""What an entry costs besides its frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A transaction, or a part of a large one."""
+
+    watermark: str
+    commit_ms: int
+    rows: int
+    frames: bytes
+    """Its data messages, the same for all clients."""
+    last: bool = True
+    """The transaction ends here."""
+    shard_frames: Mapping[str, bytes] | None = None
+    """Data messages for the clients of one shard only (``app_0``)."""
+
+    @property
+    def size(self) -> int:
+        extra = sum(map(len, self.shard_frames.values())) if self.shard_frames else 0
+        return len(self.frames) + extra + _ENTRY_BYTES
+
+
+class Overrun(Exception):
+    """What this reader had to read next is not in the log any more."""
+
+
+class ChangeLog:
+    """One thread writes (``start``, ``extend``, ``cut``), any number of threads read through a Tail of their own.
+
+    Entries are numbered; ``_base`` is the number of the first that is kept. What was promised to readers can be taken
+    back (``start``, ``cut``): that begins a new generation, and the readers of older ones are overrun.
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self._limit = limit
+        self._changed = Condition()
+        self._entries: list[Entry] = []
+        self._base = 0
+        self._generation = 0
+        self._size = 0
+        self._floor: str | None = None
+        self._head: str | None = None
+        self._closed = False
+
+    @property
+    def head(self) -> str | None:
+        """The newest watermark; None before the first start."""
+        return self._head
+
+    @property
+    def size(self) -> int:
+        """Bytes that are held."""
+        return self._size
+
+    def start(self, floor: str) -> None:
+        """Begin (again) after a watermark: what was kept is forgotten."""
+        with self._changed:
+            self._generation += 1
+            self._entries = []
+            self._size = 0
+            self._floor = self._head = floor
+            self._changed.notify_all()
+
+    def extend(self, entries: Sequence[Entry]) -> None:
+        """Append in order. Raises AssertionError where watermarks would not rise: a bug that no client may see."""
+        with self._changed:
+            for entry in entries:
+                open_part = bool(self._entries) and not self._entries[-1].last
+                assert self._head is not None, "the log was not started"
+                assert entry.watermark == self._head if open_part else entry.watermark > self._head, (
+                    f"watermark {entry.watermark} after {self._head}"
+                )
+                self._entries.append(entry)
+                self._size += entry.size
+                self._head = entry.watermark
+            if self._size > self._limit:
+                self._trim()
+            self._changed.notify_all()
+
+    def cut(self) -> None:
+        """Take back the parts of a transaction whose end never came: its feed failed and will bring it again."""
+        with self._changed:
+            kept = len(self._entries)
+            while kept and not self._entries[kept - 1].last:
+                kept -= 1
+            if kept == len(self._entries):
+                return
+            cut = self._entries[kept:]
+            self._entries = self._entries[:kept]
+            self._size -= sum(entry.size for entry in cut)
+            self._head = self._entries[-1].watermark if self._entries else self._floor
+            self._generation += 1
+            self._changed.notify_all()
+
+    def tail(self, after: str) -> Tail | None:
+        """A reader from the first transaction above a watermark; None where the log does not reach back that far."""
+        with self._changed:
+            if self._floor is None or after < self._floor:
+                return None
+            index = bisect_right(self._entries, after, key=lambda entry: entry.watermark)
+            return Tail(self, self._generation, self._base + index)
+
+    def wait(self, seconds: float) -> None:
+        """Until something changes, for so long at most."""
+        with self._changed:
+            if not self._closed:
+                self._changed.wait(seconds)
+
+    def close(self) -> None:
+        """Wake every reader; they get nothing more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def take(self, generation: int, number: int, rows: int, size: int, timeout: float) -> list[Entry]:
+        """Entries from a number on, until the limits are reached; for Tail."""
+        with self._changed:
+            if number == self._base + len(self._entries) and generation == self._generation and not self._closed:
+                self._changed.wait(timeout)
+            index = number - self._base
+            if generation != self._generation or index < 0:
+                raise Overrun
+            taken: list[Entry] = []
+            while index < len(self._entries) and rows > 0 and size > 0:
+                entry = self._entries[index]
+                taken.append(entry)
+                rows -= max(entry.rows, 1)
+                size -= entry.size
+                index += 1
+            return taken
+
+    def _trim(self) -> None:
+        """Forget the oldest: a quarter of the limit at once, so that the list is not moved for every entry."""
+        count = 0
+        while self._size > self._limit * 3 // 4 and count < len(self._entries) - 1:
+            self._size -= self._entries[count].size
+            count += 1
+        self._floor = self._entries[count - 1].watermark
+        del self._entries[:count]
+        self._base += count
+
+
+class Tail:
+    """One reader's place in the log. For one thread."""
+
+    def __init__(self, log: ChangeLog, generation: int, number: int) -> None:
+        self._log = log
+        self._generation = generation
+        self._number = number
+
+    def take(self, rows: int, size: int, timeout: float) -> list[Entry]:
+        """The next entries: to about so many rows and bytes, after waiting so many seconds at most. Raises Overrun."""
+        taken = self._log.take(self._generation, self._number, rows, size, timeout)
+        self._number += len(taken)
+        return taken
+
+    def close(self) -> None:
+        """Nothing to give back."""

@@ -1,0 +1,130 @@
+"""The dispatcher thread: it runs the live feed and puts what happens into the change log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from threading import Event, Thread
+
+from zmsd.errors import ResumeLost, SourceError, SourceRefused
+from zmsd.feed import position
+from zmsd.feed.channel import Closed
+from zmsd.feed.faults import REFUSED_WAIT, backoff
+from zmsd.feed.feed import Feed
+from zmsd.feed.sequencer import Pieces
+from zmsd.log import Repeated, kv
+from zmsd.stream.changelog import Entry
+from zmsd.stream.encoder import Encoder
+from zmsd.stream.hub import Hub
+
+log = logging.getLogger(__name__)
+
+
+_PATIENCE = 60.0
+"""Seconds that a step may take before the dispatcher counts as hanging: opening an old position scans the oplog."""
+
+
+class Dispatcher:
+    """Owns the live feed. Everything but ``stop`` runs in its thread."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        prepare: Callable[[], int],
+        open_feed: Callable[[int], Feed],
+        heartbeat: float,
+        died: Callable[[str], None],
+    ) -> None:
+        """:param prepare: makes the database ready to be watched; gives the position to begin at if the log is empty
+        :param heartbeat: seconds without a transaction after which an empty one says how far we are
+        :param died: told when the thread ends by itself
+        """
+        self._log = hub.log
+        self._readiness = hub.readiness
+        self._make_encoder = hub.encoder
+        self._prepare = prepare
+        self._open_feed = open_feed
+        self._heartbeat = heartbeat
+        self._died = died
+        self._stop = Event()
+        self._place: int | None = None  # everything up to it is in the log
+        self._last_entry = time.monotonic()
+        self._repeated = Repeated(log, "feed")
+        self._alive_until = time.monotonic() + _PATIENCE
+        self.thread = Thread(target=self._run, name="dispatcher", daemon=True)
+
+    @property
+    def place(self) -> int | None:
+        """The position up to which everything is in the log."""
+        return self._place
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def is_alive(self) -> bool:
+        """Whether it makes progress, or waits in a retry that it knows: what feeds the watchdog. Any thread."""
+        return self.thread.is_alive() and time.monotonic() < self._alive_until
+
+    def _run(self) -> None:
+        waits = backoff()
+        try:
+            while not self._stop.is_set():
+                try:
+                    self._feed_once()
+                except Closed:
+                    break
+                except ResumeLost as error:
+                    # Not a word to the sessions here: each is told when it asks for changes that cannot be had.
+                    log.error(kv("live position lost, beginning anew", error=error))
+                    self._place = None
+                except SourceError as error:
+                    self._readiness.set(str(error))
+                    level = logging.ERROR if isinstance(error, SourceRefused) else logging.WARNING
+                    self._repeated.failed(error, level)
+                    self._wait(REFUSED_WAIT if isinstance(error, SourceRefused) else next(waits))
+                    continue
+                waits = backoff()
+        except Exception:
+            log.exception("dispatcher failed")
+        finally:
+            self._readiness.set("stopping")
+            if not self._stop.is_set():
+                self._died("dispatcher")
+
+    def _feed_once(self) -> None:
+        """From preparing the database to the feed's end."""
+        now = self._prepare()
+        self._log.cut()
+        if self._place is None:
+            self._place = now
+            self._log.start(position.watermark(now))
+        encoder = self._make_encoder()
+        with self._open_feed(self._place) as feed:
+            log.info(kv("feed runs", position=position.watermark(self._place)))
+            while not self._stop.is_set():
+                pieces = feed.read()
+                self._alive_until = time.monotonic() + _PATIENCE
+                trouble = feed.health.trouble
+                if trouble != self._readiness.reason:
+                    self._readiness.set(trouble)
+                if pieces is not None:
+                    self._repeated.recovered()
+                    self._append(encoder, pieces)
+            raise Closed
+
+    def _append(self, encoder: Encoder, pieces: Pieces) -> None:
+        entries = encoder.entries(pieces.pieces) if pieces.pieces else []
+        if entries:
+            self._log.extend(entries)
+            self._last_entry = time.monotonic()
+        elif time.monotonic() - self._last_entry >= self._heartbeat:
+            self._last_entry = time.monotonic()
+            now = position.watermark(pieces.progress)
+            if self._log.head is None or now > self._log.head:
+                self._log.extend([Entry(now, position.seconds(pieces.progress) * 1000, 0, b"")])
+        self._place = pieces.progress
+
+    def _wait(self, seconds: float) -> None:
+        self._alive_until = time.monotonic() + seconds + _PATIENCE
+        self._stop.wait(seconds)

@@ -1,0 +1,75 @@
+"""Before a feed begins: is this the database that the positions belong to, and can it be watched as configured?"""
+
+from __future__ import annotations
+
+import logging
+
+from zmsd.catalog.catalog import Table
+from zmsd.errors import SourceRefused
+from zmsd.feed import position
+from zmsd.log import kv
+from zmsd.rows.computed import follows_from_id, problems
+from zmsd.stream.hub import Hub
+from zmsd.watermarks.store import Epoch, Identity
+
+log = logging.getLogger(__name__)
+
+
+def prepare(hub: Hub, images: str) -> int:
+    """Make the database ready to be watched; the position at which a feed may begin now. Raises SourceError.
+
+    :param images: setting ``feed.images``
+    """
+    hub.source.prepare(hub.watched, images)
+    found = hub.source.collections()
+    for table in hub.catalog.tables:
+        collection = table.mapping.collection
+        if not follows_from_id(table) and collection in found and collection not in hub.source.images:
+            raise SourceRefused(
+                f"table {table.name}: its rows do not follow from _id alone, so it needs pre-images of {collection}, "
+                f"which are not on (feed.images: {images}; MongoDB 6.0 and the right to run collMod)"
+            )
+        if not table.mapping.plain:
+            _check_computed(hub, table)
+    now = hub.source.operation_time()
+    _check_identity(hub, now)
+    if not hub.store.epochs():
+        hub.store.add_epoch(Epoch(position.watermark(now), hub.catalog.fingerprint, hub.catalog.to_json()))
+    return now
+
+
+def _check_computed(hub: Hub, table: Table) -> None:
+    if not hub.source.topology.has_documents_stage:
+        version = ".".join(map(str, hub.source.topology.version))
+        raise SourceRefused(f"table {table.name}: a computed mapping needs MongoDB 5.1, this is {version}")
+    for index, reason in problems(hub.source.run, table):
+        raise SourceRefused(f"table {table.name}: stage {index} of its mapping: {reason}")
+
+
+def remember_identity(hub: Hub) -> None:
+    """Keep what the database is known by, as collections come and go."""
+    known = hub.store.identity()
+    here = Identity(hub.source.set_id(), hub.source.collection_ids())
+    if here != known:
+        hub.store.identify(here)
+
+
+def _check_identity(hub: Hub, now: int) -> None:
+    """A time would resume silently on the wrong database: positions of another one are made void first."""
+    known = hub.store.identity()
+    here = Identity(hub.source.set_id(), hub.source.collection_ids())
+    if known is not None and not _same(known, here):
+        reason = (
+            f"database {hub.source.db.name} is not the one that was read before (another replica set, or all "
+            "collections are new): its changes do not follow on the client's copy"
+        )
+        log.error(kv("another database", reason=reason))
+        hub.store.invalidate(position.watermark(now), reason)
+    if here != known:
+        hub.store.identify(here)
+
+
+def _same(known: Identity, here: Identity) -> bool:
+    if known.set_id is not None and here.set_id is not None:
+        return known.set_id == here.set_id
+    return not known.collections or bool(set(known.collections.values()) & set(here.collections.values()))

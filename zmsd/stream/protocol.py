@@ -1,0 +1,145 @@
+"""The messages of Zero's change source protocol v0, as WebSocket text frames. No I/O.
+
+Source: ``packages/zero-cache/src/services/change-source/protocol/current`` of rocicorp/mono, as zero-cache 0.25 to 1.9
+read it. A frame from a server is not masked, so it is the same bytes for every client: it is made once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from struct import pack
+from typing import Any
+
+from zmsd.catalog.schema import Column, TableSpec
+from zmsd.rows.changes import RowChange
+from zmsd.rows.values import quote
+
+PATH = "/changes/v0/stream"
+
+DATA_TYPES = {"string": "text", "number": "double precision", "boolean": "boolean", "json": "json", "null": "text"}
+
+
+def frame(text: str) -> bytes:
+    """One whole text frame (RFC 6455, 5.2)."""
+    payload = text.encode()
+    size = len(payload)
+    if size < 126:
+        return bytes((0x81, size)) + payload
+    if size < 65536:
+        return pack(">BBH", 0x81, 126, size) + payload
+    return pack(">BBQ", 0x81, 127, size) + payload
+
+
+def begin(watermark: str) -> bytes:
+    """``json: s``: the values of json columns are strings of JSON text, which zero-cache passes on unparsed."""
+    return frame(f'["begin",{{"tag":"begin","json":"s"}},{{"commitWatermark":"{watermark}"}}]')
+
+
+def commit(watermark: str, commit_ms: int) -> bytes:
+    """:param commit_ms: ms since the epoch at which MongoDB committed"""
+    return frame(f'["commit",{{"tag":"commit","commitTimeMs":{commit_ms}}},{{"watermark":"{watermark}"}}]')
+
+
+ROLLBACK = frame('["rollback",{"tag":"rollback"}]')
+
+
+def reset_required(message: str) -> bytes:
+    return frame(_json(["control", {"tag": "reset-required", "message": message}]))
+
+
+class TableMessages:
+    """The data messages of one table; the parts of them that never change are made once."""
+
+    def __init__(self, name: str, primary_key: Sequence[str]) -> None:
+        # zero-cache 0.26 and later read rowKey, 0.25 reads keyColumns
+        keys = list(primary_key)
+        relation = {"schema": "public", "name": name, "rowKey": {"columns": keys}, "keyColumns": keys}
+        self.relation = _json(relation)
+        head = '["data",{"tag":"%s","relation":' + self.relation
+        self.insert = head % "insert" + ',"new":'
+        self._update = head % "update" + ',"key":'
+        self._delete = head % "delete" + ',"key":'
+
+    def frame(self, change: RowChange) -> bytes:
+        tag, key, new = change
+        if tag == "insert":
+            return frame(f"{self.insert}{new}}}]")
+        if tag == "update":
+            return frame(f'{self._update}{key or "null"},"new":{new}}}]')
+        return frame(f"{self._delete}{key}}}]")
+
+    def truncate(self) -> bytes:
+        return frame(f'["data",{{"tag":"truncate","relations":[{self.relation}]}}]')
+
+
+def create_table(spec: TableSpec, types: dict[str, str] | None = None) -> bytes:
+    """Table and its unique index, without which zero-cache does not take it.
+
+    :param types: PostgreSQL types for columns that need others than their own (the tables of zero-cache itself)
+    """
+    columns = {column.name: _column(column, spec, pos, types) for pos, column in enumerate(spec.columns, 1)}
+    table = {"schema": "public", "name": spec.name, "columns": columns, "primaryKey": list(spec.primary_key)}
+    index = {
+        "schema": "public",
+        "tableName": spec.name,
+        "name": _index_name(spec.name),
+        "columns": dict.fromkeys(spec.primary_key, "ASC"),
+        "unique": True,
+    }
+    return _data({"tag": "create-table", "spec": table}) + _data({"tag": "create-index", "spec": index})
+
+
+def drop_table(name: str) -> bytes:
+    return _data({"tag": "drop-index", "id": {"schema": "public", "name": _index_name(name)}}) + _data(
+        {"tag": "drop-table", "id": {"schema": "public", "name": name}}
+    )
+
+
+def add_column(spec: TableSpec, column: Column) -> bytes:
+    pos = spec.columns.index(column) + 1
+    added = {"name": column.name, "spec": _column(column, spec, pos, None)}
+    return _data({"tag": "add-column", "table": {"schema": "public", "name": spec.name}, "column": added})
+
+
+def drop_column(table: str, column: str) -> bytes:
+    return _data({"tag": "drop-column", "table": {"schema": "public", "name": table}, "column": column})
+
+
+def required_tables(app: str, shard: int) -> list[tuple[TableSpec, dict[str, str]]]:
+    """The tables that zero-cache itself wants in the first copy, with their PostgreSQL types."""
+
+    def table(name: str, key: Iterable[str], **types: str) -> tuple[TableSpec, dict[str, str]]:
+        keys = tuple(key)
+        return TableSpec(name, tuple(Column(c, "json", c not in keys) for c in types), keys), types
+
+    ids = {"clientGroupID": "text", "clientID": "text"}
+    return [
+        table(f"{app}_{shard}.clients", ids, **ids, lastMutationID="int8", userID="text"),
+        table(
+            f"{app}_{shard}.mutations", (*ids, "mutationID"), **ids, mutationID="int8", mutation="json", result="json"
+        ),
+        table(f"{app}.permissions", ("lock",), permissions="json", hash="text", lock="boolean"),
+    ]
+
+
+def _column(column: Column, spec: TableSpec, pos: int, types: dict[str, str] | None) -> dict[str, Any]:
+    kind = types[column.name] if types else DATA_TYPES[column.type]
+    return {"pos": pos, "dataType": kind, "notNull": column.name in spec.primary_key}
+
+
+def _index_name(table: str) -> str:
+    return f"{table}_pkey"
+
+
+def _data(change: dict[str, Any]) -> bytes:
+    return frame(_json(["data", change]))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def json_column(value: Any) -> str:
+    """JSON text of a json column's value under ``json: s``."""
+    return "null" if value is None else quote(_json(value))

@@ -1,0 +1,71 @@
+"""zero-cache's own rows, written by the application: which mutations were done, and how they ended.
+
+The application's push endpoint writes them into MongoDB in the same transaction as its data (settings
+``zero.clients_collection`` and ``zero.mutations_collection``); each document names the shard (``zero_0``) that it is
+for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from zmsd.catalog.catalog import Table
+from zmsd.catalog.mapping import Mapping
+from zmsd.catalog.schema import Column, TableSpec
+from zmsd.feed.source import Document
+from zmsd.rows.changes import RowChange, between
+from zmsd.rows.plain import Row, compile_rows
+from zmsd.rows.rejects import Rejects
+from zmsd.stream.protocol import TableMessages
+
+_KEY = {"clientGroupID": "string", "clientID": "string"}
+_COLUMNS = {
+    "clients": {**_KEY, "lastMutationID": "number", "userID": "string"},
+    "mutations": {**_KEY, "mutationID": "number", "mutation": "json", "result": "json"},
+}
+_PRIMARY = {"clients": tuple(_KEY), "mutations": (*_KEY, "mutationID")}
+
+
+class ShardTable:
+    """``clients`` or ``mutations``: one collection, a table of that name in every shard."""
+
+    def __init__(self, kind: str, collection: str, rejects: Rejects) -> None:
+        self.kind = kind
+        self.collection = collection
+        columns = _COLUMNS[kind]
+        spec = TableSpec(f"(shard).{kind}", tuple(Column(name, type) for name, type in columns.items()), _PRIMARY[kind])
+        table = Table(spec, Mapping(collection, tuple((name, name) for name in columns)))
+        self._row = compile_rows(table, rejects)
+        self._row_before = compile_rows(table)
+        self._rejects = rejects
+        self._messages: dict[str, TableMessages] = {}
+
+    def changes(self, event: Document) -> Iterator[tuple[str, bytes]]:
+        """(shard, message) for each row change of an event."""
+        kind = event["operationType"]
+        after = event.get("fullDocument") if kind in ("insert", "update", "replace") else None
+        before = event.get("fullDocumentBeforeChange")
+        if kind == "delete" and before is None:
+            self._rejects.add(f"(shard).{self.kind}", "delete without the document before", event["documentKey"]["_id"])
+            return
+        new = None if after is None else self._row(after)
+        old = None if before is None else self._row_before(before)
+        new_shard = str(after.get("shard")) if after is not None else None
+        old_shard = str(before.get("shard")) if before is not None else new_shard
+        if old is not None and old_shard != new_shard:
+            yield str(old_shard), self._message(str(old_shard), RowChange("delete", old.key, None))
+            old = None
+        change = between(old, new)
+        if change is not None:
+            shard = str(new_shard if new is not None else old_shard)
+            yield shard, self._message(shard, change)
+
+    def copied(self, shard: str, documents: list[Document]) -> list[bytes]:
+        """Insert messages for one shard."""
+        rows: list[Row | None] = [self._row(document) for document in documents if document.get("shard") == shard]
+        return [self._message(shard, RowChange("insert", None, row.text)) for row in rows if row is not None]
+
+    def _message(self, shard: str, change: RowChange) -> bytes:
+        if shard not in self._messages:
+            self._messages[shard] = TableMessages(f"{shard}.{self.kind}", _PRIMARY[self.kind])
+        return self._messages[shard].frame(change)

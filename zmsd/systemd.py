@@ -1,0 +1,78 @@
+"""What zmsd tells systemd, by the protocol of sd_notify(3).
+
+Without ``NOTIFY_SOCKET`` (a terminal, a container) nothing is sent. Nothing here raises: a service manager that does
+not listen is no reason to stop.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+# The send blocks while the manager's queue is full; the main thread must not hang on it.
+SEND_TIMEOUT = 1.0
+
+
+def notify(*assignments: str) -> bool:
+    """Send ``KEY=value`` lines in one datagram; True when the manager's socket has taken them."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address.startswith("@"):
+        address = "\0" + address[1:]  # Linux' abstract namespace
+    elif not address.startswith("/"):
+        return False
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.settimeout(SEND_TIMEOUT)
+            sock.connect(address)
+            sock.sendall("\n".join(assignments).encode(errors="replace"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def ready(text: str) -> bool:
+    """It serves; also the end of a reload."""
+    return notify("READY=1", _status(text))
+
+
+def status(text: str) -> bool:
+    """The state in words, for ``systemctl status``."""
+    return notify(_status(text))
+
+
+def reloading(text: str = "reloading") -> bool:
+    """A reload begins; ``ready`` must follow, whether the reload succeeds or not."""
+    # systemd compares this time with that of its own request; it wants CLOCK_MONOTONIC by name.
+    microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    return notify("RELOADING=1", f"MONOTONIC_USEC={microseconds}", _status(text))
+
+
+def stopping(text: str = "stopping") -> bool:
+    """The stop has begun."""
+    return notify("STOPPING=1", _status(text))
+
+
+def extend_timeout(seconds: float) -> bool:
+    """Ask for this much more time from now to finish starting or stopping, e.g. while MongoDB is not there yet."""
+    return notify(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+
+
+def watchdog() -> bool:
+    """A sign of life, to be given every ``watchdog_interval()`` seconds."""
+    return notify("WATCHDOG=1")
+
+
+def watchdog_interval() -> float | None:
+    """Seconds between two signs of life, half of the unit's WatchdogSec; None when systemd does not watch us."""
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    try:
+        microseconds = int(os.environ.get("WATCHDOG_USEC", ""))
+    except ValueError:
+        return None
+    return microseconds / 2e6 if microseconds > 0 else None
+
+
+def _status(text: str) -> str:
+    return "STATUS=" + " ".join(text.split())  # a line break would begin another assignment

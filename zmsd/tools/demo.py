@@ -1,0 +1,133 @@
+"""``zmsd demo``: a MongoDB, a small chat that writes into it, zmsd, and its stream on the terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+from pymongo import MongoClient, uri_parser
+from pymongo.errors import PyMongoError
+
+from zmsd import config
+from zmsd import log as logs
+from zmsd.catalog.publication import publication
+from zmsd.daemon import Daemon
+from zmsd.errors import PeerGone, ZmsdError
+from zmsd.feed.source import translated
+from zmsd.stream.protocol import PATH
+from zmsd.tools.chat import COLLECTIONS, Chat
+from zmsd.tools.client import SourceClient
+from zmsd.tools.mongod import temporary_replica_set
+from zmsd.tools.tail import Viewer
+
+DATABASE = "zmsd_demo"
+_FILES = Path(__file__).parent / "chat_files"
+
+
+def demo(uri: str | None, port: int, seconds: float | None) -> int:
+    """Runs until ``seconds`` are over or Ctrl-C. Raises ZmsdError."""
+    logs.setup("warning")
+    # The driver tells of every connection that ends with the mongod; here that is the plan.
+    logging.getLogger("pymongo").setLevel(logging.CRITICAL)
+    stop = Event()
+    try:
+        with ExitStack() as stack:
+            if uri is None:
+                print("starting a MongoDB of its own …", flush=True)
+                uri = stack.enter_context(temporary_replica_set()).uri(DATABASE)
+            chat = stack.enter_context(_chat(uri))
+            daemon = stack.enter_context(_served(uri, port))
+            address = "{}:{}".format(*daemon.address)
+            print(f"zmsd serves it:  ws://{address}{PATH}")
+            print(f"for a zero-cache:  ZERO_UPSTREAM_TYPE=custom ZERO_UPSTREAM_DB=ws://{address}{PATH}")
+            print(f"see also:  http://{address}/  http://{address}/readyz  (Ctrl-C ends the demo)\n")
+            client = SourceClient(f"ws://{address}")
+            stack.callback(client.close)
+            writer = Thread(target=chat.go_on, args=(stop,), name="chat", daemon=True)
+            writer.start()
+            stack.callback(writer.join, 5)
+            stack.callback(stop.set)
+            _show(client, seconds)
+    except KeyboardInterrupt:
+        print("\nended", flush=True)
+    return 0
+
+
+def _show(client: SourceClient, seconds: float | None) -> None:
+    end = None if seconds is None else time.monotonic() + seconds
+    viewer = Viewer()
+    viewer.expect_copy()
+    try:
+        for message in client.messages(0.2):
+            if message is not None:
+                viewer.show(message)
+            if end is not None and time.monotonic() >= end:
+                break
+    except PeerGone as error:
+        raise ZmsdError(f"the stream ended: {error}") from error
+    print(f"\nended after {viewer.transactions} transactions", flush=True)
+
+
+@contextmanager
+def _chat(uri: str) -> Iterator[Chat]:
+    """The chat's data in the URI's database, taken away again at the end."""
+    with translated():
+        client: MongoClient[dict[str, object]] = MongoClient(uri, serverSelectionTimeoutMS=5000)
+        with client:
+            db = client.get_database(_database(uri))
+            there = sorted(set(COLLECTIONS).intersection(db.list_collection_names()))
+            if there:
+                raise ZmsdError(
+                    f"database {db.name} has collections {', '.join(there)} already, and the demo would "
+                    f"write into them: name another database in --uri (mongodb://HOST/{DATABASE}?…)"
+                )
+            chat = Chat(db)
+            print(f"filling database {db.name} with a small chat …", flush=True)
+            try:
+                chat.fill()
+                yield chat
+            finally:
+                try:
+                    for name in COLLECTIONS:
+                        db.drop_collection(name)
+                except PyMongoError:
+                    pass  # it went with its server
+
+
+def _database(uri: str) -> str:
+    try:
+        return uri_parser.parse_uri(uri)["database"] or DATABASE
+    except (PyMongoError, ValueError) as error:
+        raise ZmsdError(f"--uri: {error}") from error
+
+
+@contextmanager
+def _served(uri: str, port: int) -> Iterator[Daemon]:
+    """zmsd as ``zmsd run`` would start it, in a thread of this process."""
+    with tempfile.TemporaryDirectory(prefix="zmsd-demo-") as directory:
+        file = Path(directory, "zmsd.json")
+        settings = {
+            "mongodb": {"uri": uri, "database": _database(uri)},
+            "schema": {"file": str(_FILES / "schema.json")},
+            "mappings": {"file": str(_FILES / "mappings.json")},
+            "server": {"port": port},
+            "watermarks": {"path": str(Path(directory, "watermarks.db"))},
+        }
+        file.write_text(json.dumps(settings))
+        loaded = config.load(file, {})
+        daemon = Daemon(loaded, publication(loaded), file, {})
+        thread = Thread(target=daemon.run, name="zmsd", daemon=True)
+        thread.start()
+        try:
+            if not daemon.hub.readiness.wait(30):
+                raise ZmsdError(f"not ready: {daemon.hub.readiness.reason}")
+            yield daemon
+        finally:
+            daemon.stop()
+            thread.join(30)

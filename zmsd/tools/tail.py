@@ -1,0 +1,99 @@
+"""A source's stream on the terminal: the copy with a progress line, then each transaction."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from typing import Any, TextIO
+
+from zmsd.tools.client import Message
+
+_SHOWN = 8
+"""Row changes of one transaction that are shown."""
+_WIDTH = 100
+_SIGNS = {"insert": "+", "update": "~", "delete": "-", "truncate": "0"}
+
+
+class Viewer:
+    """Takes messages, writes lines."""
+
+    def __init__(self, out: TextIO = sys.stdout) -> None:
+        self._out = out
+        self._live = out.isatty()
+        self._copying = False
+        self._rows: Counter[str] = Counter()
+        self._lines: list[str] = []
+        self._begun = time.monotonic()
+        self._shown_at = 0.0
+        self.transactions = 0
+
+    def expect_copy(self) -> None:
+        """The next transaction is the first copy."""
+        self._copying = True
+
+    def show(self, message: Message) -> None:
+        kind, body = message[0], message[1]
+        if kind == "begin":
+            self._rows.clear()
+            self._lines = []
+            self._begun = time.monotonic()
+        elif kind == "data":
+            self._change(body)
+        elif kind == "commit":
+            self._commit(body["commitTimeMs"], message[2]["watermark"])
+        else:
+            self._print(f"{kind}: {json.dumps(body)}")
+
+    def _change(self, body: dict[str, Any]) -> None:
+        tag = body["tag"]
+        table = body["relation"]["name"] if "relation" in body else _named(body)
+        self._rows[table] += tag in _SIGNS
+        if self._copying:
+            if tag == "create-table":
+                columns = ", ".join(f"{name} {spec['dataType']}" for name, spec in body["spec"]["columns"].items())
+                self._print(f"  create table {table} ({columns})")
+            elif self._live and time.monotonic() - self._shown_at > 0.1:
+                self._shown_at = time.monotonic()
+                print(f"\r  {self._progress()}", end="", file=self._out, flush=True)
+        elif len(self._lines) < _SHOWN:
+            shown = json.dumps(body.get("new") or body.get("key") or "", ensure_ascii=False)
+            self._lines.append(_cut(f"    {_SIGNS.get(tag, tag)} {table} {shown}"))
+
+    def _commit(self, commit_ms: int, watermark: str) -> None:
+        if self._copying:
+            self._copying = False
+            self._print(("\r" if self._live else "") + f"  {self._progress()}")
+            self._print(f"  copy complete at watermark {watermark}")
+            return
+        now = time.time()
+        self.transactions += 1
+        total = sum(self._rows.values())
+        clock = time.strftime("%H:%M:%S", time.localtime(commit_ms / 1000)) + f".{commit_ms % 1000:03d}"
+        tables = ", ".join(f"{table} {count}" for table, count in self._rows.items()) or "empty"
+        self._print(f"{clock}  {watermark}  {tables}  ({max(now * 1000 - commit_ms, 0):.0f} ms after MongoDB's commit)")
+        for line in self._lines:
+            self._print(line)
+        if total > len(self._lines):
+            self._print(f"    … {total - len(self._lines)} more")
+
+    def _progress(self) -> str:
+        seconds = max(time.monotonic() - self._begun, 0.001)
+        total = sum(self._rows.values())
+        tables = ", ".join(f"{table} {count:,}" for table, count in self._rows.items() if count)
+        return f"{total:,} rows, {total / seconds:,.0f} rows/s: {tables}"
+
+    def _print(self, line: str) -> None:
+        print(line, file=self._out, flush=True)
+
+
+def _named(body: dict[str, Any]) -> str:
+    for key in ("spec", "id", "table"):
+        if isinstance(body.get(key), dict):
+            return str(body[key].get("tableName") or body[key].get("name"))
+    return ", ".join(relation["name"] for relation in body.get("relations", ()))
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _WIDTH else line[: _WIDTH - 1] + "…"

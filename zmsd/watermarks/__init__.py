@@ -1,0 +1,1 @@
+"""Where positions are kept: what cannot be derived from MongoDB."""

@@ -1,0 +1,148 @@
+"""The watermark store in one sqlite3 file: WAL, one connection, migrations."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from zmsd.errors import StoreError
+from zmsd.watermarks.store import Epoch, Identity, ShardRecord
+
+# Each runs once, in a transaction together with the new user_version. Never change one that was released: add another.
+_MIGRATIONS = (
+    """
+    CREATE TABLE shard (
+        app TEXT NOT NULL, number INTEGER NOT NULL,
+        replica_version TEXT NOT NULL, stream_from TEXT NOT NULL, acked TEXT,
+        PRIMARY KEY (app, number)
+    ) WITHOUT ROWID;
+    CREATE TABLE checkpoint (watermark TEXT PRIMARY KEY, token TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE identity (one INTEGER PRIMARY KEY CHECK (one = 1), set_id TEXT, collections TEXT NOT NULL);
+    CREATE TABLE invalid (one INTEGER PRIMARY KEY CHECK (one = 1), below TEXT NOT NULL, reason TEXT NOT NULL);
+    CREATE TABLE epoch (watermark TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, catalog TEXT NOT NULL) WITHOUT ROWID;
+    """,
+)
+
+_CHECKPOINTS = 1000
+"""Token checkpoints that are kept behind the newest one, besides those that some shard has not yet confirmed."""
+
+
+class SqliteStore:
+    """watermarks.storage: sqlite."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens or creates the file. Raises StoreError with what to do."""
+        self._path = path
+        self._lock = Lock()
+        with self._said("opened"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")  # a lost last write is found again by deriving it
+            self._migrate()
+
+    def shard(self, app: str, number: int) -> ShardRecord | None:
+        return self.shards().get((app, number))
+
+    def shards(self) -> dict[tuple[str, int], ShardRecord]:
+        rows = self._rows("SELECT app, number, replica_version, stream_from, acked FROM shard")
+        return {(app, number): ShardRecord(*rest) for app, number, *rest in rows}
+
+    def copied(self, app: str, number: int, replica_version: str, stream_from: str) -> None:
+        self._write("INSERT OR REPLACE INTO shard VALUES (?, ?, ?, ?, NULL)", app, number, replica_version, stream_from)
+
+    def acked(self, app: str, number: int, watermark: str) -> None:
+        self._write("UPDATE shard SET acked = ? WHERE app = ? AND number = ?", watermark, app, number)
+
+    def checkpoint(self, watermark: str, token: str) -> None:
+        with self._transaction("written") as db:
+            db.execute("INSERT OR REPLACE INTO checkpoint VALUES (?, ?)", (watermark, token))
+            db.execute(
+                "DELETE FROM checkpoint WHERE watermark < (SELECT min(coalesce(acked, replica_version)) FROM shard)"
+                " AND watermark < (SELECT watermark FROM checkpoint ORDER BY watermark DESC LIMIT 1 OFFSET ?)",
+                (_CHECKPOINTS,),
+            )
+
+    def checkpoint_before(self, watermark: str) -> tuple[str, str] | None:
+        rows = self._rows(
+            "SELECT watermark, token FROM checkpoint WHERE watermark <= ? ORDER BY watermark DESC LIMIT 1", watermark
+        )
+        return rows[0] if rows else None
+
+    def identity(self) -> Identity | None:
+        rows = self._rows("SELECT set_id, collections FROM identity")
+        return Identity(rows[0][0], json.loads(rows[0][1])) if rows else None
+
+    def identify(self, identity: Identity) -> None:
+        collections = json.dumps(identity.collections, sort_keys=True)
+        self._write("INSERT OR REPLACE INTO identity VALUES (1, ?, ?)", identity.set_id, collections)
+
+    def valid_from(self) -> tuple[str, str] | None:
+        rows = self._rows("SELECT below, reason FROM invalid")
+        return rows[0] if rows else None
+
+    def invalidate(self, watermark: str, reason: str) -> None:
+        self._write("INSERT OR REPLACE INTO invalid VALUES (1, ?, ?)", watermark, reason)
+
+    def epochs(self) -> list[Epoch]:
+        return [Epoch(*row) for row in self._rows("SELECT watermark, fingerprint, catalog FROM epoch ORDER BY 1")]
+
+    def add_epoch(self, epoch: Epoch) -> None:
+        self._write("INSERT OR REPLACE INTO epoch VALUES (?, ?, ?)", *epoch)
+
+    def close(self) -> None:
+        with self._lock, self._said("closed"):
+            self._db.close()
+
+    def _migrate(self) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(_MIGRATIONS):
+            raise StoreError(
+                f"{self._path}: written by a newer zmsd (store version {version}, this one knows {len(_MIGRATIONS)}): "
+                "upgrade zmsd, or set watermarks.path to a new file"
+            )
+        for number, script in enumerate(_MIGRATIONS[version:], version + 1):
+            self._db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        with self._lock, self._said("read"):
+            return self._db.execute(query, values).fetchall()
+
+    def _write(self, statement: str, *values: object) -> None:
+        with self._lock, self._said("written"):
+            self._db.execute(statement, values)
+
+    @contextmanager
+    def _transaction(self, what: str) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._said(what):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    @contextmanager
+    def _said(self, what: str) -> Iterator[None]:
+        """sqlite3's errors and the file system's as one line that says what to do."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"watermark store {self._path} cannot be {what}: {error}: {_advice(error)}") from error
+
+
+def _advice(error: Exception) -> str:
+    text = str(error)
+    if "malformed" in text or "not a database" in text:
+        return "move the file away and start again, positions are derived from MongoDB"
+    if "full" in text or "No space" in text:
+        return "make room on its disk"
+    if "locked" in text:
+        return "another process uses it, give each zmsd a file of its own"
+    return "see that the directory exists and that zmsd may write there (watermarks.path)"

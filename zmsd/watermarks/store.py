@@ -1,0 +1,75 @@
+"""What a watermark store keeps: the little that cannot be derived from MongoDB."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+
+class ShardRecord(NamedTuple):
+    """One zero-cache, ``(appID, shardNum)``."""
+
+    replica_version: str
+    """Watermark of its first copy."""
+    stream_from: str
+    """Watermark from which the stream goes on after that copy: above replica_version where the copy took so long that
+    changes were replayed into it."""
+    acked: str | None
+    """The newest watermark that it has confirmed."""
+
+
+class Epoch(NamedTuple):
+    """From a watermark on, a catalog holds."""
+
+    watermark: str
+    fingerprint: str
+    catalog: str
+    """Catalog.to_json()"""
+
+
+class Identity(NamedTuple):
+    """What tells this database from another one under the same address."""
+
+    set_id: str | None
+    """The replica set's own id, where reading it is allowed."""
+    collections: dict[str, str]
+    """Collection name -> UUID."""
+
+
+class WatermarkStore(Protocol):
+    """May be used from any thread; each method raises StoreError."""
+
+    def shard(self, app: str, number: int) -> ShardRecord | None: ...
+
+    def shards(self) -> dict[tuple[str, int], ShardRecord]: ...
+
+    def copied(self, app: str, number: int, replica_version: str, stream_from: str) -> None:
+        """A first copy is on its way to a shard; what was known of the shard is void."""
+        ...
+
+    def acked(self, app: str, number: int, watermark: str) -> None: ...
+
+    def checkpoint(self, watermark: str, token: str) -> None:
+        """The resume token of a watermark's last event; those far behind all acks are forgotten."""
+        ...
+
+    def checkpoint_before(self, watermark: str) -> tuple[str, str] | None:
+        """The newest (watermark, token) at or below a watermark."""
+        ...
+
+    def identity(self) -> Identity | None: ...
+
+    def identify(self, identity: Identity) -> None: ...
+
+    def valid_from(self) -> tuple[str, str] | None:
+        """(watermark, reason): positions below belong to another database, or to a history that is gone."""
+        ...
+
+    def invalidate(self, watermark: str, reason: str) -> None: ...
+
+    def epochs(self) -> list[Epoch]:
+        """In order."""
+        ...
+
+    def add_epoch(self, epoch: Epoch) -> None: ...
+
+    def close(self) -> None: ...
