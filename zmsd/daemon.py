@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from threading import Event
 from typing import Any
 
 from zmsd import __version__, config, systemd
@@ -17,7 +18,7 @@ from zmsd import log as logs
 from zmsd.catalog.publication import Publication, publication
 from zmsd.config import Config
 from zmsd.deadline import Deadline
-from zmsd.errors import ZmsdError
+from zmsd.errors import SourceUnavailable, ZmsdError
 from zmsd.feed.feed import Feed, open_feed
 from zmsd.feed.source import Source
 from zmsd.gateway.pages import pages
@@ -26,13 +27,15 @@ from zmsd.log import kv
 from zmsd.rows.rejects import Rejects
 from zmsd.stream.changelog import ChangeLog
 from zmsd.stream.dispatcher import Dispatcher
+from zmsd.stream.edition import Edition, Published
 from zmsd.stream.hub import Hub, Readiness
 from zmsd.stream.prepare import prepare
-from zmsd.stream.shards import ShardTable
 from zmsd.watermarks.sqlite import SqliteStore
 
 log = logging.getLogger(__name__)
 
+_FIXED = ("mongodb", "feed", "watermarks", "nats")
+"""Sections that a reload does not change in a running daemon."""
 STOP_SECONDS = 25.0
 """The Deadline of a stop; systemd's own is 90 s."""
 
@@ -47,6 +50,9 @@ class Daemon:
         self._environ = environ
         self._mailbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._exit: int | None = None
+        self._halt = Event()
+        self._rejects = Rejects()
+        self._source = Source(settings.mongodb.uri, settings.mongodb.database)
         self.hub = self._make_hub()
         self._dispatcher = self._make_dispatcher()
         self.server = self._make_server()
@@ -103,6 +109,11 @@ class Daemon:
         try:
             new = config.load(self._path, self._environ)
             published = publication(new)
+            edition = self._edition(new, published)
+            if edition.fingerprint == self.hub.edition.fingerprint:
+                edition = self.hub.edition
+            else:
+                self._try(edition, new)
         except ZmsdError as error:
             for line in str(error).splitlines():
                 log.error(kv("reload refused", fault=line))
@@ -110,10 +121,14 @@ class Daemon:
             return
         logs.setup(new.log.level, new.log.format)
         self.server.limits = _limits(new)
-        if published.catalog.fingerprint != self._published.catalog.fingerprint:
-            log.warning(kv("tables have changed", do="restart zmsd"))
+        fixed = [name for name in _FIXED if getattr(new, name) != getattr(self._config, name)]
+        if _fixed_server(new) != _fixed_server(self._config):
+            fixed.append("server")
+        if fixed:
+            log.warning(kv("settings that need a restart have changed", sections=",".join(fixed)))
         self._config = new
-        log.info(kv("reloaded"))
+        self._dispatcher.publish(edition)
+        log.info(kv("reloaded", tables=len(published.catalog.tables)))
         systemd.ready("serving")
 
     def _on_stop_signal(self, number: int, frame: Any) -> None:
@@ -143,28 +158,41 @@ class Daemon:
         self.hub.source.close()
         log.info(kv("zmsd stopped"))
 
+    def _try(self, edition: Edition, settings: Config) -> None:
+        """Whether MongoDB takes it; an unreachable one is asked again by the dispatcher."""
+        try:
+            prepare(self.hub, edition, settings.feed.images)
+        except SourceUnavailable as error:
+            log.warning(kv("reload goes on without a look at MongoDB", error=error))
+
+    def _edition(self, settings: Config, published: Publication) -> Edition:
+        zero = settings.zero
+        values = Published(*published, zero.clients_collection, zero.mutations_collection)
+        return Edition(values, self._source, self._rejects, self._halt)
+
     def _make_hub(self) -> Hub:
-        settings, published, rejects = self._config, self._published, Rejects()
-        named = {"clients": settings.zero.clients_collection, "mutations": settings.zero.mutations_collection}
+        settings = self._config
         return Hub(
-            source=Source(settings.mongodb.uri, settings.mongodb.database),
-            catalog=published.catalog,
+            source=self._source,
+            edition=self._edition(settings, self._published),
             store=SqliteStore(settings.watermarks.path),
             log=ChangeLog(),
             readiness=Readiness(),
-            rejects=rejects,
-            shard_tables=[ShardTable(kind, name, rejects) for kind, name in named.items() if name],
-            permissions=published.permissions,
+            rejects=self._rejects,
             private_feeds=settings.feed.catch_up,
+            stop=self._halt,
         )
 
     def _make_dispatcher(self) -> Dispatcher:
         feed, hub = self._config.feed, self.hub
 
-        def open_live(after: int) -> Feed:
-            return open_feed(feed.scope, hub.source, hub.watched, after)
+        def open_live(edition: Edition, after: int) -> Feed:
+            return open_feed(feed.scope, hub.source, edition.watched, after)
 
-        return Dispatcher(hub, lambda: prepare(hub, feed.images), open_live, feed.heartbeat, self._died)
+        def prepared(edition: Edition) -> int:
+            return prepare(hub, edition, self._config.feed.images)
+
+        return Dispatcher(hub, prepared, open_live, feed.heartbeat, self._died)
 
     def _make_server(self) -> Server:
         server = self._config.server
@@ -177,6 +205,10 @@ class Daemon:
                 f"cannot listen on {server.host}:{server.port}: {error.strerror or error}: "
                 "is another process using the port? (server.host, server.port)"
             ) from error
+
+
+def _fixed_server(settings: Config) -> tuple[object, ...]:
+    return settings.server.host, settings.server.port, settings.server.tls
 
 
 def _limits(settings: Config) -> Limits:

@@ -20,7 +20,7 @@ SETTLE_MS = 1
 
 
 class Feed:
-    """Starts at a position and owns its readers. One thread reads it; ``stop`` may be called from any other.
+    """Starts at a position and owns its readers. For one thread.
 
     A context manager: on leaving, the readers have been told to end and were waited for.
     """
@@ -28,7 +28,7 @@ class Feed:
     def __init__(self, source: Source, watched: Mapping[str, Watched], after: int, stop: Event | None = None) -> None:
         """:param watched: the collections, and what is wanted of them
         :param after: the position after which it begins
-        :param stop: ends it from outside
+        :param stop: ends it from outside, also where it waits for MongoDB to come back
         """
         self.health = Health()
         self._stop = stop or Event()
@@ -47,11 +47,9 @@ class Feed:
         """
         raise NotImplementedError
 
-    def stop(self) -> None:
-        self._stop.set()
-
     def close(self) -> None:
-        self.stop()
+        """Give back what it holds; for its thread."""
+        raise NotImplementedError
 
     def __enter__(self) -> Feed:
         return self
@@ -79,15 +77,14 @@ class DatabaseFeed(Feed):
         return self._grouper.group(batch.events, batch.token, ended=not batch.events and not self._sharded)
 
     def close(self) -> None:
-        super().close()
         self._reader.close()
 
 
 class CollectionFeed(Feed):
     """A stream and a thread per collection, and one more of each for the order."""
 
-    def __init__(self, source: Source, watched: Mapping[str, Watched], after: int, stop: Event | None = None) -> None:
-        super().__init__(source, watched, after, stop)
+    def __init__(self, source: Source, watched: Mapping[str, Watched], after: int) -> None:
+        super().__init__(source, watched, after)
         order = OrderReader(source, watched, after, self._stop, self.health)
         self._order = ReaderThread(order, self._stop, keep_empty=True)
         self._readers = {
@@ -108,13 +105,10 @@ class CollectionFeed(Feed):
         # An entry of the order is far too small for 16 MB to end a batch: a short one ended because all was said.
         return self._grouper.group(events, batch.token, ended=batch.short and not self._sharded)
 
-    def stop(self) -> None:
-        super().stop()
+    def close(self) -> None:
+        self._stop.set()
         for reader in (self._order, *self._readers.values()):
             reader.channel.close()
-
-    def close(self) -> None:
-        self.stop()
         deadline = Deadline(5.0)
         for reader in (self._order, *self._readers.values()):
             reader.thread.join(deadline.remaining())

@@ -21,7 +21,7 @@ def pages(hub: Hub) -> dict[str, Callable[[], Page]]:
                 "columns": {column.name: column.type for column in table.spec.columns},
                 "primaryKey": list(table.spec.primary_key),
             }
-            for table in hub.catalog.tables
+            for table in hub.edition.catalog.tables
         }
         return _json({"name": "zmsd", "version": __version__, "protocol": protocol.PATH, "tables": tables})
 

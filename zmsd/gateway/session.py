@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event
 
 from zmsd.errors import PeerGone, PeerProtocolError, ResumeLost, SourceError, StoreError
 from zmsd.feed import position
+from zmsd.feed.channel import Closed
 from zmsd.gateway.wire import GOING_AWAY, PROTOCOL_ERROR, Peer
 from zmsd.log import kv
 from zmsd.stream import protocol
 from zmsd.stream.changelog import Entry, Overrun
+from zmsd.stream.edition import Edition, Published
 from zmsd.stream.hub import Hub
-from zmsd.stream.snapshot import Snapshot
+from zmsd.stream.snapshot import Copy, Crossing, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +63,13 @@ class Session:
         self.rows = 0
         self.bytes = 0
         self.state = "waiting"
-        self.snapshot: Snapshot | None = None
+        self.copy: Copy | None = None
+        """The copy that is under way."""
         self._hub = hub
         self._stop = Event()
         self._peer: Peer | None = None
+        self._place = ""  # everything up to it was sent
+        self._has = hub.edition.published  # what the client's tables are made for
         self._open: str | None = None  # watermark of the transaction that was begun and not yet committed
         self._ack_written: str | None = None
         self._ack_time = 0.0
@@ -77,7 +83,8 @@ class Session:
         log.info(kv("session begins", **fields, address=self.address, last_watermark=wanted.last_watermark))
         reason = "stopped"
         try:
-            self._serve()
+            with suppress(Closed):  # stopped while it waited for MongoDB
+                self._serve()
             peer.close(GOING_AWAY, "zmsd stops")
         except PeerGone as error:
             reason = str(error)
@@ -110,63 +117,85 @@ class Session:
             self._listen()
             if self._stop.is_set():
                 return
-        place = self._place() if self.wanted.last_watermark is not None else self._copy()
-        self.sent = self.sent or place
-        while not self._stop.is_set():
-            try:
-                place = self._follow(place)
-            except Overrun:
-                self._roll_back()
-                place = self.sent
-            except ResumeLost as error:
-                self._reset(str(error))
-                return
+        try:
+            if self.wanted.last_watermark is None:
+                self._copy()
+            else:
+                self._resume(self.wanted.last_watermark)
+            while not self._stop.is_set():
+                try:
+                    self._follow(self._hub.edition)
+                except Overrun:
+                    self._roll_back()
+        except ResumeLost as error:
+            self._reset(str(error))
 
-    def _place(self) -> str:
-        """From where a client that has a copy goes on."""
-        wanted, last = self.wanted, self.wanted.last_watermark
-        assert last is not None
-        known = self._hub.store.shard(wanted.app, wanted.shard)
-        if known is not None and last == wanted.replica_version == known.replica_version:
-            return known.stream_from
-        return last
+    def _resume(self, last: str) -> None:
+        """The place and the edition of a client that has a copy. What is not known of it (the store was lost) is taken
+        to be as it is now."""
+        wanted, store = self.wanted, self._hub.store
+        copy = store.copy_before(wanted.app, wanted.shard, last)
+        self._place = last
+        self._has = self._hub.edition.published
+        if copy is not None:
+            self._place = copy.stream_from if copy.watermark == last else last
+            document = store.edition(copy.edition)
+            self._has = Published.from_json(document) if document is not None else self._has
+        self.sent = last
 
-    def _copy(self) -> str:
-        """Send the first copy; the place after it."""
-        self.state = "copying"
-        snapshot = self.snapshot = Snapshot(self._hub, self.wanted.app, self.wanted.shard, self._stop)
-        log.info(kv("copy begins", session=self.number, watermark=snapshot.watermark))
+    def _copy(self) -> None:
+        """Send the first copy."""
+        edition, wanted, store = self._hub.edition, self.wanted, self._hub.store
+        snapshot = Snapshot(self._hub, edition, wanted.app, wanted.shard, self._stop)
+        self._send_copy(snapshot, lambda: store.copied_first(wanted.app, wanted.shard, snapshot.record))
+
+    def _cross(self, edition: Edition) -> None:
+        """Take the client to an edition that it does not have yet."""
+        wanted, store = self.wanted, self._hub.store
+        crossing = Crossing(self._hub, edition, wanted.app, wanted.shard, self._stop, self._place, self._has)
+        self._send_copy(crossing, lambda: store.copied(wanted.app, wanted.shard, crossing.record))
+
+    def _send_copy(self, copy: Copy, keep: Callable[[], None]) -> None:
+        self.state, self.copy = "copying", copy
+        log.info(kv("copy begins", session=self.number, watermark=copy.watermark))
         held = b""
-        for frames in snapshot.frames():
+        for frames in copy.frames():
             self._send(held)
             held = frames
+            self._listen()
             if self._stop.is_set():
-                return snapshot.watermark  # unfinished: the client throws it away
+                return  # unfinished: the client throws it away
         # Kept before the commit is sent: the client may come back with it at once, to any daemon that shares the store.
-        wanted = self.wanted
-        self._hub.store.copied(wanted.app, wanted.shard, snapshot.watermark, snapshot.stream_from)
+        self._hub.store.add_edition(copy.edition.fingerprint, copy.edition.published.to_json())
+        keep()
         self._send(held)
-        self.rows += snapshot.progress.rows
-        self.sent = snapshot.watermark
-        seconds = time.monotonic() - snapshot.progress.started
-        log.info(kv("copy done", session=self.number, rows=snapshot.progress.rows, seconds=seconds))
-        return snapshot.stream_from
+        self.copy = None
+        self.rows += copy.progress.rows
+        self.sent, self._place = copy.watermark, copy.record.stream_from
+        self._has = copy.edition.published
+        seconds = time.monotonic() - copy.progress.started
+        log.info(kv("copy done", session=self.number, rows=copy.progress.rows, seconds=seconds))
 
-    def _follow(self, place: str) -> str:
-        """Send what happens after a place, until stopped. Raises Overrun, ResumeLost and PeerGone."""
-        changes = self._hub.changes(place, self._given_up)
+    def _follow(self, edition: Edition) -> None:
+        """Send what happens after the place, until stopped or until there is another edition.
+
+        Raises Overrun, ResumeLost and PeerGone.
+        """
+        self._hub.check_place(self._place)
+        if self._has.fingerprint != edition.fingerprint:
+            self._cross(edition)
+        changes = self._hub.changes(self._place, edition, self._stop, self._given_up)
         self.state = "streaming"
         try:
-            while self._open is not None or not self._stop.is_set():
+            while self._open is not None or not (self._stop.is_set() or self._hub.edition is not edition):
                 self._listen()
                 entries = changes.take(JOIN_ROWS, JOIN_BYTES, IDLE)
                 if entries:
                     self._send(b"".join(self._transaction(entries)))
                     if self._open is None:
-                        place = self.sent = entries[-1].watermark
+                        self._place = self.sent = entries[-1].watermark
         finally:
             changes.close()
-        return place
 
     def _transaction(self, entries: Sequence[Entry]) -> Iterator[bytes]:
         """Join them into one Zero transaction with the last one's watermark; a large one may stay open at the end."""

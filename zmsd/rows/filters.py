@@ -5,12 +5,14 @@ Everything else is mongod's to evaluate (computed.py). A differential test holds
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from decimal import Decimal
+from datetime import datetime
 from typing import Any
 
-from bson import Decimal128
+from bson import Binary, DBRef, Decimal128, ObjectId, Timestamp
+from bson.datetime_ms import DatetimeMS
+
+from zmsd.rows.values import milliseconds
 
 Predicate = Callable[[dict[str, Any]], bool]
 
@@ -49,7 +51,7 @@ def _any_of(path: tuple[str, ...], operands: Any) -> Predicate:
     """Equality with one of the operands, on the value itself or on an element of it."""
     wanted = frozenset(map(_comparable, operands))
     texts = frozenset(value for value in operands if type(value) is str)
-    null = None in operands
+    null = any(value is None for value in operands)
 
     def test(document: dict[str, Any]) -> bool:
         value = document.get(path[0])
@@ -64,41 +66,48 @@ def _matches(value: Any, path: tuple[str, ...], depth: int, wanted: frozenset[An
     """Walks as MongoDB's matcher does: one array on the way is looked into, an array inside of an array is not."""
     if depth == len(path):
         if isinstance(value, list):
-            return any(_comparable(item) in wanted for item in value if not isinstance(item, (dict, list)))
-        return not isinstance(value, dict) and _comparable(value) in wanted
+            return any(_comparable(item) in wanted for item in value)
+        return _comparable(value) in wanted
+    if isinstance(value, DBRef):
+        value = value.as_doc()
     if isinstance(value, dict):
         if path[depth] not in value:
             return null
         return _matches(value[path[depth]], path, depth + 1, wanted, null)
     if isinstance(value, list):
-        return any(_matches(item, path, depth, wanted, null) for item in value if isinstance(item, dict))
+        return any(_matches(item, path, depth, wanted, null) for item in value if isinstance(item, (dict, DBRef)))
     return null
 
 
 def _exists(value: Any, path: tuple[str, ...], depth: int) -> bool:
     if depth == len(path):
         return True
+    if isinstance(value, DBRef):
+        value = value.as_doc()
     if isinstance(value, dict):
         return path[depth] in value and _exists(value[path[depth]], path, depth + 1)
     if isinstance(value, list):
-        return any(_exists(item, path, depth) for item in value if isinstance(item, dict))
+        return any(_exists(item, path, depth) for item in value if isinstance(item, (dict, DBRef)))
     return False
+
+
+_NEVER = (object(),)
+"""Equal to no operand: objects, arrays, and what plain filters cannot ask for (some of it is not hashable)."""
 
 
 def _comparable(value: Any) -> Any:
     """A hashable stand-in that is equal where MongoDB calls two scalars equal: numbers by value, all else by type."""
+    if value is None or type(value) is str or isinstance(value, ObjectId):
+        return value
     if isinstance(value, bool):
         return (bool, value)
     if isinstance(value, Decimal128):
-        number = value.to_decimal() if not math.isnan(_as_float(value)) else None
-        return (float, "NaN") if number is None else (float, number)
-    if isinstance(value, (int, float)):
-        return (float, "NaN") if value != value else (float, Decimal(value))
-    return value if value is None or isinstance(value, str) else (type(value), value)
-
-
-def _as_float(value: Decimal128) -> float:
-    try:
-        return float(value.to_decimal())
-    except ValueError:  # a signalling NaN
-        return math.nan
+        number = value.to_decimal()
+        return (float, "NaN") if number.is_nan() else (float, number)
+    if isinstance(value, (int, float)):  # Python, too, compares these and Decimals exactly
+        return (float, "NaN") if value != value else (float, value)
+    if isinstance(value, (datetime, DatetimeMS)):
+        return (datetime, milliseconds(value))
+    if isinstance(value, bytes):
+        return (bytes, value.subtype if isinstance(value, Binary) else 0, bytes(value))
+    return (Timestamp, value) if isinstance(value, Timestamp) else _NEVER

@@ -21,7 +21,7 @@ minKey, maxKey     --                     --                     --             
 
 ``--``: does not fit; the column becomes null and the case is counted.
 
-.. [1] Beyond 2^53 the nearest double: zero-cache fails on larger integers.
+.. [1] Beyond 2^53 the nearest double, as zero-cache fails on larger integers; from 2^63 to 1e21 as a string.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ quote: Callable[[str], str] = json.encoder.encode_basestring
 
 SAFE = 2**53
 """Integers beyond it are not exact in JavaScript."""
+_INT64 = 2.0**63
 _JS_DATE = 8_640_000_000_000_000
 """Milliseconds on either side of the epoch that JavaScript's Date takes."""
 _EPOCH = datetime(1970, 1, 1)
@@ -91,11 +92,16 @@ def number(value: Any) -> str | None:
     if value is None:
         return "null"
     if isinstance(value, float):
-        return float.__repr__(value) if math.isfinite(value) else "null"
+        text = float.__repr__(value)
+        if _INT64 <= abs(value) < 1e21:
+            # JavaScript writes these without an exponent, and zero-cache dies of the integer that it then reads back.
+            # The column has REAL affinity: SQLite makes the same number of the text.
+            return f'"{text}"'
+        return text if math.isfinite(value) else "null"
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
-        return int.__repr__(value) if -SAFE <= value <= SAFE else float.__repr__(float(value))
+        return int.__repr__(value) if -SAFE <= value <= SAFE else number(float(value))
     if isinstance(value, (datetime, DatetimeMS, Timestamp)):
         return number(milliseconds(value))
     if isinstance(value, Decimal128):
@@ -143,7 +149,7 @@ def _text(value: Any) -> str | None:
         return iso(milliseconds(value))
     if isinstance(value, Decimal128):
         return str(value)
-    if isinstance(value, Binary) and value.subtype == 4:
+    if isinstance(value, Binary) and value.subtype == 4 and len(value) == 16:
         return str(value.as_uuid())
     if isinstance(value, bytes):
         return b64encode(value).decode()

@@ -52,6 +52,7 @@ class ChangeLog:
         self._generation = 0
         self._size = 0
         self._floor: str | None = None
+        self._edition = ""
         self._head: str | None = None
         self._closed = False
 
@@ -65,13 +66,17 @@ class ChangeLog:
         """Bytes that are held."""
         return self._size
 
-    def start(self, floor: str) -> None:
-        """Begin (again) after a watermark: what was kept is forgotten."""
+    def start(self, floor: str, edition: str) -> None:
+        """Begin (again) after a watermark: what was kept is forgotten.
+
+        :param edition: fingerprint of what the entries are encoded for
+        """
         with self._changed:
             self._generation += 1
             self._entries = []
             self._size = 0
             self._floor = self._head = floor
+            self._edition = edition
             self._changed.notify_all()
 
     def extend(self, entries: Sequence[Entry]) -> None:
@@ -105,13 +110,18 @@ class ChangeLog:
             self._generation += 1
             self._changed.notify_all()
 
-    def tail(self, after: str) -> Tail | None:
-        """A reader from the first transaction above a watermark; None where the log does not reach back that far."""
+    def tail(self, after: str, edition: str) -> Tail | None:
+        """A reader from the first transaction above a watermark; None where the log does not reach back that far.
+
+        Raises Overrun where the log is for another edition.
+        """
         with self._changed:
+            if self._floor is not None and edition != self._edition:
+                raise Overrun
             if self._floor is None or after < self._floor:
                 return None
             index = bisect_right(self._entries, after, key=lambda entry: entry.watermark)
-            return Tail(self, self._generation, self._base + index)
+            return Tail(self, self._generation, self._base + index, after)
 
     def wait(self, seconds: float) -> None:
         """Until something changes, for so long at most."""
@@ -156,15 +166,21 @@ class ChangeLog:
 class Tail:
     """One reader's place in the log. For one thread."""
 
-    def __init__(self, log: ChangeLog, generation: int, number: int) -> None:
+    def __init__(self, log: ChangeLog, generation: int, number: int, after: str) -> None:
         self._log = log
         self._generation = generation
         self._number = number
+        # The log may not be as far yet as its reader: a private feed or another daemon was ahead of it.
+        self._after: str | None = after
 
     def take(self, rows: int, size: int, timeout: float) -> list[Entry]:
         """The next entries: to about so many rows and bytes, after waiting so many seconds at most. Raises Overrun."""
         taken = self._log.take(self._generation, self._number, rows, size, timeout)
         self._number += len(taken)
+        if self._after is not None and taken:
+            known = bisect_right(taken, self._after, key=lambda entry: entry.watermark)
+            self._after = None if known < len(taken) else self._after
+            return taken[known:]
         return taken
 
     def close(self) -> None:

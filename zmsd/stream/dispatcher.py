@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from threading import Event, Thread
 
-from zmsd.errors import ResumeLost, SourceError, SourceRefused
+from zmsd.errors import ResumeLost, SourceError, SourceRefused, StoreError
 from zmsd.feed import position
 from zmsd.feed.channel import Closed
 from zmsd.feed.faults import REFUSED_WAIT, backoff
@@ -15,12 +15,15 @@ from zmsd.feed.feed import Feed
 from zmsd.feed.sequencer import Pieces
 from zmsd.log import Repeated, kv
 from zmsd.stream.changelog import Entry
+from zmsd.stream.edition import Edition
 from zmsd.stream.encoder import Encoder
 from zmsd.stream.hub import Hub
 
 log = logging.getLogger(__name__)
 
 
+_CHECKPOINT = 1.0
+"""Seconds between checkpoints in the store."""
 _PATIENCE = 60.0
 """Seconds that a step may take before the dispatcher counts as hanging: opening an old position scans the oplog."""
 
@@ -31,8 +34,8 @@ class Dispatcher:
     def __init__(
         self,
         hub: Hub,
-        prepare: Callable[[], int],
-        open_feed: Callable[[int], Feed],
+        prepare: Callable[[Edition], int],
+        open_feed: Callable[[Edition, int], Feed],
         heartbeat: float,
         died: Callable[[str], None],
     ) -> None:
@@ -40,9 +43,10 @@ class Dispatcher:
         :param heartbeat: seconds without a transaction after which an empty one says how far we are
         :param died: told when the thread ends by itself
         """
+        self._hub = hub
         self._log = hub.log
         self._readiness = hub.readiness
-        self._make_encoder = hub.encoder
+        self._next: Edition | None = None  # what is to be published from the next place on
         self._prepare = prepare
         self._open_feed = open_feed
         self._heartbeat = heartbeat
@@ -50,6 +54,7 @@ class Dispatcher:
         self._stop = Event()
         self._place: int | None = None  # everything up to it is in the log
         self._last_entry = time.monotonic()
+        self._last_checkpoint = 0.0
         self._repeated = Repeated(log, "feed")
         self._alive_until = time.monotonic() + _PATIENCE
         self.thread = Thread(target=self._run, name="dispatcher", daemon=True)
@@ -61,6 +66,10 @@ class Dispatcher:
 
     def stop(self) -> None:
         self._stop.set()
+
+    def publish(self, edition: Edition) -> None:
+        """Publish another edition from the next place on."""
+        self._next = edition
 
     def is_alive(self) -> bool:
         """Whether it makes progress, or waits in a retry that it knows: what feeds the watchdog. Any thread."""
@@ -94,13 +103,16 @@ class Dispatcher:
 
     def _feed_once(self) -> None:
         """From preparing the database to the feed's end."""
-        now = self._prepare()
+        edition = self._next or self._hub.edition
+        now = self._prepare(edition)
         self._log.cut()
-        if self._place is None:
-            self._place = now
-            self._log.start(position.watermark(now))
-        encoder = self._make_encoder()
-        with self._open_feed(self._place) as feed:
+        if self._place is None or edition is not self._hub.edition:
+            # The sessions find their places again, and take their clients over to the new edition.
+            self._place = now if self._place is None else self._place
+            self._hub.edition = edition
+            self._log.start(position.watermark(self._place), edition.fingerprint)
+        encoder = edition.encoder()
+        with self._open_feed(edition, self._place) as feed:
             log.info(kv("feed runs", position=position.watermark(self._place)))
             while not self._stop.is_set():
                 pieces = feed.read()
@@ -111,6 +123,8 @@ class Dispatcher:
                 if pieces is not None:
                     self._repeated.recovered()
                     self._append(encoder, pieces)
+                if self._next not in (None, edition):
+                    return
             raise Closed
 
     def _append(self, encoder: Encoder, pieces: Pieces) -> None:
@@ -118,12 +132,24 @@ class Dispatcher:
         if entries:
             self._log.extend(entries)
             self._last_entry = time.monotonic()
+            self._checkpoint(pieces)
         elif time.monotonic() - self._last_entry >= self._heartbeat:
             self._last_entry = time.monotonic()
             now = position.watermark(pieces.progress)
             if self._log.head is None or now > self._log.head:
                 self._log.extend([Entry(now, position.seconds(pieces.progress) * 1000, 0, b"")])
         self._place = pieces.progress
+
+    def _checkpoint(self, pieces: Pieces) -> None:
+        """Keep the resume token of the newest whole transaction: it tells this history from another one."""
+        whole = next((piece for piece in reversed(pieces.pieces) if piece.last and piece.events), None)
+        if whole is None or time.monotonic() - self._last_checkpoint < _CHECKPOINT:
+            return
+        self._last_checkpoint = time.monotonic()
+        try:
+            self._hub.store.checkpoint(position.watermark(whole.position), whole.events[-1]["_id"]["_data"])
+        except StoreError as error:  # positions can be derived without it
+            log.warning(kv("checkpoint not kept", error=error))
 
     def _wait(self, seconds: float) -> None:
         self._alive_until = time.monotonic() + seconds + _PATIENCE

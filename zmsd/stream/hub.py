@@ -6,22 +6,17 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import BoundedSemaphore, Condition, Event
-from typing import Any, Protocol
+from typing import Protocol
 
-from zmsd.catalog.catalog import Catalog, Table
 from zmsd.errors import ResumeLost
 from zmsd.feed import position
-from zmsd.feed.collection import Watched
-from zmsd.feed.copy import Scan, prefetched
 from zmsd.feed.feed import DatabaseFeed
-from zmsd.feed.source import Document, Source
+from zmsd.feed.source import Source
 from zmsd.log import kv
-from zmsd.rows.computed import Evaluator, follows_from_id
 from zmsd.rows.rejects import Rejects
 from zmsd.stream.changelog import ChangeLog, Entry, Tail
-from zmsd.stream.encoder import Encoder, Reading
-from zmsd.stream.shards import ShardTable
-from zmsd.stream.tables import used_fields
+from zmsd.stream.edition import Edition
+from zmsd.stream.encoder import Encoder
 from zmsd.watermarks.store import WatermarkStore
 
 log = logging.getLogger(__name__)
@@ -62,37 +57,19 @@ class Hub:
     """One for the process. Its methods may be called from any thread."""
 
     source: Source
-    catalog: Catalog
+    edition: Edition
+    """What is published now; set by the dispatcher."""
     store: WatermarkStore
     log: ChangeLog
     readiness: Readiness
     rejects: Rejects
-    shard_tables: Sequence[ShardTable] = ()
-    permissions: Any = None
-    """The application's permissions, for the row that zero-cache wants; None for none."""
     private_feeds: int = 4
     stop: Event = field(default_factory=Event)
 
     def __post_init__(self) -> None:
         self._private = BoundedSemaphore(self.private_feeds)
-        by_collection: dict[str, list[Table]] = {}
-        for table in self.catalog.tables:
-            if not table.mapping.plain:
-                by_collection.setdefault(table.mapping.collection, []).append(table)
-        run = self.source.run
-        self._evaluators = {name: Evaluator(run, tables, self.rejects) for name, tables in by_collection.items()}
-
-    @property
-    def watched(self) -> dict[str, Watched]:
-        """Every collection that is read, and what is wanted of it."""
-        used = used_fields(self.catalog, self.shard_tables)
-        needing = {table.mapping.collection for table in self.catalog.tables if not follows_from_id(table)}
-        needing |= {table.collection for table in self.shard_tables}
-        return {name: Watched(used[name], self._evaluators.get(name), name in needing) for name in used}
-
-    def encoder(self) -> Encoder:
-        reading = Reading(self.source.operation_time, self._documents)
-        return Encoder(self.catalog, self.rejects, self.shard_tables, self._evaluators, reading)
+        self.proven: set[str] = set()
+        """Resume tokens that are known to be in the oplog of this database; emptied at each new beginning."""
 
     def check_place(self, place: str) -> None:
         """Raises ResumeLost where a watermark cannot be one of this database's history."""
@@ -105,36 +82,57 @@ class Hub:
                 f"watermark {place} is later than the database's own time {position.watermark(now)}: "
                 "this is another database, or an older state of it was restored"
             )
+        self._check_history(place)
 
-    def changes(self, place: str, give_up: Callable[[], bool]) -> Changes:
-        """The changes after a watermark. Raises ResumeLost.
+    def changes(self, place: str, edition: Edition, stop: Event, give_up: Callable[[], bool]) -> Changes:
+        """The changes after a watermark, encoded for an edition. Raises ResumeLost, and Overrun for an old edition.
 
+        :param stop: ends the wait for MongoDB to come back
         :param give_up: asked now and then while waiting for one of the private feeds
         """
-        self.check_place(place)
-        return self.log.tail(place) or self._catch_up(place, give_up)
+        return self.log.tail(place, edition.fingerprint) or self._catch_up(place, edition, stop, give_up)
 
-    def _catch_up(self, place: str, give_up: Callable[[], bool]) -> Changes:
+    def between(self, encoder: Encoder, edition: Edition, after: int, end: int, stop: Event) -> Iterator[Entry]:
+        """Everything after one position up to another one, which must have been reached."""
+        with DatabaseFeed(self.source, edition.watched, after, stop) as feed:
+            while feed.progress < end:
+                pieces = feed.read()
+                for piece in pieces.pieces if pieces else ():
+                    if piece.position <= end and (entry := encoder.entry(piece)) is not None:
+                        yield entry
+
+    def _check_history(self, place: str) -> None:
+        """The event of the newest checkpoint up to a place must still be there: in a restored database it is not,
+        and its time alone would go on in silence."""
+        checkpoint = self.store.checkpoint_before(place)
+        if checkpoint is None or checkpoint[1] in self.proven:
+            return
+        if not self.source.has_event(checkpoint[1]):
+            raise ResumeLost(
+                f"the change at watermark {checkpoint[0]} is not in this database's history: "
+                "another state of it was restored"
+            )
+        self.proven.add(checkpoint[1])
+
+    def _catch_up(self, place: str, edition: Edition, stop: Event, give_up: Callable[[], bool]) -> Changes:
         if not self._private.acquire(blocking=False):
             log.info(kv("waiting for a private feed", place=place, limit=self.private_feeds))
             while not self._private.acquire(timeout=1.0):
                 if give_up():
                     raise ResumeLost("gave up waiting")
-        return CatchUp(self, place, self._private.release)
-
-    def _documents(self, collection: str, at: int) -> Iterator[list[Document]]:
-        return prefetched(Scan(self.source, collection, self.watched[collection].fields, at, self.stop), self.stop)
+        return CatchUp(self, place, edition, stop, self._private.release)
 
 
 class CatchUp:
     """A private feed from a place that the log does not reach, until it meets the log. For one thread."""
 
-    def __init__(self, hub: Hub, place: str, release: Callable[[], None]) -> None:
+    def __init__(self, hub: Hub, place: str, edition: Edition, stop: Event, release: Callable[[], None]) -> None:
         self._hub = hub
+        self._edition = edition
         self._release: Callable[[], None] | None = release
         self._tail: Tail | None = None
-        self._encoder = hub.encoder()
-        self._feed = DatabaseFeed(hub.source, hub.watched, position.parse(place)[0])
+        self._encoder = edition.encoder()
+        self._feed = DatabaseFeed(hub.source, edition.watched, position.parse(place)[0], stop)
         log.info(kv("catching up", place=place, log_head=hub.log.head))
 
     def take(self, rows: int, size: int, timeout: float) -> Sequence[Entry]:
@@ -146,7 +144,7 @@ class CatchUp:
             return ()
         entries = self._encoder.entries(pieces.pieces)
         if not pieces.pieces or pieces.pieces[-1].last:
-            self._tail = self._hub.log.tail(position.watermark(pieces.progress))
+            self._tail = self._hub.log.tail(position.watermark(pieces.progress), self._edition.fingerprint)
             if self._tail is not None:
                 log.info(kv("caught up", place=position.watermark(pieces.progress)))
                 self.close()

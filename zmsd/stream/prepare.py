@@ -9,20 +9,21 @@ from zmsd.errors import SourceRefused
 from zmsd.feed import position
 from zmsd.log import kv
 from zmsd.rows.computed import follows_from_id, problems
+from zmsd.stream.edition import Edition
 from zmsd.stream.hub import Hub
-from zmsd.watermarks.store import Epoch, Identity
+from zmsd.watermarks.store import Identity
 
 log = logging.getLogger(__name__)
 
 
-def prepare(hub: Hub, images: str) -> int:
+def prepare(hub: Hub, edition: Edition, images: str) -> int:
     """Make the database ready to be watched; the position at which a feed may begin now. Raises SourceError.
 
     :param images: setting ``feed.images``
     """
-    hub.source.prepare(hub.watched, images)
+    hub.source.prepare(edition.watched, images)
     found = hub.source.collections()
-    for table in hub.catalog.tables:
+    for table in edition.catalog.tables:
         collection = table.mapping.collection
         if not follows_from_id(table) and collection in found and collection not in hub.source.images:
             raise SourceRefused(
@@ -32,9 +33,8 @@ def prepare(hub: Hub, images: str) -> int:
         if not table.mapping.plain:
             _check_computed(hub, table)
     now = hub.source.operation_time()
+    hub.proven.clear()
     _check_identity(hub, now)
-    if not hub.store.epochs():
-        hub.store.add_epoch(Epoch(position.watermark(now), hub.catalog.fingerprint, hub.catalog.to_json()))
     return now
 
 

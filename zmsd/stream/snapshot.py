@@ -1,4 +1,8 @@
-"""The first copy: all tables at one position, as one Zero transaction, in constant memory."""
+"""Copies: tables at one position, as one Zero transaction, in constant memory.
+
+A Snapshot is a client's first copy. A Crossing takes a client that has an older edition to the newest one: the schema
+changes, everything that happened since its place, and the rows of the tables that are new or made otherwise.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,19 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from threading import Event
 
+from zmsd.errors import ResumeLost
 from zmsd.feed import position
-from zmsd.feed.copy import Scan, prefetched
-from zmsd.feed.feed import DatabaseFeed
+from zmsd.feed.copy import prefetched
 from zmsd.log import kv
+from zmsd.rows.changes import RowChange
 from zmsd.stream import protocol
+from zmsd.stream.edition import Edition, Published, step
 from zmsd.stream.hub import Hub
+from zmsd.watermarks.store import CopyRecord
 
 log = logging.getLogger(__name__)
 
@@ -51,36 +58,48 @@ class Progress:
         )
 
 
-class Snapshot:
-    """One copy for one session. For its thread."""
+class Copy:
+    """What both kinds share. For one session's thread."""
 
-    def __init__(self, hub: Hub, app: str, shard: int, stop: Event) -> None:
+    def __init__(self, hub: Hub, edition: Edition, app: str, shard: int, stop: Event) -> None:
         self.progress = Progress(started=time.monotonic())
+        self.edition = edition
+        self.at = hub.source.operation_time()
+        self.watermark = position.watermark(self.at)
+        self._stream_from = self.watermark
         self._hub = hub
         self._app = app
         self._shard = shard
+        self._shard_name = f"{app}_{shard}"
         self._stop = stop
-        self.at = hub.source.operation_time()
-        self.watermark = self._above_the_last_one()
-        self.stream_from = self.watermark
-        """Where the stream goes on: later than ``watermark`` when changes were replayed into the copy."""
 
     def frames(self) -> Iterator[bytes]:
-        """The whole transaction, from begin to commit, in chunks."""
-        hub, encoder = self._hub, self._hub.encoder()
-        shard_name = f"{self._app}_{self._shard}"
-        yield protocol.begin(self.watermark) + b"".join(self._tables()) + self._permissions()
-        watched = sorted(hub.watched.items())
-        scans = [Scan(hub.source, name, wanted.fields, self.at, self._stop) for name, wanted in watched]
+        """The whole transaction, from begin to commit, in chunks; the last one holds the commit."""
+        raise NotImplementedError
+
+    @property
+    def record(self) -> CopyRecord:
+        """What is to be kept of it before its commit is sent."""
+        return CopyRecord(self.watermark, self._stream_from, self.edition.fingerprint)
+
+    def _rows(self, tables: Collection[str], shard_tables: Collection[str]) -> Iterator[bytes]:
+        """Insert messages for all rows of some tables at the position, then what happened while they were read."""
+        encoder = self.edition.encoder()
+        chosen = {
+            collection: [table for table in of_collection if table.name in tables]
+            for collection, of_collection in encoder.tables.items()
+        }
+        shards = {table.collection: table for table in self.edition.shard_tables if table.kind in shard_tables}
+        names = sorted(shards.keys() | {name for name, found in chosen.items() if found})
+        scans = [self.edition.scan(name, self.at, self._stop) for name in names]
         self.progress.estimated = sum(scan.estimate() for scan in scans)
-        shard_tables = {table.collection: table for table in hub.shard_tables}
         reported = time.monotonic()
         for scan in scans:
             self.progress.collection = scan.collection
             for documents in prefetched(scan, self._stop):
-                frames = encoder.copied(scan.collection, documents)
-                if scan.collection in shard_tables:
-                    frames += shard_tables[scan.collection].copied(shard_name, documents)
+                frames = encoder.copied(scan.collection, documents, chosen.get(scan.collection, ()))
+                if scan.collection in shards:
+                    frames += shards[scan.collection].copied(self._shard_name, documents)
                 self.progress.documents += len(documents)
                 self.progress.rows += len(frames)
                 if time.monotonic() - reported >= _REPORT:
@@ -88,45 +107,91 @@ class Snapshot:
                     log.info(self.progress.line())
                 yield b"".join(frames)
         if not all(scan.exact for scan in scans):
-            yield from self._replayed(shard_name)
-        # The newest change in it is as old as its position.
-        yield protocol.commit(self.watermark, position.seconds(self.at) * 1000)
+            end = self._hub.source.operation_time()
+            log.info(kv("replaying the changes since the copy began", seconds=position.seconds(end - self.at)))
+            yield from self._changes(self.at, end, {})
+            self._stream_from = position.watermark(end)
 
-    def _replayed(self, shard_name: str) -> Iterator[bytes]:
-        """The changes since the position, because some documents were read later than at it."""
-        end = self._hub.source.operation_time()
-        log.info(kv("replaying the changes since the copy began", seconds=position.seconds(end - self.at)))
-        encoder = self._hub.encoder()
-        with DatabaseFeed(self._hub.source, self._hub.watched, self.at, self._stop) as feed:
-            # To the end of a transaction, at or beyond the end of the copy.
-            while feed.progress < end:
-                pieces = feed.read()
-                for entry in encoder.entries(pieces.pieces) if pieces else ():
-                    yield entry.frames + (entry.shard_frames or {}).get(shard_name, b"")
-            self.stream_from = position.watermark(feed.progress)
+    def _changes(self, after: int, end: int, copied_at: dict[str, int]) -> Iterator[bytes]:
+        """Data messages of what happened between two positions.
 
-    def _tables(self) -> Iterator[bytes]:
-        for spec, types in protocol.required_tables(self._app, self._shard):
-            yield protocol.create_table(spec, types)
-        for table in self._hub.catalog.tables:
-            yield protocol.create_table(table.spec)
+        :param copied_at: tables whose changes up to a position are not wanted
+        """
+        encoder = self.edition.encoder()
+        for tables in encoder.tables.values():
+            for table in tables:
+                table.copied_at = copied_at.get(table.name, table.copied_at)
+        for entry in self._hub.between(encoder, self.edition, after, end, self._stop):
+            yield entry.frames + (entry.shard_frames or {}).get(self._shard_name, b"")
 
-    def _permissions(self) -> bytes:
+    def _permissions(self, tag: str) -> bytes:
+        value = self.edition.published.permissions
         messages = protocol.TableMessages(f"{self._app}.permissions", ("lock",))
-        value = self._hub.permissions
         text = None if value is None else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
         digest = None if text is None else json.dumps(hashlib.sha256(text.encode()).hexdigest()[:32])
         row = f'{{"permissions":{protocol.json_column(value)},"hash":{digest or "null"},"lock":true}}'
-        return protocol.frame(f"{messages.insert}{row}}}]")
+        return messages.frame(RowChange(tag, None, row))
 
-    def _above_the_last_one(self) -> str:
-        """The watermark of this copy: its position's, but above the one that the shard had from an earlier copy."""
-        known = self._hub.store.shard(self._app, self._shard)
-        mark = position.watermark(self.at)
-        if known is None or known.replica_version < mark:
-            return mark
-        at, minor = position.parse(known.replica_version)
+
+class Snapshot(Copy):
+    """The first copy."""
+
+    def __init__(self, hub: Hub, edition: Edition, app: str, shard: int, stop: Event) -> None:
+        super().__init__(hub, edition, app, shard, stop)
+        known = hub.store.shard(app, shard)
+        if known is not None and known.replica_version >= self.watermark:
+            self.watermark = self._stream_from = self._above(known.replica_version)
+
+    def frames(self) -> Iterator[bytes]:
+        required = protocol.required_tables(self._app, self._shard)
+        created = [protocol.create_table(spec, types) for spec, types in required]
+        created += [protocol.create_table(table.spec) for table in self.edition.catalog.tables]
+        yield protocol.begin(self.watermark) + b"".join(created) + self._permissions("insert")
+        tables = {table.name for table in self.edition.catalog.tables}
+        yield from self._rows(tables, {table.kind for table in self.edition.shard_tables})
+        # The newest change in it is as old as its position.
+        yield protocol.commit(self.watermark, position.seconds(self.at) * 1000)
+
+    def _above(self, earlier: str) -> str:
+        """A watermark above that of an earlier copy: zero-cache does not start again with the same one."""
+        at, minor = position.parse(earlier)
         if at > self.at:
-            log.warning(kv("the database's time is behind an earlier copy's", earlier=known.replica_version, now=mark))
-            return mark
+            log.warning(kv("the database's time is behind an earlier copy's", earlier=earlier, now=self.watermark))
+            return self.watermark
         return position.watermark(self.at, minor + 1)
+
+
+class Crossing(Copy):
+    """From a place in an older edition to now, in the newest one."""
+
+    def __init__(
+        self, hub: Hub, edition: Edition, app: str, shard: int, stop: Event, place: str, old: Published
+    ) -> None:
+        """Raises ResumeLost where Zero cannot be told what has changed."""
+        super().__init__(hub, edition, app, shard, stop)
+        self._after, minor = position.parse(place)
+        if self.at <= self._after:
+            self.at = self._after
+            self.watermark = self._stream_from = position.watermark(self._after, minor + 1)
+        self._step = step(old, edition.published)
+        if self._step.incompatible:
+            reasons = "; ".join(self._step.incompatible)
+            raise ResumeLost(f"what is published has changed in a way that Zero cannot follow: {reasons}")
+
+    def frames(self) -> Iterator[bytes]:
+        between = self._step
+        made = [protocol.drop_table(table.name) for table in between.dropped]
+        made += [protocol.drop_column(table.name, column) for table, column in between.columns_dropped]
+        made += [protocol.add_column(table.spec, column) for table, column in between.columns_added]
+        made += [protocol.create_table(table.spec) for table in between.added]
+        made += [protocol.TableMessages(t.name, t.spec.primary_key).truncate() for t in between.recopied]
+        for spec, _ in protocol.required_tables(self._app, self._shard):
+            if spec.name.rpartition(".")[2] in between.shard_tables:
+                made.append(protocol.TableMessages(spec.name, spec.primary_key).truncate())
+        if between.permissions:
+            made.append(self._permissions("update"))
+        yield protocol.begin(self.watermark) + b"".join(made)
+        afresh = {table.name for table in (*between.added, *between.recopied)}
+        yield from self._changes(self._after, self.at, dict.fromkeys(afresh, self.at))
+        yield from self._rows(afresh, between.shard_tables)
+        yield protocol.commit(self.watermark, position.seconds(self.at) * 1000)

@@ -11,20 +11,24 @@ from threading import Lock
 from typing import Any
 
 from zmsd.errors import StoreError
-from zmsd.watermarks.store import Epoch, Identity, ShardRecord
+from zmsd.watermarks.store import CopyRecord, Identity, ShardRecord
 
 # Each runs once, in a transaction together with the new user_version. Never change one that was released: add another.
 _MIGRATIONS = (
     """
     CREATE TABLE shard (
-        app TEXT NOT NULL, number INTEGER NOT NULL,
-        replica_version TEXT NOT NULL, stream_from TEXT NOT NULL, acked TEXT,
+        app TEXT NOT NULL, number INTEGER NOT NULL, replica_version TEXT NOT NULL, acked TEXT,
         PRIMARY KEY (app, number)
     ) WITHOUT ROWID;
+    CREATE TABLE copy (
+        app TEXT NOT NULL, number INTEGER NOT NULL, watermark TEXT NOT NULL,
+        stream_from TEXT NOT NULL, edition TEXT NOT NULL,
+        PRIMARY KEY (app, number, watermark)
+    ) WITHOUT ROWID;
+    CREATE TABLE edition (fingerprint TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE checkpoint (watermark TEXT PRIMARY KEY, token TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE identity (one INTEGER PRIMARY KEY CHECK (one = 1), set_id TEXT, collections TEXT NOT NULL);
     CREATE TABLE invalid (one INTEGER PRIMARY KEY CHECK (one = 1), below TEXT NOT NULL, reason TEXT NOT NULL);
-    CREATE TABLE epoch (watermark TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, catalog TEXT NOT NULL) WITHOUT ROWID;
     """,
 )
 
@@ -50,11 +54,27 @@ class SqliteStore:
         return self.shards().get((app, number))
 
     def shards(self) -> dict[tuple[str, int], ShardRecord]:
-        rows = self._rows("SELECT app, number, replica_version, stream_from, acked FROM shard")
+        rows = self._rows("SELECT app, number, replica_version, acked FROM shard")
         return {(app, number): ShardRecord(*rest) for app, number, *rest in rows}
 
-    def copied(self, app: str, number: int, replica_version: str, stream_from: str) -> None:
-        self._write("INSERT OR REPLACE INTO shard VALUES (?, ?, ?, ?, NULL)", app, number, replica_version, stream_from)
+    def copied_first(self, app: str, number: int, copy: CopyRecord) -> None:
+        with self._transaction("written") as db:
+            db.execute("INSERT OR REPLACE INTO shard VALUES (?, ?, ?, NULL)", (app, number, copy.watermark))
+            db.execute("DELETE FROM copy WHERE app = ? AND number = ?", (app, number))
+            db.execute("INSERT INTO copy VALUES (?, ?, ?, ?, ?)", (app, number, *copy))
+
+    def copied(self, app: str, number: int, copy: CopyRecord) -> None:
+        self._write("INSERT OR REPLACE INTO copy VALUES (?, ?, ?, ?, ?)", app, number, *copy)
+
+    def copy_before(self, app: str, number: int, watermark: str) -> CopyRecord | None:
+        rows = self._rows(
+            "SELECT watermark, stream_from, edition FROM copy WHERE app = ? AND number = ? AND watermark <= ?"
+            " ORDER BY watermark DESC LIMIT 1",
+            app,
+            number,
+            watermark,
+        )
+        return CopyRecord(*rows[0]) if rows else None
 
     def acked(self, app: str, number: int, watermark: str) -> None:
         self._write("UPDATE shard SET acked = ? WHERE app = ? AND number = ?", watermark, app, number)
@@ -89,11 +109,12 @@ class SqliteStore:
     def invalidate(self, watermark: str, reason: str) -> None:
         self._write("INSERT OR REPLACE INTO invalid VALUES (1, ?, ?)", watermark, reason)
 
-    def epochs(self) -> list[Epoch]:
-        return [Epoch(*row) for row in self._rows("SELECT watermark, fingerprint, catalog FROM epoch ORDER BY 1")]
+    def edition(self, fingerprint: str) -> str | None:
+        rows = self._rows("SELECT document FROM edition WHERE fingerprint = ?", fingerprint)
+        return str(rows[0][0]) if rows else None
 
-    def add_epoch(self, epoch: Epoch) -> None:
-        self._write("INSERT OR REPLACE INTO epoch VALUES (?, ?, ?)", *epoch)
+    def add_edition(self, fingerprint: str, document: str) -> None:
+        self._write("INSERT OR IGNORE INTO edition VALUES (?, ?)", fingerprint, document)
 
     def close(self) -> None:
         with self._lock, self._said("closed"):

@@ -10,20 +10,19 @@ class ShardRecord(NamedTuple):
 
     replica_version: str
     """Watermark of its first copy."""
-    stream_from: str
-    """Watermark from which the stream goes on after that copy: above replica_version where the copy took so long that
-    changes were replayed into it."""
     acked: str | None
     """The newest watermark that it has confirmed."""
 
 
-class Epoch(NamedTuple):
-    """From a watermark on, a catalog holds."""
+class CopyRecord(NamedTuple):
+    """A copy that went to a shard: its first one, or that of the tables that a new edition has changed."""
 
     watermark: str
-    fingerprint: str
-    catalog: str
-    """Catalog.to_json()"""
+    stream_from: str
+    """Watermark from which the stream goes on after it: above ``watermark`` where the copy took so long that changes
+    were replayed into it."""
+    edition: str
+    """Fingerprint of what is published from then on."""
 
 
 class Identity(NamedTuple):
@@ -42,8 +41,16 @@ class WatermarkStore(Protocol):
 
     def shards(self) -> dict[tuple[str, int], ShardRecord]: ...
 
-    def copied(self, app: str, number: int, replica_version: str, stream_from: str) -> None:
+    def copied_first(self, app: str, number: int, copy: CopyRecord) -> None:
         """A first copy is on its way to a shard; what was known of the shard is void."""
+        ...
+
+    def copied(self, app: str, number: int, copy: CopyRecord) -> None:
+        """A further copy is on its way to a shard."""
+        ...
+
+    def copy_before(self, app: str, number: int, watermark: str) -> CopyRecord | None:
+        """The newest copy of a shard at or below a watermark."""
         ...
 
     def acked(self, app: str, number: int, watermark: str) -> None: ...
@@ -66,10 +73,10 @@ class WatermarkStore(Protocol):
 
     def invalidate(self, watermark: str, reason: str) -> None: ...
 
-    def epochs(self) -> list[Epoch]:
-        """In order."""
+    def edition(self, fingerprint: str) -> str | None:
+        """What was published under a fingerprint, as ``add_edition`` got it."""
         ...
 
-    def add_epoch(self, epoch: Epoch) -> None: ...
+    def add_edition(self, fingerprint: str, document: str) -> None: ...
 
     def close(self) -> None: ...

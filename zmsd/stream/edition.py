@@ -1,0 +1,112 @@
+"""An edition: everything that is published from some moment on, and what it takes to read and encode it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from threading import Event
+from typing import Any, NamedTuple
+
+from zmsd.catalog.catalog import Catalog, Table, diff
+from zmsd.catalog.schema import Column
+from zmsd.feed.collection import Watched
+from zmsd.feed.copy import Scan, prefetched
+from zmsd.feed.source import Document, Source
+from zmsd.rows.computed import Evaluator, follows_from_id
+from zmsd.rows.rejects import Rejects
+from zmsd.stream.encoder import Encoder, Reading
+from zmsd.stream.shards import ShardTable
+from zmsd.stream.tables import used_fields
+
+
+class Published(NamedTuple):
+    """What an edition publishes, as plain values: it can be kept, and compared."""
+
+    catalog: Catalog
+    permissions: Any = None
+    """For zero-cache's permissions row; None for none."""
+    clients_collection: str | None = None
+    mutations_collection: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        rest = json.dumps(self[1:], sort_keys=True)
+        return hashlib.sha256(f"{self.catalog.fingerprint} {rest}".encode()).hexdigest()
+
+    def to_json(self) -> str:
+        return json.dumps([self.catalog.to_json(), *self[1:]])
+
+    @staticmethod
+    def from_json(text: str) -> Published:
+        catalog, *rest = json.loads(text)
+        return Published(Catalog.from_json(catalog), *rest)
+
+
+class Step(NamedTuple):
+    """What lies between two editions, for one who has the older one."""
+
+    dropped: tuple[Table, ...]
+    added: tuple[Table, ...]
+    columns_dropped: tuple[tuple[Table, str], ...]
+    columns_added: tuple[tuple[Table, Column], ...]
+    recopied: tuple[Table, ...]
+    """Kept tables whose rows are others now."""
+    shard_tables: tuple[str, ...]
+    """``clients``, ``mutations``: those that are read from another collection now."""
+    permissions: bool
+    incompatible: tuple[str, ...]
+    """What Zero cannot be told as a change."""
+
+
+def step(old: Published, new: Published) -> Step:
+    between = diff(old.catalog, new.catalog)
+    kinds = {"clients": 2, "mutations": 3}
+    return Step(
+        dropped=between.dropped,
+        added=between.added,
+        columns_dropped=tuple((change.new, column.name) for change in between.changed for column in change.dropped),
+        columns_added=tuple((change.new, column) for change in between.changed for column in change.added),
+        recopied=tuple(change.new for change in between.changed if change.added or change.remapped),
+        shard_tables=tuple(kind for kind, place in kinds.items() if old[place] != new[place]),
+        permissions=old.permissions != new.permissions,
+        incompatible=between.incompatible,
+    )
+
+
+class Edition:
+    """May be used from any thread."""
+
+    def __init__(self, published: Published, source: Source, rejects: Rejects, stop: Event) -> None:
+        self.published = published
+        self.fingerprint = published.fingerprint
+        self.catalog = published.catalog
+        self._source = source
+        self._rejects = rejects
+        self._stop = stop
+        named = {"clients": published.clients_collection, "mutations": published.mutations_collection}
+        self.shard_tables = [ShardTable(kind, name, rejects) for kind, name in named.items() if name]
+        computed: dict[str, list[Table]] = {}
+        for table in self.catalog.tables:
+            if not table.mapping.plain:
+                computed.setdefault(table.mapping.collection, []).append(table)
+        self._evaluators = {name: Evaluator(source.run, tables, rejects) for name, tables in computed.items()}
+        used = used_fields(self.catalog, self.shard_tables)
+        needing = {table.mapping.collection for table in self.catalog.tables if not follows_from_id(table)}
+        needing |= {table.collection for table in self.shard_tables}
+        self.watched = {name: Watched(used[name], self._evaluators.get(name), name in needing) for name in used}
+        """Every collection that is read, and what is wanted of it."""
+
+    def encoder(self) -> Encoder:
+        reading = Reading(self._source.operation_time, self.documents)
+        return Encoder(self.catalog, self._rejects, self.shard_tables, self._evaluators, reading)
+
+    def documents(self, collection: str, at: int) -> Iterator[list[Document]]:
+        """All documents of a collection at a position, in batches."""
+        return prefetched(self.scan(collection, at, self._stop), self._stop)
+
+    def scan(self, collection: str, at: int, stop: Event) -> Scan:
+        return Scan(self._source, collection, self.watched[collection].fields, at, stop)
+
+
+MakeEdition = Callable[[Published], Edition]
