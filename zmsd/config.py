@@ -80,7 +80,6 @@ class FeedConfig:
     scope: Literal["collection", "database"] = "collection"
     images: Literal["auto", "required", "off"] = "auto"
     heartbeat: float = setting(60.0, low=1, high=86400)  # seconds
-    oversize: Literal["stop", "skip"] = "stop"
     catch_up: int = setting(4, low=1)  # private feeds at once
 
 

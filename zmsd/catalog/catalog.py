@@ -18,7 +18,6 @@ from zmsd.catalog.mapping import (
     literals,
     parse_mappings,
     path_problem,
-    refuse_computed,
 )
 from zmsd.catalog.schema import Column, SchemaTable, TableSpec, parse_schema
 from zmsd.config import collection_problem
@@ -117,10 +116,8 @@ def load_catalog(schema: Document, mappings: Document | None) -> Catalog:
     found: dict[str, Mapping] = {}
     warnings: list[Fault] = []
     if mappings is not None:
-        entries, more, warnings = parse_mappings(mappings, tables)
+        found, more, warnings = parse_mappings(mappings, tables)
         faults += more
-        faults += refuse_computed(mappings, entries)
-        found = {entry.table.server_name: entry.mapping for entry in entries}
     published: list[Table] = []
     for table in tables:
         if table.spec is not None:

@@ -7,21 +7,29 @@ can be said as paths becomes ``Mapping.fields``, in whichever form it was writte
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 from bson import Binary, Decimal128, ObjectId, Timestamp, json_util
 from bson.codec_options import DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 from bson.errors import BSONError
 
+from zmsd.catalog import beyond
 from zmsd.catalog.schema import SchemaTable
 from zmsd.config import collection_problem
-from zmsd.documents import Document, Keys, suggestion
+from zmsd.documents import Document, Keys, dotted, suggestion
 from zmsd.errors import Fault
+
+
+class Origin(NamedTuple):
+    """Where a mapping was written."""
+
+    document: Document
+    place: Keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,32 +46,32 @@ class Mapping:
     filter: Any = None
     projection: Any = None
     pipeline: Any = None
+    origin: Origin | None = field(default=None, compare=False, repr=False)
+    """For faults that are found later; no part of what the mapping means."""
 
     @property
     def plain(self) -> bool:
-        """Whether Python evaluates it: nothing but paths and equality. Otherwise mongod does."""
-        return self.fields is not None and all(_is_equality(path, value) for path, value in (self.filter or {}).items())
+        """Whether Python evaluates it: paths, and a filter of nothing but comparisons with scalars. Otherwise mongod
+        does."""
+        return self.fields is not None and all(_is_plain(path, value) for path, value in (self.filter or {}).items())
 
-
-@dataclass(frozen=True, slots=True)
-class TableMapping:
-    """The mapping that a document has for a table, and its place there."""
-
-    table: SchemaTable
-    mapping: Mapping
-    place: Keys
+    def fault(self, place: Keys, reason: str) -> Fault:
+        """A fault at a place in the mapping: ``("pipeline", 0)``."""
+        if self.origin is None:
+            return Fault(f"mapping of collection {self.collection}", None, None, dotted(place), reason)
+        return self.origin.document.fault((*self.origin.place, *place), reason)
 
 
 def parse_mappings(
     document: Document, tables: Iterable[SchemaTable]
-) -> tuple[list[TableMapping], list[Fault], list[Fault]]:
-    """The mappings of a document for tables without faults, everything wrong with them, and what is only odd."""
+) -> tuple[dict[str, Mapping], list[Fault], list[Fault]]:
+    """The mappings of a document by the server names of their tables, all that is wrong, and what is only odd."""
     by_name = {table.server_name: table for table in tables} | {table.key: table for table in tables}
     parser = _Parser(document)
     top, place = _mappings(document.data, by_name)
     if not isinstance(top, dict):
-        return [], [document.fault(place, "must be an object of mappings by table")], []
-    mappings: dict[str, TableMapping] = {}
+        return {}, [document.fault(place, "must be an object of mappings by table")], []
+    mappings: dict[str, Mapping] = {}
     for key, data in top.items():
         table, here = by_name.get(key) or by_name.get(key.removeprefix("public.")), (*place, key)
         if table is None:
@@ -71,8 +79,8 @@ def parse_mappings(
         elif table.server_name in mappings:
             parser.fault(here, f"table {table.server_name} is mapped twice")
         elif table.spec is not None and (mapping := parser.mapping(data, here, table)):
-            mappings[table.server_name] = TableMapping(table, mapping, here)
-    return list(mappings.values()), parser.faults, parser.warnings
+            mappings[table.server_name] = mapping
+    return mappings, parser.faults, parser.warnings
 
 
 def default_mapping(table: SchemaTable) -> Mapping:
@@ -118,30 +126,29 @@ _LITERALS = [
     *({"$binary"}, {"$binary", "$type"}, {"$uuid"}, {"$timestamp"}),
 ]
 _MAX_DEPTH = 100
+_REFERENCE = re.compile(r"\.\$(?:ref|id|db)\b")  # the members of a DBRef, which may be asked for
 _SCALARS = (str, bool, int, float, bytes, datetime, DatetimeMS, ObjectId, Decimal128, Binary, Timestamp)
 
 
-def refuse_computed(document: Document, mappings: Iterable[TableMapping]) -> list[Fault]:
-    """A fault for everything that only mongod can evaluate, which zmsd does not ask it to do yet."""
-    faults: list[Fault] = []
-    for entry in mappings:
-        data = reduce(lambda inner, key: inner[key], entry.place, document.data)
-        places: list[Keys] = [("pipeline",)] if entry.mapping.pipeline else []
-        for key, value in (data["projection"] if entry.mapping.projection else {}).items():
-            if entry.table.column(key) and _path(key, value) is None and not _is_exclusion(value):
-                places.append(("projection", key))
-        for path, value in (entry.mapping.filter or {}).items():
-            if not _is_equality(path, value):
-                places.append(("filter", path))
-        reason = "is not supported yet: only the paths of fields and equality with scalars are"
-        faults += [document.fault((*entry.place, *place), reason) for place in places]
-    return faults
+def _is_plain(path: str, condition: Any) -> bool:
+    """Whether filters.py takes a member of a filter. A number in a path may be an index, which only mongod knows."""
+    if any(name.startswith("$") or name.isdigit() for name in path.split(".")):
+        return False
+    if not isinstance(condition, dict):
+        return _is_scalar(condition)
+    return bool(condition) and all(_is_plain_test(operator, value) for operator, value in condition.items())
 
 
-def _is_equality(path: str, value: Any) -> bool:
-    """Whether a member of a filter compares the value at a path with a scalar. A number in a path may be an index."""
-    names = path.split(".")
-    return (value is None or isinstance(value, _SCALARS)) and not any(n.startswith("$") or n.isdigit() for n in names)
+def _is_plain_test(operator: str, operand: Any) -> bool:
+    if operator in ("$in", "$nin"):
+        return isinstance(operand, list) and all(map(_is_scalar, operand))
+    if operator == "$exists":
+        return operand is None or isinstance(operand, bool | int | float)
+    return operator in ("$eq", "$ne") and _is_scalar(operand)
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, _SCALARS)
 
 
 def _mappings(data: Any, tables: dict[str, SchemaTable]) -> tuple[Any, Keys]:
@@ -164,6 +171,17 @@ def _path(key: str, value: Any) -> str | None:
 
 def _is_exclusion(value: Any) -> bool:
     return isinstance(value, bool | int | float) and not value
+
+
+def _includes_parts(value: Any) -> bool:
+    """Whether a member of a projection is ``{part: 1}``, which means the part of the field of its own name."""
+    if not isinstance(value, dict) or any(key.startswith("$") for key in value):
+        return False
+    return any(isinstance(item, bool | int | float) or _includes_parts(item) for item in value.values())
+
+
+def _is_stage(stage: Any) -> bool:
+    return isinstance(stage, dict) and len(stage) == 1 and next(iter(stage)).startswith("$")
 
 
 def _complete(table: SchemaTable, mapped: dict[str, str]) -> tuple[tuple[str, str], ...]:
@@ -198,11 +216,17 @@ class _Parser:
         if len(self.faults) > before:
             return None
         fields = _complete(table, paths)
+        origin = Origin(self._document, place)
         if pipeline:
-            return Mapping(collection, None, condition, pipeline=pipeline)
+            return Mapping(collection, None, condition, pipeline=pipeline, origin=origin)
         if expressions:
-            return Mapping(collection, None, condition, {name: f"${path}" for name, path in fields} | expressions)
-        return Mapping(collection, fields, condition)
+            projection = {name: f"${path}" for name, path in fields} | expressions
+            return Mapping(collection, None, condition, projection, origin=origin)
+        return Mapping(collection, fields, condition, origin=origin)
+
+    def _refuse(self, place: Keys, found: Iterable[tuple[Keys, str]]) -> None:
+        for inner, reason in found:
+            self.fault((*place, *inner), reason)
 
     def _object(self, data: dict[str, Any], key: str, place: Keys) -> dict[str, Any]:
         value = data.get(key)
@@ -229,9 +253,10 @@ class _Parser:
         condition: dict[str, Any] = {}
         for path, value in self._object(data, "filter", place).items():
             here = (*place, "filter", path)
-            if not path.startswith("$") and (problem := path_problem(path)):
+            if not path.startswith("$") and (problem := path_problem(_REFERENCE.sub("", path))):
                 self.fault(here, problem)
             condition[path] = literals(value, self.fault, here)
+        self._refuse((*place, "filter"), beyond.in_query(condition))
         return condition or None
 
     def _columns(self, data: dict[str, Any], place: Keys, table: SchemaTable) -> tuple[dict[str, str], dict[str, Any]]:
@@ -258,8 +283,11 @@ class _Parser:
                     self.fault(here, f"column {column} is mapped twice")
                 elif path is not None:
                     paths[column] = path
+                elif column != key and _includes_parts(value):
+                    self.fault(here, f"names parts of a field, and the column is called {column}: use an expression")
                 else:
                     expressions[column] = value
+                    self._refuse(here, beyond.in_expression(value))
         return paths, expressions
 
     def _pipeline(self, data: dict[str, Any], place: Keys) -> list[dict[str, Any]] | None:
@@ -270,7 +298,9 @@ class _Parser:
         if not isinstance(stages, list):
             self.fault(place, "must be a list of stages")
             return None
-        for index, stage in enumerate(stages):
-            if not isinstance(stage, dict) or len(stage) != 1 or not next(iter(stage)).startswith("$"):
-                self.fault((*place, index), "a stage is an object with one key, such as {$match: …}")
+        malformed = [index for index, stage in enumerate(stages) if not _is_stage(stage)]
+        for index in malformed:
+            self.fault((*place, index), "a stage is an object with one key, such as {$match: …}")
+        if not malformed:
+            self._refuse(place, beyond.in_pipeline(stages))
         return stages or None

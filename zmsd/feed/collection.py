@@ -7,16 +7,21 @@ says so). An update whose document is gone already becomes ``operationType: gone
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from threading import Event
 from typing import NamedTuple
 
-from zmsd.feed.cursor import ChangeCursor
+from zmsd.feed.cursor import ENVELOPE, Batch, ChangeCursor
+from zmsd.feed.faults import EventTooLarge
 from zmsd.feed.lookup import AFTER, BEFORE, Lookup
 from zmsd.feed.order import events_of
 from zmsd.feed.reader import Health, Reader
 from zmsd.feed.source import Document, Source
+from zmsd.log import kv
 from zmsd.rows.computed import Evaluator
+
+log = logging.getLogger(__name__)
 
 Fields = frozenset[str] | None
 """Top-level fields of the documents that the tables use; None for all."""
@@ -33,7 +38,6 @@ class Watched(NamedTuple):
 
 
 _OF_DOCUMENTS = frozenset(("insert", "update", "replace", "delete"))
-_ENVELOPE = ("operationType", "ns.coll", "to.coll", "documentKey", "wallTime")
 
 
 def projection(fields: Fields) -> Document:
@@ -41,7 +45,7 @@ def projection(fields: Fields) -> Document:
     if fields is None:
         return {"$project": {"updateDescription": 0}}
     images = [f"{image}.{name}" for image in (AFTER, BEFORE) for name in sorted(fields)]
-    return {"$project": dict.fromkeys((*_ENVELOPE, *images), 1)}
+    return {"$project": dict.fromkeys((*ENVELOPE, *images), 1)}
 
 
 def _options(source: Source) -> Document:
@@ -65,6 +69,14 @@ class ContentReader(Reader):
         self._source = source
         self._watched = watched
         self._without_images: set[str] = set()
+
+    def _read(self, wait_ms: int) -> Batch:
+        """An event may not have more than 16 MB, though its documents, together or alone, do: they are looked up."""
+        try:
+            return super()._read(wait_ms)
+        except EventTooLarge as error:
+            log.info(kv("event over 16 MB, documents are looked up", stream=self.name, error=error))
+            return self._cursor.read_without_documents()
 
     def fill(self, events: list[Document]) -> None:
         by_collection: dict[str, list[Document]] = {}

@@ -8,6 +8,7 @@ try again.
 from __future__ import annotations
 
 import contextlib
+from contextlib import closing
 from typing import Any, NamedTuple
 
 from bson.int64 import Int64
@@ -19,6 +20,9 @@ from zmsd.feed import position
 from zmsd.feed.faults import TokenUnfit, classify
 from zmsd.feed.source import CODEC, Document, Source
 
+ENVELOPE = ("operationType", "ns.coll", "to.coll", "documentKey", "wallTime")
+"""What is wanted of every event, besides its documents."""
+_FEW = 20
 AWAIT_MS = 1000
 """Milliseconds that a getMore may wait for events: also how long a stop may wait for it."""
 BATCH = 1000
@@ -53,6 +57,7 @@ class ChangeCursor:
         self._source = source
         self._collection = collection
         self._stages = stages
+        self._matches = [stage for stage in stages if "$match" in stage]
         self._options = options or {}
         self._batch_size = batch_size
         self._session: ClientSession | None = None
@@ -81,6 +86,15 @@ class ChangeCursor:
         token: Document = cursor["postBatchResumeToken"]
         self._place = {"resumeAfter": token}
         return Batch(events, token, len(events) < self._batch_size)
+
+    def read_without_documents(self) -> Batch:
+        """The next few events without their documents: after EventTooLarge, which does not say which one was it."""
+        envelope = {"$project": dict.fromkeys(ENVELOPE, 1)}
+        with closing(ChangeCursor(self._source, self._collection, 0, [*self._matches, envelope], {}, _FEW)) as few:
+            few._place = self._place
+            batch = few.read()
+        self._place = {"resumeAfter": batch.token}
+        return batch
 
     def close(self) -> None:
         """End the cursor on the server. Never raises: a server that is gone has ended it already."""

@@ -19,6 +19,7 @@ from zmsd.feed.faults import SNAPSHOT_GONE, SNAPSHOT_RETRY, classify, code_of
 from zmsd.feed.source import CODEC, Document, Source
 
 Found = dict[bytes, Document]
+_WITH_AFTER = frozenset(("insert", "update", "replace"))
 AFTER, BEFORE = "fullDocument", "fullDocumentBeforeChange"
 
 
@@ -31,11 +32,11 @@ class Lookup:
         self._select = None if fields is None else dict.fromkeys(fields | {"_id"}, 1)
 
     def complete(self, events: list[Document], *, before: bool) -> None:
-        """Put in what is missing, in place. An update whose document is gone by now becomes ``operationType: gone``.
+        """Put in what is missing, in place. A change whose document is gone by now becomes ``operationType: gone``.
 
         :param before: also the document before, which then may be None: there was none
         """
-        lacking = [event for event in events if event["operationType"] == "update" and event.get(AFTER) is None]
+        lacking = [event for event in events if event["operationType"] in _WITH_AFTER and event.get(AFTER) is None]
         for event, document in self._each(lacking, lambda at: at, fallback=True):
             event[AFTER] = document
             if document is None:

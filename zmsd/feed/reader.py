@@ -10,7 +10,7 @@ from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceUnavailabl
 from zmsd.feed import position
 from zmsd.feed.channel import Channel, Closed
 from zmsd.feed.cursor import AWAIT_MS, Batch, ChangeCursor
-from zmsd.feed.faults import REFUSED_WAIT, EventTooLarge, backoff
+from zmsd.feed.faults import REFUSED_WAIT, backoff
 from zmsd.feed.source import Document
 from zmsd.log import Repeated
 
@@ -55,11 +55,11 @@ class Reader:
     def step(self, wait_ms: int = AWAIT_MS) -> Batch | None:
         """The next batch, perhaps empty; None when this try failed and has waited for the next one.
 
-        Raises ResumeLost and EventTooLarge, which no waiting heals.
+        Raises ResumeLost, which no waiting heals.
         """
         try:
-            batch = self._cursor.read(wait_ms)
-        except (ResumeLost, EventTooLarge):
+            batch = self._read(wait_ms)
+        except ResumeLost:
             raise
         except SourceError as error:
             self._failed(error)
@@ -73,6 +73,9 @@ class Reader:
 
     def close(self) -> None:
         self._cursor.close()
+
+    def _read(self, wait_ms: int) -> Batch:
+        return self._cursor.read(wait_ms)
 
     def fill(self, events: list[Document]) -> None:
         """Complete a batch's events in place, before anyone sees them. For the readers of content."""
