@@ -102,7 +102,7 @@ def zero(
 
 
 def wait_same(
-    client: NodeClient, database: Database[dict[str, Any]], schema: Any, mappings: Any, timeout: float = 60
+    client: NodeClient, database: Database[dict[str, Any]], schema: Any, mappings: Any, timeout: float = 120
 ) -> None:
     """Wait until every view of the client shows what MongoDB holds. Nothing may be writing."""
     for name, spec in schema.items():

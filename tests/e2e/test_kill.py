@@ -22,13 +22,13 @@ SCHEMA, MAPPINGS = schema_of(COLLECTIONS), mappings_of(COLLECTIONS)
 def written(writer: Writer, more: int) -> None:
     """Wait for ``more`` writes."""
     enough = len(writer.log) + more
-    wait_until(lambda: len(writer.log) >= enough, f"{more} more writes", 60)
+    wait_until(lambda: len(writer.log) >= enough, f"{more} more writes", 180)
 
 
 def test_zmsd_and_zero_cache(
     mongo: Client, database: Database[dict[str, Any]], serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero]
 ) -> None:
-    with Writer(mongo, database.name, COLLECTIONS, pause=0.005) as writer:
+    with Writer(mongo, database.name, COLLECTIONS, pause=0.02) as writer:
         writer.seed(100)
         process = serve(SCHEMA, MAPPINGS)
         app = zero(process, SCHEMA)
@@ -52,7 +52,7 @@ def test_the_primary(
 ) -> None:
     replicas = stack.enter_context(ReplicaSet(tmp_path / "set", 3))
     mongo = stack.enter_context(replicas.client())
-    with Writer(mongo, "test", COLLECTIONS, pause=0.005) as writer:
+    with Writer(mongo, "test", COLLECTIONS, pause=0.02) as writer:
         writer.seed(100)
         process = serve(SCHEMA, MAPPINGS, uri=replicas.uri("test"))
         client = zero(process, SCHEMA).client()

@@ -49,7 +49,7 @@ def cache(zmsd: ZmsdProcess, zero_cache: Callable[..., ZeroCache], api: Api) -> 
 @pytest.fixture
 def ada(workspace: Workspace, cache: ZeroCache) -> Iterator[NodeClient]:
     with chat.client(workspace, cache) as client:
-        wait_until(lambda: client.rows("messages"), "the first message is shown")
+        wait_until(lambda: client.rows("messages"), "the first message is shown", 60)
         yield client
 
 
@@ -61,7 +61,7 @@ def test_confirmed_and_refused(database: Database[dict[str, Any]], ada: NodeClie
     stored = database.messages.find_one({"_id": ObjectId(message)})
     assert stored is not None
     assert stored["text"] == "hello"
-    wait_until(lambda: len(chat.versions(ada, message)) == 3, "the server's row is shown")
+    wait_until(lambda: len(chat.versions(ada, message)) == 3, "the server's row is shown", 60)
     absent, optimistic, confirmed = chat.versions(ada, message)
     assert absent is None
     assert optimistic is not None and optimistic["text"] == "  hello "  # noqa: PT018
@@ -74,14 +74,14 @@ def test_confirmed_and_refused(database: Database[dict[str, Any]], ada: NodeClie
     def texts() -> list[str]:
         return [row["text"] for row in chat.versions(ada, BENS) if row]
 
-    wait_until(lambda: texts()[-1] == "from ben", "the message is shown as it was")
+    wait_until(lambda: texts()[-1] == "from ben", "the message is shown as it was", 60)
     assert texts() == ["from ben", "mine now", "from ben"]
 
     message, number = chat.send(ada, "lost", room="nowhere")
     assert ada.result(number)["error"]["message"] == "The room is gone."
 
     # The client has heard of both refusals: zero-cache asks for them to be forgotten.
-    wait_until(lambda: not database.zeroMutations.count_documents({}), "the results are cleaned up")
+    wait_until(lambda: not database.zeroMutations.count_documents({}), "the results are cleaned up", 60)
     message, number = chat.send(ada, "after the cleaning")
     assert ada.result(number) == {"type": "success"}
 
@@ -98,7 +98,7 @@ def test_restarts_in_between(zmsd: ZmsdProcess, cache: ZeroCache, ada: NodeClien
     cache.start()
     refused = chat.send(ada, " ")[1]
     for number in numbers:
-        assert ada.result(number, timeout=60) == {"type": "success"}
+        assert ada.result(number) == {"type": "success"}
     assert ada.result(refused)["error"]["message"] == "A message needs a text."
     rows = ada.rows("messages")
     assert rows is not None
@@ -119,10 +119,10 @@ def test_collections_made_after_the_start(
     api = stack.enter_context(chat.server(workspace, replica_set.uri(database.name)))
     cache = zero_cache(process, query_url=api.query_url, mutate_url=api.mutate_url)
     ada = stack.enter_context(chat.client(workspace, cache))
-    wait_until(lambda: ada.rows("messages"), "the first message is shown")
+    wait_until(lambda: ada.rows("messages"), "the first message is shown", 60)
     assert ada.result(chat.send(ada, "hello")[1]) == {"type": "success"}
     assert ada.result(chat.send(ada, " ")[1])["type"] == "error"
-    wait_until(lambda: not database.zeroMutations.count_documents({}), "the results are cleaned up")
+    wait_until(lambda: not database.zeroMutations.count_documents({}), "the results are cleaned up", 60)
     assert ada.result(chat.send(ada, " ")[1])["type"] == "error"
 
 
@@ -195,14 +195,14 @@ def test_the_page(
     stack.callback(started.terminate)
     stack.callback(kill_zero_cache, replica)
     url = f"http://127.0.0.1:{port}/"
-    wait_until(lambda: reachable(url) and reachable(f"http://127.0.0.1:{port + 2}/keepalive"), "npm start is up", 60)
+    wait_until(lambda: reachable(url) and reachable(f"http://127.0.0.1:{port + 2}/keepalive"), "npm start is up", 180)
 
     with Page(url) as page:
         messages = "document.querySelector('#messages').innerText"
         page.wait(f"{messages}.includes('from ben')")
         page.fill_and_submit("#send", "text", "from the page")
         page.wait(f"{messages}.includes('from the page')")
-        wait_until(lambda: database.messages.find_one({"text": "from the page"}), "it is in MongoDB")
+        wait_until(lambda: database.messages.find_one({"text": "from the page"}), "it is in MongoDB", 60)
         database.messages.update_one({"_id": ObjectId(BENS)}, {"$set": {"text": "changed in MongoDB"}})
         page.wait(f"{messages}.includes('changed in MongoDB')")
         page.fill_and_submit("#send", "text", "x" * 501)
@@ -213,7 +213,7 @@ def test_the_page(
         assert page.errors == []
 
     started.terminate()
-    assert started.wait(30) == 0
+    assert started.wait(60) == 0
 
 
 def reachable(url: str) -> bool:

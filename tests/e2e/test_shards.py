@@ -44,8 +44,8 @@ def test_each_has_its_own_rows(
 
     expected = ["from ben", "from 0", "from 1", "from 2"]
     for client in clients:
-        wait_until(lambda c=client: texts(c.rows("messages")) == expected, "every client shows every message")  # type: ignore[misc]
-    wait_until(lambda: not database.zeroMutations.count_documents({}), "every result is cleaned up")
+        wait_until(lambda c=client: texts(c.rows("messages")) == expected, "every client shows every message", 60)  # type: ignore[misc]
+    wait_until(lambda: not database.zeroMutations.count_documents({}), "every result is cleaned up", 60)
     shards = [(document["shard"], document["lastMutationID"]) for document in database.zeroClients.find()]
     assert sorted(shards) == [("other_0", 2), ("zero_0", 2), ("zero_1", 2)]
     for cache in caches:

@@ -49,6 +49,7 @@ class Page:
             for domain in ("Runtime", "Page"):
                 self._call(f"{domain}.enable")
             self._call("Page.navigate", url=url)
+            self.wait(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
         except BaseException:
             self.close()
             raise
@@ -65,7 +66,7 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, expression: str, timeout: float = 20) -> Any:
+    def wait(self, expression: str, timeout: float = 60) -> Any:
         """Wait until the expression is true; its value."""
         try:
             return wait_until(lambda: self.evaluate(expression), f"in the page: {expression}", timeout)
@@ -106,7 +107,7 @@ class Page:
                 pages = [entry for entry in json.load(answer) if entry["type"] == "page"]
             return pages[0]["webSocketDebuggerUrl"] if pages else None
 
-        url = wait_until(target, "Chromium can be steered", 30)
+        url = wait_until(target, "Chromium can be steered", 90)
         assert url is not None
         return url
 

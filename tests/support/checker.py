@@ -37,22 +37,24 @@ class Report:
         return self
 
 
-def check(log: Iterable[Write], replica: Replica, *, exact: bool = True) -> Report:
+def check(log: Iterable[Write], replica: Replica, *, exact: bool = True, copied_to: str = "") -> Report:
     """Compare what ``replica`` received with what a Writer over tables of the same names committed.
 
     The writers have ended and the replica has caught up. ``exact``: the positions in the log are those of the changes,
-    as they are without outages; then each must lie in the transaction that its watermark names.
+    as they are without outages; then each must lie in the transaction that its watermark names. ``copied_to``: the
+    watermark up to which the copy has the changes, where that is later than its own.
     """
     assert replica.version is not None
     assert replica.initial is not None
     writes = sorted(log, key=lambda write: write.position)
-    copied = [write for write in writes if lexi(write.position) <= replica.version]
+    end = max(copied_to, replica.version)
+    copied = [write for write in writes if lexi(write.position) <= end]
     streamed = writes[len(copied) :]
     tables = {part.collection for write in writes for part in write.parts}
     report = Report(len(replica.transactions), writes=len(streamed))
     _check_copy(copied, replica.initial.changes, tables, report)
     places = _match(streamed, replica, tables, report)
-    _check_places(streamed, places, replica, report, exact)
+    _check_places(streamed, places, [end, *(one.watermark for one in replica.transactions)], report, exact)
     return report
 
 
@@ -112,10 +114,9 @@ def _match(streamed: list[Write], replica: Replica, tables: set[str], report: Re
 
 
 def _check_places(
-    streamed: list[Write], places: dict[int, list[int]], replica: Replica, report: Report, exact: bool
+    streamed: list[Write], places: dict[int, list[int]], watermarks: list[str], report: Report, exact: bool
 ) -> None:
     """Each write is whole in one transaction, and in the one that its position belongs to."""
-    watermarks = [replica.version or "", *(transaction.watermark for transaction in replica.transactions)]
     for write in streamed:
         indexes = places.get(write.number, [])
         if len(set(indexes)) > 1:

@@ -38,7 +38,7 @@ class Workspace:
     node: Path
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("ZERO_", "npm_"))}
+        env = {k: v for k, v in os.environ.items() if not k.startswith("ZERO_")}
         env["PATH"] = f"{self.node.parent}{os.pathsep}{env.get('PATH', os.defpath)}"
         env["DO_NOT_TRACK"] = "1"
         return env | dict(extra or {})

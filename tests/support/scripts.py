@@ -134,7 +134,7 @@ class NodeClient(Script):
             history = self._views.get(view)
             return history[-1][1] if history and history[-1][2] else None
 
-    def wait_rows(self, view: str, expected: list[Row], timeout: float = 30) -> None:
+    def wait_rows(self, view: str, expected: list[Row], timeout: float = 90) -> None:
         """Wait until the view shows these rows, in this order, with no others.
 
         A column that the expected rows do not have may be there: a client keeps one that was dropped.
@@ -158,7 +158,7 @@ class NodeClient(Script):
         self.send({"op": "mutate", "id": self._next, "name": name, "args": arguments})
         return self._next
 
-    def result(self, mutation: int, phase: str = "server", timeout: float = 30) -> dict[str, Any]:
+    def result(self, mutation: int, phase: str = "server", timeout: float = 90) -> dict[str, Any]:
         """What the promise ``client`` or ``server`` of a mutation came to, as Zero gives it."""
 
         def settled() -> dict[str, Any] | None:
@@ -201,7 +201,7 @@ class Api(Script):
         self._port = 0
         self.requests: list[dict[str, Any]] = []
         super().__init__(workspace, script, {"PORT": "0", **(env or {})})
-        wait_until(self._listening, "the API server listens", 30)
+        wait_until(self._listening, "the API server listens", 90)
         self.url = f"http://127.0.0.1:{self._port}"
         self.query_url, self.mutate_url = f"{self.url}/query", f"{self.url}/mutate"
 

@@ -26,8 +26,7 @@ def free_ports(count: int) -> int:
         with contextlib.ExitStack() as held:
             try:
                 for port in range(first, first + count):
-                    held.enter_context(socket.create_server(("127.0.0.1", port)))
-                    held.enter_context(socket.create_server(("::1", port), family=socket.AF_INET6))
+                    held.enter_context(socket.create_server(("", port)))
             except OSError:
                 continue
             return first
@@ -92,7 +91,7 @@ class ZeroCache:
             self.wait_ready()
         return self
 
-    def wait_ready(self, timeout: float = 60) -> None:
+    def wait_ready(self, timeout: float = 180) -> None:
         def ready() -> bool:
             self.check()
             try:

@@ -85,7 +85,8 @@ class ContentReader(Reader):
             if kind in _OF_DOCUMENTS:
                 by_collection.setdefault(event["ns"]["coll"], []).append(event)
             else:
-                self._source.images -= {event["ns"].get("coll")}  # what comes under this name has none yet
+                # What comes under these names has none yet, or its own.
+                self._source.forget_images(event["ns"].get("coll"), event.get("to", {}).get("coll"))
         for collection, group in by_collection.items():
             if self._source.wants_images and collection not in self._source.images:
                 self._without_images.add(collection)
@@ -127,8 +128,9 @@ def _evaluate(evaluator: Evaluator, events: list[Document]) -> None:
     """Attach ``computed``: what mongod makes of the document before, and of the one after ({table: documents})."""
     images = [(event, name) for event in events for name in (BEFORE, AFTER)]
     there = [(event, name, event[name]) for event, name in images if event.get(name) is not None]
+    known = {index for index, (_, name, _) in enumerate(there) if name == BEFORE}
     for event in events:
         event["computed"] = {}
-    for table, results in evaluator.evaluate([document for _, _, document in there]).items():
+    for table, results in evaluator.evaluate([document for _, _, document in there], known).items():
         for (event, name, _), rows in zip(there, results, strict=True):
             event["computed"][table, name] = rows

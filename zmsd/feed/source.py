@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 from bson.codec_options import CodecOptions, DatetimeConversion
@@ -74,6 +75,7 @@ class Source:
         self.wants_images = False
         """Whether change streams shall ask for images."""
         self._warned: set[str] = set()
+        self._lock = Lock()  # of changes to images, which several readers make
 
     def close(self) -> None:
         self.client.close()
@@ -182,9 +184,15 @@ class Source:
             return False
         except PyMongoError as error:
             raise classify(error) from error
-        self.images |= {name}
+        with self._lock:
+            self.images |= {name}
         log.info(kv("pre- and post-images switched on", collection=name))
         return True
+
+    def forget_images(self, *names: str | None) -> None:
+        """Whether these collections have images is not known any more."""
+        with self._lock:
+            self.images -= set(names)
 
     def _topology(self) -> Topology:
         reply = self.command({"hello": 1})

@@ -58,6 +58,16 @@ class Encoder:
 
     def entry(self, piece: Piece) -> Entry | None:
         """The entry of a piece; None where nothing in it concerns a table."""
+        return next(iter(self.entries([piece])), None)
+
+    def entries(self, pieces: Iterable[Piece]) -> list[Entry]:
+        """The same for a batch of pieces."""
+        for tables in self.tables.values():
+            for table in tables:
+                table.begin_batch()
+        return [entry for piece in pieces if (entry := self._entry(piece)) is not None]
+
+    def _entry(self, piece: Piece) -> Entry | None:
         frames: list[bytes] = []
         by_shard: dict[str, list[bytes]] = {}
         for event in piece.events:
@@ -80,9 +90,6 @@ class Encoder:
             piece.last,
             {shard: b"".join(data) for shard, data in by_shard.items()} or None,
         )
-
-    def entries(self, pieces: Iterable[Piece]) -> list[Entry]:
-        return [entry for piece in pieces if (entry := self.entry(piece)) is not None]
 
     def copied(
         self, collection: str, documents: Sequence[Document], tables: Iterable[TableEncoder] | None = None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from zmsd.catalog.catalog import Table
-from zmsd.errors import SourceRefused
+from zmsd.catalog.catalog import Catalog
+from zmsd.errors import Fault, SourceRefused
 from zmsd.feed import position
+from zmsd.feed.source import Source
 from zmsd.log import kv
 from zmsd.rows.computed import follows_from_id, problems
 from zmsd.stream.edition import Edition
@@ -30,20 +31,26 @@ def prepare(hub: Hub, edition: Edition, images: str) -> int:
                 f"table {table.name}: its rows do not follow from _id alone, so it needs pre-images of {collection}, "
                 f"which are not on (feed.images: {images}; MongoDB 6.0 and the right to run collMod)"
             )
-        if not table.mapping.plain:
-            _check_computed(hub, table)
+    faults = faults_of_mappings(hub.source, edition.catalog)
+    if faults:
+        raise SourceRefused("; ".join(map(str, faults)))
     now = hub.source.operation_time()
     hub.proven.clear()
     _check_identity(hub, now)
     return now
 
 
-def _check_computed(hub: Hub, table: Table) -> None:
-    if not hub.source.topology.has_documents_stage:
-        version = ".".join(map(str, hub.source.topology.version))
-        raise SourceRefused(f"table {table.name}: a computed mapping needs MongoDB 5.1, this is {version}")
-    for index, reason in problems(hub.source.run, table):
-        raise SourceRefused(f"table {table.name}: stage {index} of its mapping: {reason}")
+def faults_of_mappings(source: Source, catalog: Catalog) -> list[Fault]:
+    """What this MongoDB says against the computed mappings, each with its place in the document. Raises SourceError.
+
+    :param source: prepared, so that its version is known
+    """
+    computed = [table for table in catalog.tables if not table.mapping.plain]
+    if source.topology.has_documents_stage:
+        return [fault for table in computed for fault in problems(source.run, table)]
+    version = ".".join(map(str, source.topology.version))
+    reason = f"is computed by mongod, which needs MongoDB 5.1 ($documents), and this is {version}"
+    return [table.mapping.fault((), reason) for table in computed]
 
 
 def remember_identity(hub: Hub) -> None:

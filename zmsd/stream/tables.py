@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from zmsd.catalog.catalog import Catalog, Table
 from zmsd.catalog.mapping import Mapping as TableMapping
@@ -12,10 +14,12 @@ from zmsd.feed.lookup import AFTER, BEFORE
 from zmsd.feed.source import Document
 from zmsd.rows import computed, plain
 from zmsd.rows.changes import RowChange, between, between_many
-from zmsd.rows.plain import Row, compile_rows
+from zmsd.rows.plain import Row, RowFunction, compile_rows
 from zmsd.rows.rejects import Rejects
 from zmsd.stream.protocol import TableMessages, frame
 from zmsd.stream.shards import ShardTable
+
+_TAKEN = "replaces a row with the same key"
 
 
 class TableEncoder:
@@ -28,45 +32,36 @@ class TableEncoder:
         """A change can be told without the document before."""
         self.copied_at = -1
         """Everything up to this position is in its rows already, from a copy later than the stream's place."""
+        self._rejects = rejects
+        self._owners: dict[str, Any] = {}  # key -> _id of the document that gave a row in this batch
         self._plain = table.mapping.plain
-        # What mongod computed has the table's columns by their names: a plain mapping takes it from there.
-        mapping = table.mapping if self._plain else _by_name(table)
-        self._row = compile_rows(replace(table, mapping=mapping), rejects)
+        mapping, source_id = _of_results(table)
+        self._row = compile_rows(replace(table, mapping=mapping), rejects, source_id)
         self._row_before = compile_rows(replace(table, mapping=mapping))
         # Only asked where the key follows from _id: its columns are paths into it, or _id itself.
         fields = table.mapping.fields or tuple((column.name, "_id") for column in table.spec.columns)
         self._row_of_id = compile_rows(replace(table, mapping=TableMapping(mapping.collection, fields)))
 
+    def begin_batch(self) -> None:
+        self._owners.clear()
+
     def changes(self, event: Document) -> list[bytes]:
         """Messages for a change whose document before is known (or there was none)."""
-        before, after = event.get(BEFORE), event.get(AFTER)
-        if event["operationType"] == "delete":
-            after = None
-        if self._plain:
-            old = None if before is None else self._row_before(before)
-            change = between(old, None if after is None else self._row(after))
-            return [] if change is None else [self.messages.frame(change)]
-        rows = event["computed"]
-        changes = between_many(
-            [] if before is None else self._rows_before(rows[self.name, BEFORE]),
-            [] if after is None else self._rows(rows[self.name, AFTER]),
-        )
-        return [self.messages.frame(change) for change in changes]
+        old = self._rows(event, BEFORE, self._row_before)
+        new = [] if event["operationType"] == "delete" else self._rows(event, AFTER, self._row)
+        if not self.follows_from_id:
+            return self._changes_of_keys(old, new, event["documentKey"]["_id"])
+        change = between(old[0] if old else None, new[0] if new else None)
+        return [] if change is None else [self.messages.frame(change)]
 
     def changes_from_unknown(self, event: Document) -> list[bytes]:
         """The same where the document before is not known: its row may be there or not, under a key made of ``_id``.
 
         An update of a missing row inserts it and a delete of one does nothing, so both are right in either case.
         """
-        after = None if event["operationType"] == "delete" else event.get(AFTER)
-        if after is None:
-            new = None
-        elif self._plain:
-            new = self._row(after)
-        else:
-            new = next(iter(self._rows(event["computed"][self.name, AFTER])), None)
-        if new is not None:
-            return [self.messages.frame(RowChange("update", None, new.text))]
+        new = [] if event["operationType"] == "delete" else self._rows(event, AFTER, self._row)
+        if new:
+            return [self.messages.frame(RowChange("update", None, new[0].text))]
         old = self._row_of_id({"_id": event["documentKey"]["_id"]})
         return [] if old is None else [self.messages.frame(RowChange("delete", old.key, None))]
 
@@ -75,23 +70,60 @@ class TableEncoder:
 
         :param results: what mongod computed for each, where the table is computed
         """
+        found = documents if results is None else itertools.chain.from_iterable(results)
+        rows = [row for row in map(self._row, found) if row is not None]
+        if len({row.key for row in rows}) < len(rows):
+            self._tell_taken(documents, results)
         head = self.messages.insert
-        if self._plain:
-            rows: Iterable[Row | None] = map(self._row, documents)
-        else:
-            assert results is not None
-            rows = (row for found in results for row in self._rows(found))
-        return [frame(f"{head}{row.text}}}]") for row in rows if row is not None]
+        return [frame(f"{head}{row.text}}}]") for row in rows]
 
-    def _rows(self, results: list[Document]) -> list[Row]:
-        return [row for row in map(self._row, results) if row is not None]
+    def _rows(self, event: Document, image: str, function: RowFunction) -> list[Row]:
+        document = event.get(image)
+        if document is None:
+            return []
+        found = [document] if self._plain else event["computed"][self.name, image]
+        return [row for row in map(function, found) if row is not None]
 
-    def _rows_before(self, results: list[Document]) -> list[Row]:
-        return [row for row in map(self._row_before, results) if row is not None]
+    def _tell_taken(self, documents: Sequence[Document], results: list[list[Document]] | None) -> None:
+        keys: set[str] = set()
+        for number, document in enumerate(documents):
+            for found in [document] if results is None else results[number]:
+                row = self._row_before(found)
+                if row is not None and row.key in keys:
+                    self._rejects.add(self.name, _TAKEN, document.get("_id"))
+                elif row is not None:
+                    keys.add(row.key)
+
+    def _changes_of_keys(self, old: list[Row], new: list[Row], source_id: Any) -> list[bytes]:
+        """Where any document may give a row of any key: what another one has taken over stays its own, as far as that
+        happened in this batch."""
+        owners = self._owners
+        kept = [row for row in old if owners.get(row.key, source_id) == source_id]
+        for row in kept:
+            owners.pop(row.key, None)
+        for row in new:
+            if row.key in owners:  # of another document, or of this one and another row
+                self._rejects.add(self.name, _TAKEN, source_id)
+            owners[row.key] = source_id
+        frames: list[bytes] = []
+        for change in between_many(kept, new):
+            if change.tag == "update" and change.key is not None:
+                # zero-cache does not survive an update that moves a row onto another one: make room.
+                frames.append(self.messages.frame(RowChange("delete", new[0].key, None)))
+            frames.append(self.messages.frame(change))
+        return frames
 
 
-def _by_name(table: Table) -> TableMapping:
-    return TableMapping(table.mapping.collection, tuple((column.name, column.name) for column in table.spec.columns))
+def _of_results(table: Table) -> tuple[TableMapping, str]:
+    """A plain mapping that makes a table's rows of what mongod computed (or of the documents), and the field that has
+    the document's ``_id`` then."""
+    mapping = table.mapping
+    if mapping.plain:
+        return mapping, "_id"
+    if mapping.fields is not None:
+        return replace(mapping, filter=None), "_id"  # mongod has done that
+    by_name = tuple((column.name, column.name) for column in table.spec.columns)
+    return TableMapping(mapping.collection, by_name), computed.SOURCE_ID
 
 
 def used_fields(catalog: Catalog, shards: Iterable[ShardTable]) -> dict[str, Fields]:

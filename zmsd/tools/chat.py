@@ -13,7 +13,8 @@ from pymongo.errors import PyMongoError
 
 Document = dict[str, Any]
 
-COLLECTIONS = ("users", "rooms", "messages")
+COLLECTIONS = ("users", "rooms", "messages", "zeroClients", "zeroMutations")
+"""The last two are for an application with mutations of its own, such as examples/chat."""
 
 _NAMES = ("ada", "barbara", "edsger", "grace", "ken", "leslie", "margaret", "niklaus", "radia", "tony")
 _ROOMS = {"general": "anything at all", "help": "ask here", "random": "not work"}

@@ -20,6 +20,7 @@ from zmsd.catalog.publication import publication
 from zmsd.daemon import Daemon
 from zmsd.errors import PeerGone, ZmsdError
 from zmsd.feed.source import translated
+from zmsd.log import redact_uri
 from zmsd.stream.protocol import PATH
 from zmsd.tools.chat import COLLECTIONS, Chat
 from zmsd.tools.client import SourceClient
@@ -44,6 +45,7 @@ def demo(uri: str | None, port: int, seconds: float | None) -> int:
             chat = stack.enter_context(_chat(uri))
             daemon = stack.enter_context(_served(uri, port))
             address = "{}:{}".format(*daemon.address)
+            print(f"the MongoDB:  {redact_uri(uri)}")
             print(f"zmsd serves it:  ws://{address}{PATH}")
             print(f"for a zero-cache:  ZERO_UPSTREAM_TYPE=custom ZERO_UPSTREAM_DB=ws://{address}{PATH}")
             print(f"see also:  http://{address}/  http://{address}/readyz  (Ctrl-C ends the demo)\n")
@@ -117,6 +119,7 @@ def _served(uri: str, port: int) -> Iterator[Daemon]:
             "schema": {"file": str(_FILES / "schema.json")},
             "mappings": {"file": str(_FILES / "mappings.json")},
             "server": {"port": port},
+            "zero": {"clients_collection": "zeroClients", "mutations_collection": "zeroMutations"},
             "watermarks": {"path": str(Path(directory, "watermarks.db"))},
         }
         file.write_text(json.dumps(settings))

@@ -31,7 +31,10 @@ const zero = new Zero({
   context: {userID},
   kvStore: 'mem', // the demo's database forgets everything; a client that remembers would be ahead of it
 });
-zero.connection.state.subscribe(({name}) => ($('state').textContent = name));
+zero.connection.state.subscribe(({name}) => {
+  $('state').textContent = name;
+  if (name === 'error') setTimeout(() => zero.connection.connect(), 5000); // else it waits for us
+});
 
 // A mutation is in the views already; here we only wait for the server's word.
 async function mutate(request) {

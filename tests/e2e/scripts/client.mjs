@@ -8,23 +8,49 @@ import {Zero} from '@rocicorp/zero';
 
 const {schema, queries, mutators, zql, context} = await import(pathToFileURL(path.resolve(process.env.APP)));
 const say = message => process.stdout.write(JSON.stringify(message) + '\n');
-
-const zero = new Zero({
-  cacheURL: process.env.CACHE_URL,
-  schema,
-  mutators,
-  kvStore: 'mem',
-  logLevel: process.env.LOG_LEVEL ?? 'error',
-  ...(process.env.USER_ID ? {userID: process.env.USER_ID} : {}),
-  ...(process.env.AUTH ? {auth: process.env.AUTH} : {}),
-  ...(context ? {context: context(process.env)} : {}),
-  onUpdateNeeded: reason => say({event: 'update-needed', reason}),
-  onClientStateNotFound: () => say({event: 'client-state-not-found'}),
-});
-say({event: 'started', clientGroupID: await zero.clientGroupID, clientID: zero.clientID});
-zero.connection.state.subscribe(({name, reason}) => say({event: 'connection', name, reason: String(reason ?? '')}));
-
 const at = (registry, name) => name.split('.').reduce((node, part) => node[part], registry);
+
+const views = [];
+let zero;
+
+function open() {
+  zero = new Zero({
+    cacheURL: process.env.CACHE_URL,
+    schema,
+    mutators,
+    kvStore: 'mem',
+    logLevel: process.env.LOG_LEVEL ?? 'error',
+    ...(process.env.USER_ID ? {userID: process.env.USER_ID} : {}),
+    ...(process.env.AUTH ? {auth: process.env.AUTH} : {}),
+    ...(context ? {context: context(process.env)} : {}),
+    onUpdateNeeded: reason => say({event: 'update-needed', reason}),
+    // In a browser the page is loaded again: zero-cache was killed with a part of this client's state not yet written.
+    onClientStateNotFound() {
+      say({event: 'client-state-not-found'});
+      zero.close();
+      open();
+    },
+  });
+  say({event: 'started', clientID: zero.clientID});
+  zero.connection.state.subscribe(({name, reason}) => say({event: 'connection', name, reason: String(reason ?? '')}));
+  for (const view of views) show(view);
+}
+
+// Without a query: all of the table of the view's name, as a legacy query; permissions are checked for those.
+function show({view, query, args}) {
+  let state;
+  let timer;
+  const print = () => {
+    timer = undefined;
+    say({event: 'view', view, ...state});
+  };
+  const shown = query ? at(queries, query)(args ?? undefined) : zql[view];
+  zero.materialize(shown).addListener((rows, result, error) => {
+    state = {rows: rows ?? [], complete: result === 'complete', error: error && String(error.message ?? error)};
+    if (process.env.EVERY === '1') print();
+    else timer ??= setTimeout(print, 50);
+  });
+}
 
 const settled = (id, phase, promise) =>
   promise.then(
@@ -33,20 +59,9 @@ const settled = (id, phase, promise) =>
   );
 
 const commands = {
-  // Without a query: all of the table of the view's name, as a legacy query; permissions are checked for those.
-  materialize({view, query, args}) {
-    let state;
-    let timer;
-    const print = () => {
-      timer = undefined;
-      say({event: 'view', view, ...state});
-    };
-    const shown = query ? at(queries, query)(args ?? undefined) : zql[view];
-    zero.materialize(shown).addListener((rows, result, error) => {
-      state = {rows: rows ?? [], complete: result === 'complete', error: error && String(error.message ?? error)};
-      if (process.env.EVERY === '1') print();
-      else timer ??= setTimeout(print, 50);
-    });
+  materialize(view) {
+    views.push(view);
+    show(view);
   },
   mutate({id, name, args}) {
     const mutation = zero.mutate(at(mutators, name)(args));
@@ -55,6 +70,7 @@ const commands = {
   },
 };
 
+open();
 for await (const line of readline.createInterface({input: process.stdin})) {
   const command = JSON.parse(line);
   commands[command.op](command);

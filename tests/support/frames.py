@@ -1,0 +1,27 @@
+"""The messages in a run of WebSocket frames, read as a client would."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from wsproto.frame_protocol import FrameProtocol, Opcode
+
+
+def messages(frames: bytes) -> list[Any]:
+    """Each frame is a whole text message of JSON."""
+    reader = FrameProtocol(client=True, extensions=[])
+    reader.receive_bytes(frames)
+    found: list[Any] = []
+    for frame in reader.received_frames():
+        assert frame.opcode is Opcode.TEXT
+        assert frame.message_finished
+        found.append(json.loads(str(frame.payload)))
+    return found
+
+
+def data(frames: bytes) -> list[Any]:
+    """The changes in data messages; there are no others."""
+    found = messages(frames)
+    assert all(len(message) == 2 and message[0] == "data" for message in found)
+    return [message[1] for message in found]

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from threading import Thread
+
+import pytest
+
+from tests.support.wait import wait_until
+from zmsd.errors import ResumeLost, SourceUnavailable
+from zmsd.feed.channel import Channel, Closed
+
+
+@contextmanager
+def running(target: Callable[[], object]) -> Iterator[Thread]:
+    """A thread that has to end by itself before the block is over."""
+    thread = Thread(target=target, daemon=True)
+    thread.start()
+    yield thread
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_items_come_in_the_order_they_were_put() -> None:
+    channel: Channel[int] = Channel(1000)
+    for number in range(1000):
+        channel.put(number)
+    assert len(channel) == 1000
+    assert [channel.get() for _ in range(1000)] == list(range(1000))
+
+
+def test_a_get_that_nothing_answers_ends_in_time() -> None:
+    channel: Channel[int] = Channel(1)
+    assert channel.get(0.01) is None
+    assert channel.get(0) is None
+
+
+def test_a_full_channel_holds_its_writer() -> None:
+    channel: Channel[int] = Channel(2)
+    done: list[int] = []
+
+    def write() -> None:
+        for number in range(5):
+            channel.put(number)
+            done.append(number)
+
+    with running(write):
+        wait_until(lambda: len(done) == 2, "the channel is full")
+        assert channel.get(0) == 0
+        wait_until(lambda: len(done) == 3, "there was room for one more")
+        assert len(channel) == 2
+        assert [channel.get(5) for _ in range(4)] == [1, 2, 3, 4]
+
+
+def test_a_waiting_reader_gets_what_is_put() -> None:
+    channel: Channel[int] = Channel(1)
+    got: list[int | None] = []
+    with running(lambda: got.append(channel.get())):
+        channel.put(7)
+    assert got == [7]
+
+
+def test_closing_wakes_all_who_wait() -> None:
+    full: Channel[int] = Channel(1)
+    full.put(0)
+    empty: Channel[int] = Channel(1)
+    ends: list[str] = []
+
+    def blocked(action: Callable[[], object], name: str) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                action()
+            except Closed:
+                ends.append(name)
+
+        return run
+
+    with ExitStack() as threads:
+        for _ in range(2):
+            threads.enter_context(running(blocked(lambda: full.put(1), "put")))
+            threads.enter_context(running(blocked(empty.get, "get")))
+        full.close()
+        empty.close()
+    assert sorted(ends) == ["get", "get", "put", "put"]
+    assert len(full) == 1, "nothing was put into a closed channel"
+
+
+def test_what_is_in_a_closed_channel_can_still_be_taken() -> None:
+    channel: Channel[int] = Channel(2)
+    channel.put(1)
+    channel.put(2)
+    channel.close(SourceUnavailable("gone"))
+    assert channel.get() == 1
+    assert channel.get(0) == 2
+    for _ in range(2):
+        with pytest.raises(SourceUnavailable, match="gone"):
+            channel.get()
+    with pytest.raises(Closed):
+        channel.put(3)
+
+
+def test_the_first_error_is_the_cause() -> None:
+    channel: Channel[int] = Channel(1)
+    channel.close()
+    channel.close(ResumeLost("first"))
+    channel.close(SourceUnavailable("its echo"))
+    channel.close()
+    with pytest.raises(ResumeLost, match="first"):
+        channel.get()

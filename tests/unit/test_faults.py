@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import pytest
+from pymongo.errors import (
+    AutoReconnect,
+    ConfigurationError,
+    ConnectionFailure,
+    CursorNotFound,
+    ExecutionTimeout,
+    InvalidOperation,
+    InvalidURI,
+    NetworkTimeout,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+    WaitQueueTimeoutError,
+)
+
+from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceUnavailable
+from zmsd.feed.faults import EventTooLarge, TokenUnfit, backoff, classify, code_of, is_transient
+
+RESUMABLE, NON_RESUMABLE = "ResumableChangeStreamError", "NonResumableChangeStreamError"
+
+
+def failure(code: int, *labels: str) -> OperationFailure:
+    details: dict[str, Any] = {"ok": 0, "errmsg": "what happened", "code": code, "codeName": "Name"}
+    return OperationFailure("what happened, full error: …", code, {**details, "errorLabels": list(labels)})
+
+
+# The table of errors by code, as it was written down; from MongoDB's error_codes.yml and the drivers' specification.
+BY_CODE: dict[type[SourceError], tuple[int, ...]] = {
+    SourceUnavailable: (6, 7, 89, 91, 133, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436)
+    + (63, 150, 234, 13388, 43, 50, 175, 237, 11601)
+    + (1, 8000, 99999),  # unknown
+    TokenUnfit: (280, 260),
+    ResumeLost: (286, 136, 40576, 40585, 40615, 47),
+    SourceRefused: (13, 18, 20, 40573, 166, 40324, 40415),
+    EventTooLarge: (10334,),
+}
+
+
+@pytest.mark.parametrize(("kind", "code"), [(kind, code) for kind, codes in BY_CODE.items() for code in codes])
+def test_codes(kind: type[SourceError], code: int) -> None:
+    assert type(classify(failure(code))) is kind
+    assert code_of(failure(code)) == code
+
+
+def test_a_label_decides_before_the_code() -> None:
+    assert type(classify(failure(11600, NON_RESUMABLE))) is ResumeLost
+    assert type(classify(failure(1, NON_RESUMABLE))) is ResumeLost
+    assert type(classify(failure(1, RESUMABLE))) is SourceUnavailable
+
+
+@pytest.mark.parametrize("code", [280, 260])
+def test_a_token_that_does_not_fit_is_not_yet_a_lost_position(code: int) -> None:
+    assert type(classify(failure(code, NON_RESUMABLE))) is TokenUnfit
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AutoReconnect("connection closed"),
+        ConnectionFailure("no"),
+        NetworkTimeout("timed out"),
+        NotPrimaryError("not primary"),
+        ServerSelectionTimeoutError("No servers found yet"),
+        WaitQueueTimeoutError("pool"),
+        CursorNotFound("cursor id 1 not found", 43),
+        ExecutionTimeout("operation exceeded time limit", 50),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_is_known_to_pass_by_itself(error: PyMongoError) -> None:
+    assert type(classify(error)) is SourceUnavailable
+    assert is_transient(error)
+
+
+def test_what_is_not_known_to_pass() -> None:
+    assert not is_transient(failure(17276))
+    assert not is_transient(InvalidOperation("closed"))
+
+
+@pytest.mark.parametrize("error", [ConfigurationError("bad option"), InvalidURI("bad")])
+def test_what_an_operator_wrote_wrongly(error: PyMongoError) -> None:
+    assert type(classify(error)) is SourceRefused
+
+
+def test_the_text_is_one_line_for_a_person() -> None:
+    assert str(classify(failure(13))) == "what happened (Name, code 13)"
+    error = ServerSelectionTimeoutError(
+        "db:1: [Errno 111] Connection refused (configured timeouts: socketTimeoutMS: 1.0ms), Timeout: 5.0s, "
+        "Topology Description: <TopologyDescription id: 1, servers: [\n<ServerDescription …>]>"
+    )
+    assert str(classify(error)) == "ServerSelectionTimeoutError: db:1: [Errno 111] Connection refused"
+    assert str(classify(AutoReconnect(""))) == "AutoReconnect: "
+
+
+def test_waits_double_up_to_a_limit_with_jitter() -> None:
+    waits = list(islice(backoff(0.1, 10.0), 20))
+    for number, wait in enumerate(waits):
+        most = min(0.1 * 2**number, 10.0)
+        assert most / 2 <= wait <= most
+    assert len(set(waits)) == len(waits)

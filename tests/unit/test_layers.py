@@ -1,0 +1,110 @@
+"""The direction of imports, read from the sources; see the head of each package for what it is."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import zmsd
+
+ROOT = Path(zmsd.__file__).parent
+MODULES = {
+    ".".join(("zmsd", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(ROOT.rglob("*.py"))
+}
+
+# Who may be imported by whom: only what stands further down. One line is one level.
+LEVELS = (
+    ("zmsd.__main__",),
+    ("zmsd.cli",),
+    ("zmsd.tools",),
+    ("zmsd.daemon",),
+    ("zmsd.gateway",),
+    ("zmsd.stream",),
+    ("zmsd.feed",),
+    ("zmsd.rows", "zmsd.watermarks"),
+    ("zmsd.catalog",),
+    ("zmsd.config", "zmsd.settings", "zmsd.documents", "zmsd.log", "zmsd.systemd", "zmsd.deadline", "zmsd.metrics"),
+    ("zmsd.errors",),
+    ("zmsd",),
+)
+# Of the modules at the bottom these use one another; all others of them use nothing but errors.
+GROUND = {"zmsd.config": {"zmsd.settings", "zmsd.documents"}, "zmsd.settings": {"zmsd.documents"}}
+
+# Foreign modules, and who alone may import them.
+OWNERS = {
+    # A URI is also looked at where it is read: config asks pymongo what is wrong with it.
+    "pymongo.errors": ("zmsd.feed", "zmsd.tools", "zmsd.config"),
+    "simple_websocket": ("zmsd.gateway.wire", "zmsd.tools.client"),
+    "wsproto": ("zmsd.gateway.wire", "zmsd.tools.client"),
+    "sqlite3": ("zmsd.watermarks.sqlite",),
+    "nats": ("zmsd.watermarks.nats",),
+    "yaml": ("zmsd.documents",),
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, anywhere in it; ``from a import b`` is a.b where that is a module."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: imports say where from in full"
+            assert node.module
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                # zmsd.__version__ and the like are of no level
+                yield name if name in MODULES or not node.module.startswith("zmsd") else node.module
+
+
+def part_of(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def level(name: str) -> tuple[int, str]:
+    """How far up a module stands, and the package of that level that it is in."""
+    for height, packages in enumerate(reversed(LEVELS)):
+        for package in packages:
+            if part_of(name, package) and (package != "zmsd" or name == "zmsd"):
+                return height, package
+    raise AssertionError(f"{name} is new: give it a level")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_down(name: str) -> None:
+    height, package = level(name)
+    for other in imports(MODULES[name]):
+        if part_of(other, "zmsd"):
+            below, its_package = level(other)
+            own = its_package == package or other in GROUND.get(name, ())
+            assert own or below < height, f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("foreign", OWNERS)
+def test_foreign_modules_have_one_owner(foreign: str) -> None:
+    users = {name for name, path in MODULES.items() if any(part_of(other, foreign) for other in imports(path))}
+    strangers = {name for name in users if not any(part_of(name, owner) for owner in OWNERS[foreign])}
+    assert not strangers
+
+
+def test_only_the_command_line_ends_the_process() -> None:
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                ends = (node.value.id, node.attr) in (("sys", "exit"), ("os", "_exit"), ("os", "abort"))
+            else:
+                ends = isinstance(node, ast.Name) and node.id in ("SystemExit", "exit", "quit")
+            assert not ends or name == "zmsd.cli", f"{name}:{node.lineno}"
+
+
+def test_only_the_command_line_loads_the_tools() -> None:
+    """And not before they are asked for: a daemon has no use for them."""
+    for name, path in MODULES.items():
+        if not part_of(name, "zmsd.tools"):
+            assert name == "zmsd.cli" or not any(part_of(other, "zmsd.tools") for other in imports(path)), name
+    tree = ast.parse(MODULES["zmsd.cli"].read_text())
+    at_once = [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert not any(part_of(module, "zmsd.tools") for module in at_once)

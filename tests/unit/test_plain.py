@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from bson import Decimal128, Int64
+from bson.dbref import DBRef
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zmsd.catalog.catalog import Table
+from zmsd.catalog.mapping import Mapping
+from zmsd.catalog.schema import Column, TableSpec
+from zmsd.rows.plain import Row, compile_rows, walk
+from zmsd.rows.rejects import Rejects
+
+ID = ("id", "string", "_id")
+Columns = list[tuple[str, str, str]]
+repeatable = settings(derandomize=True, database=None, deadline=None, max_examples=150)
+
+
+def table(columns: Columns, key: tuple[str, ...] = ("id",), condition: dict[str, Any] | None = None) -> Table:
+    """A table of (column, type, path)."""
+    spec = TableSpec("t", tuple(Column(name, kind) for name, kind, _ in columns), key)
+    return Table(spec, Mapping("c", tuple((name, path) for name, _, path in columns), condition))
+
+
+def rows(
+    columns: Columns,
+    *documents: dict[str, Any],
+    key: tuple[str, ...] = ("id",),
+    condition: dict[str, Any] | None = None,
+    rejects: Rejects | None = None,
+) -> list[tuple[Any, Any] | None]:
+    """The (key, row) of each document, parsed."""
+    function = compile_rows(table(columns, key, condition), rejects)
+    made: list[Row | None] = [function(document) for document in documents]
+    return [None if row is None else (json.loads(row.key), json.loads(row.text)) for row in made]
+
+
+def test_a_row_has_every_column() -> None:
+    columns = [ID, ("n", "number", "n"), ("b", "boolean", "deep.b"), ("j", "json", "j"), ("z", "null", "z")]
+    document = {"_id": "1", "n": 5, "deep": {"b": True}, "j": {"a": [1]}, "z": None, "more": 1}
+    assert rows(columns, document, {"_id": "2"}) == [
+        ({"id": "1"}, {"id": "1", "n": 5, "b": True, "j": '{"a":[1]}', "z": None}),
+        ({"id": "2"}, {"id": "2", "n": None, "b": None, "j": None, "z": None}),
+    ]
+
+
+# A path has no dots in its names: they are what is between dots.
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00."), min_size=1, max_size=6)
+ODD = st.sampled_from(["{c0}", "{{", "}", "'", '"', '"""', "\\", "\\N{DASH}", "\n", "\r", "\x1b", "é", "🎈", "d", "v"])
+
+
+@repeatable
+@given(st.lists(st.tuples(NAMES | ODD, st.lists(NAMES | ODD, min_size=1, max_size=3), st.text(max_size=4)), max_size=5))
+def test_columns_and_paths_may_be_called_anything(odd: list[tuple[str, list[str], str]]) -> None:
+    columns: Columns = [ID]
+    document: dict[str, Any] = {"_id": "key"}
+    expected = {"id": "key"}
+    for name, path, value in odd:
+        if name not in expected and path[0] not in document:
+            columns.append((name, "string", ".".join(path)))
+            expected[name] = value
+            inner = document
+            for step in path[:-1]:
+                inner = inner.setdefault(step, {})
+            inner[path[-1]] = value
+    assert rows(columns, document) == [({"id": "key"}, expected)]
+    key = tuple(name for name, _, _ in columns)
+    if not any("\x00" in value for value in expected.values()):
+        assert rows(columns, document, key=key) == [(expected, expected)]
+
+
+def test_many_columns() -> None:
+    columns: Columns = [ID, *((f"c{number}", "number", f"f{number}") for number in range(300))]
+    ((_, row),) = rows(columns, {"_id": "1", **{f"f{number}": number for number in range(300)}})  # type: ignore[misc]
+    assert row == {"id": "1", **{f"c{number}": number for number in range(300)}}
+
+
+def test_keys_are_the_key_columns_of_the_row() -> None:
+    columns = [("b", "number", "b"), ("text", "string", "t"), ("a", "string", "_id")]
+    document = {"_id": "x", "b": Int64(7), "t": "t"}
+    assert rows(columns, document, key=("a", "b")) == [({"a": "x", "b": 7}, {"a": "x", "b": 7, "text": "t"})]
+
+
+@pytest.mark.parametrize("bad", [None, float("nan"), "text", "missing"])
+def test_a_row_without_its_key_is_left_out_and_counted(bad: Any) -> None:
+    rejects = Rejects()
+    document = {"_id": "doc"} if bad == "missing" else {"_id": "doc", "n": bad}
+    assert rows([("n", "number", "n")], document, key=("n",), rejects=rejects) == [None]
+    assert rejects.counts()["t", "no primary key"] == 1
+    assert rejects.newest()[-1].id == "doc"
+
+
+def test_a_key_with_a_nul_is_left_out() -> None:
+    rejects = Rejects()
+    assert rows([ID], {"_id": "a\x00b"}, rejects=rejects) == [None]
+    assert rejects.counts() == {("t", "no primary key"): 1}
+
+
+@pytest.mark.parametrize("key", ["null", "", "\\u0000", "a\\\\u0000", "u0000", "\x01", '"'])
+def test_a_key_may_be_any_other_text(key: str) -> None:
+    assert rows([ID], {"_id": key}) == [({"id": key}, {"id": key})]
+
+
+def test_a_nul_in_another_column_arrives() -> None:
+    assert rows([ID, ("t", "string", "t")], {"_id": "1", "t": "\x00"}) == [({"id": "1"}, {"id": "1", "t": "\x00"})]
+
+
+def test_a_value_that_does_not_fit_is_null_and_counted() -> None:
+    rejects = Rejects()
+    columns = [ID, ("n", "number", "v"), ("b", "boolean", "v"), ("s", "string", "v")]
+    documents = [{"_id": "1", "v": "text"}, {"_id": "2", "v": []}, {"_id": "3", "v": True}]
+    assert [row[1] for row in rows(columns, *documents, rejects=rejects) if row] == [
+        {"id": "1", "n": None, "b": None, "s": "text"},
+        {"id": "2", "n": None, "b": None, "s": None},
+        {"id": "3", "n": None, "b": True, "s": "true"},
+    ]
+    assert rejects.counts() == {
+        ("t", "str in number column n"): 1,
+        ("t", "str in boolean column b"): 1,
+        ("t", "list in number column n"): 1,
+        ("t", "list in boolean column b"): 1,
+        ("t", "list in string column s"): 1,
+        ("t", "bool in number column n"): 1,
+    }
+
+
+def test_the_filter_says_which_documents_have_rows() -> None:
+    rejects = Rejects()
+    documents = [{"_id": "1", "kind": "user"}, {"_id": None, "kind": "group"}, {"_id": "3", "kind": ["user"]}]
+    made = rows([ID], *documents, condition={"kind": "user"}, rejects=rejects)
+    assert made == [({"id": "1"}, {"id": "1"}), None, ({"id": "3"}, {"id": "3"})]
+    assert not rejects.counts(), "what has no row needs no key"
+
+
+def test_equal_rows_have_equal_texts() -> None:
+    function = compile_rows(table([ID, ("n", "number", "n")]))
+    one, other = function({"_id": "1", "n": Decimal128("5.0"), "x": 1}), function({"x": 2, "n": 5.0, "_id": "1"})
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("value", "path", "expected"),
+    [
+        ({"a": 1}, "a", 1),
+        ({"a": {"b": 1}}, "a.b", 1),
+        ({"a": 1}, "a.b", None),
+        ({}, "a.b.c", None),
+        ({"a": [{"b": 1}, {"b": 2}, {}, 3, [{"b": 4}]]}, "a.b", [1, 2]),
+        ({"a": [{"b": None}]}, "a.b", [None]),
+        ({"a": []}, "a.b", []),
+        ({"a": [1]}, "a.b.c", []),
+        ({"a": [{"b": [{"c": 1}, {}]}, {"b": 5}, {"b": {"c": 2}}]}, "a.b.c", [[1], 2]),
+        ({"a": {"0": 1}}, "a.0", 1),
+        ({"a": [5]}, "a.0", []),
+        ({"a": DBRef("c", 1, b={"c": 1})}, "a.b.c", 1),
+        ({"a": [DBRef("c", 1, b=1), DBRef("c", 1)]}, "a.b", [1]),
+    ],
+    ids=repr,
+)
+def test_paths(value: Any, path: str, expected: Any) -> None:
+    assert walk(value, tuple(path.split("."))) == expected

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+from bson import Timestamp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zmsd.feed import position
+
+positions = st.integers(0, 2**64 - 1)
+minors = st.integers(0, 2**20)
+repeatable = settings(derandomize=True, database=None, deadline=None)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "00"), (10, "0a"), (35, "0z"), (36, "110"), (1295, "1zz"), (1296, "2100"), (2**64 - 1, "c3w5e11264sgsf")],
+)
+def test_a_watermark_is_a_lexi_version(number: int, text: str) -> None:
+    assert position.lexi(number) == text
+    assert position.unlexi(text) == number
+
+
+@repeatable
+@given(positions, minors)
+def test_a_watermark_leads_back_to_its_position(at: int, minor: int) -> None:
+    assert position.parse(position.watermark(at, minor)) == (at, minor)
+
+
+@repeatable
+@given(st.tuples(positions, minors), st.tuples(positions, minors))
+def test_watermarks_sort_as_text_like_their_positions(one: tuple[int, int], other: tuple[int, int]) -> None:
+    assert (position.watermark(*one) < position.watermark(*other)) == (one < other)
+
+
+@repeatable
+@given(st.integers(0, 2**64 - 2), st.integers(1, 2**20))
+def test_a_minor_one_lies_between_its_position_and_the_next(at: int, minor: int) -> None:
+    assert position.watermark(at) < position.watermark(at, minor) < position.watermark(at + 1)
+
+
+@repeatable
+@given(st.text(alphabet="0123456789abcxyzABC.-_ +\n٣é", max_size=18) | st.text(max_size=18))
+def test_nothing_else_is_a_watermark(text: str) -> None:
+    try:
+        at, minor = position.parse(text)
+    except ValueError:
+        return
+    assert position.watermark(at) == text.partition(".")[0], "only what would have been written is read"
+    assert position.lexi(minor) == text.partition(".")[2] or "." not in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0",
+        ".",
+        "00.",
+        ".00",
+        "0A",
+        "10a",
+        "100",
+        "00.00.00",
+        " 00",
+        "00 ",
+        "1_0",
+        "+0",
+        "c3w5e11264sgsg",
+        "0" * 9999,
+    ],
+)
+def test_what_is_no_watermark(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 (int() has a message of its own)
+        position.parse(text)
+
+
+@repeatable
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+def test_a_position_is_a_cluster_time(seconds: int, increment: int) -> None:
+    time = Timestamp(seconds, increment)
+    at = position.of_timestamp(time)
+    assert position.to_timestamp(at) == time
+    assert position.seconds(at) == seconds
+    assert position.of_token({"_data": f"82{at:016X}2B0229296E04"}) == at
+
+
+def test_the_cluster_time_of_a_real_token() -> None:
+    at = position.of_token({"_data": "826B03BFB6000000142B0229296E04"})
+    assert position.to_timestamp(at) == Timestamp(1795407798, 20)
+
+
+def test_after_the_last_increment_of_a_second_comes_the_next() -> None:
+    assert position.to_timestamp(position.of_timestamp(Timestamp(7, 2**32 - 1)) + 1) == Timestamp(8, 0)

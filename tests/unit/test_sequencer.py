@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zmsd.errors import ResumeLost, SourceUnavailable
+from zmsd.feed.channel import Channel, Closed
+from zmsd.feed.cursor import Batch
+from zmsd.feed.sequencer import Grouper, Piece, SequenceError, Sequencer
+from zmsd.feed.source import Document
+
+BEGIN = 1 << 33
+repeatable = settings(derandomize=True, database=None, deadline=None, max_examples=100)
+
+
+def token(at: int, number: int | None = None) -> Document:
+    """The token of an event, or (no number) one that only says how far the stream is."""
+    return {"_data": f"82{at:016X}" + ("2B0229296E04" if number is None else f"2B042C01{number:06X}")}
+
+
+def event(at: int, number: int = 0, coll: str | None = "a", **more: Any) -> Document:
+    return {"_id": token(at, number), "operationType": "insert", "ns": {"coll": coll} if coll else {}, **more}
+
+
+# GROUPER
+
+
+class Stream:
+    """Transactions, each (position, number of events), as a change stream gives them: cut into batches anywhere."""
+
+    def __init__(self, transactions: list[tuple[int, int]]) -> None:
+        self.events: list[tuple[int, Document]] = []
+        self.ends: set[int] = set()
+        """How many events there are up to the end of a transaction."""
+        for at, count in transactions:
+            self.events += [(at, event(at, number)) for number in range(count)]
+            self.ends.add(len(self.events))
+
+
+transactions = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 5)), max_size=8)
+
+
+@repeatable
+@given(st.data(), transactions)
+def test_pieces_are_the_transactions_however_the_batches_were_cut(
+    data: st.DataObject, gaps: list[tuple[int, int]]
+) -> None:
+    """One or more pieces each, one of them the first and one the last; and never more progress than there was."""
+    after = at = BEGIN
+    wanted = [(at := at + gap, count) for gap, count in gaps]
+    stream = Stream(wanted)
+    grouper = Grouper(after)
+    pieces: list[Piece] = []
+    done = 0
+    progress = after
+    while True:
+        size = data.draw(st.integers(0, 7), "batch")
+        batch = stream.events[done : done + size]
+        done += len(batch)
+        whole = done in stream.ends or not done
+        newest = stream.events[done - 1][0] if done else after
+        following = stream.events[done][0] if done < len(stream.events) else newest + 3
+        reached = token(newest, 9) if done else token(newest)
+        ended = whole and data.draw(st.booleans(), "ended")
+        if whole and data.draw(st.booleans(), "beyond"):
+            reached = token(data.draw(st.integers(newest, following - 1), "reached"))
+        if done == len(stream.events) and not batch:
+            ended = True
+        got = grouper.group([document for _, document in batch], reached, ended=ended)
+        pieces += got.pieces
+        assert got.progress == grouper.progress >= progress
+        progress = got.progress
+        assert progress < following, "what has not been delivered lies ahead"
+        assert not grouper.is_open or progress < newest, "an unfinished transaction lies ahead"
+        assert grouper.is_open or progress >= (newest if done else after)
+        assert not (ended and grouper.is_open)
+        if done == len(stream.events) and not batch:
+            break
+    positions = [piece.position for piece in pieces]
+    assert positions == sorted(positions)
+    for (position, count), group in zip(wanted, groupby(pieces, lambda piece: piece.position), strict=True):
+        assert group[0] == position
+        parts = list(group[1])
+        assert [part.first for part in parts] == [True] + [False] * (len(parts) - 1)
+        assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
+        assert [document for part in parts for document in part.events] == [event(position, n) for n in range(count)]
+
+
+def test_a_transaction_over_many_batches_needs_no_memory_for_them() -> None:
+    grouper = Grouper(BEGIN)
+    for number in range(5):
+        (piece,) = grouper.group([event(BEGIN + 1, number)], token(BEGIN + 1, number), ended=False).pieces
+        assert (len(piece.events), piece.first, piece.last) == (1, number == 0, False)
+    assert grouper.is_open
+    assert grouper.progress == BEGIN
+    nothing, progress = grouper.group([], token(BEGIN + 1, 4), ended=False)
+    assert (nothing, progress) == ([], BEGIN)
+    assert grouper.group([], token(BEGIN + 5), ended=False).pieces == [Piece(BEGIN + 1, [], False, True)]
+    assert not grouper.is_open
+
+
+def test_the_next_transaction_says_that_the_one_before_is_whole() -> None:
+    grouper = Grouper(BEGIN)
+    grouper.group([event(BEGIN + 1)], token(BEGIN + 1, 0), ended=False)
+    pieces, progress = grouper.group([event(BEGIN + 2)], token(BEGIN + 2, 0), ended=False)
+    assert pieces == [Piece(BEGIN + 1, [], False, True), Piece(BEGIN + 2, [event(BEGIN + 2)], True, False)]
+    assert progress == BEGIN + 1
+
+
+def test_an_empty_batch_brings_progress() -> None:
+    grouper = Grouper(BEGIN)
+    assert not grouper.group([], token(BEGIN + 1000), ended=True).pieces
+    assert BEGIN < grouper.progress <= BEGIN + 1000
+    grouper.group([], token(BEGIN + 10), ended=True)
+    assert grouper.progress > BEGIN + 10, "it never goes back"
+
+
+# SEQUENCER
+
+
+def channels(**batches: list[list[Document]]) -> dict[str, Channel[Batch]]:
+    """Channels that hold these batches, closed behind them."""
+    made: dict[str, Channel[Batch]] = {}
+    for name, contents in batches.items():
+        made[name] = Channel(len(contents) + 1)
+        for events in contents:
+            made[name].put(Batch(events, token(0), True))
+        made[name].close()
+    return made
+
+
+def entry(full: Document) -> Document:
+    """What the order says of an event."""
+    return {key: full[key] for key in ("_id", "operationType", "ns", "to") if key in full}
+
+
+def test_the_order_of_the_database_is_kept_over_collections() -> None:
+    events = [event(BEGIN + n, n, "abc"[n * 7 % 3], fullDocument={"n": n}) for n in range(50)]
+    per = {name: [e for e in events if e["ns"]["coll"] == name] for name in "abc"}
+    sequencer = Sequencer(channels(**{name: [some[:5], some[5:6], some[6:]] for name, some in per.items()}))
+    entries = [entry(e) for e in events]
+    assert sequencer.pair(entries[:20]) == events[:20]
+    assert sequencer.pair([]) == []
+    assert sequencer.pair(entries[20:]) == events[20:]
+
+
+def test_what_is_not_watched_is_passed_over() -> None:
+    one = event(BEGIN, 0, "a")
+    strangers = [event(BEGIN, 1, "other"), event(BEGIN, 2, None, operationType="dropDatabase")]
+    assert Sequencer(channels(a=[[one]])).pair([strangers[0], entry(one), strangers[1]]) == [one]
+
+
+def rename(source: str, target: str) -> Document:
+    return event(BEGIN, 0, source, operationType="rename", to={"coll": target})
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "copies"),
+    [("a", "z", {"a"}), ("x", "a", {"a"}), ("a", "b", {"a", "b"})],
+    ids=["away", "onto", "both"],
+)
+def test_a_rename_is_one_event(source: str, target: str, copies: set[str]) -> None:
+    """It comes in the stream of each watched collection that it concerns; what follows there is still paired."""
+    renamed = rename(source, target)
+    later = {name: event(BEGIN + 1, number, name) for number, name in enumerate(("a", "b"))}
+    batches = {name: [[renamed, e] if name in copies else [e]] for name, e in later.items()}
+    sequencer = Sequencer(channels(**batches))
+    assert sequencer.pair([entry(renamed), *map(entry, later.values())]) == [renamed, *later.values()]
+
+
+def test_streams_that_disagree_are_not_glossed_over() -> None:
+    sequencer = Sequencer(channels(a=[[event(BEGIN, 1)]]))
+    with pytest.raises(SequenceError, match="stream of a"):
+        sequencer.pair([entry(event(BEGIN, 2))])
+    assert issubclass(SequenceError, SourceUnavailable), "the feed begins again at its position"
+
+
+def test_what_ended_a_reader_ends_the_pairing() -> None:
+    pair = channels(a=[[event(BEGIN, 1)]], b=[])
+    pair["a"].close(ResumeLost("gone"))
+    sequencer = Sequencer(pair)
+    assert len(sequencer.pair([entry(event(BEGIN, 1))])) == 1, "what it had read comes first"
+    with pytest.raises(ResumeLost, match="gone"):
+        sequencer.pair([entry(event(BEGIN, 2))])
+    with pytest.raises(Closed):
+        sequencer.pair([entry(event(BEGIN, 2, "b"))])
