@@ -1,6 +1,6 @@
 """What of the real zero-cache's throughput is left with zmsd before it: ``python -m bench.zero [ROWS]``.
 
-The measure is a stub that sends the same rows encoded beforehand, 1,000 in a transaction, as fast as zero-cache takes them.
+The measure is a stub that sends the same rows, encoded beforehand, 1,000 in a transaction, as fast as they are taken.
 
 initial  rows/s of the copy, by zero-cache's own log
 backlog  single-document writes made while zmsd stood still, until a client shows the last of them

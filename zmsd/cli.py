@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from zmsd import __version__, config, daemon
-from zmsd.catalog.publication import publication
+from zmsd.catalog.sources import EndpointDown
 from zmsd.errors import ConfigError, ZmsdError
-from zmsd.log import redact_uri
 
 EX_CONFIG = 78
 """sysexits.h; the unit does not restart after it."""
+
+Command = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -26,10 +27,12 @@ def _main(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
+        sys.stdout.flush()  # here a reader that has gone is no surprise
     except ConfigError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)
-        return EX_CONFIG
+        # An endpoint may come back, and systemd tries again; what is wrong in a document stays wrong.
+        return 1 if isinstance(error, EndpointDown) else EX_CONFIG
     except ZmsdError as error:
         print(f"zmsd: {error}", file=sys.stderr)
         return 1
@@ -43,24 +46,57 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="zmsd", description="A custom change source for Rocicorp Zero on MongoDB.", allow_abbrev=False
+        prog="zmsd",
+        description="A custom change source for Rocicorp Zero on MongoDB.",
+        epilog="zmsd COMMAND --help says more about each; zmsd(8) and zmsd.yaml(5) say all.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"zmsd {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    run = commands.add_parser("run", help="serve the changes of a database", epilog="zmsd run --config zmsd.yaml")
+    def command(name: str, run: Command, about: str, example: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=about,
+            description=f"{about[0].upper()}{about[1:]}.",
+            epilog=f"example: {example}",
+            allow_abbrev=False,
+        )
+        added.set_defaults(run=run)
+        return added
+
+    run = command("run", _run, "serve the changes of a database", "zmsd run --config zmsd.yaml")
     _config_option(run)
-    run.set_defaults(run=lambda options: daemon.run(options.config))
 
-    check = commands.add_parser("check", help="look for faults in config, schema and mappings")
+    about = "look for faults: in the settings and documents (exit code 78), in MongoDB and around (1)"
+    check = command("check", _check, about, "zmsd check --config zmsd.yaml")
     _config_option(check)
-    check.set_defaults(run=_check)
+    check.add_argument("--offline", action="store_true", help="do not ask MongoDB")
 
-    demo = commands.add_parser("demo", help="see it work: a MongoDB, a small chat, its changes on the terminal")
+    about = "suggest schema.json and mappings.json from a sample of a database"
+    infer = command("infer", _infer, about, "zmsd infer --uri mongodb://127.0.0.1/chat --out config")
+    infer.add_argument("--uri", help="of MongoDB (default: $MONGODB_URI, which other users cannot see in ps)")
+    infer.add_argument("--database", help="its name, if not the one in the URI")
+    infer.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)")
+    infer.add_argument("--sample", type=_positive, default=1000, metavar="N", help="documents of each (%(default)s)")
+    infer.add_argument("--force", action="store_true", help="write over files that are there")
+
+    about = "show the stream of a running source: its copy, then each transaction"
+    tail = command("tail", _tail, about, "zmsd tail ws://127.0.0.1:3000 | grep user")
+    _target_options(tail)
+    tail.add_argument("--app", default="zmsd_tail", metavar="ID", help="appID to be (%(default)s); not a zero-cache's")
+    tail.add_argument("--shard", type=int, default=0, metavar="N", help="shardNum to be (%(default)s)")
+    tail.add_argument("--last-watermark", metavar="W", help="no copy, but what came after this watermark")
+
+    about = "show what a running zmsd does; exit code 1 when it is not ready"
+    status = command("status", _status, about, "zmsd status http://127.0.0.1:3000")
+    _target_options(status)
+
+    about = "see it work: a MongoDB, a small chat, its changes on the terminal"
+    demo = command("demo", _demo, about, "zmsd demo --seconds 30")
     demo.add_argument("--uri", help="use this MongoDB (a replica set) instead of starting one; its database is filled")
     demo.add_argument("--port", type=int, default=3000, help="port of 127.0.0.1 to serve on (%(default)s)")
     demo.add_argument("--seconds", type=float, help="end by itself after so many seconds")
-    demo.set_defaults(run=_demo)
     return parser
 
 
@@ -70,19 +106,55 @@ def _config_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _target_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", nargs="?", metavar="URL", help="ws://HOST:PORT or wss://… (default: as --config says)")
+    _config_option(parser)
+    parser.add_argument("--token", help="if it wants one; from --config it is known")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+# What only one command needs is loaded by no other.
+
+
+def _run(options: argparse.Namespace) -> int:
+    return daemon.run(options.config)
+
+
 def _check(options: argparse.Namespace) -> int:
-    settings = config.load(options.config, os.environ)
-    catalog = publication(settings).catalog
-    for warning in catalog.warnings:
-        print(f"warning: {warning}")
-    for table in catalog.tables:
-        columns = ", ".join(f"{column.name} {column.type}" for column in table.spec.columns)
-        print(f"ok: table {table.name} from {table.mapping.collection}: {columns}")
-    print(f"ok: {redact_uri(settings.mongodb.uri)} database {settings.mongodb.database}")
-    return 0
+    from zmsd.tools.check import check
+
+    return check(options.config, os.environ, options.offline)
+
+
+def _infer(options: argparse.Namespace) -> int:
+    from zmsd.tools.infer import infer
+
+    uri = options.uri or os.environ.get("MONGODB_URI")
+    return infer(uri, options.database, options.out, options.sample, options.force)
+
+
+def _tail(options: argparse.Namespace) -> int:
+    from zmsd.tools.tail import tail
+    from zmsd.tools.target import target
+
+    found = target(options.url, options.config, options.token, os.environ)
+    return tail(found, options.app, options.shard, options.last_watermark)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from zmsd.tools.status import status
+    from zmsd.tools.target import target
+
+    return status(target(options.url, options.config, options.token, os.environ))
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from zmsd.tools.demo import demo  # what only the demo needs is loaded by nothing else
+    from zmsd.tools.demo import demo
 
     return demo(options.uri, options.port, options.seconds)

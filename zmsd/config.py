@@ -65,6 +65,7 @@ class ServerConfig:
     token_file: Path | None = setting(None, credential=True)
     tls: TlsConfig | None = None
     max_sessions: int = setting(64, low=1)
+    max_sessions_per_address: int = setting(16, low=1)
     allow_anonymous: bool = False
 
 
@@ -86,7 +87,14 @@ class FeedConfig:
 @dataclass(frozen=True, slots=True)
 class WatermarksConfig:
     storage: Literal["sqlite", "nats-kv"] = setting("sqlite", same={"zqlite": "sqlite"})
-    path: Path = Path("watermarks.db")
+    path: Path = setting(Path("watermarks.db"), state=True)
+
+
+@dataclass(frozen=True, slots=True)
+class NatsTlsConfig:
+    ca: Path | None = setting(None, readable=True)  # the system's where left out
+    cert: Path | None = setting(None, readable=True)
+    key: Path | None = setting(None, readable=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,9 @@ class NatsConfig:
     user: str | None = None
     password: str | None = setting(None, secret=True)
     creds: Path | None = setting(None, readable=True)
+    token: str | None = setting(None, secret=True)
+    tls: NatsTlsConfig | None = None
+    replicas: int = setting(1, low=1, high=5)  # of a bucket that is made
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +190,9 @@ def _with_uri(reader: Reader, section: MongodbConfig) -> MongodbConfig:
     if not uri:
         return section
     try:
-        database = _database(uri)
-    except _URI_ERRORS as exc:
-        reader.fault(place, _uri_reason(uri, exc))
+        database = database_of(uri)
+    except ValueError as exc:
+        reader.fault(place, str(exc))
         return section
     if section.database:
         database, place = section.database, ("mongodb", "database")
@@ -192,6 +203,14 @@ def _with_uri(reader: Reader, section: MongodbConfig) -> MongodbConfig:
     elif database in ("admin", "config", "local"):
         reader.fault(place, f"{database} is MongoDB's own database, which cannot be published")
     return replace(section, uri=uri, database=database)
+
+
+def database_of(uri: str) -> str:
+    """The database that a MongoDB URI names, or "". Raises ValueError with what is wrong, without the secrets in it."""
+    try:
+        return _database(uri)
+    except _URI_ERRORS as exc:
+        raise ValueError(_uri_reason(uri, exc)) from None
 
 
 _URI_ERRORS = (PyMongoError, ValueError, TypeError, OSError)
@@ -286,6 +305,8 @@ def _check_nats(reader: Reader, config: Config) -> None:
         return
     if config.watermarks.storage == "nats-kv" and not config.nats.servers:
         reader.fault(("nats", "servers"), "is required by watermarks.storage: nats-kv")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", config.nats.bucket):
+        reader.fault(("nats", "bucket"), "is made of letters, digits, _ and -")
     for server in config.nats.servers:
         if not re.fullmatch(r"((nats|tls|wss?)://)?[^\s/]+/?", server):
             reader.fault(("nats", "servers"), "a server is nats://HOST:PORT (or tls://, ws://, wss://)")

@@ -16,20 +16,26 @@ from typing import Any
 from zmsd import __version__, config, systemd
 from zmsd import log as logs
 from zmsd.catalog.publication import Publication, publication
+from zmsd.catalog.refresh import Refresh
 from zmsd.config import Config
 from zmsd.deadline import Deadline
 from zmsd.errors import SourceUnavailable, ZmsdError
 from zmsd.feed.feed import Feed, open_feed
 from zmsd.feed.source import Source
+from zmsd.gateway import tls
+from zmsd.gateway.meters import register
+from zmsd.gateway.monitor import Monitor
 from zmsd.gateway.pages import pages
 from zmsd.gateway.server import Limits, Server
 from zmsd.log import kv
+from zmsd.metrics import Registry
 from zmsd.rows.rejects import Rejects
 from zmsd.stream.changelog import ChangeLog
 from zmsd.stream.dispatcher import Dispatcher
 from zmsd.stream.edition import Edition, Published
 from zmsd.stream.hub import Hub, Readiness
 from zmsd.stream.prepare import prepare
+from zmsd.stream.tally import Tally
 from zmsd.watermarks.sqlite import SqliteStore
 
 log = logging.getLogger(__name__)
@@ -51,10 +57,15 @@ class Daemon:
         self._mailbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._exit: int | None = None
         self._halt = Event()
+        self._refresh = Refresh(lambda: self.tell(self.reload))
+        self._manager = systemd.Conversation()
         self._rejects = Rejects()
+        self._registry = Registry()
         self._source = Source(settings.mongodb.uri, settings.mongodb.database)
         self.hub = self._make_hub()
         self._dispatcher = self._make_dispatcher()
+        self._monitor = Monitor(self.hub, self._dispatcher, lambda: self.server.sessions())
+        register(self._registry, self._monitor)
         self.server = self._make_server()
 
     @property
@@ -70,20 +81,17 @@ class Daemon:
             log.warning(kv("catalog", warning=warning))
         self.server.start()
         self._dispatcher.thread.start()
+        self._refresh.watch(self._published.documents)
+        self._refresh.start()
+        self._monitor.start()
         log.info(kv("listening", address="{}:{}".format(*self.address)))
-        interval = systemd.watchdog_interval() or 5.0
-        ready = False
         while self._exit is None:
-            if not ready and self.hub.readiness.reason is None:
-                ready = True
-                systemd.ready("serving")
+            waited = not self._manager.announced
+            self._tick()
+            if waited and self._manager.announced:
                 on_ready()
-            elif not ready:
-                systemd.extend_timeout(30)
-                systemd.status(f"not ready: {self.hub.readiness.reason}")
-            self._watch()
             try:
-                self._mailbox.get(timeout=0.1 if not ready else interval)()
+                self._mailbox.get(timeout=self._manager.pause)()
             except Empty:
                 continue
         self._stop()
@@ -97,17 +105,23 @@ class Daemon:
         self.tell(lambda: self._end(code))
 
     def handle_signals(self) -> None:
-        """SIGTERM and SIGINT stop, a second one kills; SIGHUP reloads. The handlers only enqueue."""
+        """SIGTERM and SIGINT stop, a second one kills; SIGHUP reloads, SIGUSR1 has the state of all threads logged.
+
+        The handlers only enqueue.
+        """
         faulthandler.enable()  # the watchdog kills with SIGABRT: the stacks then stand in the journal
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop_signal)
         signal.signal(signal.SIGHUP, lambda *_: self.tell(self.reload))
+        signal.signal(signal.SIGUSR1, lambda *_: self.tell(self.dump))
 
     def reload(self) -> None:
         """Read everything again; a fault in it changes nothing."""
-        systemd.reloading()
+        self._tick()  # the watchdog waits from here: the documents' servers and MongoDB may take some time
+        self._manager.reloading()
         try:
             new = config.load(self._path, self._environ)
+            context = _tls(new.server)
             published = publication(new)
             edition = self._edition(new, published)
             if edition.fingerprint == self.hub.edition.fingerprint:
@@ -115,12 +129,15 @@ class Daemon:
             else:
                 self._try(edition, new)
         except ZmsdError as error:
-            for line in str(error).splitlines():
+            faults = str(error).splitlines()
+            for line in faults:
                 log.error(kv("reload refused", fault=line))
-            systemd.ready("serving, the last reload was refused")
+            self._monitor.reloaded(faults)
+            self._manager.reloaded(self._monitor.words())
             return
         logs.setup(new.log.level, new.log.format)
-        self.server.limits = _limits(new)
+        self.server.limits, self.server.tls = _limits(new), context
+        self._refresh.watch(published.documents)
         fixed = [name for name in _FIXED if getattr(new, name) != getattr(self._config, name)]
         if _fixed_server(new) != _fixed_server(self._config):
             fixed.append("server")
@@ -129,7 +146,15 @@ class Daemon:
         self._config = new
         self._dispatcher.publish(edition)
         log.info(kv("reloaded", tables=len(published.catalog.tables)))
-        systemd.ready("serving")
+        self._monitor.reloaded(restart=fixed)
+        self._manager.reloaded(self._monitor.words())
+
+    def dump(self) -> None:
+        """What every thread is doing, and how full the queues are, into the log."""
+        for name, stack in logs.stacks():
+            log.info("stack of thread %s:\n%s", name, stack)
+        queues = {name: f"{held}/{limit}" for name, (held, limit) in self._dispatcher.queues.items()}
+        log.info(kv("queues", **queues, log_bytes=self.hub.log.size, sessions=len(self.server.sessions())))
 
     def _on_stop_signal(self, number: int, frame: Any) -> None:
         signal.signal(number, signal.SIG_DFL)  # the second one kills
@@ -142,14 +167,16 @@ class Daemon:
         log.critical(kv("thread died, exiting", thread=thread))
         self.stop(1)
 
-    def _watch(self) -> None:
-        """Feed the watchdog while the feed makes progress, or waits in a retry it knows."""
-        if self._dispatcher.is_alive():
-            systemd.watchdog()
+    def _tick(self) -> None:
+        """Tell systemd how it is; the watchdog is fed while the feed makes progress, or waits in a retry it knows."""
+        serves = self.hub.readiness.reason is None
+        self._manager.tick(serves, self._dispatcher.is_alive(), self._monitor.words())
 
     def _stop(self) -> None:
         systemd.stopping()
         deadline = Deadline(STOP_SECONDS)
+        self._refresh.stop()
+        self._monitor.stop()
         self._dispatcher.stop()
         self.hub.stop.set()
         self.server.stop(deadline)
@@ -167,7 +194,7 @@ class Daemon:
 
     def _edition(self, settings: Config, published: Publication) -> Edition:
         zero = settings.zero
-        values = Published(*published, zero.clients_collection, zero.mutations_collection)
+        values = Published(published.catalog, published.permissions, zero.clients_collection, zero.mutations_collection)
         return Edition(values, self._source, self._rejects, self._halt)
 
     def _make_hub(self) -> Hub:
@@ -179,6 +206,7 @@ class Daemon:
             log=ChangeLog(),
             readiness=Readiness(),
             rejects=self._rejects,
+            tally=Tally(self._registry),
             private_feeds=settings.feed.catch_up,
             stop=self._halt,
         )
@@ -198,7 +226,12 @@ class Daemon:
         server = self._config.server
         try:
             return Server(
-                (server.host, server.port), self.hub, pages(self.hub), _limits(self._config), _tls(server), self._died
+                (server.host, server.port),
+                self.hub,
+                pages(self._monitor, self._registry),
+                _limits(self._config),
+                _tls(server),
+                self._died,
             )
         except OSError as error:
             raise ZmsdError(
@@ -208,22 +241,16 @@ class Daemon:
 
 
 def _fixed_server(settings: Config) -> tuple[object, ...]:
-    return settings.server.host, settings.server.port, settings.server.tls
+    return settings.server.host, settings.server.port
 
 
 def _limits(settings: Config) -> Limits:
-    return Limits(settings.server.token, settings.server.max_sessions)
+    server = settings.server
+    return Limits(server.token, server.max_sessions, server.max_sessions_per_address)
 
 
 def _tls(server: config.ServerConfig) -> ssl.SSLContext | None:
-    if server.tls is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(server.tls.cert, server.tls.key)
-    except (ssl.SSLError, OSError) as error:
-        raise ZmsdError(f"server.tls: {server.tls.cert}, {server.tls.key}: {error}") from error
-    return context
+    return None if server.tls is None else tls.context(server.tls.cert, server.tls.key)
 
 
 def run(path: Path | None) -> int:

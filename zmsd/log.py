@@ -11,8 +11,10 @@ import math
 import os
 import re
 import sys
+import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from typing import Literal, TextIO
 
 Format = Literal["text", "json"]
@@ -99,6 +101,13 @@ def setup(level: str, format: Format = "text", stream: TextIO | None = None) -> 
     handler.setFormatter(_Json() if format == "json" else _Text(handler.journal))
     # One assignment: a thread that logs meanwhile sees the old handler or the new one, never both or none.
     root.handlers = [other for other in root.handlers if not isinstance(other, _Handler)] + [handler]
+
+
+def stacks() -> Iterator[tuple[str, str]]:
+    """(name, stack) of every thread, the innermost call last."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    for number, frame in sys._current_frames().items():
+        yield names.get(number, str(number)), "".join(traceback.format_stack(frame)).rstrip()
 
 
 def redact_uri(uri: str) -> str:

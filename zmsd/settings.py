@@ -26,7 +26,8 @@ Variables = Mapping[str, tuple[str, str, tuple[str, ...]]]
 def setting(default: Any, *, low: float = -math.inf, high: float = math.inf, secret: bool = False, **more: Any) -> Any:
     """A field with rules: ``low`` and ``high`` bound a number; ``secret`` stays out of repr and of messages; ``same``
     maps further spellings to a choice; ``credential`` is looked for in $CREDENTIALS_DIRECTORY first; ``readable``
-    is a file that must be there. With MISSING as its default it is required."""
+    is a file that must be there; ``state`` left out is in $STATE_DIRECTORY, where that is set. With MISSING as its
+    default it is required."""
     return field(default=default, repr=not secret, metadata={"low": low, "high": high, "secret": secret, **more})
 
 
@@ -52,6 +53,7 @@ class Reader:
         self.data: dict[str, Any] = dict(document.data) if document else {}
         self._document = document
         self._credentials = environ.get("CREDENTIALS_DIRECTORY")
+        self._state = environ.get("STATE_DIRECTORY", "").partition(":")[0]  # systemd may have several in it
         self._known = variables
         self._hint = hint
         self._variables: dict[Keys, str] = {}
@@ -98,7 +100,8 @@ class Reader:
             elif is_dataclass(hints[name]):
                 values[name] = self.build(hints[name], {}, here)
             elif isinstance(entry.default, Path):
-                values[name] = self._locate(str(entry.default), here, False)
+                state = self._state if entry.metadata.get("state") else ""
+                values[name] = Path(state, entry.default) if state else self._locate(str(entry.default), here, False)
         return cls(**values)
 
     def _convert(self, hint: Any, value: Any, path: Keys, rules: Mapping[str, Any]) -> Any:

@@ -6,12 +6,19 @@ not listen is no reason to stop.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
+from collections.abc import Callable
 
 # The send blocks while the manager's queue is full; the main thread must not hang on it.
 SEND_TIMEOUT = 1.0
+
+STATUS_EVERY = 10.0
+"""Seconds after which a state that has not changed is said again."""
+START_EXTENSION = 30.0
+"""Seconds by which the time to start is extended each time, while MongoDB is not there yet."""
 
 
 def notify(*assignments: str) -> bool:
@@ -72,6 +79,52 @@ def watchdog_interval() -> float | None:
     except ValueError:
         return None
     return microseconds / 2e6 if microseconds > 0 else None
+
+
+class Conversation:
+    """What the main thread says from start to stop, one ``tick`` after the other; says READY=1 only once it serves."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.announced = False
+        """READY=1 was said."""
+        self._clock = clock
+        self._interval = watchdog_interval()
+        self._said = ""
+        self._said_at = self._fed_at = -math.inf
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next tick at most."""
+        return min(1.0 if self.announced else 0.1, (self._interval or math.inf) / 2)
+
+    def tick(self, serves: bool, alive: bool, text: str) -> None:
+        """:param alive: whether the watchdog is to be fed
+        :param text: the state in words
+        """
+        now = self._clock()
+        if serves and not self.announced:
+            self.announced = True
+            self._said, self._said_at = text, now
+            ready(text)
+        elif text != self._said or now - self._said_at >= STATUS_EVERY:
+            self._said, self._said_at = text, now
+            if not self.announced:
+                extend_timeout(START_EXTENSION)
+            status(text)
+        if alive and self._interval is not None and now - self._fed_at >= self._interval / 2:
+            self._fed_at = now
+            watchdog()
+
+    def reloading(self) -> None:
+        """A reload begins. Before READY=1 there is nothing to say: what ends a reload would announce it."""
+        if self.announced:
+            reloading()
+
+    def reloaded(self, text: str) -> None:
+        """It has ended, well or not."""
+        if self.announced:
+            self._said, self._said_at = text, self._clock()
+            ready(text)
 
 
 def _status(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -43,6 +44,7 @@ class ChangeSourceClient:
         replica: Replica | None = None,
         again: bool = False,
         receive_buffer: int | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """``again``: start the copy over when it is cut short, where zero-cache would exit and be started again."""
         self.replica = replica or Replica(app, shard)
@@ -54,6 +56,7 @@ class ChangeSourceClient:
         self._headers = dict(headers or {})
         self._again = again
         self._receive_buffer = receive_buffer
+        self._tls = tls
         self._changed = threading.Condition()  # guards everything above and the replica
         self._error: BaseException | None = None
         self._stopping = threading.Event()
@@ -162,7 +165,7 @@ class ChangeSourceClient:
             query |= {"lastWatermark": self.replica.watermark, "replicaVersion": str(self.replica.version)}
         end: Exception | None = None
         try:
-            self._socket = WebSocket(self._port, receive_buffer=self._receive_buffer)
+            self._socket = WebSocket(self._port, receive_buffer=self._receive_buffer, tls=self._tls)
             if self._stopping.is_set():  # close() may have looked for the socket just before
                 self._socket.abort(reset=False)
             self._socket.upgrade(f"{_PATH}?{urlencode(query)}", self._headers)

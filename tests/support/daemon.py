@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -39,10 +40,12 @@ class ZmsdProcess:
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         environment: Mapping[str, str] | None = None,
         arguments: Sequence[str] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """``settings`` are laid over what is needed anyway: {section: {key: value}}.
 
         ``arguments`` are those of the command, if not ``run --config`` with the file that is written here.
+        ``tls`` is what to ask it with, where it serves TLS.
         """
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -50,6 +53,7 @@ class ZmsdProcess:
         self.stderr_file = directory / "stderr"
         self.port = free_port()
         self.environment = dict(environment or {})
+        self.tls = tls
         self._arguments = ["run", "--config", str(self.config_file)] if arguments is None else [*arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self._config: dict[str, dict[str, Any]] = {
@@ -144,7 +148,10 @@ class ZmsdProcess:
 
     def get(self, path: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> tuple[int, str]:
         """Status and body of an HTTP request. Raises OSError."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10 * FACTOR)
+        seconds = 10 * FACTOR
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
+        if self.tls is not None:
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=seconds, context=self.tls)
         with contextlib.closing(connection):
             connection.request(method, path, headers=dict(headers or {}))
             answer = connection.getresponse()
@@ -182,7 +189,7 @@ def run_zmsd(
 
 # What zmsd itself reads from the environment must come from the test.
 _OURS = re.compile(
-    r"MONGODB_|SCHEMA_|TABLE_MAPPINGS_|PORT$|WATERMARK_|NATS_|NOTIFY_SOCKET|WATCHDOG_|JOURNAL_STREAM|CREDENTIALS_"
+    r"MONGODB_|SCHEMA_|TABLE_MAPPINGS_|PORT$|WATERMARK_|NATS_|NOTIFY_SOCKET|WATCHDOG_|JOURNAL_STREAM|CREDENTIALS_|STATE_DIRECTORY"
 )
 
 

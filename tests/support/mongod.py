@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -126,6 +126,30 @@ class ReplicaSet:
                 return self.oldest_change() > past
 
             wait_until(rolled, f"the oplog begins after {past}", timeout)
+
+    @contextlib.contextmanager
+    def failing(
+        self, *commands: str, times: int | None = None, probability: float | None = None, **data: Any
+    ) -> Iterator[None]:
+        """Let zmsd's commands fail on the primary (failCommand): with ``errorCode``, ``closeConnection`` and so on.
+
+        ``times``: only so often; ``probability``: now and then; else always, until the end of the ``with``.
+        """
+        data = {"failCommands": list(commands), "appName": "zmsd", **data}
+        mode: Any = "alwaysOn" if probability is None else {"activationProbability": probability}
+        mode = mode if times is None else {"times": times}
+        with self.primary().client() as client:
+            client.admin.command("configureFailPoint", "failCommand", mode=mode, data=data)
+            try:
+                yield
+            finally:
+                client.admin.command("configureFailPoint", "failCommand", mode="off")
+
+    def failed(self) -> int:
+        """How often commands have failed that way, since mongod was started."""
+        with self.primary().client() as client:
+            reply = client.admin.command("getParameter", 1, **{"failpoint.failCommand": 1})
+        return int(reply["failpoint.failCommand"].get("timesEntered", 0))
 
     def now(self) -> Timestamp:
         """The operationTime: everything written so far is at or before it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -68,30 +69,45 @@ def workspace(package: Path = CHAT) -> Workspace:
 
     Safe to call from several processes at once. Raises ZeroUnavailable when npm cannot install.
     """
-    wheel = _wheel()
-    node = wheel / "bin" / "node"
     lock = (package / "package-lock.json").read_bytes()
-    target = CACHE / f"{package.name}-{hashlib.sha256(lock).hexdigest()[:12]}"
+    names = ("package.json", "package-lock.json")
+    files = {name: (package / name).read_text() for name in names}
+    return _workspace(f"{package.name}-{hashlib.sha256(lock).hexdigest()[:12]}", "ci", files)
+
+
+def zero_workspace(version: str) -> Workspace:
+    """The same with one exact version of Zero, without a lock file of what that needs."""
+    package = {"private": True, "type": "module", "dependencies": {"@rocicorp/zero": version}}
+    return _workspace(f"zero-{version}", "install", {"package.json": json.dumps(package)})
+
+
+def _workspace(name: str, command: str, files: Mapping[str, str]) -> Workspace:
+    wheel = _wheel()
+    target = CACHE / name
     target.mkdir(parents=True, exist_ok=True)
-    result = Workspace(target, node)
+    result = Workspace(target, wheel / "bin" / "node")
     with (CACHE / "lock").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         if not (target / "installed").exists():
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy2(package / name, target / name)
+            for file, text in files.items():
+                (target / file).write_text(text)
             npm = wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
             options = ["--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
             done = subprocess.run(
-                [node, npm, "ci", *options], cwd=target, env=result.environment(), capture_output=True, text=True
+                [result.node, npm, command, *options],
+                cwd=target,
+                env=result.environment(),
+                capture_output=True,
+                text=True,
             )
             if done.returncode != 0:
                 raise ZeroUnavailable(
-                    f"npm ci failed in {target} (set ZMSD_TEST_SKIP_E2E=1 to leave the tests with Zero out):\n"
+                    f"npm {command} failed in {target} (set ZMSD_TEST_SKIP_E2E=1 to leave the tests with Zero out):\n"
                     + done.stderr[-2000:]
                 )
             (target / "installed").touch()
-        for source, name in ((SCRIPTS, "scripts"), (CHAT, "chat")):
-            _mirror(source, target / name)
+        for source, folder in ((SCRIPTS, "scripts"), (CHAT, "chat")):
+            _mirror(source, target / folder)
     return result
 
 

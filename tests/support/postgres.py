@@ -85,6 +85,12 @@ class Postgres:
         subprocess.run(self._command("createdb", *where, name), check=True, env=self._env(), cwd="/", **self._as)
         return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
 
+    def query(self, url: str, sql: str) -> list[list[str]]:
+        """The rows that a statement gives in a database, as text."""
+        ask = self._command("psql", url, "-XAtq", "-F", "\t", "-c", sql)
+        done = subprocess.run(ask, check=True, env=self._env(), cwd="/", capture_output=True, text=True, **self._as)
+        return [line.split("\t") for line in done.stdout.splitlines()]
+
     def close(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)  # at once, but its shared memory is given back

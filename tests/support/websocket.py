@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ class Refused(Exception):
 class WebSocket:
     """One thread receives; any thread may send, ping, abort, and stop or resume the reading."""
 
-    def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
+    def __init__(self, port: int, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None) -> None:
         """Connects the socket only. ``receive_buffer`` (bytes): what the kernel takes for one that does not read."""
         self.reading = threading.Event()
         self.reading.set()
@@ -63,6 +64,8 @@ class WebSocket:
         self._parts: list[str] = []  # of a message that is still coming
         try:
             self._sock.connect(("127.0.0.1", port))
+            if tls is not None:
+                self._sock = tls.wrap_socket(self._sock, server_hostname="127.0.0.1")
         except BaseException:
             self._sock.close()
             raise
@@ -135,7 +138,8 @@ class WebSocket:
             if reset:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             # It wakes the thread that receives; of reading alone it tells the peer nothing.
-            self._sock.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)
+            # Of the TCP connection: that of TLS would have the thread that receives take the rest as plain text.
+            socket.socket.shutdown(self._sock, socket.SHUT_RD if reset else socket.SHUT_RDWR)
         self._sock.close()
 
     def _handle(self, event: object) -> None:

@@ -52,6 +52,7 @@ class ZeroCache:
         directory.mkdir(parents=True, exist_ok=True)
         self.port = free_ports(2)
         self.url = f"http://127.0.0.1:{self.port}"
+        self.database = database
         self.replica = directory / f"{app_id}_{shard}.db"
         self.log_file = directory / f"{app_id}_{shard}.log"
         self._workspace = workspace

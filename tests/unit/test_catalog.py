@@ -93,9 +93,9 @@ def test_the_faults_of_both_documents_at_once() -> None:
     ]
 
 
-def test_computed_mappings_are_refused_for_now() -> None:
+def test_what_looks_beyond_one_document_is_refused_with_its_place() -> None:
     (fault,) = faults_of(table(), {"t": {"source": "m", "pipeline": [{"$limit": 1}]}})
-    assert fault.startswith("mappings.json:1:23: t.pipeline: is not supported yet")
+    assert fault.startswith("mappings.json:1:37: t.pipeline[0].$limit: looks beyond one document")
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def test_the_least_settings_and_the_defaults(load: Load, tmp_path: Path) -> None
     assert found.mongodb == MongodbConfig("mongodb://127.0.0.1/db", None, "db")
     assert found.schema == SourceConfig(tmp_path / "schema.json")
     assert found.mappings is None
-    assert found.server == ServerConfig("127.0.0.1", 3000, (), None, None, 64, False)
-    assert found.feed == config.FeedConfig("collection", "auto", 60.0, "stop", 4)
+    assert found.server == ServerConfig("127.0.0.1", 3000, (), None, None, 64, 16, False)
+    assert found.feed == config.FeedConfig("collection", "auto", 60.0, 4)
     assert found.watermarks == config.WatermarksConfig("sqlite", tmp_path / "watermarks.db")
     assert found.nats == NatsConfig((), "zero-watermarks", None, None, None)
     assert found.log == config.LogConfig("info", "text")
@@ -83,10 +83,11 @@ def test_everything_set(load: Load, tmp_path: Path) -> None:
             "token": ["one", "two"],
             "tls": {"cert": "cert", "key": str(tmp_path / "key")},
             "max_sessions": 1,
+            "max_sessions_per_address": 2,
             "allow_anonymous": True,
         },
         zero={"permissions": {"file": "p.json"}, "clients_collection": "c", "mutations_collection": "m"},
-        feed={"scope": "database", "images": "off", "heartbeat": 0.5 + 1, "oversize": "skip", "catch_up": 1},
+        feed={"scope": "database", "images": "off", "heartbeat": 0.5 + 1, "catch_up": 1},
         watermarks={"storage": "nats-kv", "path": "/var/w.db"},
         nats={"servers": "nats://h", "bucket": "b", "user": "u", "password": "p", "creds": "creds"},
         log={"level": "debug", "format": "json"},
@@ -96,9 +97,9 @@ def test_everything_set(load: Load, tmp_path: Path) -> None:
     assert found.schema.name == "https://h/s?…"
     assert found.mappings == SourceConfig(url="http://h:8080/m")
     tls = TlsConfig(tmp_path / "cert", tmp_path / "key")
-    assert found.server == ServerConfig("0.0.0.0", 0, ("one", "two"), None, tls, 1, True)
+    assert found.server == ServerConfig("0.0.0.0", 0, ("one", "two"), None, tls, 1, 2, True)
     assert found.zero == config.ZeroConfig(SourceConfig(tmp_path / "p.json"), "c", "m")
-    assert found.feed == config.FeedConfig("database", "off", 1.5, "skip", 1)
+    assert found.feed == config.FeedConfig("database", "off", 1.5, 1)
     assert found.watermarks == config.WatermarksConfig("nats-kv", Path("/var/w.db"))
     assert found.nats == NatsConfig(("nats://h",), "b", "u", "p", tmp_path / "creds")
     assert found.log == config.LogConfig("debug", "json")
@@ -177,7 +178,8 @@ nats:
         ({"server": {"token": ["a", ""]}}, "server.token[1]: must not be empty"),
         (
             {"server": {"zzz": 1}},
-            "server.zzz: unknown setting; known: host, port, token, token_file, tls, max_sessions, allow_anonymous",
+            "server.zzz: unknown setting; known: host, port, token, token_file, tls, max_sessions, "
+            "max_sessions_per_address, allow_anonymous",
         ),
         ({"feed": {"heartbeat": 10**400}}, f"feed.heartbeat: must be a number from 1 to 86400, got {10**400}"),
         ({"feed": {"scope": ["collection"]}}, "feed.scope: must be one of collection, database, got a list"),
@@ -276,6 +278,15 @@ def test_files_of_secrets(load: Load, tmp_path: Path) -> None:
     found = load(environ={"CREDENTIALS_DIRECTORY": str(credentials)}, **sections)
     assert found.mongodb.database == "there"
     assert found.server.token == ("one", "two"), "not among the credentials: beside the settings"
+
+
+def test_the_store_is_in_the_state_directory_of_systemd(load: Load, tmp_path: Path) -> None:
+    environ = {"STATE_DIRECTORY": "/var/lib/zmsd"}
+    assert load(environ=environ).watermarks.path == Path("/var/lib/zmsd/watermarks.db")
+    assert load(environ={"STATE_DIRECTORY": "/a:/b"}).watermarks.path == Path("/a/watermarks.db")
+    assert load(environ={"STATE_DIRECTORY": ""}).watermarks.path == tmp_path / "watermarks.db"
+    assert load(environ=environ, watermarks={"path": "w.db"}).watermarks.path == tmp_path / "w.db", "it was said"
+    assert config.load(None, ENVIRONMENT | environ).watermarks.path == Path("/var/lib/zmsd/watermarks.db")
 
 
 def test_files_of_secrets_that_are_no_use(faults_of: Callable[..., list[str]], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -121,7 +122,8 @@ def test_create_table() -> None:
 
 
 def test_the_tables_that_zero_cache_demands() -> None:
-    required = dict(zip(("clients", "mutations", "permissions"), protocol.required_tables("zero", 3), strict=True))
+    names = ("clients", "mutations", "permissions", "schemaVersions")
+    required = dict(zip(names, protocol.required_tables("zero", 3), strict=True))
     made = {kind: data(protocol.create_table(*spec)) for kind, spec in required.items()}
     text, int8, as_json = (
         {"dataType": "text", "notNull": True},
@@ -144,6 +146,12 @@ def test_the_tables_that_zero_cache_demands() -> None:
         "permissions": (
             "zero.permissions",
             {"permissions": as_json, "hash": nullable_text, "lock": {"dataType": "boolean", "notNull": True}},
+            ["lock"],
+        ),
+        "schemaVersions": (
+            "zero.schemaVersions",
+            {"minSupportedVersion": int8, "maxSupportedVersion": int8}
+            | {"lock": {"dataType": "boolean", "notNull": True}},
             ["lock"],
         ),
     }

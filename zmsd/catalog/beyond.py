@@ -8,7 +8,7 @@ from typing import Any
 
 from zmsd.documents import Keys
 
-STAGES = "$match $unwind $project $set $addFields $unset $replaceRoot $replaceWith $redact".split()
+STAGES = ["$match", "$unwind", "$project", "$set", "$addFields", "$unset", "$replaceRoot", "$replaceWith", "$redact"]
 
 _BEYOND = "looks beyond one document: a row must follow from its document alone"
 _WRITES = "writes, and a mapping only reads"

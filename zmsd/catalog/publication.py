@@ -21,10 +21,15 @@ class Publication(NamedTuple):
     catalog: Catalog
     permissions: Any
     """As zero-cache wants them in its permissions row; None for none."""
+    documents: tuple[tuple[SourceConfig, Fetched], ...]
+    """What they were made of."""
 
 
-def publication(settings: Config) -> Publication:
-    """Fetch and check every document. Raises ConfigError with all faults; says in the log where a copy was used."""
+def publication(settings: Config, *, keep: bool = True) -> Publication:
+    """Fetch and check every document. Raises ConfigError with all faults; says in the log where a copy was used.
+
+    :param keep: whether to keep copies of what URLs gave
+    """
     copies = settings.watermarks.path.parent / "documents"
     faults: list[Fault] = []
     down = False
@@ -56,9 +61,9 @@ def publication(settings: Config) -> Publication:
         # An endpoint may come back, a wrong document stays wrong: only that is for exit code 78.
         raise (sources.EndpointDown if down else ConfigError)(faults)
     for spec, found in fetched:
-        if found.age is None:
+        if keep and found.age is None:
             _keep(spec, found, copies)
-    return Publication(catalog, None if permissions is None else permissions.data)
+    return Publication(catalog, None if permissions is None else permissions.data, tuple(fetched))
 
 
 def _keep(spec: SourceConfig, found: Fetched, copies: Path) -> None:

@@ -20,7 +20,7 @@ class Channel(Generic[T]):
 
     def __init__(self, limit: int) -> None:
         self._items: deque[T] = deque()
-        self._limit = limit
+        self.limit = limit
         self._changed = Condition()
         self._closed = False
         self._error: ZmsdError | None = None
@@ -31,7 +31,7 @@ class Channel(Generic[T]):
     def put(self, item: T) -> None:
         """Waits while the channel is full. Raises Closed."""
         with self._changed:
-            while len(self._items) >= self._limit and not self._closed:
+            while len(self._items) >= self.limit and not self._closed:
                 self._changed.wait()
             if self._closed:
                 raise Closed

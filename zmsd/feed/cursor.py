@@ -65,6 +65,11 @@ class ChangeCursor:
         self._namespace = ""
         self.reopen_after(after)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the next read goes on, or has to open it first, which can take long."""
+        return bool(self._id)
+
     def reopen_after(self, after: int) -> None:
         """Go on after a position: at the beginning, and when an invalidate event has ended the stream."""
         self._drop()

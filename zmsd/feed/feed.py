@@ -30,7 +30,7 @@ class Feed:
         :param after: the position after which it begins
         :param stop: ends it from outside, also where it waits for MongoDB to come back
         """
-        self.health = Health()
+        self.health = Health(source.failures)
         self._stop = stop or Event()
         self._grouper = Grouper(after)
         self._sharded = source.topology.sharded
@@ -39,6 +39,11 @@ class Feed:
     def progress(self) -> int:
         """Everything up to this position has been read."""
         return self._grouper.progress
+
+    @property
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """Reader -> (batches that wait in its queue, how many may). Any thread."""
+        return {}
 
     def read(self) -> Pieces | None:
         """What came next, perhaps nothing but progress; None when there was nothing in about a second.
@@ -96,6 +101,11 @@ class CollectionFeed(Feed):
         self._sequencer = Sequencer({name: reader.channel for name, reader in self._readers.items()})
         for reader in (self._order, *self._readers.values()):
             reader.thread.start()
+
+    @property
+    def queues(self) -> dict[str, tuple[int, int]]:
+        readers = {"order": self._order, **{f"collection-{name}": found for name, found in self._readers.items()}}
+        return {name: (len(reader.channel), reader.channel.limit) for name, reader in readers.items()}
 
     def read(self) -> Pieces | None:
         batch = self._order.channel.get(AWAIT_MS / 1000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import suppress
 from threading import Event, Lock, Thread
 
@@ -13,27 +14,52 @@ from zmsd.feed.cursor import AWAIT_MS, Batch, ChangeCursor
 from zmsd.feed.faults import REFUSED_WAIT, backoff
 from zmsd.feed.source import Document
 from zmsd.log import Repeated
+from zmsd.metrics import Counter
 
 log = logging.getLogger(__name__)
 
 CHANNEL_BATCHES = 2
 """Batches that wait between a reader and the sequencer. A full channel stops the reader's getMore: the oplog is the
 buffer."""
+_STEP = 60.0
+"""Seconds that a try may take."""
+_OPENING = 1800.0
+"""Seconds that opening a stream may take: the server scans the oplog up to an old position, 2.2 µs an entry."""
 
 
 class Health:
-    """Which readers are in trouble, and why; shared by all readers of a feed."""
+    """Which readers are in trouble, and why, and which have reason to be silent; shared by all readers of a feed."""
 
-    def __init__(self) -> None:
+    def __init__(self, failures: Counter | None = None) -> None:
+        """:param failures: counts every failed try"""
         self._lock = Lock()
         self._trouble: dict[str, str] = {}
+        self._silent: dict[str, float] = {}
+        self._failures = failures or Counter()
 
-    def set(self, name: str, text: str | None) -> None:
+    def opens(self, name: str) -> None:
+        """A reader opens its stream."""
         with self._lock:
-            if text is None:
-                self._trouble.pop(name, None)
-            else:
-                self._trouble[name] = text
+            self._silent[name] = time.monotonic() + _OPENING
+
+    def failed(self, name: str, text: str, wait: float) -> None:
+        """A reader's try has failed; the next one is after ``wait`` seconds."""
+        self._failures.inc()
+        with self._lock:
+            self._trouble[name] = text
+            self._silent[name] = time.monotonic() + wait + _STEP
+
+    def well(self, name: str) -> None:
+        """A reader has got a batch."""
+        with self._lock:
+            self._trouble.pop(name, None)
+            self._silent.pop(name, None)
+
+    @property
+    def silent_until(self) -> float:
+        """Monotonic seconds until which some reader may have nothing to say, although it does not hang."""
+        with self._lock:
+            return max(self._silent.values(), default=0.0)
 
     @property
     def trouble(self) -> str | None:
@@ -57,6 +83,9 @@ class Reader:
 
         Raises ResumeLost, which no waiting heals.
         """
+        opens = not self._cursor.is_open
+        if opens:
+            self._health.opens(self.name)
         try:
             batch = self._read(wait_ms)
         except ResumeLost:
@@ -68,7 +97,8 @@ class Reader:
             # It ends a stream, and its cause stands before it: begin again behind it.
             self._cursor.reopen_after(position.of_token(batch.events.pop()["_id"]))
         self._fill(batch.events)
-        self._recovered()
+        if opens or self._repeated.attempts:
+            self._recovered()
         return batch
 
     def close(self) -> None:
@@ -99,15 +129,15 @@ class Reader:
     def _failed(self, error: SourceError) -> None:
         """Say it, and wait before the next try."""
         if not self._stop.is_set():
+            wait = REFUSED_WAIT if isinstance(error, SourceRefused) else next(self._backoff)
             self._repeated.failed(error)
-            self._health.set(self.name, str(error))
-            self._stop.wait(REFUSED_WAIT if isinstance(error, SourceRefused) else next(self._backoff))
+            self._health.failed(self.name, str(error), wait)
+            self._stop.wait(wait)
 
     def _recovered(self) -> None:
-        if self._repeated.attempts:
-            self._repeated.recovered()
-            self._backoff = backoff()
-            self._health.set(self.name, None)
+        self._repeated.recovered()
+        self._backoff = backoff()
+        self._health.well(self.name)
 
 
 class ReaderThread:

@@ -12,12 +12,13 @@ from typing import Any
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import MongoClient
 from pymongo.database import Database
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
 
-from zmsd.errors import EvaluationError, SourceRefused
+from zmsd.errors import EvaluationError, ResumeLost, SourceRefused, SourceUnavailable
 from zmsd.feed import position
-from zmsd.feed.faults import LOST, REOPEN_BY_TIME, classify, code_of, is_transient
+from zmsd.feed.faults import LOST, REOPEN_BY_TIME, TokenUnfit, classify, code_of, is_transient
 from zmsd.log import kv
+from zmsd.metrics import Counter
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,8 @@ class Source:
         self.topology = Topology(False, (0, 0), None)
         self.wants_images = False
         """Whether change streams shall ask for images."""
+        self.failures = Counter()
+        """Times that reading from it failed, and was tried again."""
         self._warned: set[str] = set()
         self._lock = Lock()  # of changes to images, which several readers make
 
@@ -85,16 +88,21 @@ class Source:
             return self.db.command(command, codec_options=CODEC)
 
     def run(self, pipeline: list[Document]) -> list[Document]:
-        """The results of a pipeline that begins with ``$documents``. Raises EvaluationError where its stages fail."""
+        """The results of a pipeline that begins with ``$documents``. Raises EvaluationError where its stages fail, or
+        are too much with their documents."""
         command = {"aggregate": 1, "pipeline": pipeline, "cursor": {"batchSize": 1_000_000}}
         try:
             return list(self.db.cursor_command(command, codec_options=CODEC))
         except OperationFailure as error:
             fault = classify(error)
-            if isinstance(fault, SourceRefused) or is_transient(error):
+            if isinstance(fault, SourceRefused):
                 raise fault from error
+            if is_transient(error) or isinstance(fault, (ResumeLost, TokenUnfit)):
+                raise SourceUnavailable(str(fault)) from error
             reason = str((error.details or {}).get("errmsg") or error).rpartition(" :: caused by :: ")[2]
             raise EvaluationError(reason) from error
+        except DocumentTooLarge as error:
+            raise EvaluationError(str(error)) from error
         except PyMongoError as error:
             raise classify(error) from error
 

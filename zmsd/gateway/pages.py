@@ -6,13 +6,17 @@ import json
 from collections.abc import Callable
 
 from zmsd import __version__
+from zmsd.gateway.monitor import Monitor
 from zmsd.gateway.server import Page
+from zmsd.gateway.status import PAGE, status
+from zmsd.metrics import CONTENT_TYPE, Registry
 from zmsd.stream import protocol
-from zmsd.stream.hub import Hub
 
 
-def pages(hub: Hub) -> dict[str, Callable[[], Page]]:
+def pages(monitor: Monitor, registry: Registry) -> dict[str, Callable[[], Page]]:
     """Path -> what makes the page."""
+    hub = monitor.hub
+    status_page = PAGE.read_text(encoding="utf-8")
 
     def index() -> Page:
         tables = {
@@ -32,7 +36,14 @@ def pages(hub: Hub) -> dict[str, Callable[[], Page]]:
         reason = hub.readiness.reason
         return Page(200 if reason is None else 503, "text/plain; charset=utf-8", f"{reason or 'ready'}\n")
 
-    return {"/": index, "/healthz": healthz, "/readyz": readyz}
+    return {
+        "/": index,
+        "/healthz": healthz,
+        "/readyz": readyz,
+        "/metrics": lambda: Page(200, CONTENT_TYPE, registry.render()),
+        "/status": lambda: Page(200, "text/html; charset=utf-8", status_page),
+        "/status.json": lambda: _json(status(monitor)),
+    }
 
 
 def _json(value: object) -> Page:

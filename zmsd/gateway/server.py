@@ -22,6 +22,7 @@ from zmsd.deadline import Deadline
 from zmsd.errors import PeerError, PeerProtocolError
 from zmsd.feed import position
 from zmsd.gateway.session import Session, Subscription
+from zmsd.gateway.tls import TlsSocket
 from zmsd.gateway.wire import Peer
 from zmsd.log import kv
 from zmsd.stream import protocol
@@ -33,6 +34,8 @@ REFUSAL_DELAY = 1.0
 """Seconds before a refusal is said: zero-cache tries again after 30 ms, without any backoff."""
 REQUEST_SECONDS = 10.0
 """Seconds in which a request's line and headers must have come."""
+REQUEST_BYTES = 32 << 10
+"""Of a request's line and headers together."""
 MAX_CONNECTIONS = 256
 """Connections at once, sessions and pages together."""
 
@@ -48,6 +51,7 @@ class Limits(NamedTuple):
 
     tokens: tuple[str, ...] = ()
     max_sessions: int = 64
+    max_sessions_per_address: int = 16
 
 
 class Server(ThreadingMixIn, TCPServer):
@@ -108,11 +112,16 @@ class Server(ThreadingMixIn, TCPServer):
         with self._lock:
             return list(self._sessions.values())
 
-    def admit(self, address: str, wanted: Subscription) -> Session | None:
-        """A new session in the registry; None when there are too many."""
+    def admit(self, address: str, wanted: Subscription) -> Session | str:
+        """A new session in the registry, or why there is none."""
+        limits = self.limits
         with self._lock:
-            if len(self._sessions) >= self.limits.max_sessions or self.stopping.is_set():
-                return None
+            if self.stopping.is_set():
+                return "zmsd stops"
+            if len(self._sessions) >= limits.max_sessions:
+                return f"server.max_sessions ({limits.max_sessions}) are connected"
+            if sum(one.address == address for one in self._sessions.values()) >= limits.max_sessions_per_address:
+                return f"server.max_sessions_per_address ({limits.max_sessions_per_address}) are connected from there"
             session = Session(self._next, address, wanted, self.hub)
             self._sessions[session.number] = session
             self._next += 1
@@ -139,8 +148,7 @@ class Server(ThreadingMixIn, TCPServer):
         thread = current_thread()
         try:
             if self.tls is not None:
-                request.settimeout(REQUEST_SECONDS)
-                request = self.tls.wrap_socket(request, server_side=True)
+                request = TlsSocket(self.tls, request, REQUEST_SECONDS)
             self.process_request_thread(request, client_address)
         except OSError as error:  # the TLS handshake
             log.debug(kv("connection lost", address=client_address[0], error=error))
@@ -158,12 +166,17 @@ class Server(ThreadingMixIn, TCPServer):
                 self._died("listener")
 
 
+class _TooLarge(Exception):
+    """A request has more than REQUEST_BYTES."""
+
+
 class _Timed(io.RawIOBase):
-    """Reads a socket until a deadline, however slowly the bytes come."""
+    """Reads a socket until a deadline, however slowly the bytes come, and no more than a request may have."""
 
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self._sock = sock
         self._deadline = deadline
+        self._room = REQUEST_BYTES
 
     def readable(self) -> bool:
         return True
@@ -172,8 +185,12 @@ class _Timed(io.RawIOBase):
         left = self._deadline.remaining()
         if not left:
             raise TimeoutError("request took too long")
+        if not self._room:
+            raise _TooLarge
         self._sock.settimeout(left)
-        return self._sock.recv_into(buffer)
+        count = self._sock.recv_into(memoryview(buffer)[: self._room])
+        self._room -= count
+        return count
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -192,6 +209,9 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         try:
             self.handle_one_request()
+        except _TooLarge:
+            self.requestline, self.request_version, self.command = "", self.protocol_version, ""
+            self._refuse(431, f"line and headers of a request may have {REQUEST_BYTES} bytes")
         except OSError as error:
             log.debug(kv("connection lost", address=self.client_address[0], error=error))
 
@@ -218,8 +238,8 @@ class Handler(BaseHTTPRequestHandler):
         except ValueError as error:
             return self._refuse(400, str(error))
         session = self.server.admit(self.client_address[0], wanted)
-        if session is None:
-            return self._refuse(503, f"server.max_sessions ({self.server.limits.max_sessions}) are connected")
+        if isinstance(session, str):
+            return self._refuse(503, session)
         try:
             headers = {key.lower(): value for key, value in self.headers.items()}
             session.run(Peer(self.connection, headers, f"session-{session.number}"))

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Event
+from threading import Event, current_thread
 
 from zmsd.errors import PeerGone, PeerProtocolError, ResumeLost, SourceError, StoreError
 from zmsd.feed import position
 from zmsd.feed.channel import Closed
+from zmsd.feed.patience import persist
 from zmsd.gateway.wire import GOING_AWAY, PROTOCOL_ERROR, Peer
-from zmsd.log import kv
+from zmsd.log import Repeated, kv
 from zmsd.stream import protocol
 from zmsd.stream.changelog import Entry, Overrun
 from zmsd.stream.edition import Edition, Published
@@ -73,11 +74,13 @@ class Session:
         self._open: str | None = None  # watermark of the transaction that was begun and not yet committed
         self._ack_written: str | None = None
         self._ack_time = 0.0
+        self._store_trouble = Repeated(log, "keeping an acknowledgement")
 
     def run(self, peer: Peer) -> None:
         """Until the client goes or the daemon stops; says in the log how it ended. Never raises what a peer can
         cause."""
         self._peer = peer
+        current_thread().name = f"session-{self.number}"
         wanted = self.wanted
         fields = {"session": self.number, "app": wanted.app, "shard": wanted.shard}
         log.info(kv("session begins", **fields, address=self.address, last_watermark=wanted.last_watermark))
@@ -171,6 +174,7 @@ class Session:
         self._send(held)
         self.copy = None
         self.rows += copy.progress.rows
+        self._hub.tally.sent_rows.inc(copy.progress.rows)
         self.sent, self._place = copy.watermark, copy.record.stream_from
         self._has = copy.edition.published
         seconds = time.monotonic() - copy.progress.started
@@ -181,7 +185,7 @@ class Session:
 
         Raises Overrun, ResumeLost and PeerGone.
         """
-        self._hub.check_place(self._place)
+        persist("session", lambda: self._hub.check_place(self._place), self._stop)
         if self._has.fingerprint != edition.fingerprint:
             self._cross(edition)
         changes = self._hub.changes(self._place, edition, self._stop, self._given_up)
@@ -192,8 +196,11 @@ class Session:
                 entries = changes.take(JOIN_ROWS, JOIN_BYTES, IDLE)
                 if entries:
                     self._send(b"".join(self._transaction(entries)))
+                    self._hub.tally.sent(entries, self.since)
                     if self._open is None:
                         self._place = self.sent = entries[-1].watermark
+                elif self._stop.is_set():
+                    break  # the rest of an open transaction does not come any more
         finally:
             changes.close()
 
@@ -222,6 +229,7 @@ class Session:
         assert self._peer is not None
         self._peer.send(frames)
         self.bytes += len(frames)
+        self._hub.tally.sent_bytes.inc(len(frames))
 
     def _roll_back(self) -> None:
         if self._open is not None:
@@ -231,6 +239,7 @@ class Session:
     def _reset(self, reason: str) -> None:
         """The position is lost: the client must copy afresh, and is told so."""
         self.state = "reset"
+        self._hub.tally.resets.inc()
         log.error(kv("position lost, reset required", session=self.number, sent=self.sent, reason=reason))
         self._roll_back()
         self._send(protocol.reset_required(reason))
@@ -258,7 +267,9 @@ class Session:
         try:
             self._hub.store.acked(self.wanted.app, self.wanted.shard, self.acked)
         except StoreError as error:
-            log.error(kv("acknowledgement not kept", error=error))  # it can be derived: the client says where it is
+            self._store_trouble.failed(error)  # nothing is lost: the client says itself where it is
+        else:
+            self._store_trouble.recovered()
 
 
 def _acknowledged(message: str | bytes) -> str:

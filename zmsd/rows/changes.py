@@ -28,7 +28,12 @@ def between(before: Row | None, after: Row | None) -> RowChange | None:
 
 
 def between_many(before: list[Row], after: list[Row]) -> Iterator[RowChange]:
-    """From any number of rows to any number, by their keys."""
+    """From any number of rows to any number, by their keys; what goes before what comes."""
+    if len(before) < 2 and len(after) < 2:
+        change = between(before[0] if before else None, after[0] if after else None)
+        if change is not None:
+            yield change
+        return
     old = {row.key: row.text for row in before}
     new = {row.key: row.text for row in after}
     for key in old:

@@ -38,10 +38,11 @@ _INLINE = {
 }
 
 
-def compile_rows(table: Table, rejects: Rejects | None = None) -> RowFunction:
+def compile_rows(table: Table, rejects: Rejects | None = None, id_field: str = "_id") -> RowFunction:
     """The function of a plain table: document -> its row, or None where the filter leaves it out or it has no key.
 
     :param rejects: told of values and rows that cannot be sent; None to be silent (for documents seen before)
+    :param id_field: what tells a person which document it is
     """
     spec, mapping = table.spec, table.mapping
     assert mapping.fields is not None
@@ -52,11 +53,11 @@ def compile_rows(table: Table, rejects: Rejects | None = None) -> RowFunction:
         lines.append("    if not matches(d): return None")
     paths = dict(mapping.fields)
     for number, column in enumerate(spec.columns):
-        names[f"slow{number}"] = _slow(table.name, column.name, column.type, rejects)
+        names[f"slow{number}"] = _slow(table.name, column.name, column.type, rejects, id_field)
         lines.append(f"    v = {_read(tuple(paths[column.name].split('.')))}")
         lines.append(f"    c{number} = " + _INLINE[column.type].format(v="v", slow=f"slow{number}"))
     keys = [index for index, column in enumerate(spec.columns) if column.name in spec.primary_key]
-    names["no_key"] = _no_key(table.name, rejects)
+    names["no_key"] = _no_key(table.name, rejects, id_field)
     names["unfit"] = _unfit
     missing = " or ".join(f"c{index} == 'null' or ('\\\\u0000' in c{index} and unfit(c{index}))" for index in keys)
     lines.append(f"    if {missing}: return no_key(d)")
@@ -113,7 +114,9 @@ def _template(columns: list[str], chosen: Any) -> str:
     return "f" + repr("{{" + ",".join(parts) + "}}")
 
 
-def _slow(table: str, column: str, kind: str, rejects: Rejects | None) -> Callable[[Any, dict[str, Any]], str]:
+def _slow(
+    table: str, column: str, kind: str, rejects: Rejects | None, id_field: str
+) -> Callable[[Any, dict[str, Any]], str]:
     convert = values.BY_TYPE[kind]
 
     def slow(value: Any, document: dict[str, Any]) -> str:
@@ -121,7 +124,7 @@ def _slow(table: str, column: str, kind: str, rejects: Rejects | None) -> Callab
         if text is not None:
             return text
         if rejects is not None:
-            rejects.add(table, f"{type(value).__name__} in {kind} column {column}", document.get("_id"))
+            rejects.add(table, f"{type(value).__name__} in {kind} column {column}", document.get(id_field))
         return "null"
 
     return slow
@@ -132,9 +135,9 @@ def _unfit(text: str) -> bool:
     return "\0" in json.loads(text)
 
 
-def _no_key(table: str, rejects: Rejects | None) -> Callable[[dict[str, Any]], None]:
+def _no_key(table: str, rejects: Rejects | None, id_field: str) -> Callable[[dict[str, Any]], None]:
     def no_key(document: dict[str, Any]) -> None:
         if rejects is not None:
-            rejects.add(table, "no primary key", document.get("_id"))
+            rejects.add(table, "no primary key", document.get(id_field))
 
     return no_key

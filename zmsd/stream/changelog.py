@@ -123,6 +123,18 @@ class ChangeLog:
             index = bisect_right(self._entries, after, key=lambda entry: entry.watermark)
             return Tail(self, self._generation, self._base + index, after)
 
+    def behind(self, after: str) -> tuple[int, int] | None:
+        """How many entries are above a watermark, and when the first of them was committed (ms since the epoch).
+
+        None where the log does not reach back that far.
+        """
+        with self._changed:
+            if self._floor is None or after < self._floor:
+                return None
+            index = bisect_right(self._entries, after, key=lambda entry: entry.watermark)
+            count = len(self._entries) - index
+            return count, self._entries[index].commit_ms if count else 0
+
     def wait(self, seconds: float) -> None:
         """Until something changes, for so long at most."""
         with self._changed:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 _CHECKPOINT = 1.0
 """Seconds between checkpoints in the store."""
 _PATIENCE = 60.0
-"""Seconds that a step may take before the dispatcher counts as hanging: opening an old position scans the oplog."""
+"""Seconds without progress after which the dispatcher counts as hanging. In idle times there is some every second."""
 
 
 class Dispatcher:
@@ -55,7 +55,9 @@ class Dispatcher:
         self._place: int | None = None  # everything up to it is in the log
         self._last_entry = time.monotonic()
         self._last_checkpoint = 0.0
+        self._store_trouble = Repeated(log, "keeping a checkpoint")
         self._repeated = Repeated(log, "feed")
+        self._feed: Feed | None = None
         self._alive_until = time.monotonic() + _PATIENCE
         self.thread = Thread(target=self._run, name="dispatcher", daemon=True)
 
@@ -73,7 +75,15 @@ class Dispatcher:
 
     def is_alive(self) -> bool:
         """Whether it makes progress, or waits in a retry that it knows: what feeds the watchdog. Any thread."""
-        return self.thread.is_alive() and time.monotonic() < self._alive_until
+        feed = self._feed
+        silent_until = 0.0 if feed is None else feed.health.silent_until
+        return self.thread.is_alive() and time.monotonic() < max(self._alive_until, silent_until)
+
+    @property
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """Reader -> (batches that wait in its queue, how many may). Any thread."""
+        feed = self._feed
+        return {} if feed is None else feed.queues
 
     def _run(self) -> None:
         waits = backoff()
@@ -89,6 +99,7 @@ class Dispatcher:
                     self._place = None
                 except SourceError as error:
                     self._readiness.set(str(error))
+                    self._hub.source.failures.inc()
                     level = logging.ERROR if isinstance(error, SourceRefused) else logging.WARNING
                     self._repeated.failed(error, level)
                     self._wait(REFUSED_WAIT if isinstance(error, SourceRefused) else next(waits))
@@ -112,15 +123,19 @@ class Dispatcher:
             self._hub.edition = edition
             self._log.start(position.watermark(self._place), edition.fingerprint)
         encoder = edition.encoder()
+        encoder.rows = self._hub.tally.rows
+        encoder.progress = self._progressed
+        self._progressed()
         with self._open_feed(edition, self._place) as feed:
+            self._feed = feed
             log.info(kv("feed runs", position=position.watermark(self._place)))
             while not self._stop.is_set():
                 pieces = feed.read()
-                self._alive_until = time.monotonic() + _PATIENCE
                 trouble = feed.health.trouble
                 if trouble != self._readiness.reason:
                     self._readiness.set(trouble)
                 if pieces is not None:
+                    self._progressed()
                     self._repeated.recovered()
                     self._append(encoder, pieces)
                 if self._next not in (None, edition):
@@ -129,6 +144,8 @@ class Dispatcher:
 
     def _append(self, encoder: Encoder, pieces: Pieces) -> None:
         entries = encoder.entries(pieces.pieces) if pieces.pieces else []
+        if pieces.pieces:
+            self._hub.tally.batch(pieces.pieces, entries)
         if entries:
             self._log.extend(entries)
             self._last_entry = time.monotonic()
@@ -149,7 +166,12 @@ class Dispatcher:
         try:
             self._hub.store.checkpoint(position.watermark(whole.position), whole.events[-1]["_id"]["_data"])
         except StoreError as error:  # positions can be derived without it
-            log.warning(kv("checkpoint not kept", error=error))
+            self._store_trouble.failed(error)
+        else:
+            self._store_trouble.recovered()
+
+    def _progressed(self) -> None:
+        self._alive_until = time.monotonic() + _PATIENCE
 
     def _wait(self, seconds: float) -> None:
         self._alive_until = time.monotonic() + seconds + _PATIENCE

@@ -12,6 +12,7 @@ from zmsd.catalog.catalog import Catalog, Table, diff
 from zmsd.catalog.schema import Column
 from zmsd.feed.collection import Watched
 from zmsd.feed.copy import Scan, prefetched
+from zmsd.feed.patience import persist
 from zmsd.feed.source import Document, Source
 from zmsd.rows.computed import Evaluator, follows_from_id
 from zmsd.rows.rejects import Rejects
@@ -90,7 +91,7 @@ class Edition:
         for table in self.catalog.tables:
             if not table.mapping.plain:
                 computed.setdefault(table.mapping.collection, []).append(table)
-        self._evaluators = {name: Evaluator(source.run, tables, rejects) for name, tables in computed.items()}
+        self._evaluators = {name: Evaluator(self._run, tables, rejects) for name, tables in computed.items()}
         used = used_fields(self.catalog, self.shard_tables)
         needing = {table.mapping.collection for table in self.catalog.tables if not follows_from_id(table)}
         needing |= {table.collection for table in self.shard_tables}
@@ -100,6 +101,9 @@ class Edition:
     def encoder(self) -> Encoder:
         reading = Reading(self._source.operation_time, self.documents)
         return Encoder(self.catalog, self._rejects, self.shard_tables, self._evaluators, reading)
+
+    def _run(self, pipeline: list[Document]) -> list[Document]:
+        return persist("evaluation", lambda: self._source.run(pipeline), self._stop)
 
     def documents(self, collection: str, at: int) -> Iterator[list[Document]]:
         """All documents of a collection at a position, in batches."""

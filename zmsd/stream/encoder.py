@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,10 @@ class Encoder:
         self.tables: dict[str, list[TableEncoder]] = {}
         for table in catalog.tables:
             self.tables.setdefault(table.mapping.collection, []).append(TableEncoder(table, rejects))
+        self.rows: Counter[str] = Counter()
+        """Row changes made so far, by table."""
+        self.progress: Callable[[], None] = lambda: None
+        """Called now and then while a whole collection is read."""
         self._begun = False
 
     def entry(self, piece: Piece) -> Entry | None:
@@ -98,7 +103,12 @@ class Encoder:
         chosen = self.tables.get(collection, ()) if tables is None else tables
         evaluator = self._evaluators.get(collection)
         computed = evaluator.evaluate(documents) if evaluator is not None else {}
-        return [frame for table in chosen for frame in table.copied(documents, computed.get(table.name))]
+        frames: list[bytes] = []
+        for table in chosen:
+            rows = table.copied(documents, computed.get(table.name))
+            self.rows[table.name] += len(rows)
+            frames += rows
+        return frames
 
     def _frames(self, event: Document, collection: str, at: int) -> list[bytes]:
         kind = event["operationType"]
@@ -108,12 +118,12 @@ class Encoder:
             for table in self.tables[collection]:
                 if at <= table.copied_at:
                     continue
-                if known:
-                    frames += table.changes(event)
-                elif table.follows_from_id:
-                    frames += table.changes_from_unknown(event)
-                else:
+                if not known and not table.follows_from_id:
                     frames += self._afresh(collection, table)
+                    continue
+                changes = table.changes(event) if known else table.changes_from_unknown(event)
+                self.rows[table.name] += len(changes)
+                frames += changes
             return frames
         if kind not in ("drop", "rename"):
             return []
@@ -137,6 +147,7 @@ class Encoder:
     def _all(self, collection: str, at: int, tables: list[TableEncoder] | None) -> Iterator[bytes]:
         if tables or self.tables.get(collection):
             for documents in self._reading.documents(collection, at):
+                self.progress()
                 yield from self.copied(collection, documents, tables)
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from zmsd.errors import ResumeLost
 from zmsd.feed import position
+from zmsd.feed.channel import Closed
 from zmsd.feed.feed import DatabaseFeed
 from zmsd.feed.source import Source
 from zmsd.log import kv
@@ -17,6 +18,7 @@ from zmsd.rows.rejects import Rejects
 from zmsd.stream.changelog import ChangeLog, Entry, Tail
 from zmsd.stream.edition import Edition
 from zmsd.stream.encoder import Encoder
+from zmsd.stream.tally import Tally
 from zmsd.watermarks.store import WatermarkStore
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class Hub:
     log: ChangeLog
     readiness: Readiness
     rejects: Rejects
+    tally: Tally
     private_feeds: int = 4
     stop: Event = field(default_factory=Event)
 
@@ -119,7 +122,7 @@ class Hub:
             log.info(kv("waiting for a private feed", place=place, limit=self.private_feeds))
             while not self._private.acquire(timeout=1.0):
                 if give_up():
-                    raise ResumeLost("gave up waiting")
+                    raise Closed
         return CatchUp(self, place, edition, stop, self._private.release)
 
 

@@ -120,7 +120,16 @@ def required_tables(app: str, shard: int) -> list[tuple[TableSpec, dict[str, str
             f"{app}_{shard}.mutations", (*ids, "mutationID"), **ids, mutationID="int8", mutation="json", result="json"
         ),
         table(f"{app}.permissions", ("lock",), permissions="json", hash="text", lock="boolean"),
+        # zero-cache 0.25 alone asks for this one, and for its row; the later ones take it for a table like others.
+        table(
+            f"{app}.schemaVersions", ("lock",), minSupportedVersion="int8", maxSupportedVersion="int8", lock="boolean"
+        ),
     ]
+
+
+def schema_versions_row(app: str) -> bytes:
+    row = RowChange("insert", None, '{"minSupportedVersion":1,"maxSupportedVersion":1,"lock":true}')
+    return TableMessages(f"{app}.schemaVersions", ("lock",)).frame(row)
 
 
 def _column(column: Column, spec: TableSpec, pos: int, types: dict[str, str] | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from threading import Event
 from zmsd.errors import ResumeLost
 from zmsd.feed import position
 from zmsd.feed.copy import prefetched
+from zmsd.feed.patience import persist
 from zmsd.log import kv
 from zmsd.rows.changes import RowChange
 from zmsd.stream import protocol
@@ -64,7 +65,7 @@ class Copy:
     def __init__(self, hub: Hub, edition: Edition, app: str, shard: int, stop: Event) -> None:
         self.progress = Progress(started=time.monotonic())
         self.edition = edition
-        self.at = hub.source.operation_time()
+        self.at = persist("copy", hub.source.operation_time, stop)
         self.watermark = position.watermark(self.at)
         self._stream_from = self.watermark
         self._hub = hub
@@ -92,7 +93,7 @@ class Copy:
         shards = {table.collection: table for table in self.edition.shard_tables if table.kind in shard_tables}
         names = sorted(shards.keys() | {name for name, found in chosen.items() if found})
         scans = [self.edition.scan(name, self.at, self._stop) for name in names]
-        self.progress.estimated = sum(scan.estimate() for scan in scans)
+        self.progress.estimated = sum(persist("copy", scan.estimate, self._stop) for scan in scans)
         reported = time.monotonic()
         for scan in scans:
             self.progress.collection = scan.collection
@@ -107,7 +108,7 @@ class Copy:
                     log.info(self.progress.line())
                 yield b"".join(frames)
         if not all(scan.exact for scan in scans):
-            end = self._hub.source.operation_time()
+            end = persist("copy", self._hub.source.operation_time, self._stop)
             log.info(kv("replaying the changes since the copy began", seconds=position.seconds(end - self.at)))
             yield from self._changes(self.at, end, {})
             self._stream_from = position.watermark(end)
@@ -146,7 +147,8 @@ class Snapshot(Copy):
         required = protocol.required_tables(self._app, self._shard)
         created = [protocol.create_table(spec, types) for spec, types in required]
         created += [protocol.create_table(table.spec) for table in self.edition.catalog.tables]
-        yield protocol.begin(self.watermark) + b"".join(created) + self._permissions("insert")
+        rows = self._permissions("insert") + protocol.schema_versions_row(self._app)
+        yield protocol.begin(self.watermark) + b"".join(created) + rows
         tables = {table.name for table in self.edition.catalog.tables}
         yield from self._rows(tables, {table.kind for table in self.edition.shard_tables})
         # The newest change in it is as old as its position.

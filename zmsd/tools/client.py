@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Mapping
 from functools import partial
 from threading import Thread
 from typing import Any
@@ -19,22 +20,49 @@ from zmsd.stream.protocol import PATH
 
 Message = list[Any]
 
+_REFUSALS = {
+    400: "HTTP 400, it does not take the request",
+    401: "HTTP 401, wrong or missing token",
+    404: "HTTP 404, it has no such path",
+    503: "HTTP 503, it has too many clients",
+}
+
 
 class SourceClient:
     """A connection to a change source. For one thread, but ``close`` may be called from another."""
 
-    def __init__(self, url: str, app: str = "zero", shard: int = 0, **query: str) -> None:
-        """:param url: ``ws://HOST:PORT``, with or without the path. Raises PeerError when it does not answer."""
+    def __init__(
+        self,
+        url: str,
+        app: str = "zero",
+        shard: int = 0,
+        *,
+        headers: Mapping[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
+        **query: str,
+    ) -> None:
+        """Raises PeerError when it does not answer, or does not let us in.
+
+        :param url: ``ws://HOST:PORT`` or ``wss://…``, with or without the path
+        :param tls: for wss, if not what the system trusts
+        :param query: added to what the URL has
+        """
         parts = urlsplit(url)
         wanted = urlencode({"appID": app, "shardNum": shard, **query})
         path = parts.path if parts.path.strip("/") else PATH
         address = f"{parts.scheme}://{parts.netloc}{path}?{wanted}" + (f"&{parts.query}" if parts.query else "")
         try:
-            self._socket = Client(address, receive_bytes=1 << 16, thread_class=partial(Thread, daemon=True))
+            self._socket = Client(
+                address,
+                headers=dict(headers or {}),
+                receive_bytes=1 << 16,
+                ssl_context=tls,
+                thread_class=partial(Thread, daemon=True),
+            )
         except (HandshakeError, ProtocolError, OSError, ValueError) as error:
-            raise PeerError(
-                f"{parts.scheme}://{parts.netloc}{path} does not answer as a change source: {error}"
-            ) from error
+            reason = _REFUSALS.get(getattr(error, "status_code", None) or 0, str(error))
+            shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}"
+            raise PeerError(f"{shown} does not answer as a change source: {reason}") from error
 
     def messages(self, timeout: float) -> Iterator[Message | None]:
         """One after the other; None when ``timeout`` seconds brought nothing. Raises PeerGone at the end."""

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
-from pymongo import MongoClient, uri_parser
+from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from zmsd import config
@@ -104,8 +104,8 @@ def _chat(uri: str) -> Iterator[Chat]:
 
 def _database(uri: str) -> str:
     try:
-        return uri_parser.parse_uri(uri)["database"] or DATABASE
-    except (PyMongoError, ValueError) as error:
+        return config.database_of(uri) or DATABASE
+    except ValueError as error:
         raise ZmsdError(f"--uri: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""A source's stream on the terminal: the copy with a progress line, then each transaction."""
+"""A source's stream on the terminal: the copy with a progress line, then each transaction. ``zmsd tail``, and the demo."""
 
 from __future__ import annotations
 
@@ -8,12 +8,33 @@ import time
 from collections import Counter
 from typing import Any, TextIO
 
+from zmsd.errors import PeerGone, ZmsdError
 from zmsd.tools.client import Message
+from zmsd.tools.target import Target
 
 _SHOWN = 8
 """Row changes of one transaction that are shown."""
 _WIDTH = 100
 _SIGNS = {"insert": "+", "update": "~", "delete": "-", "truncate": "0"}
+
+
+def tail(target: Target, app: str, shard: int, last_watermark: str | None) -> int:
+    """``zmsd tail``, until Ctrl-C: the exit code. Raises ZmsdError, also when the source ends the stream."""
+    client = target.follow(app, shard, last_watermark)
+    viewer = Viewer()
+    try:
+        if last_watermark is None:
+            viewer.expect_copy()
+        for message in client.messages(1.0):
+            if message is not None:
+                viewer.show(message)
+    except PeerGone as error:
+        raise ZmsdError(f"the stream ended: {error}") from error
+    except KeyboardInterrupt:
+        print(f"\nended after {viewer.transactions} transactions", flush=True)
+    finally:
+        client.close()
+    return 0
 
 
 class Viewer:

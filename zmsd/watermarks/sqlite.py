@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from zmsd.errors import StoreError
-from zmsd.watermarks.store import CopyRecord, Identity, ShardRecord
+from zmsd.watermarks.store import Contents, CopyRecord, Identity, ShardRecord
 
 # Each runs once, in a transaction together with the new user_version. Never change one that was released: add another.
 _MIGRATIONS = (
@@ -37,7 +37,9 @@ _CHECKPOINTS = 1000
 
 
 class SqliteStore:
-    """watermarks.storage: sqlite."""
+    """watermarks.storage: sqlite. For one daemon."""
+
+    trouble: str | None = None
 
     def __init__(self, path: Path) -> None:
         """Opens or creates the file. Raises StoreError with what to do."""
@@ -76,6 +78,9 @@ class SqliteStore:
         )
         return CopyRecord(*rows[0]) if rows else None
 
+    def forget_copies_above(self, app: str, number: int, watermark: str) -> None:
+        self._write("DELETE FROM copy WHERE app = ? AND number = ? AND watermark > ?", app, number, watermark)
+
     def acked(self, app: str, number: int, watermark: str) -> None:
         self._write("UPDATE shard SET acked = ? WHERE app = ? AND number = ?", watermark, app, number)
 
@@ -83,7 +88,8 @@ class SqliteStore:
         with self._transaction("written") as db:
             db.execute("INSERT OR REPLACE INTO checkpoint VALUES (?, ?)", (watermark, token))
             db.execute(
-                "DELETE FROM checkpoint WHERE watermark < (SELECT min(coalesce(acked, replica_version)) FROM shard)"
+                "DELETE FROM checkpoint"
+                " WHERE watermark < (SELECT coalesce(min(coalesce(acked, replica_version)), '~') FROM shard)"
                 " AND watermark < (SELECT watermark FROM checkpoint ORDER BY watermark DESC LIMIT 1 OFFSET ?)",
                 (_CHECKPOINTS,),
             )
@@ -115,6 +121,38 @@ class SqliteStore:
 
     def add_edition(self, fingerprint: str, document: str) -> None:
         self._write("INSERT OR IGNORE INTO edition VALUES (?, ?)", fingerprint, document)
+
+    def epochs(self) -> Sequence[str]:
+        return ()
+
+    def publish(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
+        return True
+
+    def watch(self, told: Callable[[], None]) -> None:
+        """Nobody else writes."""
+
+    def contents(self) -> Contents:
+        copies: dict[tuple[str, int], list[CopyRecord]] = {}
+        columns = "app, number, watermark, stream_from, edition"
+        for app, number, *rest in self._rows(f"SELECT {columns} FROM copy ORDER BY watermark"):
+            copies.setdefault((app, number), []).append(CopyRecord(*rest))
+        return Contents(
+            self.shards(),
+            copies,
+            dict(self._rows("SELECT watermark, token FROM checkpoint ORDER BY watermark")),
+            dict(self._rows("SELECT fingerprint, document FROM edition")),
+            (),
+            self.identity(),
+            self.valid_from(),
+        )
+
+    def forget(self, app: str, number: int) -> None:
+        with self._transaction("written") as db:
+            db.execute("DELETE FROM shard WHERE app = ? AND number = ?", (app, number))
+            db.execute("DELETE FROM copy WHERE app = ? AND number = ?", (app, number))
+
+    def forget_edition(self, fingerprint: str) -> None:
+        self._write("DELETE FROM edition WHERE fingerprint = ?", fingerprint)
 
     def close(self) -> None:
         with self._lock, self._said("closed"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -34,8 +35,29 @@ class Identity(NamedTuple):
     """Collection name -> UUID."""
 
 
+class Contents(NamedTuple):
+    """Everything that a store keeps, to be shown or copied."""
+
+    shards: dict[tuple[str, int], ShardRecord]
+    copies: dict[tuple[str, int], list[CopyRecord]]
+    """In the order of their watermarks."""
+    checkpoints: dict[str, str]
+    """Watermark -> token."""
+    editions: dict[str, str]
+    """Fingerprint -> document."""
+    epochs: Sequence[str]
+    identity: Identity | None
+    invalid: tuple[str, str] | None
+    """As of ``valid_from``."""
+
+
 class WatermarkStore(Protocol):
     """May be used from any thread; each method raises StoreError."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be written just now, where that passes by itself and is caught up with; None: it can be."""
+        ...
 
     def shard(self, app: str, number: int) -> ShardRecord | None: ...
 
@@ -51,6 +73,10 @@ class WatermarkStore(Protocol):
 
     def copy_before(self, app: str, number: int, watermark: str) -> CopyRecord | None:
         """The newest copy of a shard at or below a watermark."""
+        ...
+
+    def forget_copies_above(self, app: str, number: int, watermark: str) -> None:
+        """A client has come back with this watermark: what was on its way to it above that has not arrived."""
         ...
 
     def acked(self, app: str, number: int, watermark: str) -> None: ...
@@ -78,5 +104,29 @@ class WatermarkStore(Protocol):
         ...
 
     def add_edition(self, fingerprint: str, document: str) -> None: ...
+
+    def epochs(self) -> Sequence[str]:
+        """What the daemons that share this store have published, one fingerprint after the other: the last one holds
+        for all of them. Empty for a store that only one daemon uses."""
+        ...
+
+    def publish(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
+        """Make an edition the next epoch of all daemons; False where ``after`` are not the epochs any more.
+
+        Nothing is published later: StoreError where that cannot be done now.
+        """
+        ...
+
+    def watch(self, told: Callable[[], None]) -> None:
+        """Have something called, in another thread, when the epochs may have changed. For one caller."""
+        ...
+
+    def contents(self) -> Contents: ...
+
+    def forget(self, app: str, number: int) -> None:
+        """Drop everything about a shard."""
+        ...
+
+    def forget_edition(self, fingerprint: str) -> None: ...
 
     def close(self) -> None: ...

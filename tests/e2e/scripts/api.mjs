@@ -8,13 +8,9 @@ const server = http.createServer(async (request, response) => {
   let text = '';
   for await (const chunk of request) text += chunk;
   const {schema, queries} = load(process.env.SCHEMA);
-  const answer = await handleQueryRequest({
-    handler: (name, args) => mustGetQuery(queries, name).fn({args, ctx: undefined}),
-    schema,
-    body: JSON.parse(text),
-    userID: null,
-    logLevel: 'error',
-  });
+  // In this form every version since 0.25 has it.
+  const handler = (name, args) => mustGetQuery(queries, name).fn({args, ctx: undefined});
+  const answer = await handleQueryRequest(handler, schema, JSON.parse(text), 'error');
   response.writeHead(200, {'content-type': 'application/json'});
   response.end(JSON.stringify(answer));
 });

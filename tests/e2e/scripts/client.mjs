@@ -13,6 +13,17 @@ const at = (registry, name) => name.split('.').reduce((node, part) => node[part]
 const views = [];
 let zero;
 
+// Offline, its sockets are closed and none can be opened; Zero keeps trying.
+const sockets = new Set();
+let offline = false;
+globalThis.WebSocket = class extends WebSocket {
+  constructor(url, protocols) {
+    super(offline ? 'ws://127.0.0.1:1/' : url, protocols);
+    sockets.add(this);
+    this.addEventListener('close', () => sockets.delete(this));
+  }
+};
+
 function open() {
   zero = new Zero({
     cacheURL: process.env.CACHE_URL,
@@ -59,6 +70,13 @@ const settled = (id, phase, promise) =>
   );
 
 const commands = {
+  offline() {
+    offline = true;
+    for (const socket of sockets) socket.close();
+  },
+  online() {
+    offline = false;
+  },
   materialize(view) {
     views.push(view);
     show(view);

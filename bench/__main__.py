@@ -1,0 +1,15 @@
+"""``python -m bench``: what zmsd promises about speed, measured here and now; the short set takes under 3 minutes.
+
+bench/README.rst says what each figure means. ``bench.zero`` and ``bench.rows`` are run by themselves.
+"""
+
+from __future__ import annotations
+
+from bench import catchup, copy, fanout, idle, latency, memory, scope, start, throughput, transactions
+from bench.support import report
+
+_MODULES = (start, idle, copy, memory, latency, transactions, throughput, fanout, catchup, scope)
+
+if __name__ == "__main__":
+    measures = {module.__name__.rpartition(".")[2]: module.measure for module in _MODULES}
+    report.run(measures, __doc__ or "", short=True)

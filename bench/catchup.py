@@ -1,0 +1,65 @@
+"""Catch-up: a client far behind, which reads from a feed of its own; its changes/s beside a backlog of the live feed,
+and the latency of a live client meanwhile beside that before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from statistics import median
+
+from bench.support import counter, report
+from bench.support.counter import Follower, Live
+from bench.support.drain import drain
+from bench.support.report import Figure, percentile
+from bench.support.scene import Scene, document, documents, insert
+from bench.support.timing import paced
+
+COLLECTIONS = 5
+_PART = 50_000
+_BLOCK = 25
+
+
+def measure(scene: Scene, short: bool) -> Iterator[Figure]:
+    behind = 100_000 if short else 500_000
+    db = scene.fresh(COLLECTIONS)
+
+    def write(number: int) -> None:
+        db[f"c{number % COLLECTIONS}"].insert_one(document(number))
+
+    zmsd = scene.make_zmsd(db)
+    with zmsd:
+        zmsd.start()
+        old, _, _ = counter.copy(zmsd.port)
+        with Follower(zmsd.port, old) as follower:
+            backlogs = [
+                drain(scene, zmsd, follower, _PART, partial(insert, db, documents(_PART), COLLECTIONS)).rate
+                for _ in range(2 if short else 3)
+            ]
+        zmsd.stop()
+        there = _PART * len(backlogs)
+        while there < behind:
+            insert(db, documents(_PART), COLLECTIONS)
+            there += _PART
+        zmsd.start()  # its log begins here
+        new, _, _ = counter.copy(zmsd.port)
+        with Live(zmsd.port, new) as live:
+            live.skip()
+            before = paced(4 * _BLOCK, write, lambda: live.arrived(1))[_BLOCK:]
+            with Follower(zmsd.port, old) as late:
+                started = time.monotonic()
+                late.expect(there)
+                meanwhile: list[float] = []
+                while not late.waiting():
+                    meanwhile += paced(_BLOCK, write, lambda: live.arrived(1))
+                rate = there / (late.reached().at - started)
+    yield report.ratio("catch-up", "changes/s", [(rate, median(backlogs))], at_least=0.8)
+    latency = [(median(meanwhile), median(before))]
+    yield report.ratio("live client's latency, median", "ms", latency, at_most=3)
+    p99 = [(percentile(meanwhile, 0.99), percentile(before, 0.99))]
+    yield report.ratio("live client's latency, 99th percentile", "ms", p99, at_most=3)
+
+
+if __name__ == "__main__":
+    report.cli(measure)

@@ -1,0 +1,85 @@
+"""Writers at work while a test does harm, and at the end the question whether the client has everything."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pymongo.database import Database
+
+from tests.faults.tally import Tally
+from tests.support.client import ChangeSourceClient
+from tests.support.compare import assert_same
+from tests.support.daemon import ZmsdProcess
+from tests.support.stub import lexi
+from tests.support.wait import wait_until
+from tests.support.writer import Writer, mappings_of, schema_of
+
+COLLECTIONS = ("a", "b", "c")
+SCHEMA, MAPPINGS = schema_of(COLLECTIONS), mappings_of(COLLECTIONS)
+
+Db = Database[dict[str, Any]]
+Serve = Callable[..., ZmsdProcess]
+Follow = Callable[..., ChangeSourceClient]
+
+
+@contextlib.contextmanager
+def load(
+    database: Db, *clients: ChangeSourceClient, tally: Tally, exact: bool = True, timeout: float = 120, **options: Any
+) -> Iterator[Writer]:
+    """Writers at work on COLLECTIONS; afterwards each client must have received exactly what they committed.
+
+    ``options`` are those of Writer.
+    """
+    with Writer(database.client, database.name, COLLECTIONS, **{"threads": 2, "pause": 0.005, **options}) as writer:
+        writer.start()
+        yield writer
+        writer.stop(timeout)
+    for client in clients:
+        settle(database, writer, client, tally=tally, exact=exact, timeout=timeout)
+
+
+def settle(
+    database: Db, writer: Writer, client: ChangeSourceClient, *, tally: Tally, exact: bool = True, timeout: float = 120
+) -> None:
+    """The writers have ended: wait until the client has caught up, and check what it has."""
+    caught_up(client, writer, timeout)
+    tally.check(writer.log, client.replica, exact=exact)
+    assert_same(database, SCHEMA, MAPPINGS, client.replica)
+    assert client.replica.reset_required is None
+
+
+def caught_up(client: ChangeSourceClient, writer: Writer, timeout: float = 120) -> None:
+    last = lexi(writer.last_position())
+    client.wait_for(lambda replica: replica.watermark >= last, "the last write", timeout)
+
+
+def written(writer: Writer, more: int, timeout: float = 60) -> None:
+    """Wait for ``more`` writes."""
+    enough = len(writer.log) + more
+    wait_until(lambda: len(writer.log) >= enough, f"{more} more writes", timeout)
+
+
+def received(client: ChangeSourceClient, more: int = 1, timeout: float = 60) -> None:
+    """Wait for ``more`` transactions."""
+    enough = len(client.replica.transactions) + more
+    client.wait_for(lambda replica: len(replica.transactions) >= enough, f"{more} more transactions", timeout)
+
+
+def forget(client: ChangeSourceClient, prefix: str) -> None:
+    """Take the changes of documents that no Writer wrote out of what the checker sees; they are gone in the end."""
+    with client._changed:
+        transactions = client.replica.transactions
+        for index, transaction in enumerate(transactions):
+            kept = tuple(change for change in transaction.changes if not change.key[0].startswith(prefix))
+            transactions[index] = dataclasses.replace(transaction, changes=kept)
+
+
+def a_moment(rng: random.Random, most: float) -> None:
+    """Up to ``most`` seconds: where the harm is to be done at no particular moment."""
+    end = time.monotonic() + rng.random() * most
+    wait_until(lambda: time.monotonic() >= end, "a moment", most + 1)

@@ -1,0 +1,134 @@
+"""Clients that are behind what zmsd keeps in memory: each reads from a feed of its own until it meets the others."""
+
+from __future__ import annotations
+
+import random
+import signal
+from urllib.parse import urlencode
+
+import psutil
+
+from tests.faults.load import (
+    COLLECTIONS,
+    MAPPINGS,
+    SCHEMA,
+    Db,
+    Follow,
+    Serve,
+    a_moment,
+    caught_up,
+    forget,
+    load,
+    received,
+    settle,
+    written,
+)
+from tests.faults.tally import Tally, pick
+from tests.support.wait import wait_until
+from tests.support.websocket import WebSocket
+from tests.support.writer import Writer
+
+
+def writer_on(database: Db, **options: float) -> Writer:
+    return Writer(database.client, database.name, COLLECTIONS, threads=2, **options)  # type: ignore[arg-type]
+
+
+def test_more_clients_than_private_feeds(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+    """All come back at once to a zmsd that was away: some wait, each gets everything."""
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"catch_up": 2}})
+    clients = [follow(zmsd, shard=shard) for shard in range(6)]
+    with writer_on(loaded) as writer:
+        writer.start(pick(3000, 12_000))
+        for client in clients:
+            received(client)
+        zmsd.kill()
+        writer.wait(300)
+    zmsd.start()
+    for client in clients:
+        settle(loaded, writer, client, tally=tally)
+        tally.survived += 1
+    assert zmsd.log("waiting for a private feed")
+    tally.note(f"{len(zmsd.log('waiting for a private feed'))} waited for one of 2 feeds")
+
+
+def test_a_stop_ends_those_who_wait_without_a_reset(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"catch_up": 1}})
+    client = follow(zmsd)
+    client.close()
+    filler = "x" * 50_000
+    with loaded.client.start_session() as session:
+        for _ in range(4):
+            loaded.a.insert_many([{"n": 0, "text": filler} for _ in range(100)], session=session)
+        end = session.operation_time
+    zmsd.kill()
+    zmsd.start()
+    version = client.replica.version
+    blocker = WebSocket(zmsd.port, receive_buffer=4096)
+    try:
+        query = urlencode({"appID": "x", "shardNum": "0", "lastWatermark": version, "replicaVersion": version})
+        blocker.upgrade(f"/changes/v0/stream?{query}", {})  # and never reads
+        zmsd.wait_log("catching up")
+        waiting = follow(zmsd, replica=client.replica, wait=False)
+        zmsd.wait_log("waiting for a private feed")
+        zmsd.signal(signal.SIGTERM)
+        wait_until(lambda: waiting.closings, "who waits is let go")
+        blocker.abort()
+        assert zmsd.wait_exit() == 0
+        zmsd.start()
+        waiting.wait_watermark(end)
+        assert waiting.replica.reset_required is None
+        tally.survived += 1
+    finally:
+        blocker.abort()
+
+
+def test_behind_by_more_than_the_change_log(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+    """64 MiB of changes are kept in memory; the rest comes from the oplog, and not into memory."""
+    zmsd = serve(SCHEMA, MAPPINGS)
+    client, live = follow(zmsd), follow(zmsd, shard=1)
+    process = psutil.Process(zmsd.pid)
+    with writer_on(loaded, pause=0.01) as writer:
+        writer.start()
+        received(client)
+        client.close()
+        before = process.memory_info().rss
+        filler = "x" * 100_000
+        for _ in range(pick(14, 80)):
+            loaded.other.insert_many([{"text": filler} for _ in range(70)])
+            # Published too: rows of no interest to the checker, which are gone in the end.
+            loaded.a.insert_many([{"_id": f"big-{number}", "n": 0, "text": filler} for number in range(70)])
+            with loaded.client.start_session() as session:
+                loaded.a.delete_many({"_id": {"$regex": "^big-"}}, session=session)
+                end = session.operation_time
+        live.wait_watermark(end)
+        back = follow(zmsd, shard=0, replica=client.replica, wait=False)
+        zmsd.wait_log("caught up", 60)
+        written(writer, 50)
+        grown = process.memory_info().rss - before
+        writer.stop()
+    for one in (back, live):
+        caught_up(one, writer)
+        forget(one, "big-")
+        settle(loaded, writer, one, tally=tally)
+    tally.survived += 1
+    tally.note(f"RSS grew by {grown >> 20} MiB")
+    assert grown < 400 << 20, "the log, and a few batches of 16 MB each"
+
+
+def test_clients_come_and_go(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+    """Each with a different delay behind the others."""
+    rng = random.Random(7)
+    zmsd = serve(SCHEMA, MAPPINGS)
+    clients = [follow(zmsd, shard=shard) for shard in range(4)]
+    with load(loaded, tally=tally) as writer:
+        for number in range(pick(16, 200)):
+            index = rng.randrange(len(clients))
+            clients[index].close()
+            if number % 10 == 9:
+                zmsd.kill()
+                zmsd.start()
+            a_moment(rng, 0.5)
+            clients[index] = follow(zmsd, shard=index, replica=clients[index].replica, wait=False)
+            tally.survived += 1
+    for client in clients:
+        settle(loaded, writer, client, tally=tally)

@@ -1,0 +1,218 @@
+"""Copies that take longer than MongoDB keeps history, that are broken off, or whose MongoDB fails over."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bson import Binary, Decimal128, Int64, MaxKey, MinKey, ObjectId, Timestamp
+from pymongo.errors import OperationFailure
+
+from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, Db, Follow, Serve, caught_up, written
+from tests.faults.tally import Tally, pick
+from tests.support.client import ChangeSourceClient
+from tests.support.compare import assert_same
+from tests.support.daemon import ZmsdProcess
+from tests.support.mongod import ReplicaSet
+from tests.support.wait import wait_until
+from tests.support.writer import Writer
+from zmsd.watermarks.sqlite import SqliteStore
+
+SEED = pick(20_000, 200_000)
+
+
+@pytest.fixture(scope="module")
+def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
+    """A MongoDB that keeps its history for 2 seconds, instead of 300."""
+    arguments = ("--setParameter", "minSnapshotHistoryWindowInSeconds=2", "--syncdelay", "1")
+    with ReplicaSet(tmp_path_factory.mktemp("forgetful"), arguments=arguments) as replica_set:
+        yield replica_set
+
+
+def wait_history_gone(database: Db, since: Timestamp) -> None:
+    """Until the documents of that moment cannot be read any more."""
+
+    def gone() -> bool:
+        concern = {"level": "snapshot", "atClusterTime": since}
+        try:
+            database.command({"find": "a", "limit": 1, "readConcern": concern})
+        except OperationFailure as error:
+            return error.code == 239
+        return False
+
+    wait_until(gone, "the history is gone", 60)
+
+
+def in_copy(client: ChangeSourceClient, rows: int) -> None:
+    """Wait until so many rows of the copy have come."""
+
+    def there() -> bool:
+        opened = client.replica._open
+        return opened is not None and len(opened.changes) >= rows
+
+    wait_until(there, f"{rows} rows of the copy", 60)
+
+
+def stream_from(zmsd: ZmsdProcess, client: ChangeSourceClient, shard: int = 0) -> str:
+    """The watermark up to which the client's copy has the changes."""
+    store = SqliteStore(zmsd.directory / "watermarks.db")
+    with contextlib.closing(store):
+        record = store.copy_before("zero", shard, str(client.replica.version))
+    assert record is not None
+    return record.stream_from
+
+
+@pytest.mark.parametrize("scope", ["collection", "database"])
+def test_longer_than_the_history(
+    scope: str, forgetful: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
+) -> None:
+    """It goes on with what is there now, and brings the changes since its beginning, in the same transaction."""
+    mongo = stack.enter_context(forgetful.client())
+    database = mongo[f"long_{scope}"]
+    for name in COLLECTIONS:
+        database.create_collection(name)
+    with Writer(mongo, database.name, COLLECTIONS, threads=2, pause=0.002) as writer:
+        writer.seed(SEED)
+        zmsd = serve(SCHEMA, MAPPINGS, uri=forgetful.uri(database.name), settings={"feed": {"scope": scope}})
+        writer.start()
+        begun = forgetful.now()
+        client = follow(zmsd, wait=False, receive_buffer=1 << 14)
+        in_copy(client, 1000)
+        client.stop_reading()
+        wait_history_gone(database, begun)
+        written(writer, 100)
+        client.go_on_reading()
+        client.wait_initial(120)
+        written(writer, 100)
+        writer.stop()
+    caught_up(client, writer)
+    assert zmsd.log("goes on with majority reads")
+    assert zmsd.log("replaying the changes since")
+    tally.survived += 1
+    copied_to = stream_from(zmsd, client)
+    assert copied_to > str(client.replica.version)
+    tally.check(writer.log, client.replica, copied_to=copied_to)
+    assert_same(database, SCHEMA, MAPPINGS, client.replica)
+
+
+def test_longer_than_the_history_while_keys_change(
+    forgetful: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
+) -> None:
+    """Rows are read under keys that they get only later in the changes that follow."""
+    mongo = stack.enter_context(forgetful.client())
+    database = mongo["keys"]
+    schema = {
+        "city": {"columns": {"code": {"type": "string"}, "name": {"type": "string"}}, "primaryKey": ["code"]},
+        "a": {"columns": {"_id": {"type": "string"}}, "primaryKey": ["_id"]},
+    }
+    database.city.insert_many({"_id": number, "code": f"{number}-0", "name": "x" * 500} for number in range(SEED))
+    database.create_collection("a")
+    zmsd = serve(schema, uri=forgetful.uri(database.name))
+    begun = forgetful.now()
+    client = follow(zmsd, wait=False, receive_buffer=1 << 14)
+    in_copy(client, 1000)
+    client.stop_reading()
+    rng = random.Random(9)
+    codes = dict.fromkeys(range(SEED), 0)
+    for number in rng.choices(range(SEED), k=500):
+        codes[number] += 1
+        database.city.update_one({"_id": number}, {"$set": {"code": f"{number}-{codes[number]}"}})
+    wait_history_gone(database, begun)
+    client.go_on_reading()
+    client.wait_initial(120)
+    assert zmsd.log("replaying the changes since")
+    tally.survived += 1
+    database.a.insert_one({"_id": "end"})
+    client.wait_rows("a", 1)
+    assert_same(database, {**schema, "city": {**schema["city"]}}, None, client.replica)
+
+
+IDS: list[Any] = [
+    MinKey(),
+    *range(-400, 400),
+    *(Int64(1 << 40) + number for number in range(300)),
+    *(number + 0.5 for number in range(300)),
+    *(Decimal128(f"{number}.25") for number in range(300)),
+    float("nan"),
+    float("inf"),
+    *(f"s{number}" for number in range(1500)),
+    *({"of": number} for number in range(300)),
+    *({"a": 1, "b": number} for number in range(300)),
+    *({"b": number, "a": 1} for number in range(300)),
+    *(Binary(bytes((number % 256, number // 256))) for number in range(700)),
+    *(ObjectId() for _ in range(1500)),
+    False,
+    True,
+    *(datetime.fromtimestamp(number, UTC) for number in range(700)),
+    *(Timestamp(number, 1) for number in range(1, 700)),
+    MaxKey(),
+]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_broken_off_at_every_batch_with_ids_of_every_type(
+    exact: bool, database: Db, replica_set: ReplicaSet, serve: Serve, follow: Follow, tally: Tally
+) -> None:
+    """It goes on behind the last ``_id``, whatever type that and the next one have."""
+    documents = [{"_id": key, "name": f"n{number}"} for number, key in enumerate(IDS)]
+    random.Random(10).shuffle(documents)
+    database.mixed.insert_many(documents)
+    spec = {"columns": {"name": {"type": "string"}}, "primaryKey": ["name"]}
+    zmsd = serve({"mixed": {"tableName": "mixed", **spec}})
+    namespace = f"{database.name}.mixed"
+    before = replica_set.failed()
+    with contextlib.ExitStack() as failing:
+        if not exact:
+            failing.enter_context(replica_set.failing("getMore", times=1, errorCode=246, namespace=namespace))
+            client = follow(zmsd, wait=False)
+            zmsd.wait_log("goes on with majority reads")
+        failing.enter_context(
+            replica_set.failing("getMore", probability=0.7, closeConnection=True, namespace=namespace)
+        )
+        if exact:
+            client = follow(zmsd, wait=False)
+        client.wait_initial()
+    tally.survived += replica_set.failed() - before
+    assert {key[0] for key in client.rows("mixed")} == {document["name"] for document in documents}
+
+
+def test_while_mongodb_fails_over(
+    tmp_path: Path, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
+) -> None:
+    replicas = stack.enter_context(ReplicaSet(tmp_path / "set", 3))
+    mongo = stack.enter_context(replicas.client())
+    database = mongo["copied"]
+    clients: list[ChangeSourceClient] = []
+    for name in COLLECTIONS:
+        database.create_collection(name)
+    with Writer(mongo, database.name, COLLECTIONS, threads=2, pause=0.01) as writer:
+        writer.seed(pick(20_000, 100_000))
+        zmsd = serve(SCHEMA, MAPPINGS, uri=replicas.uri(database.name))
+        writer.start()
+        for shard, harm in enumerate(("step down", "kill")):
+            client = follow(zmsd, shard=shard, wait=False, receive_buffer=1 << 14)
+            in_copy(client, 1000)
+            client.stop_reading()
+            primary = replicas.primary()
+            if harm == "kill":
+                primary.kill()
+            else:
+                replicas.step_down()
+            tally.survived += 1
+            written(writer, 20, 120)
+            client.go_on_reading()
+            client.wait_initial(120)
+            if harm == "kill":
+                primary.start()
+            written(writer, 20)
+            clients.append(client)
+        writer.stop()
+    for shard, client in enumerate(clients):
+        caught_up(client, writer)
+        tally.check(writer.log, client.replica, exact=False, copied_to=stream_from(zmsd, client, shard))
+        assert_same(database, SCHEMA, MAPPINGS, client.replica)

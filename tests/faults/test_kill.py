@@ -1,0 +1,72 @@
+"""``kill -9`` of zmsd at any moment: the client comes back with its last commit and misses nothing."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from contextlib import closing
+
+from tests.faults.load import (
+    COLLECTIONS,
+    MAPPINGS,
+    SCHEMA,
+    Db,
+    Follow,
+    Serve,
+    a_moment,
+    load,
+    received,
+    settle,
+    written,
+)
+from tests.faults.tally import Tally, pick
+from tests.support.daemon import ZmsdProcess
+from tests.support.writer import Writer
+
+KILLS = pick(5, 20)
+
+
+def test_kill_while_it_streams(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+    rng = random.Random(4)
+    zmsd = serve(SCHEMA, MAPPINGS)
+    client = follow(zmsd)
+    with load(loaded, client, tally=tally) as writer:
+        for number in range(KILLS):
+            if number % 4 == 3:
+                a_moment(rng, 1.0)  # it may not be ready yet
+            else:
+                received(client, 20)
+                a_moment(rng, 0.5)
+            zmsd.kill()
+            assert_store_whole(zmsd)
+            tally.survived += 1
+            written(writer, rng.randrange(50))
+            zmsd.launch()
+        received(client, 20)
+    tally.note(f"{client.connections} connections")
+
+
+def test_kill_while_it_copies(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+    """zero-cache begins again with an empty replica."""
+    rng = random.Random(5)
+    with Writer(loaded.client, loaded.name, COLLECTIONS, threads=2, pause=0.005) as writer:
+        writer.seed(pick(10_000, 50_000))
+        zmsd = serve(SCHEMA, MAPPINGS)
+        writer.start()
+        client = follow(zmsd, wait=False, again=True, receive_buffer=1 << 16)
+        for number in range(pick(2, 10)):
+            zmsd.wait_log("copy begins", count=number + 1)
+            a_moment(rng, 0.2)
+            zmsd.kill()
+            assert_store_whole(zmsd)
+            tally.survived += 1
+            zmsd.launch()
+        client.wait_initial(120)
+        written(writer, 50)
+        writer.stop()
+    settle(loaded, writer, client, tally=tally)
+
+
+def assert_store_whole(zmsd: ZmsdProcess) -> None:
+    with closing(sqlite3.connect(zmsd.directory / "watermarks.db")) as store:
+        assert store.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

@@ -1,0 +1,240 @@
+"""``zmsd check``: what it says of a configuration and of the MongoDB behind it, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pymongo.database import Database
+
+from tests.integration.chat import COLLECTIONS, MAPPINGS, SCHEMA, named, table
+from tests.support.daemon import ZmsdProcess, run_zmsd
+from tests.support.mongod import ADMIN, ReplicaSet
+from zmsd.tools.mongod import Mongod, free_port
+
+Db = Database[dict[str, Any]]
+Check = Callable[..., list[str]]
+
+
+class Checker:
+    """Writes a configuration and runs ``zmsd check`` with it."""
+
+    def __init__(self, directory: Path, uri: str) -> None:
+        self.directory = directory
+        self._settings: dict[str, dict[str, Any]] = {
+            "mongodb": {"uri": uri},
+            "schema": {"file": "schema.json"},
+            "server": {"port": free_port()},
+        }
+
+    def run(
+        self, schema: Any = SCHEMA, mappings: Any = MAPPINGS, *arguments: str, **settings: Any
+    ) -> subprocess.CompletedProcess[str]:
+        (self.directory / "schema.json").write_text(json.dumps(schema))
+        config = {
+            name: {**self._settings.get(name, {}), **settings.get(name, {})} for name in self._settings | settings
+        }
+        if mappings is not None:
+            (self.directory / "mappings.json").write_text(json.dumps(mappings))
+            config["mappings"] = {"file": "mappings.json"}
+        (self.directory / "zmsd.yaml").write_text(yaml.safe_dump(config))
+        return run_zmsd("check", "--config", "zmsd.yaml", *arguments, cwd=self.directory)
+
+    def lines(self, code: int, *arguments: Any, **settings: Any) -> list[str]:
+        """The report, of an exit with ``code``; nothing is on stderr."""
+        done = self.run(*arguments, **settings)
+        assert done.returncode == code, done.stdout + done.stderr
+        assert done.stderr == ""
+        found = done.stdout.splitlines()
+        assert all(re.match(r"(ok|warning|fault): ", line) for line in found[:-1]), found
+        faults = sum(line.startswith("fault: ") for line in found)
+        assert re.match(f"{faults or 'no'} fault", found[-1])
+        assert bool(faults) == (code == 1)
+        return found
+
+
+@pytest.fixture
+def checker(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> Checker:
+    for name in COLLECTIONS:
+        database.create_collection(name)
+    return Checker(tmp_path, replica_set.uri(database.name))
+
+
+def one(lines: list[str], pattern: str) -> str:
+    found = [line for line in lines if re.search(pattern, line)]
+    assert len(found) == 1, (pattern, lines)
+    return found[0]
+
+
+def test_all_is_well(database: Db, checker: Checker) -> None:
+    database.users.insert_one({"_id": "ann", "name": "Ann"})
+    database.command({"collMod": "rooms", "changeStreamPreAndPostImages": {"enabled": True}})
+    lines = checker.lines(0)
+    assert not [line for line in lines if not line.startswith("ok: ")][:-1]
+    one(lines, r"ok: config: mongodb://127\.0\.0\.1.*, database test_all_is_well")
+    one(lines, r"ok: table user from users: id string, name string, city string")
+    one(lines, r"ok: store: .*/watermarks\.db will be made")
+    one(lines, r"ok: port: 127\.0\.0\.1:\d+ is free")
+    one(lines, r"ok: mongodb: replica set rs0")
+    one(lines, r"ok: version: MongoDB \d+\.\d+")
+    one(lines, r"ok: privileges: ")
+    one(lines, r"ok: oplog: reaches back .* GiB are used")
+    one(lines, r"ok: collection users: pre- and post-images will be switched on \(collMod\)")
+    one(lines, r"ok: collection rooms: pre- and post-images are on")
+    one(lines, r"ok: collection users: _id are string")
+    options = database["users"].options()
+    assert "changeStreamPreAndPostImages" not in options, "nothing is changed by looking"
+    assert not (checker.directory / "watermarks.db").exists()
+
+
+def test_what_cannot_be_watched(database: Db, checker: Checker) -> None:
+    database.drop_collection("rooms")
+    database.drop_collection("users")
+    database.command({"create": "rooms", "viewOn": "messages", "pipeline": []})
+    lines = checker.lines(1)
+    assert "messages" in one(lines, "fault: collection rooms: is a view")
+    one(lines, "warning: collection users: is not there")
+    database.drop_collection("rooms")
+    database.command({"create": "rooms", "timeseries": {"timeField": "t"}})
+    one(checker.lines(1), "fault: collection rooms: is a timeseries")
+
+
+def test_the_settings_of_images(database: Db, checker: Checker) -> None:
+    one(checker.lines(0, feed={"images": "off"}), "warning: collection users: feed.images is off.*torn")
+    keyed = {"user": {"collection": "users", "fields": {"id": "name", "name": "name", "city": "city"}}}
+    schema = {"user": SCHEMA["user"]}
+    one(checker.lines(1, schema, keyed, feed={"images": "off"}), "fault: collection users: .*table user needs them")
+    zero = {"clients_collection": "zero_clients"}
+    database.create_collection("zero_clients")
+    one(checker.lines(1, feed={"images": "off"}, zero=zero), "fault: collection zero_clients: .* needs them")
+    one(checker.lines(0, zero=zero), "ok: collection zero_clients: .*will be switched on")
+
+
+def test_odd_collections(database: Db, checker: Checker) -> None:
+    for name in COLLECTIONS:
+        database.drop_collection(name)
+    database.create_collection("users", capped=True, size=4096)
+    database.create_collection("rooms", clusteredIndex={"key": {"_id": 1}, "unique": True})
+    database.create_collection("messages", collation={"locale": "en", "strength": 1})
+    lines = checker.lines(0)
+    one(lines, "ok: collection users: is capped")
+    one(lines, "warning: collection messages: compares text by its collation")
+    one(lines, "ok: collection rooms")
+
+
+def test_keys_that_do_not_fit(database: Db, checker: Checker) -> None:
+    database.users.insert_many([{"_id": 1}, {"_id": "1"}, {"_id": {"a": 1}}])
+    database.rooms.insert_many([{"_id": 1}, {"_id": "1"}])
+    database.messages.insert_many([{"_id": "m1", "kind": "user"}])
+    numbers = {**SCHEMA, **named(userMessage=table(id="number", roomId="string", text="string", likes="number"))}
+    lines = checker.lines(1, numbers)
+    one(lines, r"warning: table user: 1 of 3 _id are object, which do not fit its key id")
+    one(lines, r"warning: collection rooms: _id of several types \(1 \w+, 1 \w+ in a sample\)")
+    one(lines, r"fault: table userMessage: 1 of 1 _id are string, which do not fit its key id")
+
+
+def test_computed_mappings_that_mongod_refuses(checker: Checker) -> None:
+    mappings = {"user": {"collection": "users", "projection": {"name": {"$toUpper": "$name"}, "id": "$_id"}}}
+    schema = {"user": SCHEMA["user"]}
+    one(checker.lines(0, schema, mappings), "ok: mappings: mongod evaluates user")
+    mappings["user"]["projection"]["name"] = {"$noSuchOperator": "$name"}
+    line = one(checker.lines(1, schema, mappings), "noSuchOperator")
+    assert re.match(r"fault: .*mappings\.json:1:\d+: user\.projection\.name: ", line)
+
+
+def test_store_and_port(checker: Checker) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        lines = checker.lines(1, server={"port": taken.getsockname()[1]})
+        one(lines, "fault: port: .*another process uses it")
+    one(checker.lines(1, server={"host": "198.51.100.1", "token": "x"}), "fault: port: 198.51.100.1:")
+    one(checker.lines(1, watermarks={"path": "schema.json/x.db"}), "fault: store: .*schema.json is in the way")
+    one(checker.lines(1, watermarks={"path": "/"}), "fault: store: ")
+    one(checker.lines(1, watermarks={"path": "/proc/zmsd/x.db"}), "fault: store: ")
+
+
+def test_beside_a_running_daemon(serve: Callable[..., ZmsdProcess]) -> None:
+    """As before a reload: the port is taken, and that is well."""
+    zmsd = serve(SCHEMA, MAPPINGS)
+    done = run_zmsd("check", "--config", str(zmsd.config_file), cwd=zmsd.directory)
+    assert done.returncode == 0, done.stdout
+    one(done.stdout.splitlines(), "ok: port: .*a zmsd serves there now")
+
+
+def test_offline(tmp_path: Path) -> None:
+    checker = Checker(tmp_path, "mongodb://u:SECRET@127.0.0.1:1/db?replicaSet=rs0")
+    lines = checker.lines(0, SCHEMA, MAPPINGS, "--offline")
+    assert not [line for line in lines if re.search("mongodb: |oplog|privileges|SECRET", line)]
+
+
+def test_a_mongodb_that_is_not_there(tmp_path: Path) -> None:
+    checker = Checker(tmp_path, "mongodb://u:SECRET@127.0.0.1:1/db?serverSelectionTimeoutMS=100")
+    lines = checker.lines(1)
+    assert "Connection refused" in one(lines, "fault: mongodb: ")
+    assert "SECRET" not in "\n".join(lines)
+
+
+def test_faults_of_the_configuration_go_before(tmp_path: Path) -> None:
+    done = Checker(tmp_path, "mongodb://127.0.0.1:1/db").run(server={"port": 99999})
+    assert done.returncode == 78
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_standalone_mongod(tmp_path: Path) -> None:
+    mongod = Mongod(tmp_path / "mongod", standalone=True)
+    try:
+        mongod.start()
+        lines = Checker(tmp_path, f"mongodb://{mongod.address}/db").lines(1)
+        assert "rs.initiate()" in one(lines, "fault: mongodb: ")
+    finally:
+        mongod.kill()
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
+    with ReplicaSet(tmp_path_factory.mktemp("secured"), auth=True) as replica_set:
+        yield replica_set
+
+
+def test_privileges(secured: ReplicaSet, tmp_path: Path) -> None:
+    with secured.client() as client:
+        for name in COLLECTIONS:
+            client["chat"].create_collection(name)
+        client.admin.command("createUser", "reader", pwd="p", roles=[{"role": "read", "db": "chat"}])
+        client.admin.command("createUser", "nobody", pwd="p", roles=[{"role": "read", "db": "other"}])
+        actions = [{"resource": {"db": "chat", "collection": "users"}, "actions": ["collMod"]}]
+        client.admin.command("createRole", "images", privileges=actions, roles=[])
+        roles = [{"role": "read", "db": "chat"}, {"role": "read", "db": "local"}, "images"]
+        client.admin.command("createUser", "most", pwd="p", roles=roles)
+
+    def lines(user: tuple[str, str], code: int, **settings: Any) -> list[str]:
+        return Checker(tmp_path, secured.uri("chat", user)).lines(code, **settings)
+
+    found = lines(("reader", "p"), 0)
+    one(found, "ok: privileges: reader@admin may find and changeStream on chat")
+    one(found, "warning: oplog: may not be read: grant the role read")
+    assert 'db.runCommand({collMod: "users"' in one(found, "warning: collection users: .*may not switch them on")
+    one(lines(("reader", "p"), 1, feed={"images": "required"}), "fault: collection users: .*feed.images is required")
+
+    found = lines(("most", "p"), 0)
+    one(found, "ok: oplog: ")
+    one(found, "ok: collection users: .*will be switched on")
+    one(found, "warning: collection rooms: .*may not switch them on")
+
+    found = lines(("nobody", "p"), 1)
+    fault = one(found, "fault: privileges: nobody@admin lacks find, changeStream, listCollections on chat")
+    assert 'grantRolesToUser("nobody", [{role: "read", db: "chat"}])' in fault
+
+    wrong = one(lines(("reader", "SECRET"), 1), "fault: mongodb: Authentication failed")
+    assert "authSource" in wrong
+    assert "SECRET" not in wrong
+    found = Checker(tmp_path, secured.uri("chat")).lines(1)
+    assert one(found, "fault: ")
+
+    assert not [line for line in lines(ADMIN, 0) if line.startswith("warning: ")]

@@ -1,0 +1,131 @@
+"""wss:// and https://, with a certificate that is changed under a running daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from tests.integration.chat import MAPPINGS, SCHEMA
+from tests.support.certificates import LOCKED_KEY, ONE, TWO, Certificate
+from tests.support.client import ChangeSourceClient
+from tests.support.daemon import ZmsdProcess
+from tests.support.wait import wait_until
+from tests.support.websocket import Closed, WebSocket
+
+Db = Database[dict[str, Any]]
+Serve = Callable[..., ZmsdProcess]
+Follow = Callable[..., ChangeSourceClient]
+
+
+def trust(certificate: Certificate) -> ssl.SSLContext:
+    """What takes this certificate and no other."""
+    return ssl.create_default_context(cadata=certificate.cert)
+
+
+@pytest.fixture
+def zmsd(serve: Serve, tmp_path: Path) -> ZmsdProcess:
+    return serve(SCHEMA, MAPPINGS, settings={"server": {"tls": ONE.write(tmp_path)}}, tls=trust(ONE))
+
+
+def test_copy_and_stream_over_tls(database: Db, zmsd: ZmsdProcess, follow: Follow) -> None:
+    """With pings all the while: their answers are written by another thread than the rows."""
+    database.users.insert_many([{"_id": f"u{number}", "name": "x" * 500} for number in range(5000)])
+    client = follow(zmsd, tls=trust(ONE))
+    assert len(client.rows("user")) == 5000
+    for batch in range(20):
+        client.ping()
+        database.users.insert_many([{"_id": f"b{batch}-{number}", "name": "y" * 5000} for number in range(200)])
+    client.wait_rows("user", 9000)
+    wait_until(lambda: client.pongs == 20, "every ping is answered")
+    assert not client.closings
+    assert not zmsd.log("WARNING|ERROR")
+
+
+def test_a_slow_reader_over_tls_gets_everything_once_it_reads(database: Db, zmsd: ZmsdProcess, follow: Follow) -> None:
+    client = follow(zmsd, tls=trust(ONE), receive_buffer=4096)
+    client.stop_reading()
+    for batch in range(10):
+        database.users.insert_many([{"_id": f"b{batch}-{number}", "name": "y" * 20_000} for number in range(50)])
+        client.ping()
+    client.go_on_reading()
+    client.wait_rows("user", 500)
+    assert not client.closings
+
+
+def test_who_speaks_plain_text_or_goes_away_hurts_nobody(zmsd: ZmsdProcess, follow: Follow) -> None:
+    socket = WebSocket(zmsd.port)
+    with contextlib.closing(socket), pytest.raises(Closed):
+        socket.upgrade("/changes/v0/stream?appID=zero&shardNum=0", {})
+    with pytest.raises(ssl.SSLError):
+        WebSocket(zmsd.port, tls=trust(TWO))
+    for _ in range(3):
+        client = follow(zmsd, tls=trust(ONE))
+        client.hang_up()
+        client.wait_connected(3)
+    follow(zmsd, tls=trust(ONE))
+
+
+def test_it_stops_in_time(zmsd: ZmsdProcess, follow: Follow) -> None:
+    client = follow(zmsd, tls=trust(ONE))
+    assert zmsd.stop(timeout=10) == 0
+    wait_until(lambda: client.closings, "the client is told")
+    assert client.closings[0].code == 1001
+
+
+def test_sighup_takes_a_new_certificate(database: Db, zmsd: ZmsdProcess, follow: Follow, tmp_path: Path) -> None:
+    """The files have changed, not the settings; who is connected stays so."""
+    first = follow(zmsd, tls=trust(ONE))
+    TWO.write(tmp_path)
+    zmsd.signal(signal.SIGHUP)
+    zmsd.wait_log("reloaded")
+    follow(zmsd, tls=trust(TWO))
+    with pytest.raises(ssl.SSLError):
+        WebSocket(zmsd.port, tls=trust(ONE))
+    database.users.insert_one({"_id": "ann"})
+    first.wait_rows("user", 1)
+    assert first.connections == 2
+    assert not zmsd.log("need a restart")
+
+
+def test_tls_is_switched_on_and_off_by_sighup(serve: Serve, follow: Follow, tmp_path: Path) -> None:
+    zmsd = serve(SCHEMA, MAPPINGS)
+    plain = follow(zmsd)
+    zmsd.write(settings={"server": {"tls": ONE.write(tmp_path)}})
+    zmsd.signal(signal.SIGHUP)
+    zmsd.wait_log("reloaded")
+    follow(zmsd, tls=trust(ONE))
+    assert not plain.closings
+    zmsd.write(settings={"server": {"tls": None}})
+    zmsd.signal(signal.SIGHUP)
+    zmsd.wait_log("reloaded", count=2)
+    assert zmsd.get("/healthz")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("cert", "key"),
+    [(ONE.cert, TWO.key), (ONE.cert, LOCKED_KEY), ("nothing", ONE.key), (ONE.cert, "")],
+    ids=["another key", "a key with a password", "no certificate", "no key"],
+)
+def test_a_certificate_that_is_none_changes_nothing(
+    cert: str, key: str, zmsd: ZmsdProcess, serve: Serve, follow: Follow, tmp_path: Path
+) -> None:
+    (tmp_path / "server.crt").write_text(cert)
+    (tmp_path / "server.key").write_text(key)
+    zmsd.signal(signal.SIGHUP)
+    (line,) = zmsd.wait_log("reload refused")
+    assert "server.tls" in line
+    assert str(tmp_path / "server.crt") in line
+    follow(zmsd, tls=trust(ONE))
+    tls = {"cert": str(tmp_path / "server.crt"), "key": str(tmp_path / "server.key")}
+    other = serve(SCHEMA, MAPPINGS, settings={"server": {"tls": tls}}, start=False)
+    other.launch()
+    assert other.wait_exit() == 1
+    assert len(other.stderr().splitlines()) == 1
+    assert "server.tls" in other.stderr()

@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.frames import data
+from zmsd.catalog.catalog import Catalog, Table
+from zmsd.catalog.mapping import Mapping
+from zmsd.catalog.schema import Column, TableSpec
+from zmsd.feed import position
+from zmsd.feed.sequencer import Piece
+from zmsd.feed.source import Document
+from zmsd.rows.rejects import Rejects
+from zmsd.stream.changelog import Entry
+from zmsd.stream.encoder import Encoder, Reading
+from zmsd.stream.shards import ShardTable
+
+AT = 1795407798 << 32 | 20
+ID = [("id", "string", "_id"), ("name", "string", "name")]
+KEYED = [("name", "string", "name"), ("v", "number", "v")]  # by a field that may change
+
+
+def table(
+    name: str, collection: str, columns: list[tuple[str, str, str]] = ID, condition: dict[str, Any] | None = None
+) -> Table:
+    """The first column is the primary key."""
+    spec = TableSpec(name, tuple(Column(column, kind) for column, kind, _ in columns), (columns[0][0],))
+    return Table(spec, Mapping(collection, tuple((column, path) for column, _, path in columns), condition))
+
+
+def encoder(
+    *tables: Table, documents: Sequence[Document] = (), now: int = AT + 100, shards: Sequence[ShardTable] = ()
+) -> Encoder:
+    def read(collection: str, at: int) -> Iterator[list[Document]]:
+        yield from ([document] for document in documents)
+
+    return Encoder(Catalog(tables), Rejects(), shards, {}, Reading(lambda: now, read))
+
+
+def event(kind: str, coll: str, key: Any, before: Document | None = None, after: Document | None = None) -> Document:
+    """As it leaves a ContentReader."""
+    made: Document = {"_id": {"_data": "82"}, "operationType": kind, "ns": {"coll": coll}, "documentKey": {"_id": key}}
+    if after is not None:
+        made["fullDocument"] = {"_id": key, **after}
+    if before is not None:
+        made["fullDocumentBeforeChange"] = {"_id": key, **before}
+    return made
+
+
+def whole(*events: Document, at: int = AT) -> Piece:
+    return Piece(at, list(events), True, True)
+
+
+def changes(entries: Sequence[Entry]) -> list[tuple[Any, ...]]:
+    """(tag, table, key, new) for each message."""
+    return [
+        (change["tag"], change["relation"]["name"], change.get("key"), change.get("new"))
+        if "relation" in change
+        else (change["tag"], *(relation["name"] for relation in change["relations"]))
+        for entry in entries
+        for change in data(entry.frames)
+    ]
+
+
+def encoded(one: Encoder, *events: Document) -> list[tuple[Any, ...]]:
+    return changes(one.entries([whole(*events)]))
+
+
+def test_each_kind_of_write() -> None:
+    made = encoded(
+        encoder(table("t", "c")),
+        event("insert", "c", "1", None, {"name": "a"}),
+        event("update", "c", "1", {"name": "a"}, {"name": "b"}),
+        event("replace", "c", "1", {"name": "b"}, {}),
+        event("delete", "c", "1", {}),
+    )
+    assert made == [
+        ("insert", "t", None, {"id": "1", "name": "a"}),
+        ("update", "t", None, {"id": "1", "name": "b"}),
+        ("update", "t", None, {"id": "1", "name": None}),
+        ("delete", "t", {"id": "1"}, None),
+    ]
+
+
+def test_where_no_row_changes_there_is_nothing_to_say() -> None:
+    one = encoder(table("t", "c"))
+    same = event("update", "c", "1", {"name": "a", "more": 1}, {"name": "a", "more": 2})
+    stranger = event("insert", "other", "1", None, {"name": "a"})
+    gone = event("gone", "c", "1")
+    assert one.entries([whole(same), whole(stranger, at=AT + 1), whole(gone, at=AT + 2), whole(at=AT + 3)]) == []
+
+
+def test_several_tables_of_one_collection() -> None:
+    users = table("users", "c", condition={"kind": "user"})
+    groups = table("groups", "c", condition={"kind": "group"})
+    made = encoded(
+        encoder(users, groups),
+        event("insert", "c", "1", None, {"kind": "user", "name": "a"}),
+        event("update", "c", "1", {"kind": "user", "name": "a"}, {"kind": "group", "name": "a"}),
+        event("update", "c", "1", {"kind": "group", "name": "a"}, {"kind": "neither"}),
+        event("delete", "c", "1", {"kind": "neither"}),
+    )
+    row = {"id": "1", "name": "a"}
+    assert made == [
+        ("insert", "users", None, row),
+        ("delete", "users", {"id": "1"}, None),
+        ("insert", "groups", None, row),
+        ("delete", "groups", {"id": "1"}, None),
+    ]
+
+
+def test_an_entry_is_a_transaction() -> None:
+    one = encoder(table("t", "c"))
+    wall = datetime(2024, 2, 29, 23, 59, 59, 999000)
+    events = [event("insert", "c", str(number), None, {}) for number in range(3)]
+    events[-1]["wallTime"] = wall
+    (entry,) = one.entries([whole(*events)])
+    assert (entry.watermark, entry.commit_ms, entry.rows, entry.last, entry.shard_frames) == (
+        position.watermark(AT),
+        1709251199999,
+        3,
+        True,
+        None,
+    )
+    del events[-1]["wallTime"]
+    assert one.entries([whole(*events)])[0].commit_ms == (AT >> 32) * 1000
+
+
+def test_a_transaction_that_comes_in_parts() -> None:
+    def insert(number: int) -> Document:
+        return event("insert", "c", str(number), None, {})
+
+    stranger = event("insert", "other", "1", None, {})
+    one = encoder(table("t", "c"))
+    parts = [
+        Piece(AT, [stranger], True, False),
+        Piece(AT, [insert(1)], False, False),
+        Piece(AT, [stranger], False, False),
+        Piece(AT, [insert(2)], False, False),
+        Piece(AT, [stranger], False, True),
+        Piece(AT + 1, [stranger], True, False),
+        Piece(AT + 1, [stranger], False, True),
+        Piece(AT + 2, [insert(3)], True, False),
+        Piece(AT + 2, [], False, True),
+    ]
+    entries = [entry for part in parts for entry in one.entries([part])]
+    first, second = position.watermark(AT), position.watermark(AT + 2)
+    assert [(entry.watermark, entry.rows, entry.last) for entry in entries] == [
+        (first, 1, False),
+        (first, 1, False),
+        (first, 0, True),
+        (second, 1, False),
+        (second, 0, True),
+    ], "the end is told if anything was, and only then"
+
+
+def test_without_the_document_before_the_row_may_be_there_or_not() -> None:
+    users = table("users", "c", condition={"kind": "user"})
+    made = encoded(
+        encoder(users),
+        event("update", "c", "1", None, {"kind": "user", "name": "a"}),
+        event("update", "c", "2", None, {"kind": "group"}),
+        event("replace", "c", "3", None, {"kind": "user"}),
+        event("delete", "c", "4"),
+    )
+    assert made == [
+        ("update", "users", None, {"id": "1", "name": "a"}),
+        ("delete", "users", {"id": "2"}, None),
+        ("update", "users", None, {"id": "3", "name": None}),
+        ("delete", "users", {"id": "4"}, None),
+    ]
+
+
+def test_without_the_document_before_a_key_that_may_change_is_copied_afresh() -> None:
+    """And what happened up to then is in the copy already."""
+    now = [{"_id": 1, "name": "b", "v": 2}, {"_id": 2, "name": "c", "v": 3}]
+    one = encoder(table("t", "c", KEYED), documents=now, now=AT + 5)
+    lost = event("update", "c", 1, None, {"name": "b", "v": 1})
+    known = event("update", "c", 1, {"name": "b", "v": 1}, {"name": "b", "v": 2})
+    later = event("insert", "c", 3, None, {"name": "d", "v": 4})
+    made = changes(one.entries([whole(lost), whole(known, at=AT + 5), whole(later, at=AT + 6)]))
+    assert made == [
+        ("truncate", "t"),
+        ("insert", "t", None, {"name": "b", "v": 2}),
+        ("insert", "t", None, {"name": "c", "v": 3}),
+        ("insert", "t", None, {"name": "d", "v": 4}),
+    ]
+
+
+def test_there_was_no_document_before() -> None:
+    """As opposed to one that is not known."""
+    fresh = event("update", "c", 1, None, {"name": "b", "v": 1})
+    fresh["beforeKnown"] = True
+    assert encoded(encoder(table("t", "c", KEYED)), fresh) == [("insert", "t", None, {"name": "b", "v": 1})]
+
+
+def test_a_drop_empties_the_tables() -> None:
+    tables = [table("t", "c"), table("u", "c"), table("other", "o")]
+    assert encoded(encoder(*tables), event("drop", "c", None)) == [("truncate", "t"), ("truncate", "u")]
+    database = {"_id": {"_data": "82"}, "operationType": "dropDatabase", "ns": {}}
+    assert encoded(encoder(*tables), database) == [], "a drop of each collection stands before it"
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "emptied", "filled"),
+    [("c", "z", {"t"}, {}), ("x", "c", {"t"}, {"t"}), ("c", "o", {"t", "u"}, {"u"})],
+    ids=["away", "onto", "both"],
+)
+def test_a_rename_empties_what_went_and_copies_what_came(
+    source: str, target: str, emptied: set[str], filled: set[str]
+) -> None:
+    one = encoder(table("t", "c"), table("u", "o"), documents=[{"_id": "1", "name": "a"}, {"_id": "2"}])
+    made = encoded(one, {**event("rename", source, None), "to": {"coll": target}})
+    assert {change[1] for change in made if change[0] == "truncate"} == emptied
+    rows = [{"id": "1", "name": "a"}, {"id": "2", "name": None}]
+    assert made[len(emptied) :] == [("insert", name, None, row) for name in filled for row in rows]
+
+
+def test_what_a_document_lacks_is_counted_and_left_out() -> None:
+    rejects = Rejects()
+    one = Encoder(Catalog((table("t", "c", KEYED),)), rejects, (), {}, Reading(lambda: AT, lambda *_: iter(())))
+    made = encoded(
+        one, event("insert", "c", 1, None, {"v": 1}), event("update", "c", 1, {"v": 1}, {"v": 1, "name": "a"})
+    )
+    assert made == [("insert", "t", None, {"name": "a", "v": 1})]
+    assert rejects.counts() == {("t", "no primary key"): 1}
+
+
+# Of documents with a key that may change, and may be taken: no message may be fatal to zero-cache (an update to a key
+# that is taken would be), and where a unique index holds the keys apart, it has what MongoDB has.
+
+NAMES = st.sampled_from(["a", "b", "c", None])
+WRITES = st.lists(st.tuples(st.integers(1, 3), st.none() | st.tuples(NAMES, st.integers(0, 2))), max_size=8)
+
+
+def strictly(rows: dict[str, Any], entries: Sequence[Entry]) -> None:
+    """Apply entries as zero-cache does."""
+    for tag, _, key, new in changes(entries):
+        if tag == "delete":
+            rows.pop(key["name"], None)
+            continue
+        if key is not None and key["name"] != new["name"]:
+            assert new["name"] not in rows, "UNIQUE constraint failed"
+            rows.pop(key["name"], None)
+        rows[new["name"]] = new
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=300)
+@given(st.booleans(), st.lists(WRITES, max_size=5))
+def test_keys_that_move(index: bool, transactions: list[list[tuple[int, tuple[str | None, int] | None]]]) -> None:
+    one = encoder(table("t", "c", KEYED))
+    documents: dict[int, Document] = {}
+    rows: dict[str, Any] = {}
+    for number, writes in enumerate(transactions):
+        events = []
+        for key, fields in writes:
+            after = None if fields is None else {"name": fields[0], "v": fields[1]}
+            before = documents.get(key)
+            taken = [other["name"] for at, other in documents.items() if at != key and after and other["name"]]
+            if (after is None and before is None) or (index and after and after["name"] in taken):
+                continue
+            kind = "delete" if after is None else "insert" if before is None else "update"
+            events.append(event(kind, "c", key, before, after))
+            if after is None:
+                del documents[key]
+            else:
+                documents[key] = after
+        strictly(rows, one.entries([whole(*events, at=AT + number)]))
+        if index:
+            assert rows == {document["name"]: document for document in documents.values() if document["name"]}
+
+
+def test_two_documents_may_swap_their_keys_in_a_transaction() -> None:
+    one = encoder(table("t", "c", KEYED))
+    a, b = {"name": "a", "v": 1}, {"name": "b", "v": 2}
+    rows: dict[str, Any] = {}
+    strictly(rows, one.entries([whole(event("insert", "c", 1, None, a), event("insert", "c", 2, None, b))]))
+    swap = [event("update", "c", 1, a, {**a, "name": "b"}), event("update", "c", 2, b, {**b, "name": "a"})]
+    strictly(rows, one.entries([whole(*swap, at=AT + 1)]))
+    assert rows == {"a": {"name": "a", "v": 2}, "b": {"name": "b", "v": 1}}
+
+
+# THE TABLES OF ZERO-CACHE
+
+
+def confirmed(kind: str, shard: str, last: int, before: tuple[str, int] | None = None) -> Document:
+    client = {"clientGroupID": "g", "clientID": "c", "userID": None}
+    old = None if before is None else {"shard": before[0], "lastMutationID": before[1], **client}
+    new = None if kind == "delete" else {"shard": shard, "lastMutationID": last, **client}
+    return event(kind, "zc", 1, old, new)
+
+
+def shard_changes(entry: Entry) -> dict[str, list[tuple[str, Any, Any]]]:
+    return {
+        shard: [(change["tag"], change.get("key"), change.get("new")) for change in data(frames)]
+        for shard, frames in (entry.shard_frames or {}).items()
+    }
+
+
+def test_confirmations_go_to_their_shard_in_the_transaction_of_the_data() -> None:
+    one = encoder(table("t", "c"), shards=[ShardTable("clients", "zc", Rejects())])
+    events = [event("insert", "c", "1", None, {}), confirmed("insert", "zero_0", 1)]
+    (entry,) = one.entries([whole(*events, confirmed("update", "zero_0", 2, ("zero_0", 1)))])
+    assert [change[1] for change in changes([entry])] == ["t"]
+    client = {"clientGroupID": "g", "clientID": "c", "userID": None}
+    assert shard_changes(entry) == {
+        "zero_0": [("insert", None, {**client, "lastMutationID": 1}), ("update", None, {**client, "lastMutationID": 2})]
+    }
+    assert entry.shard_frames
+    relation = data(entry.shard_frames["zero_0"])[0]["relation"]
+    assert (relation["name"], relation["keyColumns"]) == ("zero_0.clients", ["clientGroupID", "clientID"])
+
+
+def test_confirmations_alone_are_a_transaction_too() -> None:
+    one = encoder(table("t", "c"), shards=[ShardTable("clients", "zc", Rejects())])
+    (entry,) = one.entries([whole(confirmed("delete", "zero_0", 0, ("zero_0", 1)))])
+    assert (entry.frames, entry.rows) == (b"", 0)
+    key = {"clientGroupID": "g", "clientID": "c"}
+    assert shard_changes(entry) == {"zero_0": [("delete", key, None)]}
+
+
+def test_a_confirmation_may_move_to_another_shard() -> None:
+    one = encoder(table("t", "c"), shards=[ShardTable("clients", "zc", Rejects())])
+    (entry,) = one.entries([whole(confirmed("update", "zero_1", 5, ("zero_0", 4)))])
+    made = shard_changes(entry)
+    assert [change[0] for change in made["zero_0"]] == ["delete"]
+    assert [change[0] for change in made["zero_1"]] == ["insert"]
+
+
+def test_results_of_mutations_are_json() -> None:
+    one = encoder(shards=[ShardTable("mutations", "zm", Rejects())])
+    result = {"error": "app", "message": "no", "details": [1]}
+    document = {"shard": "zero_0", "clientGroupID": "g", "clientID": "c", "mutationID": 7, "result": result}
+    (entry,) = one.entries([whole(event("insert", "zm", 1, None, document))])
+    ((_, _, new),) = shard_changes(entry)["zero_0"]
+    assert json.loads(new["result"]) == result
+    assert (new["mutationID"], new["mutation"]) == (7, None)

@@ -1,0 +1,482 @@
+"""A session between a Peer that only notes what it is sent, and a Hub whose changes are written down here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from threading import Event, Thread
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import MagicMock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.frames import messages
+from tests.support.wait import wait_until
+from zmsd.errors import PeerGone, ResumeLost, SourceRefused, StoreError
+from zmsd.feed.channel import Closed
+from zmsd.feed.position import watermark
+from zmsd.gateway import session as sessions
+from zmsd.gateway.session import Session, Subscription
+from zmsd.gateway.wire import Peer
+from zmsd.stream import protocol
+from zmsd.stream.changelog import Entry, Overrun
+from zmsd.stream.hub import Hub, Readiness
+
+PUBLISHED = SimpleNamespace(fingerprint="f", to_json=lambda: "{}")
+
+
+def data(text: str) -> bytes:
+    return protocol.frame(json.dumps(["data", text]))
+
+
+def entry(at: int, *texts: str, last: bool = True, shards: dict[str, str] | None = None) -> Entry:
+    own = {shard: data(text) for shard, text in (shards or {}).items()}
+    return Entry(watermark(at), at, len(texts), b"".join(map(data, texts)), last, own or None)
+
+
+class FakePeer:
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.up: list[str] = []
+        self.closed: tuple[int, str] | None = None
+        self.gone = False
+
+    def send(self, frames: bytes) -> None:
+        if self.gone:
+            raise PeerGone("closed with 1000")
+        self.sent += messages(frames)
+
+    def received(self) -> Iterator[str]:
+        while self.up:
+            yield self.up.pop(0)
+        if self.gone:
+            raise PeerGone("closed with 1000")
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = self.closed or (code, reason)
+
+    def kill(self) -> None:
+        self.gone = True
+
+
+class Script:
+    """Changes that were written down; each step is entries, an exception, or something to do."""
+
+    def __init__(self, *steps: Sequence[Entry] | BaseException | type[BaseException] | Callable[[], object]) -> None:
+        self.steps = list(steps)
+        self.closed = 0
+
+    def take(self, rows: int, size: int, timeout: float) -> Sequence[Entry]:
+        while self.steps:
+            step = self.steps.pop(0)
+            if isinstance(step, BaseException) or (isinstance(step, type) and issubclass(step, BaseException)):
+                raise step
+            if not callable(step):
+                return step
+            step()
+        return []
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Scene:
+    """A session, what it is given, and what became of it."""
+
+    def __init__(self, *changes: Script | BaseException, last: str | None = watermark(10)) -> None:
+        self.places: list[str] = []
+        self.readiness = Readiness()
+        self.readiness.set(None)
+        self.store = MagicMock()
+        self.store.copy_before.return_value = None
+        self.peer = FakePeer()
+        self.changes = list(changes)
+        self.hub = SimpleNamespace(
+            readiness=self.readiness,
+            edition=SimpleNamespace(published=PUBLISHED, fingerprint="f"),
+            store=self.store,
+            tally=MagicMock(),
+            check_place=lambda place: None,
+            changes=self._changes,
+        )
+        wanted = Subscription("zero", 0, last, watermark(5) if last else None)
+        self.session = Session(1, "127.0.0.1", wanted, cast(Hub, self.hub))
+
+    def _changes(self, place: str, *_: object) -> Script:
+        self.places.append(place)
+        if not self.changes:  # all was said
+            self.session.stop()
+            return Script()
+        found = self.changes.pop(0)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def run(self) -> list[Any]:
+        """To its end; what was sent."""
+        self.session.run(cast(Peer, self.peer))
+        return self.peer.sent
+
+
+def transaction(at: int, *texts: str) -> list[Any]:
+    mark = watermark(at)
+    return [
+        ["begin", {"tag": "begin", "json": "s"}, {"commitWatermark": mark}],
+        *(["data", text] for text in texts),
+        ["commit", {"tag": "commit", "commitTimeMs": at}, {"watermark": mark}],
+    ]
+
+
+ROLLBACK = ["rollback", {"tag": "rollback"}]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "IDLE", 0.01)
+    monkeypatch.setattr(sessions, "RESET_PATIENCE", 0.0)
+
+
+def test_at_the_live_edge_each_transaction_is_sent_at_once() -> None:
+    scene = Scene()
+    scene.changes = [Script([entry(11, "a")], [], [entry(12, "b", "c")], scene.session.stop)]
+    assert scene.run() == [*transaction(11, "a"), *transaction(12, "b", "c")]
+    assert scene.places == [watermark(10)]
+    assert scene.session.sent == watermark(12)
+    assert scene.peer.closed == (1001, "zmsd stops")
+
+
+def test_in_a_backlog_many_are_joined_into_one() -> None:
+    scene = Scene()
+    scene.changes = [Script([entry(at, str(at)) for at in range(11, 20)], scene.session.stop)]
+    assert scene.run() == transaction(19, *map(str, range(11, 20)))
+
+
+def test_an_empty_transaction_says_how_far_we_are() -> None:
+    scene = Scene()
+    scene.changes = [Script([entry(11)], scene.session.stop)]
+    assert scene.run() == transaction(11)
+
+
+def test_rows_of_a_shard_go_to_its_clients_only() -> None:
+    scene = Scene()
+    both = entry(11, "all", shards={"zero_0": "mine", "zero_1": "other", "zero_00": "strange"})
+    scene.changes = [Script([both, entry(12, shards={"zero_1": "other"})], scene.session.stop)]
+    assert scene.run() == transaction(12, "all", "mine")
+
+
+def test_a_large_transaction_stays_open_until_its_end() -> None:
+    scene = Scene()
+    scene.changes = [
+        Script(
+            [entry(11, "a"), entry(20, "b", last=False)],
+            [entry(20, "c", last=False)],
+            scene.session.stop,  # it ends at the end of a transaction
+            [entry(20, "d")],
+        )
+    ]
+    assert scene.run() == transaction(20, "a", "b", "c", "d")
+
+
+def test_what_follows_a_large_transaction_is_another_one() -> None:
+    """Its watermark was promised in its begin."""
+    scene = Scene()
+    scene.changes = [
+        Script([entry(11, "a", last=False)], [entry(11, "b"), entry(12, "c"), entry(13, "d")], scene.session.stop)
+    ]
+    assert scene.run() == [*transaction(11, "a", "b"), *transaction(13, "c", "d")]
+
+
+def test_a_transaction_that_is_taken_back_is_rolled_back_and_comes_again() -> None:
+    scene = Scene()
+    scene.changes = [
+        Script([entry(11, "a")], [entry(12, "b"), entry(20, "c", last=False)], Overrun),
+        Script([entry(12, "b")], [entry(20, "c")], Overrun),
+        Script([entry(21, "d")], scene.session.stop),
+    ]
+    assert scene.run() == [
+        *transaction(11, "a"),
+        *transaction(20, "b", "c")[:-1],
+        ROLLBACK,
+        *transaction(12, "b"),
+        *transaction(20, "c"),
+        *transaction(21, "d"),
+    ]
+    assert scene.places == [watermark(at) for at in (10, 11, 20)]
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: the place is not moved past a commit where the next transaction is open")
+def test_what_was_committed_does_not_come_again() -> None:
+    """A large transaction ended, and the next one had begun, when that was taken back."""
+    scene = Scene()
+    scene.changes = [
+        Script([entry(11, "a", last=False)], [entry(11, "b"), entry(12, "c", last=False)], Overrun),
+    ]
+    scene.run()
+    assert scene.places == [watermark(10), watermark(11)]
+
+
+def test_the_changes_of_a_client_are_given_back() -> None:
+    first, second = Script(Overrun), Script([entry(11)])
+    scene = Scene(first, second)
+    second.steps.append(scene.session.stop)
+    scene.run()
+    assert (first.closed, second.closed) == (1, 1)
+
+
+class History:
+    """What a hub does for a session: from any place, in takes of any size, overrun at any moment."""
+
+    def __init__(self, scene: Scene, entries: list[Entry], takes: Iterator[int]) -> None:
+        self.scene = scene
+        self.entries = entries
+        self.takes = takes
+
+    def changes(self, place: str, *_: object) -> Script:
+        # Private feeds and the log begin behind a place, at the beginning of a transaction.
+        script = Script()
+        left = [one for one in self.entries if one.watermark > place]
+        for size in self.takes:
+            if not size:
+                script.steps.append(Overrun)
+                return script
+            script.steps.append(left[:size])
+            left = left[size:]
+            if not left:
+                break
+        else:
+            script.steps.append(left)
+        script.steps = [step for step in script.steps if step or callable(step)]
+        script.steps.append(self.scene.session.stop)
+        return script
+
+
+TRANSACTIONS = st.lists(st.tuples(st.integers(1, 3), st.sampled_from([1, 1, 2, 4])), min_size=1, max_size=8)
+
+
+def follow(transactions: list[tuple[int, int]], takes: list[int]) -> None:
+    """What zero-cache has in the end is what there was: once, in order, under watermarks that rise."""
+    entries: list[Entry] = []
+    at = 10
+    for gap, parts in transactions:
+        at += gap
+        entries += [entry(at, f"{at}.{part}", last=part == parts - 1) for part in range(parts)]
+    scene = Scene()
+    scene.hub.changes = History(scene, entries, iter(takes)).changes
+    got: list[str] = []
+    reached, begun = watermark(10), None
+    pending: list[str] = []
+    for message in scene.run():
+        if message[0] == "begin":
+            assert begun is None, "no transaction in a transaction"
+            begun = message[2]["commitWatermark"]
+            assert begun > reached, "watermarks rise"
+            pending = []
+        elif message[0] == "data":
+            assert begun is not None
+            pending.append(message[1])
+        else:
+            assert begun is not None
+            if message[0] == "commit":
+                assert message[2] == {"watermark": begun}
+                reached = begun
+                got += pending
+            begun = None
+    assert begun is None
+    assert got == [text[1] for one in entries for text in messages(one.frames)]
+
+
+repeatable = settings(derandomize=True, database=None, deadline=None, max_examples=300)
+
+
+@repeatable
+@given(TRANSACTIONS, st.lists(st.integers(0, 4), max_size=12))
+def test_whatever_the_takes_are_each_transaction_comes_once(gaps: list[tuple[int, int]], takes: list[int]) -> None:
+    follow([(gap, 1) for gap, _ in gaps], takes)
+    follow(gaps, [take for take in takes if take])
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: as above")
+@repeatable
+@given(TRANSACTIONS, st.lists(st.integers(0, 4), max_size=12))
+def test_whatever_is_taken_back_each_transaction_comes_once(gaps: list[tuple[int, int]], takes: list[int]) -> None:
+    follow(gaps, takes)
+
+
+# STOP, FAILURE, ACKNOWLEDGEMENTS
+
+
+def test_a_lost_position_is_said_and_nothing_else() -> None:
+    scene = Scene(Script([entry(11, "a")], [entry(12, "b", last=False)], ResumeLost("the oplog begins later")))
+    sent = scene.run()
+    assert sent[:-1] == [*transaction(11, "a"), *transaction(12, "b")[:-1], ROLLBACK]
+    assert sent[-1] == ["control", {"tag": "reset-required", "message": "the oplog begins later"}]
+
+
+def test_a_place_of_another_history_is_lost() -> None:
+    scene = Scene()
+
+    def refuse(place: str) -> None:
+        raise ResumeLost(f"{place} is another database's")
+
+    scene.hub.check_place = refuse
+    (message,) = scene.run()
+    assert message == ["control", {"tag": "reset-required", "message": f"{watermark(10)} is another database's"}]
+
+
+def test_a_stop_is_no_loss_of_a_position() -> None:
+    """Also where the session was waiting for MongoDB, or for a private feed."""
+    scene = Scene(Closed())
+    assert scene.run() == []
+    assert scene.peer.closed == (1001, "zmsd stops")
+
+
+def test_a_transaction_whose_end_does_not_come_holds_up_no_stop() -> None:
+    scene = Scene()
+    scene.changes = [Script([entry(11, "a", last=False)], scene.session.stop)]
+    thread = Thread(target=scene.run, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert not [message for message in scene.peer.sent if message[0] == "commit"]
+
+
+def test_until_the_feed_runs_a_client_is_held() -> None:
+    """And not refused: it would be back at once."""
+    scene = Scene()
+    scene.readiness.set("MongoDB is away")
+    thread = Thread(target=scene.run, daemon=True)
+    thread.start()
+    scene.peer.up.append(ack(9))
+    wait_until(lambda: scene.session.acked == watermark(9), "it is listened to")
+    assert thread.is_alive()
+    assert scene.peer.closed is None
+    assert not scene.places
+    scene.changes = [Script([entry(11, "a")])]
+    scene.readiness.set(None)
+    wait_until(lambda: len(scene.peer.sent) == 3, "it is served")
+    scene.session.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_client_that_goes_while_the_feed_is_away_is_let_go() -> None:
+    scene = Scene()
+    scene.readiness.set("MongoDB is away")
+    scene.peer.gone = True
+    scene.run()
+    assert not scene.places
+
+
+def ack(at: int) -> str:
+    return json.dumps(["status", {"tag": "commit", "commitTimeMs": 1}, {"watermark": watermark(at)}])
+
+
+def test_acknowledgements_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "ACK_INTERVAL", 1000)
+    scene = Scene()
+
+    def confirm() -> None:
+        scene.peer.up += [ack(11), ack(12)]
+
+    scene.changes = [Script([entry(11), entry(12)], confirm, [], scene.session.stop)]
+    scene.run()
+    assert scene.session.acked == watermark(12)
+    assert scene.store.acked.call_args.args == ("zero", 0, watermark(12)), "at the end at the latest"
+    assert scene.store.acked.call_count <= 2, "and not each of them by itself"
+
+
+def test_a_store_that_fails_costs_no_client() -> None:
+    scene = Scene()
+    scene.store.acked.side_effect = StoreError("disk full")
+    scene.peer.up.append(ack(9))
+    scene.changes = [Script([entry(11, "a")], scene.session.stop)]
+    assert scene.run() == transaction(11, "a")
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["", "x", "[]", "1", "{}", '["status"]', '["status", {}, {}]', '["status", {}, {"watermark": 5}]', "[" * 100_000]
+    + ['["status", {}, {"watermark": "x"}]', '["status", {}, []]', '["other", {}, {"watermark": "00"}]', "\ud800"]
+    + ['["status", {}, null]', '["status", {}, {"watermark": null}]', f'["status", {"1" * 10_000}, {{}}]'],
+    ids=lambda message: message[:20],
+)
+def test_what_no_client_says_ends_the_session(message: str) -> None:
+    scene = Scene(Script())
+    scene.peer.up.append(message)
+    scene.run()
+    assert scene.peer.closed is not None
+    assert scene.peer.closed[0] == 1002
+
+
+def test_a_source_that_refuses_ends_the_session_and_not_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(SourceRefused("not authorized"))
+    waits: list[float | None] = []
+    monkeypatch.setattr(Event, "wait", lambda self, seconds=None: bool(waits.append(seconds)))
+    scene.run()
+    assert scene.peer.closed == (1001, "not authorized")
+    assert max(filter(None, waits)) >= 1, "zero-cache comes back without any backoff"
+    assert scene.peer.sent == []
+
+
+# COPIES
+
+
+class FakeCopy:
+    def __init__(self, *chunks: bytes | Callable[[], object]) -> None:
+        self.chunks = chunks
+        self.watermark = watermark(30)
+        self.edition = SimpleNamespace(published=PUBLISHED, fingerprint="f")
+        self.record = SimpleNamespace(watermark=watermark(30), stream_from=watermark(40), edition="f")
+        self.progress = SimpleNamespace(rows=7, started=0.0)
+
+    def frames(self) -> Iterator[bytes]:
+        for chunk in self.chunks:
+            if callable(chunk):
+                chunk()
+                yield b""
+            else:
+                yield chunk
+
+
+def test_a_first_copy_is_known_before_its_commit_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(last=None)
+    commit = protocol.commit(watermark(30), 30)
+    copy = FakeCopy(protocol.begin(watermark(30)), data("a"), data("b"), commit)
+    monkeypatch.setattr(sessions, "Snapshot", lambda *_: copy)
+    seen: list[int] = []
+    scene.store.copied_first.side_effect = lambda app, number, record: seen.append(len(scene.peer.sent))
+    assert scene.run() == transaction(30, "a", "b")
+    assert scene.store.copied_first.call_args.args == ("zero", 0, copy.record)
+    assert seen == [3], "begin and rows"
+    assert scene.places == [watermark(40)], "the stream goes on where the copy's own replay ended"
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_copy_that_is_cut_short_has_no_commit(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    scene = Scene(last=None)
+    chunks: list[Any] = [protocol.begin(watermark(30)), data("a"), data("b"), protocol.commit(watermark(30), 30)]
+    copy = FakeCopy(*chunks[:at], scene.session.stop, *chunks[at:])
+    monkeypatch.setattr(sessions, "Snapshot", lambda *_: copy)
+    assert not [message for message in scene.run() if message[0] == "commit"]
+    scene.store.copied_first.assert_not_called()
+
+
+def test_a_client_whose_copy_took_long_goes_on_where_the_copy_ended() -> None:
+    """It comes with the watermark of the copy; the changes up to a later one are in that already."""
+    scene = Scene(last=watermark(30))
+    scene.store.copy_before.return_value = SimpleNamespace(
+        watermark=watermark(30), stream_from=watermark(40), edition="f"
+    )
+    scene.store.edition.return_value = None
+    scene.run()
+    assert scene.places == [watermark(40)]
+    scene = Scene(last=watermark(31))
+    scene.store.copy_before.return_value = SimpleNamespace(
+        watermark=watermark(30), stream_from=watermark(30), edition="f"
+    )
+    scene.store.edition.return_value = None
+    scene.run()
+    assert scene.places == [watermark(31)]

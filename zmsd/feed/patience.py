@@ -1,0 +1,34 @@
+"""One request to MongoDB, tried until it works."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from threading import Event
+from typing import TypeVar
+
+from zmsd.errors import SourceUnavailable
+from zmsd.feed.channel import Closed
+from zmsd.feed.faults import backoff
+from zmsd.log import Repeated
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def persist(what: str, call: Callable[[], T], stop: Event) -> T:
+    """The result of a call, through everything that heals. Raises Closed once ``stop`` is set, and other
+    SourceErrors."""
+    waits = backoff()
+    repeated = Repeated(log, what)
+    while True:
+        try:
+            result = call()
+        except SourceUnavailable as error:
+            repeated.failed(error)
+            if stop.wait(next(waits)):
+                raise Closed from error
+        else:
+            repeated.recovered()
+            return result

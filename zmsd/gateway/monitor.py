@@ -1,0 +1,176 @@
+"""Monitor: what the daemon is doing, looked at from outside every two seconds, for people and their monitors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from threading import Event, Thread
+from typing import NamedTuple
+
+from zmsd.feed import position
+from zmsd.gateway.session import Session
+from zmsd.stream.dispatcher import Dispatcher
+from zmsd.stream.hub import Hub
+
+log = logging.getLogger(__name__)
+
+EVERY = 2.0
+"""Seconds between looks."""
+POINTS = 150
+"""Looks that are kept for the graphs: five minutes."""
+_RATE_LOOKS = 5
+"""Looks over which a collection's rate is taken: ten seconds."""
+_OPLOG_EVERY = 10.0
+"""Seconds between looks at the beginning of the oplog."""
+
+
+class Point(NamedTuple):
+    """One look, for the graphs."""
+
+    when: float
+    """Seconds since the epoch."""
+    rate: float
+    """Change events per second since the look before."""
+    lag: float
+    """The longest since then, in seconds, from a commit until the change was ready to be sent."""
+
+
+class Reload(NamedTuple):
+    """How a reload ended."""
+
+    when: float
+    """Seconds since the epoch."""
+    faults: tuple[str, ...]
+    """Why it was refused; none: it was not."""
+    restart: tuple[str, ...]
+    """Sections of the settings that have changed and need a restart."""
+
+
+class Backlog(NamedTuple):
+    """What a client has not been sent yet."""
+
+    seconds: float
+    """Age of the oldest of it."""
+    transactions: int | None
+    """None: older than the change log, nobody has counted them."""
+
+
+class Monitor:
+    """``thread`` makes the looks; all else may be called from any thread, and waits for nobody."""
+
+    def __init__(self, hub: Hub, dispatcher: Dispatcher, sessions: Callable[[], Sequence[Session]]) -> None:
+        self.hub = hub
+        self.dispatcher = dispatcher
+        self.sessions = sessions
+        self.started = time.time()
+        self.history: tuple[Point, ...] = ()
+        self.rates: dict[str, float] = {}
+        """Collection -> change events per second."""
+        self.last_reload: Reload | None = None
+        self.reloads = {"ok": 0, "refused": 0}
+        self._oplog_start: int | None = None
+        self._oplog_time = 0.0
+        self._looks: deque[tuple[float, Counter[str]]] = deque(maxlen=_RATE_LOOKS + 1)
+        self._stop = Event()
+        self.thread = Thread(target=self._run, name="monitor", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def reloaded(self, faults: Sequence[str] = (), restart: Sequence[str] = ()) -> None:
+        """A reload has ended; for the main thread."""
+        self.reloads["refused" if faults else "ok"] += 1
+        self.last_reload = Reload(time.time(), tuple(faults), tuple(restart))
+
+    @property
+    def position_age(self) -> float | None:
+        """Seconds since the moment up to which everything is known; None before the feed first runs."""
+        place = self.dispatcher.place
+        return None if place is None else max(time.time() - position.seconds(place), 0.0)
+
+    @property
+    def oplog_headroom(self) -> float | None:
+        """Seconds by which the oplog reaches back behind that moment; None where zmsd may not look at it."""
+        place, start = self.dispatcher.place, self._oplog_start
+        return None if place is None or start is None else float(position.seconds(place) - position.seconds(start))
+
+    def acked_age(self, session: Session) -> float | None:
+        """Seconds since the newest commit that a client has confirmed; None before it has its copy."""
+        acked = session.acked or session.wanted.last_watermark
+        return None if acked is None else max(time.time() - position.seconds(position.parse(acked)[0]), 0.0)
+
+    def backlog(self, session: Session) -> Backlog | None:
+        """None before the client has its copy."""
+        sent = session.sent
+        if sent is None:
+            return None
+        behind = self.hub.log.behind(sent)
+        if behind is None:
+            return Backlog(max(time.time() - position.seconds(position.parse(sent)[0]), 0.0), None)
+        count, oldest_ms = behind
+        return Backlog(max(time.time() - oldest_ms / 1000, 0.0) if count else 0.0, count)
+
+    def words(self) -> str:
+        """The state in one line."""
+        reason = self.hub.readiness.reason
+        sessions = self.sessions()
+        if reason is not None:
+            text = f"not ready: {reason}"
+            if sessions:
+                text += f"; {_count(len(sessions), 'client')} waiting"
+        else:
+            text = f"serving {_count(len(self.hub.edition.watched), 'collection')}"
+            text += f" to {_count(len(sessions), 'client')}" if sessions else ", no client is connected"
+            copying = sum(session.copy is not None for session in sessions)
+            text += f", {copying} copying" if copying else ""
+        if self.last_reload is not None and self.last_reload.faults:
+            text += "; the last reload was refused"
+        return text
+
+    # THE MONITOR'S OWN THREAD
+
+    def look(self, now: float) -> None:
+        """:param now: monotonic seconds"""
+        tally = self.hub.tally
+        events = tally.events.copy()
+        before, then = self._looks[-1] if self._looks else (now, events)
+        self._looks.append((now, events))
+        oldest, at_oldest = self._looks[0]
+        span = max(now - oldest, EVERY)
+        self.rates = {name: (count - at_oldest[name]) / span for name, count in events.items()}
+        rate = (events.total() - then.total()) / max(now - before, EVERY)
+        lag = tally.worst_lag()
+        if lag is None:  # nothing has come: because nothing happened, or because the feed does not run
+            lag = 0.0 if self.hub.readiness.reason is None else self.position_age or 0.0
+        self.history = (*self.history[-POINTS + 1 :], Point(time.time(), rate, lag))
+
+    def look_at_oplog(self) -> None:
+        """May wait for MongoDB."""
+        self._oplog_start = self.hub.source.oplog_start()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.wait(EVERY):
+                now = time.monotonic()
+                self.look(now)
+                if now - self._oplog_time >= _OPLOG_EVERY:
+                    self._oplog_time = now
+                    self.look_at_oplog()
+        except Exception:  # a bug: the page gets no new points, and all else goes on
+            log.exception("monitor failed")
+
+
+def memory_bytes() -> int:
+    """What the process holds of the machine's memory."""
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

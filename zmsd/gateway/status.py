@@ -1,0 +1,121 @@
+"""``/status``: the page for people, and ``/status.json``, which it and ``zmsd status`` read.
+
+The page itself is the same for everybody and always; its script puts values in as text, never as markup.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from zmsd import __version__
+from zmsd.gateway.monitor import EVERY, Monitor, memory_bytes
+from zmsd.gateway.session import Session
+from zmsd.stream.snapshot import Progress
+
+PAGE = Path(__file__).with_name("status.html")
+
+
+def status(monitor: Monitor) -> dict[str, Any]:
+    """What ``/status.json`` says; times are seconds since the epoch, null is unknown. Waits for nobody."""
+    hub = monitor.hub
+    source, place = hub.source, hub.log.head
+    return {
+        "version": __version__,
+        "now": round(time.time(), 3),
+        "started": round(monitor.started, 3),
+        "ready": hub.readiness.reason is None,
+        "state": monitor.words(),
+        "database": source.db.name,
+        "mongodb": ".".join(map(str, source.topology.version)) if any(source.topology.version) else None,
+        "watermark": place,
+        "position_age": _round(monitor.position_age),
+        "oplog_headroom": monitor.oplog_headroom,
+        "memory_bytes": memory_bytes(),
+        "log_bytes": hub.log.size,
+        "reconnects": int(source.failures.value()),
+        "collections": _collections(monitor),
+        "sessions": [_session(monitor, session) for session in monitor.sessions()],
+        "rejected": _rejected(monitor),
+        "last_reload": None if monitor.last_reload is None else monitor.last_reload._asdict(),
+        "history": {
+            "every": EVERY,
+            "when": [round(point.when, 1) for point in monitor.history],
+            "rate": [round(point.rate, 1) for point in monitor.history],
+            "lag": [round(point.lag, 4) for point in monitor.history],
+        },
+    }
+
+
+def _collections(monitor: Monitor) -> list[dict[str, Any]]:
+    hub = monitor.hub
+    edition, tally = hub.edition, hub.tally
+    tables: dict[str, list[str]] = {name: [] for name in edition.watched}
+    for table in edition.catalog.tables:
+        tables[table.mapping.collection].append(table.name)
+    for shard_table in edition.shard_tables:
+        tables[shard_table.collection].append(f"zero-cache's own {shard_table.kind}")
+    queues = monitor.dispatcher.queues
+    return [
+        {
+            "name": name,
+            "tables": tables[name],
+            "events": tally.events[name],
+            "rate": _round(monitor.rates.get(name, 0.0)),
+            "lag": _round(tally.lags.get(name)),
+            "queue": queues.get(f"collection-{name}"),
+            "images": name in hub.source.images,
+        }
+        for name in sorted(tables)
+    ]
+
+
+def _session(monitor: Monitor, session: Session) -> dict[str, Any]:
+    copy, backlog = session.copy, monitor.backlog(session)
+    return {
+        "number": session.number,
+        "app": session.wanted.app,
+        "shard": session.wanted.shard,
+        "address": session.address,
+        "since": round(session.since, 3),
+        "state": session.state,
+        "sent": session.sent,
+        "acked": session.acked,
+        "acked_age": _round(monitor.acked_age(session)),
+        "backlog_seconds": None if backlog is None else _round(backlog.seconds),
+        "backlog_transactions": None if backlog is None else backlog.transactions,
+        "rows": session.rows + (0 if copy is None else copy.progress.rows),
+        "bytes": session.bytes,
+        "copy": None if copy is None else _copy(copy.progress),
+    }
+
+
+def _copy(progress: Progress) -> dict[str, Any]:
+    seconds = max(time.monotonic() - progress.started, 0.001)
+    rate = progress.documents / seconds
+    left = max(progress.estimated - progress.documents, 0)
+    return {
+        "collection": progress.collection,
+        "documents": progress.documents,
+        "estimated": progress.estimated,
+        "rows": progress.rows,
+        "rows_per_second": round(progress.rows / seconds),
+        "seconds": round(seconds),
+        "eta_seconds": round(left / rate) if rate else None,
+    }
+
+
+def _rejected(monitor: Monitor) -> dict[str, Any]:
+    rejects = monitor.hub.rejects
+    return {
+        "counts": [
+            {"table": table, "reason": reason, "count": count}
+            for (table, reason), count in sorted(rejects.counts().items())
+        ],
+        "newest": [reject._asdict() for reject in reversed(rejects.newest())],
+    }
+
+
+def _round(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

@@ -1,0 +1,93 @@
+"""TLS under a connection: the context of a certificate, and a socket that two threads may use at once."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+from zmsd.deadline import Deadline
+from zmsd.errors import ZmsdError
+
+T = TypeVar("T")
+
+_CHUNK = 1 << 16
+
+
+def context(cert: Path, key: Path) -> ssl.SSLContext:
+    """For a server with this certificate (and the chain behind it). Raises ZmsdError."""
+    made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        # An empty password, so that OpenSSL refuses an encrypted key instead of asking the terminal for one.
+        made.load_cert_chain(cert, key, password="")
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise ZmsdError(f"server.tls: {cert} and {key} are no certificate and its key: {reason}") from error
+    return made
+
+
+class TlsSocket:
+    """A connection after its handshake: as much of a socket as the gateway uses.
+
+    A session is read by one thread and written by another, and OpenSSL takes one at a time. So every call of it is
+    made under a lock and does not block; the waiting is done outside.
+    """
+
+    def __init__(self, made: ssl.SSLContext, sock: socket.socket, seconds: float) -> None:
+        """Shakes hands, for so many seconds at most. Raises OSError, and then ``sock`` is closed."""
+        sock.settimeout(seconds)
+        self._tls = made.wrap_socket(sock, server_side=True)
+        self._tls.settimeout(0)
+        self._seconds: float | None = seconds
+        self._lock = Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tls, name)
+
+    def settimeout(self, seconds: float | None) -> None:
+        self._seconds = seconds
+
+    def recv(self, size: int) -> bytes:
+        return self._patiently(lambda: self._tls.recv(size), self._deadline())
+
+    def recv_into(self, buffer: Any) -> int:
+        return self._patiently(lambda: self._tls.recv_into(buffer), self._deadline())
+
+    def sendall(self, data: bytes) -> None:
+        deadline, rest = self._deadline(), memoryview(data)
+        while rest:
+            rest = rest[self._patiently(partial(self._tls.send, rest[:_CHUNK]), deadline) :]
+
+    def shutdown(self, how: int) -> None:
+        """Of the TCP connection, at once: SSLSocket's own would have a reader that still waits take the rest as plain
+        text."""
+        socket.socket.shutdown(self._tls, how)
+
+    def close(self) -> None:
+        with self._lock:  # never under a call: its number may be the next connection's
+            self._tls.close()
+
+    def _deadline(self) -> Deadline | None:
+        return None if self._seconds is None else Deadline(self._seconds)
+
+    def _patiently(self, call: Callable[[], T], deadline: Deadline | None) -> T:
+        while True:
+            try:
+                with self._lock:
+                    return call()
+            except ssl.SSLWantReadError:
+                event = select.POLLIN
+            except ssl.SSLWantWriteError:
+                event = select.POLLOUT
+            number = self._tls.fileno()
+            if number < 0:
+                raise OSError("closed")
+            poll = select.poll()
+            poll.register(number, event)
+            if not poll.poll(None if deadline is None else deadline.remaining() * 1000):
+                raise TimeoutError("timed out")

@@ -1,0 +1,95 @@
+"""``zmsd check``: the configuration and its documents, then everything around it that has to be so for zmsd to run."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from zmsd import config
+from zmsd import log as logs
+from zmsd.catalog.publication import Publication, publication
+from zmsd.config import Config
+from zmsd.errors import PeerError
+from zmsd.log import redact_uri
+from zmsd.tools.preflight import Finding, preflight
+from zmsd.tools.target import Target, of_config, words
+
+
+def check(path: Path | None, environ: Mapping[str, str], offline: bool) -> int:
+    """The exit code: 1 with a fault. Raises ConfigError for what is wrong in the configuration itself."""
+    logs.setup("error")
+    settings = config.load(path, environ)
+    published = publication(settings, keep=False)
+    faults = _report(_of_documents(settings, published))
+    faults += _report([_store(settings), _port(settings)])
+    if not offline:
+        faults += _report(preflight(settings, published.catalog))
+    print("no faults" if not faults else f"{faults} fault{'s' if faults > 1 else ''}", flush=True)
+    return 1 if faults else 0
+
+
+def _report(findings: Iterable[Finding]) -> int:
+    """Print each as it is found; the number of faults."""
+    faults = 0
+    for finding in findings:
+        print(f"{finding.level}: {finding.text}", flush=True)
+        faults += finding.level == "fault"
+    return faults
+
+
+def _of_documents(settings: Config, published: Publication) -> Iterator[Finding]:
+    yield Finding("ok", f"config: {redact_uri(settings.mongodb.uri)}, database {settings.mongodb.database}")
+    for _, found in published.documents:
+        if found.fault is not None:
+            age = "" if found.age is None else f", {words(found.age)} old"
+            yield Finding("warning", f"{found.fault}; its last good copy{age}, would be used")
+    for warning in published.catalog.warnings:
+        yield Finding("warning", warning)
+    for table in published.catalog.tables:
+        columns = ", ".join(f"{column.name} {column.type}" for column in table.spec.columns)
+        yield Finding("ok", f"table {table.name} from {table.mapping.collection}: {columns}")
+
+
+def _store(settings: Config) -> Finding:
+    if settings.watermarks.storage == "nats-kv":
+        if importlib.util.find_spec("nats") is None:
+            return Finding("fault", "store: watermarks.storage nats-kv needs a package: pip install 'zmsd[nats]'")
+        return Finding("ok", f"store: NATS bucket {settings.nats.bucket} (it is not asked)")
+    file = settings.watermarks.path.absolute()
+    try:
+        there = file.exists()
+        folder = next(one for one in file.parents if one.exists())
+        in_the_way = file if file.is_dir() else None if folder.is_dir() else folder
+    except OSError as error:
+        return Finding("fault", f"store: {file}: {error.strerror} (watermarks.path)")
+    if in_the_way is not None:
+        return Finding("fault", f"store: {file}: {in_the_way} is in the way (watermarks.path)")
+    for place, wanted in ((folder, os.W_OK | os.X_OK), *([(file, os.R_OK | os.W_OK)] if there else [])):
+        if not os.access(place, wanted):
+            return Finding("fault", f"store: {file}: this user may not write {place} (watermarks.path)")
+    return Finding("ok", f"store: {file}" + ("" if there else " will be made"))
+
+
+def _port(settings: Config) -> Finding:
+    host, port = settings.server.host, settings.server.port
+    where = f"port: {host}:{port}"
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            return Finding("fault", f"{where}: {error.strerror or error} (server.host, server.port)")
+        if _is_zmsd(of_config(settings)):
+            return Finding("ok", f"{where}: a zmsd serves there now")
+        return Finding("fault", f"{where}: another process uses it: end that, or choose another port (server.port)")
+    return Finding("ok", f"{where} is free")
+
+
+def _is_zmsd(target: Target) -> bool:
+    try:
+        return target.get("/healthz").server.startswith("zmsd/")
+    except PeerError:
+        return False

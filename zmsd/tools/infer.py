@@ -1,0 +1,117 @@
+"""``zmsd infer``: looks at a sample of a database and writes the schema and the mappings that it suggests."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bson
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
+
+from zmsd import config, documents
+from zmsd import log as logs
+from zmsd.catalog.catalog import load_catalog
+from zmsd.errors import ZmsdError
+from zmsd.feed.source import CODEC, Document, Source, translated
+from zmsd.tools.guess import Table, guess
+
+SCHEMA, MAPPINGS = "schema.json", "mappings.json"
+_BYTES = 64 << 20
+"""Of a collection's sample."""
+_RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
+
+
+def infer(uri: str | None, database: str | None, out: Path, sample: int, force: bool) -> int:
+    """The exit code. Raises ZmsdError; no file is written over without ``force``."""
+    logs.setup("error")
+    if uri is None:
+        raise ZmsdError("give --uri, or set MONGODB_URI")
+    try:
+        named = config.database_of(uri)
+    except ValueError as error:
+        raise ZmsdError(f"--uri: {error}") from None
+    if not (database or named):
+        raise ZmsdError("--uri names no database: end it with /DATABASE, or give --database")
+    files = [out / name for name in (SCHEMA, MAPPINGS)]
+    there = [str(file) for file in files if file.exists()]
+    if there and not force:
+        raise ZmsdError(f"{' and '.join(there)} there already: give another --out, or --force to write over")
+    source = Source(uri, database or named)
+    try:
+        tables = list(_tables(source, sample))
+    finally:
+        source.close()
+    if not tables:
+        raise ZmsdError(f"database {database or named} has no documents to look at (is the name right?)")
+    texts = [_text({"tables": {table.name: table.schema for table in tables}}), _text(_mappings(tables))]
+    load_catalog(*(documents.parse(text, str(file), kind="json") for text, file in zip(texts, files, strict=True)))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for file, text in zip(files, texts, strict=True):
+            file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ZmsdError(f"{out}: cannot be written: {error.strerror or error}") from error
+    print(f"\nwrote {files[0]} and {files[1]}: read them, they are a suggestion; then zmsd check", flush=True)
+    return 0
+
+
+def _tables(source: Source, sample: int) -> Iterator[Table]:
+    """The tables of every collection; says what is made of each."""
+    names: set[str] = set()
+    for name, info in sorted(source.collections().items()):
+        kind = info.get("type", "collection")
+        problem = config.collection_problem(name)
+        if name.startswith("system."):
+            continue
+        if kind != "collection" or problem:
+            print(f"{name}: left out: {problem or f'is a {kind}, MongoDB has no change streams for those'}", flush=True)
+            continue
+        found = _sample(source, name, sample)
+        tables = guess(name, found, names) if found else []
+        if not tables:
+            reason = "its _id are objects or of types that cannot be a key" if found else "is empty"
+            print(f"{name}: left out: {reason}", flush=True)
+        if len(tables) > 1:
+            field = next(iter(tables[0].filter or {}))
+            print(f"{name}: {len(tables)} tables by {field}; documents with another {field} are in none", flush=True)
+        for table in tables:
+            where = "".join(f" where {key} is {value}" for key, value in (table.filter or {}).items())
+            print(f"{name}: table {table.name}, {len(table.columns)} columns, {table.documents} documents seen{where}")
+            for note in table.notes:
+                print(f"  note: {note}", flush=True)
+        yield from tables
+
+
+def _sample(source: Source, name: str, size: int) -> list[Document]:
+    """Documents at random; of a collection that has no more, all of them in their order."""
+    found: list[Document] = []
+    total = 0
+    collection: Any = source.db.get_collection(name, codec_options=_RAW)
+    with translated():
+        few = collection.estimated_document_count() <= size
+        stages = [{"$limit": size}] if few else [{"$sample": {"size": size}}]
+        for raw in collection.aggregate(stages):
+            found.append(bson.decode(raw.raw, CODEC))
+            total += len(raw.raw)
+            if total > _BYTES:
+                break
+    return found
+
+
+def _mappings(tables: list[Table]) -> Document:
+    return {table.name: table.mapping for table in tables}
+
+
+def _text(value: Document) -> str:
+    """JSON, in which what is short stands on one line."""
+
+    def joined(match: re.Match[str]) -> str:
+        text = match[0]
+        line = text[0] + re.sub(r"\n\s*", " ", text[1:-1]).strip() + text[-1]
+        return text if len(line) > 100 else line
+
+    return re.sub(r"\[[^\[\]{}]*\]|\{[^\[\]{}]*\}", joined, json.dumps(value, indent=2, ensure_ascii=False)) + "\n"

@@ -1,0 +1,236 @@
+"""What ``zmsd check`` asks MongoDB: nothing is changed there, and of documents only the ``_id`` of a sample is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+from zmsd.catalog.catalog import Catalog, Table
+from zmsd.config import Config
+from zmsd.errors import SourceError, SourceRefused
+from zmsd.feed import position
+from zmsd.feed.source import Document, Source, Topology, translated
+from zmsd.rows.computed import follows_from_id
+from zmsd.stream.prepare import faults_of_mappings
+from zmsd.tools.target import words
+
+_SAMPLE = 1000
+_SHORT_OPLOG = 24 * 3600
+_FULL = 0.8
+"""From so much of its size on, an oplog is taken to be as long as it gets."""
+
+_NUMBERS = {"int", "long", "double", "decimal", "date", "timestamp"}
+_FITS: dict[str, Callable[[str], bool]] = {
+    "string": lambda kind: kind not in ("object", "array", "minKey", "maxKey"),
+    "number": lambda kind: kind in _NUMBERS,
+    "boolean": lambda kind: kind == "bool",
+}
+"""Column type -> whether a BSON type fits a key of it (rows/values.py)."""
+
+
+class Finding(NamedTuple):
+    """A line of the report: what is so, and unless it is ok what to do."""
+
+    level: Literal["ok", "warning", "fault"]
+    text: str
+
+
+def preflight(settings: Config, catalog: Catalog) -> Iterator[Finding]:
+    """One after the other, as they are found out."""
+    try:
+        source = Source(settings.mongodb.uri, settings.mongodb.database)
+    except SourceError as error:
+        yield Finding("fault", f"mongodb: {error} (mongodb.uri)")
+        return
+    try:
+        yield from _Preflight(source, settings, catalog).findings()
+    finally:
+        source.close()
+
+
+class _Preflight:
+    def __init__(self, source: Source, settings: Config, catalog: Catalog) -> None:
+        self._source = source
+        self._settings = settings
+        self._catalog = catalog
+        self._name = settings.mongodb.database
+        self._privileges: list[Document] | None = None  # None: there is no access control
+
+    def findings(self) -> Iterator[Finding]:
+        try:
+            yield from self._topology()
+        except SourceRefused as error:
+            yield Finding("fault", f"mongodb: {error}: see to user, password and authSource in mongodb.uri")
+            return
+        except SourceError as error:
+            yield Finding("fault", f"mongodb: {error}: is it running, and can it be reached from here? (mongodb.uri)")
+            return
+        for what, look in (
+            ("privileges", self._privileges_of_the_user),
+            ("oplog", self._oplog),
+            ("collections", self._collections),
+            ("mappings", self._mappings),
+        ):
+            try:
+                yield from look()
+            except SourceError as error:
+                yield Finding("fault", f"{what}: {error}")
+
+    def _topology(self) -> Iterator[Finding]:
+        hello = self._source.command({"hello": 1})
+        build = self._source.command({"buildInfo": 1})
+        version = build["version"]
+        sharded = hello.get("msg") == "isdbgrid"
+        self._source.topology = topology = Topology(sharded, tuple(build["versionArray"][:2]), hello.get("setName"))
+        if not sharded and topology.set_name is None:
+            reason = "change streams need a replica set: start mongod with --replSet rs0, and run rs.initiate() once"
+            yield Finding("fault", f"mongodb: MongoDB {version}, standalone: {reason}")
+        else:
+            yield Finding("ok", f"mongodb: {'sharded cluster' if sharded else f'replica set {topology.set_name}'}")
+        if topology.has_images:
+            yield Finding("ok", f"version: MongoDB {version}")
+        elif topology.version >= (5, 0):
+            yield Finding("warning", f"version: MongoDB {version} has no pre- and post-images, 6.0 and later do")
+        else:
+            yield Finding("fault", f"version: MongoDB {version} is too old: upgrade to 6.0 or later")
+
+    def _privileges_of_the_user(self) -> Iterator[Finding]:
+        found = self._source.command({"connectionStatus": 1, "showPrivileges": True})["authInfo"]
+        users = ", ".join(f"{user['user']}@{user['db']}" for user in found["authenticatedUsers"])
+        if not users:
+            yield Finding("ok", "privileges: MongoDB is used without a user")
+            return
+        self._privileges = found["authenticatedUserPrivileges"]
+        missing = [action for action in ("find", "changeStream", "listCollections") if not self._may(action)]
+        if missing:
+            grant = (
+                f'grantRolesToUser("{found["authenticatedUsers"][0]["user"]}", [{{role: "read", db: "{self._name}"}}])'
+            )
+            yield Finding("fault", f"privileges: {users} lacks {', '.join(missing)} on {self._name}: {grant}")
+        else:
+            yield Finding("ok", f"privileges: {users} may find and changeStream on {self._name}")
+
+    def _may(self, action: str, collection: str = "") -> bool:
+        """Whether the user may do something with a collection, or ("") with every one of the database."""
+        return self._privileges is None or any(
+            action in privilege["actions"] and _covers(privilege["resource"], self._name, collection)
+            for privilege in self._privileges
+        )
+
+    def _oplog(self) -> Iterator[Finding]:
+        if self._source.topology.sharded:
+            yield Finding("warning", "oplog: not looked at behind mongos: see that each shard's holds a day or more")
+            return
+        local = self._source.client.local["oplog.rs"]
+        try:
+            with translated():
+                ends = [local.find_one({}, {"ts": 1}, sort=[("$natural", order)]) for order in (1, -1)]
+                (stats,) = local.aggregate([{"$collStats": {"storageStats": {}}}])
+        except (SourceError, ValueError):
+            advice = 'grant the role read on "local", and zmsd can tell how far it reaches'
+            yield Finding("warning", f"oplog: may not be read: {advice}")
+            return
+        first, last = (position.seconds(position.of_timestamp(end["ts"])) if end else 0 for end in ends)
+        size, most = stats["storageStats"]["size"], stats["storageStats"].get("maxSize") or 1
+        text = f"oplog: reaches back {words(last - first)}, {size / most:.0%} of {most / 2**30:.1f} GiB are used"
+        if size < _FULL * most or last - first >= _SHORT_OPLOG:
+            yield Finding("ok", text)
+        else:
+            advice = "enlarge it: db.adminCommand({replSetResizeOplog: 1, size: MEGABYTES})"
+            yield Finding("warning", f"{text}: a client that is away for longer must copy everything afresh: {advice}")
+
+    def _collections(self) -> Iterator[Finding]:
+        found = self._source.collections()
+        zero = self._settings.zero
+        shard_tables = {zero.clients_collection, zero.mutations_collection} - {None}
+        for name in sorted({*self._catalog.collections, *map(str, shard_tables)}):
+            tables = self._catalog.by_collection.get(name, ())
+            needing = [f"table {table.name}" for table in tables if not follows_from_id(table)]
+            if name in shard_tables:
+                needing.append("zero-cache's own table")
+            if name not in found:
+                text = f"collection {name}: is not there: its tables stay empty until it is made"
+                yield Finding("warning", f"{text} (database {self._name}; is the name right?)")
+            elif (kind := found[name].get("type", "collection")) != "collection":
+                behind = found[name]["options"].get("viewOn", "the data")
+                reason = "MongoDB has no change streams for those"
+                yield Finding(
+                    "fault", f"collection {name}: is a {kind}, {reason}: map the collection behind it, {behind}"
+                )
+            else:
+                options = found[name]["options"]
+                yield self._images(name, options, needing)
+                yield from self._oddities(name, options, tables)
+                yield from self._ids(name, tables)
+
+    def _images(self, name: str, options: Document, needing: list[str]) -> Finding:
+        mode, here = self._settings.feed.images, f"collection {name}: "
+        if (options.get("changeStreamPreAndPostImages") or {}).get("enabled") and mode != "off":
+            return Finding("ok", f"{here}pre- and post-images are on")
+        command = f'db.runCommand({{collMod: "{name}", changeStreamPreAndPostImages: {{enabled: true}}}})'
+        if mode == "off":
+            why, advice = "feed.images is off", "set feed.images: auto"
+        elif not self._source.topology.has_images:
+            why, advice = "this MongoDB has no images", "upgrade to 6.0 or later"
+        elif not self._may("collMod", name):
+            why, advice = "images are off, and the user may not switch them on (collMod)", f"run {command}"
+        else:
+            return Finding("ok", f"{here}pre- and post-images will be switched on (collMod)")
+        if needing:
+            return Finding("fault", f"{here}{why}, but {needing[0]} needs them: {advice}")
+        if mode == "required":
+            return Finding("fault", f"{here}{why}, but feed.images is required: {advice}")
+        cost = "updates may carry a later document, and a transaction be torn"
+        return Finding("warning", f"{here}{why}: {cost}: {advice}")
+
+    def _oddities(self, name: str, options: Document, tables: tuple[Table, ...]) -> Iterator[Finding]:
+        if options.get("capped"):
+            yield Finding("ok", f"collection {name}: is capped; what it drops is deleted in Zero too")
+        filtered = [table.name for table in tables if table.mapping.filter or table.mapping.pipeline]
+        if filtered and "collation" in options:
+            collation = f"{options['collation'].get('locale')}, strength {options['collation'].get('strength')}"
+            text = f"compares text by its collation ({collation}), the mapping of table {filtered[0]} byte by byte"
+            yield Finding("warning", f"collection {name}: {text}: see that the filter means what it should")
+
+    def _ids(self, name: str, tables: tuple[Table, ...]) -> Iterator[Finding]:
+        """Whether the ``_id`` values can be keys."""
+        group = {"$group": {"_id": {"$type": "$_id"}, "count": {"$sum": 1}}}
+        with translated():
+            found = list(
+                self._source.db[name].aggregate([{"$sample": {"size": _SAMPLE}}, {"$project": {"_id": 1}}, group])
+            )
+        kinds = {str(one["_id"]): int(one["count"]) for one in sorted(found, key=lambda one: -one["count"])}
+        total, shown = sum(kinds.values()), ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        bad = [(table, key, kind) for table in tables for key in _keys_of_id(table) for kind in kinds]
+        misfits = [(table, key, kind) for table, (key, type_), kind in bad if not _FITS[type_](kind)]
+        for table, key, kind in misfits:
+            text = f"table {table.name}: {kinds[kind]} of {total} _id are {kind}, which do not fit its key {key}"
+            yield Finding(
+                "fault" if len(kinds) == 1 else "warning", f"{text}: those rows are not sent: see to its type"
+            )
+        if len(kinds) > 1 and not misfits:
+            text = f"collection {name}: _id of several types ({shown} in a sample)"
+            yield Finding("warning", f'{text}: 1 and "1" would be the same key in a string column')
+        elif kinds and not misfits:
+            yield Finding("ok", f"collection {name}: _id are {next(iter(kinds))}")
+
+    def _mappings(self) -> Iterator[Finding]:
+        faults = faults_of_mappings(self._source, self._catalog)
+        yield from (Finding("fault", str(fault)) for fault in faults)
+        computed = [table.name for table in self._catalog.tables if not table.mapping.plain]
+        if computed and not faults:
+            yield Finding("ok", f"mappings: mongod evaluates {', '.join(computed)}")
+
+
+def _covers(resource: dict[str, Any], database: str, collection: str) -> bool:
+    if resource.get("anyResource"):
+        return True
+    return resource.get("db") in ("", database) and resource.get("collection") in ("", collection)
+
+
+def _keys_of_id(table: Table) -> Iterator[tuple[str, str]]:
+    """(name, type) of the key columns that are the ``_id`` itself."""
+    types = {column.name: column.type for column in table.spec.columns}
+    for name, path in table.mapping.fields or ():
+        if path == "_id" and name in table.spec.primary_key:
+            yield name, types[name]

@@ -1,0 +1,126 @@
+"""``zmsd status``: what ``/status.json`` of a running daemon says, for a terminal."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from zmsd.errors import PeerError
+from zmsd.tools.target import Target, words
+
+Data = dict[str, Any]
+
+_REJECTS = 5
+"""Of the newest rejected rows that are shown."""
+
+
+def status(target: Target) -> int:
+    """The exit code: 0 when it is ready. Raises PeerError when it does not answer."""
+    answer = target.get("/status.json")
+    if answer.status == 401:
+        raise PeerError(f"{target}: wrong or missing token (--token, or --config with the daemon's settings)")
+    try:
+        data = json.loads(answer.body)
+        if answer.status != 200 or not isinstance(data, dict):
+            raise ValueError
+    except ValueError:
+        raise PeerError(f"{target} answers HTTP {answer.status} to /status.json: is it a zmsd?") from None
+    for line in render(data):
+        print("".join(char if char.isprintable() else "?" for char in line).rstrip())
+    return 0 if data.get("ready") else 1
+
+
+def render(data: Data) -> Iterator[str]:
+    """Lines; what is not there or unknown is ``-``."""
+    yield f"zmsd {_get(data, 'version')}: {_get(data, 'state')}"
+    facts = [f"database {_get(data, 'database')}", f"MongoDB {_get(data, 'mongodb')}"]
+    if isinstance(data.get("now"), float) and isinstance(data.get("started"), float):
+        facts.append(f"up {words(data['now'] - data['started'])}")
+    yield ", ".join([*facts, f"{_size(data.get('memory_bytes'))} of memory"])
+    lost = _seconds(data.get("oplog_headroom"))
+    yield f"position {_get(data, 'watermark')}, {_seconds(data.get('position_age'))} behind; oplog headroom {lost}"
+    reload = data.get("last_reload")
+    if isinstance(reload, dict):
+        faults = reload.get("faults") or ()
+        yield f"last reload {_clock(reload.get('when'))}: {'refused' if faults else 'done'}"
+        yield from (f"  {fault}" for fault in faults)
+    yield from _table(
+        ("collection", "events", "per second", "lag", "queue", "images", "tables"),
+        (
+            (
+                *(_get(one, "name"), _number(one.get("events")), _number(one.get("rate")), _seconds(one.get("lag"))),
+                *(_number(one.get("queue")), "on" if one.get("images") else "off", ", ".join(one.get("tables", ()))),
+            )
+            for one in data.get("collections", ())
+        ),
+    )
+    yield from _table(
+        ("client", "address", "state", "rows", "sent", "confirmed", "backlog"),
+        (
+            (
+                *(f"{_get(one, 'app')}/{_get(one, 'shard')}", _get(one, "address"), _state(one)),
+                *(_number(one.get("rows")), _get(one, "sent"), _ago(one.get("acked_age"))),
+                _seconds(one.get("backlog_seconds")),
+            )
+            for one in data.get("sessions", ())
+        ),
+    )
+    rejected = data.get("rejected") or {}
+    counts = rejected.get("counts", ())
+    yield from _table(
+        ("rejected in table", "count", "reason"),
+        ((_get(one, "table"), _number(one.get("count")), _get(one, "reason")) for one in counts),
+    )
+    for one in rejected.get("newest", ())[:_REJECTS]:
+        yield "  " + " ".join(f"{key}={value}" for key, value in one.items())
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Columns, after an empty line; nothing without rows."""
+    lines = [[head.upper() for head in heads], *rows]
+    if len(lines) == 1:
+        return
+    widths = [max(len(line[index]) for line in lines) for index in range(len(heads))]
+    yield ""
+    for line in lines:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+
+
+def _get(data: Data, key: str) -> str:
+    value = data.get(key)
+    return "-" if value is None else str(value)
+
+
+def _state(session: Data) -> str:
+    copy = session.get("copy")
+    if not isinstance(copy, dict):
+        return _get(session, "state")
+    done, of = copy.get("documents") or 0, copy.get("estimated") or 0
+    left = f", {words(copy['eta_seconds'])} left" if copy.get("eta_seconds") is not None else ""
+    return f"copying {_get(copy, 'collection')}, {min(done / of, 1):.0%}{left}" if of else "copying"
+
+
+def _number(value: Any) -> str:
+    if not isinstance(value, (int, float)):
+        return "-"
+    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _seconds(value: Any) -> str:
+    if not isinstance(value, (int, float)):
+        return "-"
+    return f"{value * 1000:.0f} ms" if value < 1 else words(value)
+
+
+def _ago(value: Any) -> str:
+    return "-" if not isinstance(value, (int, float)) else f"{_seconds(value)} ago"
+
+
+def _size(value: Any) -> str:
+    return f"{value / 2**20:.0f} MiB" if isinstance(value, (int, float)) else "-"
+
+
+def _clock(value: Any) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value)) if isinstance(value, (int, float)) else "-"

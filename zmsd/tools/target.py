@@ -1,0 +1,114 @@
+"""A running daemon, for the commands that ask one: where it is, and how to be let in."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from zmsd import config
+from zmsd.config import Config
+from zmsd.errors import PeerError
+from zmsd.stream.protocol import PATH
+from zmsd.tools.client import SourceClient
+
+_SECONDS = 10.0
+_SCHEMES = {"ws": False, "http": False, "wss": True, "https": True}
+
+
+class Answer(NamedTuple):
+    status: int
+    server: str
+    """What calls itself so in the answer."""
+    body: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """``place`` is HOST:PORT. Errors name it, and never the token."""
+
+    place: str
+    secure: bool = False
+    path: str = ""
+    query: str = field(default="", repr=False)
+    token: str | None = field(default=None, repr=False)
+    certificate: Path | None = None
+    """The one that it must show; None: one for its name, from an authority that the system trusts."""
+
+    def __str__(self) -> str:
+        return f"{'https' if self.secure else 'http'}://{self.place}"
+
+    def get(self, path: str) -> Answer:
+        """Raises PeerError when it does not answer."""
+        connect = http.client.HTTPConnection(self.place, timeout=_SECONDS)
+        if self.secure:
+            connect = http.client.HTTPSConnection(self.place, timeout=_SECONDS, context=self._context())
+        try:
+            with contextlib.closing(connect):
+                connect.request("GET", path + (f"?{self.query}" if self.query else ""), headers=self._headers())
+                answer = connect.getresponse()
+                return Answer(answer.status, answer.headers.get("Server", ""), answer.read().decode(errors="replace"))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise PeerError(f"{self} does not answer: {error}") from error
+
+    def follow(self, app: str, shard: int, last_watermark: str | None) -> SourceClient:
+        """Raises PeerError when it does not let us in."""
+        query = {} if last_watermark is None else {"lastWatermark": last_watermark, "replicaVersion": last_watermark}
+        url = f"{'wss' if self.secure else 'ws'}://{self.place}{self.path if self.path.strip('/') else PATH}"
+        more = f"?{self.query}" if self.query else ""
+        return SourceClient(url + more, app, shard, headers=self._headers(), tls=self._context(), **query)
+
+    def _headers(self) -> dict[str, str]:
+        return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+
+    def _context(self) -> ssl.SSLContext | None:
+        if not self.secure:
+            return None
+        if self.certificate is None:
+            return ssl.create_default_context()
+        try:
+            context = ssl.create_default_context(cafile=str(self.certificate))
+        except OSError as error:
+            raise PeerError(f"{self.certificate} is no certificate: {error}") from error
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it need not be one of an authority
+        return context
+
+
+def target(url: str | None, file: Path | None, token: str | None, environ: Mapping[str, str]) -> Target:
+    """The daemon at a URL, or else the one that runs with a configuration. Raises PeerError and ConfigError."""
+    if url is None:
+        found = of_config(config.load(file, environ))
+        return found if token is None else Target(found.place, found.secure, token=token, certificate=found.certificate)
+    parts = urlsplit(url if "://" in url else f"ws://{url}")
+    place = parts.netloc.rpartition("@")[2]
+    try:
+        if parts.scheme not in _SCHEMES or not parts.hostname or parts.port == 0:
+            raise ValueError
+    except ValueError:
+        raise PeerError(f"{place or 'the URL'}: a URL is ws://HOST:PORT, or wss://, http://, https://") from None
+    token = token or (unquote(parts.password) if parts.password else None)
+    return Target(place, _SCHEMES[parts.scheme], parts.path, parts.query, token)
+
+
+def of_config(settings: Config) -> Target:
+    """The daemon that runs with these settings, on this machine."""
+    server = settings.server
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
+    place = f"[{host}]:{server.port}" if ":" in host else f"{host}:{server.port}"
+    token = server.token[0] if server.token else None
+    return Target(place, server.tls is not None, token=token, certificate=server.tls.cert if server.tls else None)
+
+
+def words(seconds: float) -> str:
+    """A span of time for people: the two largest units."""
+    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if seconds >= size:
+            rest = int(seconds % size // part)
+            return f"{int(seconds // size)} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"

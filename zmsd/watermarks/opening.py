@@ -1,0 +1,19 @@
+"""The store that the settings name."""
+
+from __future__ import annotations
+
+from zmsd.config import Config
+from zmsd.errors import StoreError
+from zmsd.watermarks.sqlite import SqliteStore
+from zmsd.watermarks.store import WatermarkStore
+
+
+def open_store(settings: Config) -> WatermarkStore:
+    """Raises StoreError."""
+    if settings.watermarks.storage == "sqlite":
+        return SqliteStore(settings.watermarks.path)
+    try:
+        from zmsd.watermarks.shared import SharedStore
+    except ImportError as error:
+        raise StoreError(f"watermarks.storage nats-kv needs nats-py ({error}): pip install 'zmsd[nats]'") from error
+    return SharedStore(settings.nats, settings.mongodb.database)

@@ -1,0 +1,280 @@
+"""The watermark store that several daemons share, in buckets of NATS."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import zlib
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from zmsd.config import NatsConfig
+from zmsd.errors import StoreError
+from zmsd.log import kv
+from zmsd.watermarks.nats import Buckets, Change, Update
+from zmsd.watermarks.store import Contents, CopyRecord, Identity, ShardRecord
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 20.0
+"""Seconds that a start waits for NATS: without what it knows no client can be served rightly."""
+WRITE_SECONDS = 3.0
+"""Seconds that a write is waited for which should be there before the client has what it is about."""
+CHECKPOINT_AGE = 24 * 3600.0
+"""Seconds that a resume token is kept at most."""
+_CHECKPOINTS = 1000
+"""As of sqlite: those that are kept behind the newest one, besides those that some shard has not yet confirmed."""
+_CHECKPOINTS_AT_MOST = 100_000
+_COPIES = 100
+"""Copies that are known of a shard."""
+
+
+class SharedStore:
+    """watermarks.storage: nats-kv.
+
+    Keys: ``shard.APP.NUMBER``, ``edition.FINGERPRINT``, ``epochs``, ``identity``, ``invalid`` and ``database``; in a
+    bucket of their own, where they go after a day, resume tokens by their watermarks.
+    """
+
+    def __init__(self, settings: NatsConfig, database: str) -> None:
+        """Raises StoreError where NATS is not there in time, or the bucket belongs to another database."""
+        self._bucket, self._checkpoints = settings.bucket, f"{settings.bucket}-checkpoints"
+        self._told: Callable[[], None] = lambda: None
+        self._buckets = Buckets(settings, {self._bucket: None, self._checkpoints: CHECKPOINT_AGE}, self._changed)
+        self._buckets.wait_loaded(START_SECONDS)
+        self._claim(database)
+
+    @property
+    def trouble(self) -> str | None:
+        trouble = self._buckets.trouble
+        return None if trouble is None else f"NATS: {trouble}"
+
+    def shard(self, app: str, number: int) -> ShardRecord | None:
+        self._buckets.refresh(self._bucket, _shard_key(app, number))
+        return self.shards().get((app, number))
+
+    def shards(self) -> dict[tuple[str, int], ShardRecord]:
+        return {
+            (known["app"], known["number"]): ShardRecord(known["replicaVersion"], known["acked"])
+            for known in self._shard_documents()
+            if known["replicaVersion"] is not None
+        }
+
+    def copied_first(self, app: str, number: int, copy: CopyRecord) -> None:
+        known = self.shards().get((app, number))
+        replaced = None if known is None else known.replica_version
+
+        def update(shard: dict[str, Any]) -> None:
+            version = shard["replicaVersion"]
+            if version == copy.watermark and list(copy) in shard["copies"]:
+                return  # it is there
+            if version not in (None, replaced) and version > copy.watermark:
+                return  # this had to wait, and meanwhile another daemon has made a newer one
+            shard |= {"replicaVersion": copy.watermark, "acked": None, "copies": [list(copy)]}
+
+        self._write_now("first copy", self._change_shard("first", app, number, update), app=app, shard=number)
+
+    def copied(self, app: str, number: int, copy: CopyRecord) -> None:
+        def update(shard: dict[str, Any]) -> None:
+            if shard["replicaVersion"] is None or shard["replicaVersion"] <= copy.watermark:
+                others = [other for other in shard["copies"] if other[0] != copy.watermark]
+                shard["copies"] = sorted([*others, list(copy)])[-_COPIES:]
+
+        change = self._change_shard(f"copy {copy.watermark}", app, number, update)
+        self._write_now("copy", change, app=app, shard=number)
+
+    def copy_before(self, app: str, number: int, watermark: str) -> CopyRecord | None:
+        # What another daemon wrote before it died must be seen, its clients come here at once.
+        self._buckets.refresh(self._bucket, _shard_key(app, number), "epochs")
+        found = [CopyRecord(*copy) for copy in self._shard(app, number)["copies"] if copy[0] <= watermark]
+        return found[-1] if found else None
+
+    def forget_copies_above(self, app: str, number: int, watermark: str) -> None:
+        def update(shard: dict[str, Any]) -> None:
+            shard["copies"] = [copy for copy in shard["copies"] if copy[0] <= watermark]
+
+        if any(copy[0] > watermark for copy in self._shard(app, number)["copies"]):
+            self._change_shard("above", app, number, update)
+
+    def acked(self, app: str, number: int, watermark: str) -> None:
+        def update(shard: dict[str, Any]) -> None:
+            if shard["replicaVersion"] is not None and watermark >= shard["replicaVersion"]:
+                shard["acked"] = max(watermark, shard["acked"] or watermark)
+
+        if self._shard(app, number)["replicaVersion"] is not None:
+            self._change_shard("ack", app, number, update)
+
+    def checkpoint(self, watermark: str, token: str) -> None:
+        value = token.encode()
+        self._buckets.change(("checkpoint", watermark), self._checkpoints, watermark, lambda _: value)
+        marks = sorted(self._buckets.values(self._checkpoints))
+        kept_anyway = max(len(marks) - _CHECKPOINTS - 1, 0)
+        if kept_anyway:
+            confirmed = min((acked or version for version, acked in self.shards().values()), default="~")
+            behind = min(bisect_left(marks, confirmed), kept_anyway)
+            behind = max(behind, len(marks) - _CHECKPOINTS_AT_MOST)
+            if behind:
+                self._buckets.purge(self._checkpoints, marks[:behind])
+
+    def checkpoint_before(self, watermark: str) -> tuple[str, str] | None:
+        known = self._buckets.values(self._checkpoints)
+        mark = max((mark for mark in known if mark <= watermark), default=None)
+        return None if mark is None else (mark, known[mark].decode())
+
+    def identity(self) -> Identity | None:
+        known = self._value("identity")
+        return None if known is None else Identity(known["setId"], known["collections"])
+
+    def identify(self, identity: Identity) -> None:
+        self._set("identity", {"setId": identity.set_id, "collections": identity.collections})
+
+    def valid_from(self) -> tuple[str, str] | None:
+        known = self._value("invalid")
+        return None if known is None else (known["below"], known["reason"])
+
+    def invalidate(self, watermark: str, reason: str) -> None:
+        self._set("invalid", {"below": watermark, "reason": reason})
+
+    def edition(self, fingerprint: str) -> str | None:
+        key = _key("edition", fingerprint)
+        found = self._buckets.value(self._bucket, key)
+        if found is None:
+            self._buckets.refresh(self._bucket, key)
+            found = self._buckets.value(self._bucket, key)
+        return None if found is None else zlib.decompress(found).decode()
+
+    def add_edition(self, fingerprint: str, document: str) -> None:
+        if self.edition(fingerprint) is None:
+            self._write_now("edition", self._add_edition(fingerprint, document), fingerprint=fingerprint)
+
+    def epochs(self) -> Sequence[str]:
+        return tuple(self._value("epochs") or ())
+
+    def publish(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
+        before, then = list(after), [*after, fingerprint]
+
+        def update(old: bytes | None) -> bytes | None:
+            return _json(then) if _parsed(old, []) == before else old
+
+        documented = self._add_edition(fingerprint, document)
+        change = self._buckets.change("epochs", self._bucket, "epochs", update)
+        if not self._buckets.wait(change, WRITE_SECONDS, withdraw=True):
+            self._buckets.wait(documented, 0, withdraw=True)
+            raise StoreError(
+                "what is published cannot be agreed upon with the other daemons, the watermark store is not there "
+                f"({self.trouble or 'it does not answer'}): try again when it is"
+            )
+        return list(self.epochs()) == then
+
+    def watch(self, told: Callable[[], None]) -> None:
+        self._told = told
+
+    def contents(self) -> Contents:
+        prefix = "edition."
+        editions = [key for key in self._buckets.values(self._bucket) if key.startswith(prefix)]
+        checkpoints = self._buckets.values(self._checkpoints)
+        return Contents(
+            self.shards(),
+            {
+                (known["app"], known["number"]): [CopyRecord(*copy) for copy in known["copies"]]
+                for known in self._shard_documents()
+            },
+            {mark: checkpoints[mark].decode() for mark in sorted(checkpoints)},
+            {_text(key): self.edition(_text(key)) or "" for key in editions},
+            self.epochs(),
+            self.identity(),
+            self.valid_from(),
+        )
+
+    def forget(self, app: str, number: int) -> None:
+        key = _shard_key(app, number)
+        self._write_now("forgetting", self._buckets.change(("forget", key), self._bucket, key, lambda _: None))
+
+    def forget_edition(self, fingerprint: str) -> None:
+        key = _key("edition", fingerprint)
+        self._write_now("forgetting", self._buckets.change(("forget", key), self._bucket, key, lambda _: None))
+
+    def close(self) -> None:
+        self._buckets.close()
+
+    def _claim(self, database: str) -> None:
+        """Two databases in one bucket would make each other's positions void."""
+        name = _json(database)
+        self._write_now(
+            "the database's name", self._buckets.change("claim", self._bucket, "database", lambda old: old or name)
+        )
+        owner = self._value("database")
+        if owner != database:
+            self.close()
+            raise StoreError(
+                f"the bucket {self._bucket} belongs to zmsd for database {owner}, this is one for {database}: "
+                "give it a bucket of its own (nats.bucket)"
+            )
+
+    def _changed(self, bucket: str, key: str) -> None:
+        if bucket == self._bucket and key == "epochs":
+            self._told()
+
+    def _value(self, key: str) -> Any:
+        return _parsed(self._buckets.value(self._bucket, key), None)
+
+    def _set(self, key: str, value: Any) -> None:
+        text = _json(value)
+        self._write_now(key, self._buckets.change(key, self._bucket, key, lambda _: text))
+
+    def _add_edition(self, fingerprint: str, document: str) -> Change:
+        key, value = _key("edition", fingerprint), zlib.compress(document.encode())
+        return self._buckets.change(("edition", key), self._bucket, key, lambda old: old or value)
+
+    def _shard_documents(self) -> list[dict[str, Any]]:
+        values = self._buckets.values(self._bucket)
+        return [json.loads(value) for key, value in values.items() if key.startswith("shard.")]
+
+    def _shard(self, app: str, number: int) -> dict[str, Any]:
+        return _shard(self._buckets.value(self._bucket, _shard_key(app, number)), app, number)
+
+    def _change_shard(self, name: str, app: str, number: int, update: Callable[[dict[str, Any]], None]) -> Change:
+        def updated(old: bytes | None) -> bytes | None:
+            shard = _shard(old, app, number)
+            update(shard)
+            new = _json(shard)
+            return old if new == _json(_shard(old, app, number)) else new
+
+        key = _shard_key(app, number)
+        return self._buckets.change((name, key), self._bucket, key, updated)
+
+    def _write_now(self, what: str, change: Change, **fields: object) -> None:
+        """Wait for it; if it takes too long it is written later, by this daemon, should it live until then."""
+        if not self._buckets.wait(change, WRITE_SECONDS):
+            trouble = self.trouble or "NATS does not answer"
+            log.warning(kv("written later, other daemons do not know it yet", what=what, **fields, reason=trouble))
+
+
+def _shard(value: bytes | None, app: str, number: int) -> dict[str, Any]:
+    unknown = {"app": app, "number": number, "replicaVersion": None, "acked": None, "copies": []}
+    found: dict[str, Any] = _parsed(value, unknown)
+    return found
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _parsed(value: bytes | None, default: Any) -> Any:
+    return default if value is None else json.loads(value)
+
+
+def _key(kind: str, text: str) -> str:
+    """Letters, digits, _ and - as they are; all else as =HEX=, for a key may not hold it."""
+    return f"{kind}." + re.sub(r"[^A-Za-z0-9_-]", lambda found: f"={ord(found[0]):x}=", text)
+
+
+def _text(key: str) -> str:
+    """The text of ``_key``."""
+    return re.sub("=([0-9a-f]+)=", lambda found: chr(int(found[1], 16)), key.partition(".")[2])
+
+
+def _shard_key(app: str, number: int) -> str:
+    return f"{_key('shard', app)}.{number}"
