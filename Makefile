@@ -18,8 +18,18 @@ unit integration e2e: .venv/test
 faults: .venv/test
 	ZMSD_TEST_LONG=1 $(BIN)/pytest tests/faults $(ARGS)
 
+# Other versions of zero-cache; the table of README.rst is what came of it.
+compat: .venv/test
+	$(PYTEST) tests/e2e/compat.py $(ARGS)
+
 bench: .venv/test
 	$(BIN)/python -m bench $(ARGS)
+
+# The manual pages, for /usr/local/share/man/man8 and man5.
+man: .venv/man
+	mkdir -p build/man
+	$(BIN)/rst2man docs/man/zmsd.8.rst build/man/zmsd.8
+	$(BIN)/rst2man docs/man/zmsd.yaml.5.rst build/man/zmsd.yaml.5
 
 style: .venv/test
 	$(BIN)/ruff check .
@@ -33,9 +43,9 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp of an extra: installed again only when what is to be installed has changed.
-.venv/demo .venv/test: .venv/%: setup.cfg setup.py
+.venv/demo .venv/man .venv/test: .venv/%: setup.cfg setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@
 
-.PHONY: demo test unit integration e2e faults bench style types clean
+.PHONY: demo test unit integration e2e faults compat bench man style types clean

@@ -53,8 +53,8 @@ class SourceConfig:
 
 @dataclass(frozen=True, slots=True)
 class TlsConfig:
-    cert: Path = setting(MISSING, readable=True)
-    key: Path = setting(MISSING, readable=True)
+    cert: Path = setting(MISSING, readable=True, credential=True)
+    key: Path = setting(MISSING, readable=True, credential=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class NatsConfig:
     bucket: str = "zero-watermarks"
     user: str | None = None
     password: str | None = setting(None, secret=True)
-    creds: Path | None = setting(None, readable=True)
+    creds: Path | None = setting(None, readable=True, credential=True)
     token: str | None = setting(None, secret=True)
     tls: NatsTlsConfig | None = None
     replicas: int = setting(1, low=1, high=5)  # of a bucket that is made

@@ -19,7 +19,7 @@ from zmsd.catalog.publication import Publication, publication
 from zmsd.catalog.refresh import Refresh
 from zmsd.config import Config
 from zmsd.deadline import Deadline
-from zmsd.errors import SourceUnavailable, ZmsdError
+from zmsd.errors import SourceUnavailable, StoreError, ZmsdError
 from zmsd.feed.feed import Feed, open_feed
 from zmsd.feed.source import Source
 from zmsd.gateway import tls
@@ -33,10 +33,11 @@ from zmsd.rows.rejects import Rejects
 from zmsd.stream.changelog import ChangeLog
 from zmsd.stream.dispatcher import Dispatcher
 from zmsd.stream.edition import Edition, Published
+from zmsd.stream.epochs import Epochs
 from zmsd.stream.hub import Hub, Readiness
 from zmsd.stream.prepare import prepare
 from zmsd.stream.tally import Tally
-from zmsd.watermarks.sqlite import SqliteStore
+from zmsd.watermarks.opening import open_store
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +63,12 @@ class Daemon:
         self._rejects = Rejects()
         self._registry = Registry()
         self._source = Source(settings.mongodb.uri, settings.mongodb.database)
+        self._store = open_store(settings)
+        self._epochs = Epochs(self._store, _values(settings, published))
+        self._prepared = Event()
         self.hub = self._make_hub()
         self._dispatcher = self._make_dispatcher()
+        self._store.watch(lambda: self.tell(self._settle))
         self._monitor = Monitor(self.hub, self._dispatcher, lambda: self.server.sessions())
         register(self._registry, self._monitor)
         self.server = self._make_server()
@@ -123,11 +128,10 @@ class Daemon:
             new = config.load(self._path, self._environ)
             context = _tls(new.server)
             published = publication(new)
-            edition = self._edition(new, published)
-            if edition.fingerprint == self.hub.edition.fingerprint:
-                edition = self.hub.edition
-            else:
+            edition = self._edition(_values(new, published))
+            if edition.fingerprint != self.hub.edition.fingerprint:
                 self._try(edition, new)
+            self._epochs.reload(edition.published)
         except ZmsdError as error:
             faults = str(error).splitlines()
             for line in faults:
@@ -144,7 +148,7 @@ class Daemon:
         if fixed:
             log.warning(kv("settings that need a restart have changed", sections=",".join(fixed)))
         self._config = new
-        self._dispatcher.publish(edition)
+        self._publish()
         log.info(kv("reloaded", tables=len(published.catalog.tables)))
         self._monitor.reloaded(restart=fixed)
         self._manager.reloaded(self._monitor.words())
@@ -185,6 +189,20 @@ class Daemon:
         self.hub.source.close()
         log.info(kv("zmsd stopped"))
 
+    def _settle(self) -> None:
+        """Publish what all daemons on this store publish, once MongoDB takes what this one has to offer."""
+        try:
+            if self._prepared.is_set() and self._epochs.settle():
+                self._publish()
+        except StoreError as error:
+            log.critical(kv("cannot go on, exiting", error=error))
+            self.stop(1)
+
+    def _publish(self) -> None:
+        current = self._epochs.current
+        same = current.fingerprint == self.hub.edition.fingerprint
+        self._dispatcher.publish(self.hub.edition if same else self._edition(current))
+
     def _try(self, edition: Edition, settings: Config) -> None:
         """Whether MongoDB takes it; an unreachable one is asked again by the dispatcher."""
         try:
@@ -192,17 +210,15 @@ class Daemon:
         except SourceUnavailable as error:
             log.warning(kv("reload goes on without a look at MongoDB", error=error))
 
-    def _edition(self, settings: Config, published: Publication) -> Edition:
-        zero = settings.zero
-        values = Published(published.catalog, published.permissions, zero.clients_collection, zero.mutations_collection)
-        return Edition(values, self._source, self._rejects, self._halt)
+    def _edition(self, published: Published) -> Edition:
+        return Edition(published, self._source, self._rejects, self._halt)
 
     def _make_hub(self) -> Hub:
         settings = self._config
         return Hub(
             source=self._source,
-            edition=self._edition(settings, self._published),
-            store=SqliteStore(settings.watermarks.path),
+            edition=self._edition(self._epochs.current),
+            store=self._store,
             log=ChangeLog(),
             readiness=Readiness(),
             rejects=self._rejects,
@@ -218,7 +234,10 @@ class Daemon:
             return open_feed(feed.scope, hub.source, edition.watched, after)
 
         def prepared(edition: Edition) -> int:
-            return prepare(hub, edition, self._config.feed.images)
+            now = prepare(hub, edition, self._config.feed.images)
+            self._prepared.set()
+            self.tell(self._settle)
+            return now
 
         return Dispatcher(hub, prepared, open_live, feed.heartbeat, self._died)
 
@@ -238,6 +257,11 @@ class Daemon:
                 f"cannot listen on {server.host}:{server.port}: {error.strerror or error}: "
                 "is another process using the port? (server.host, server.port)"
             ) from error
+
+
+def _values(settings: Config, published: Publication) -> Published:
+    zero = settings.zero
+    return Published(published.catalog, published.permissions, zero.clients_collection, zero.mutations_collection)
 
 
 def _fixed_server(settings: Config) -> tuple[object, ...]:

@@ -156,5 +156,5 @@ def _number(number: float) -> str:
 
 
 def _line(*cells: str) -> str:
-    widths = (38, -18, -12, -7, 16, 6)
+    widths = (46, -18, -12, -7, 16, 6)
     return " ".join(f"{c:<{w}}" if w > 0 else f"{c:>{-w}}" for c, w in zip(cells, widths, strict=True)).rstrip()

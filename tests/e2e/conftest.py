@@ -77,7 +77,7 @@ class Zero:
         schema = schema or self.schema
         file = self._directory / f"client{next(self._numbers)}.json"
         file.write_text(json.dumps(schema))
-        env = {"SCHEMA": str(file), "LEGACY_QUERIES": str(int(legacy)), **options.pop("env", {})}
+        env = {"SCHEMA": str(file), "LEGACY_QUERIES": str(int(legacy)), "USER_ID": "anon", **options.pop("env", {})}
         client = self._stack.enter_context(NodeClient(self._workspace, self.cache, env=env, **options))
         for name in schema:
             client.materialize(name, None if legacy else "all", {"table": name})

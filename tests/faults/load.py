@@ -18,6 +18,7 @@ from tests.support.daemon import ZmsdProcess
 from tests.support.stub import lexi
 from tests.support.wait import wait_until
 from tests.support.writer import Writer, mappings_of, schema_of
+from zmsd.watermarks.sqlite import SqliteStore
 
 COLLECTIONS = ("a", "b", "c")
 SCHEMA, MAPPINGS = schema_of(COLLECTIONS), mappings_of(COLLECTIONS)
@@ -68,6 +69,25 @@ def received(client: ChangeSourceClient, more: int = 1, timeout: float = 60) -> 
     """Wait for ``more`` transactions."""
     enough = len(client.replica.transactions) + more
     client.wait_for(lambda replica: len(replica.transactions) >= enough, f"{more} more transactions", timeout)
+
+
+def in_copy(client: ChangeSourceClient, rows: int) -> None:
+    """Wait until so many rows of the copy have come."""
+
+    def there() -> bool:
+        opened = client.replica._open
+        return opened is not None and len(opened.changes) >= rows
+
+    wait_until(there, f"{rows} rows of the copy", 60)
+
+
+def stream_from(zmsd: ZmsdProcess, client: ChangeSourceClient, shard: int = 0) -> str:
+    """The watermark up to which the client's copy has the changes."""
+    store = SqliteStore(zmsd.directory / "watermarks.db")
+    with contextlib.closing(store):
+        record = store.copy_before("zero", shard, str(client.replica.version))
+    assert record is not None
+    return record.stream_from
 
 
 def forget(client: ChangeSourceClient, prefix: str) -> None:

@@ -156,7 +156,6 @@ def test_store_and_port(checker: Checker) -> None:
     one(checker.lines(1, server={"host": "198.51.100.1", "token": "x"}), "fault: port: 198.51.100.1:")
     one(checker.lines(1, watermarks={"path": "schema.json/x.db"}), "fault: store: .*schema.json is in the way")
     one(checker.lines(1, watermarks={"path": "/"}), "fault: store: ")
-    one(checker.lines(1, watermarks={"path": "/proc/zmsd/x.db"}), "fault: store: ")
 
 
 def test_beside_a_running_daemon(serve: Callable[..., ZmsdProcess]) -> None:

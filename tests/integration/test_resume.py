@@ -154,6 +154,19 @@ def _without_last(replica: Replica) -> Replica:
     return replica
 
 
+def test_a_place_from_before_the_oplog_is_lost_though_nothing_else_tells_it(
+    replica_set: ReplicaSet, serve: Serve, follow: Follow
+) -> None:
+    """As when MongoDB and zmsd's store were both made anew: mongod itself would stream from its beginning."""
+    client = follow(serve(SCHEMA, MAPPINGS))
+    client.close()
+    oldest = replica_set.oldest_change()
+    client.replica.watermark = lexi((oldest.time - 1) << 32)
+    back = follow(serve(SCHEMA, MAPPINGS), replica=client.replica, wait=False)
+    back.wait_for(lambda replica: replica.reset_required, "reset-required")
+    assert "oplog begins" in str(back.replica.reset_required)
+
+
 def test_sigterm_ends_sessions_politely(database: Db, serve: Serve, follow: Follow) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)

@@ -127,6 +127,11 @@ class ReplicaSet:
 
             wait_until(rolled, f"the oplog begins after {past}", timeout)
 
+    def take_large_transactions(self) -> None:
+        """Give the primary 1 GB of cache: the usual quarter holds no transaction of 10 MB."""
+        with self.primary().client() as client:
+            client.admin.command("setParameter", 1, wiredTigerEngineRuntimeConfig="cache_size=1G")
+
     @contextlib.contextmanager
     def failing(
         self, *commands: str, times: int | None = None, probability: float | None = None, **data: Any

@@ -57,7 +57,6 @@ FILTER = {"n": {"$gt": 1}}
         ({"pipeline": [{"$set": {"id": "$_id"}}], "key": ("id", "x")}, False),
         ({"pipeline": [{"$unset": 5}, {"$set": []}]}, False),
     ],
-    ids=repr,
 )
 def test_whether_a_change_can_be_told_without_the_document_before(mapping: dict[str, Any], expected: bool) -> None:
     assert follows_from_id(table(**mapping)) is expected
@@ -75,7 +74,6 @@ def test_whether_a_change_can_be_told_without_the_document_before(mapping: dict[
         ({"pipeline": [{"$redact": {"$cond": [{"$gt": ["$$CURRENT.n", 1]}, "$$KEEP", "$$PRUNE"]}}]}, None),
         ({"fields": FIELDS, "filter": {"$jsonSchema": {"properties": {"a": {}}}}}, None),
     ],
-    ids=repr,
 )
 def test_the_fields_that_are_read(mapping: dict[str, Any], expected: set[str] | None) -> None:
     found = used_fields(table(**mapping))
@@ -107,8 +105,8 @@ class Server:
         return [{"id": document["_id"], TAG: document[TAG]} for document in documents]
 
 
-def evaluated(server: Server, count: int, rejects: Rejects, size: int = 0, known: tuple[int, ...] = ()) -> list[Stages]:
-    documents = [{"_id": number, "s": "x" * size} for number in range(count)]
+def evaluated(server: Server, count: int, rejects: Rejects, known: tuple[int, ...] = ()) -> list[Stages]:
+    documents = [{"_id": number} for number in range(count)]
     found = Evaluator(server.run, [table(pipeline=[{"$set": {"id": 1}}])], rejects).evaluate(documents, known)
     return found["t"]
 
@@ -134,6 +132,14 @@ def test_what_has_been_told_is_not_told_again() -> None:
     assert [reject.id for reject in rejects.newest()] == ["4"]
 
 
+def test_only_some_tables() -> None:
+    server = Server()
+    evaluator = Evaluator(server.run, [table(pipeline=[{"$set": {"id": 1}}])], Rejects())
+    assert evaluator.evaluate([{"_id": 1}], only={"other"}) == {}
+    assert not server.batches
+    assert list(evaluator.evaluate([{"_id": 1}], only={"other", "t"})) == ["t"]
+
+
 def test_a_moments_trouble_loses_nothing() -> None:
     rejects = Rejects()
     assert all(evaluated(Server(passing=1), 1, rejects))
@@ -141,12 +147,10 @@ def test_a_moments_trouble_loses_nothing() -> None:
     assert not rejects.counts()
 
 
-def test_batches_are_cut_by_count_and_by_bytes() -> None:
-    many, large = Server(), Server()
-    evaluated(many, 1100, Rejects())
-    evaluated(large, 6, Rejects(), size=5 << 20)
-    assert [len(batch) for batch in many.batches] == [500, 500, 100]
-    assert [len(batch) for batch in large.batches] == [2, 2, 2]
+def test_batches_are_cut() -> None:
+    server = Server()
+    evaluated(server, 1100, Rejects())
+    assert [len(batch) for batch in server.batches] == [500, 500, 100]
 
 
 def test_the_member_that_mongod_refuses_is_named() -> None:

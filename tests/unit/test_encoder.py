@@ -251,7 +251,7 @@ def strictly(rows: dict[str, Any], entries: Sequence[Entry]) -> None:
         rows[new["name"]] = new
 
 
-@settings(derandomize=True, database=None, deadline=None, max_examples=300)
+@settings(derandomize=True, database=None, deadline=None, max_examples=100)
 @given(st.booleans(), st.lists(WRITES, max_size=5))
 def test_keys_that_move(index: bool, transactions: list[list[tuple[int, tuple[str | None, int] | None]]]) -> None:
     one = encoder(table("t", "c", KEYED))

@@ -84,7 +84,6 @@ def test_tables_and_keys_may_be_called_anything(name: str, key: list[str]) -> No
     assert data(table.truncate()) == [{"tag": "truncate", "relations": [relation]}]
 
 
-@pytest.mark.xfail(strict=True, raises=(TypeError, ValueError), reason="BUG: % formatting of the head of a message")
 def test_tables_and_keys_may_have_a_percent_sign_in_their_names() -> None:
     table = TableMessages("100%s", ["%"])
     (sent,) = data(table.frame(RowChange("insert", None, "{}")))

@@ -14,7 +14,7 @@ from zmsd.feed.sequencer import Grouper, Piece, SequenceError, Sequencer
 from zmsd.feed.source import Document
 
 BEGIN = 1 << 33
-repeatable = settings(derandomize=True, database=None, deadline=None, max_examples=100)
+repeatable = settings(derandomize=True, database=None, deadline=None, max_examples=60)
 
 
 def token(at: int, number: int | None = None) -> Document:

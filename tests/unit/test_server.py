@@ -8,7 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any, cast
@@ -105,11 +105,9 @@ def raw(server: Server, data: bytes) -> bytes:
     answer = b""
     with socket.create_connection(("127.0.0.1", port(server)), timeout=10) as sock:
         sock.sendall(data)
-        try:
+        with suppress(ConnectionError):
             while more := sock.recv(65536):
                 answer += more
-        except ConnectionResetError:
-            pass
     return answer
 
 
@@ -199,7 +197,6 @@ def test_without_a_token_nobody_comes_in(query: str, headers: dict[str, str]) ->
         assert ask(server, "/healthz")[0] == 200, "a load balancer has none"
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="BUG: b64decode raises ValueError, not binascii.Error")
 def test_credentials_beyond_ascii_are_wrong_ones() -> None:
     with serving(TOKENS) as server:
         request = f"GET {STREAM} HTTP/1.1\r\nAuthorization: Basic \xe9\xe9\r\n\r\n"
@@ -337,10 +334,10 @@ GARBAGE = {
 def test_garbage_ends_its_own_connection_only(garbage: bytes, caplog: pytest.LogCaptureFixture) -> None:
     with serving() as server, streaming(server) as client:
         assert client.receive() == "hello zero_0"
-        with socket.create_connection(("127.0.0.1", port(server)), timeout=10) as sock:
+        # It may hang up without a word.
+        with suppress(ConnectionError), socket.create_connection(("127.0.0.1", port(server)), timeout=10) as sock:
             sock.sendall(garbage)
             sock.shutdown(socket.SHUT_WR)
-            sock.settimeout(10)
             while sock.recv(65536):
                 pass
         assert ask(server, "/healthz")[0] == 200
@@ -348,7 +345,6 @@ def test_garbage_ends_its_own_connection_only(garbage: bytes, caplog: pytest.Log
     assert not [record for record in caplog.records if record.exc_info], "and is no bug of ours"
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="BUG: urlsplit raises ValueError")
 def test_a_path_that_is_no_url_is_no_bug_of_ours(caplog: pytest.LogCaptureFixture) -> None:
     with serving() as server:
         answer = raw(server, b"GET http://[ HTTP/1.1\r\n\r\n")

@@ -258,7 +258,6 @@ def test_a_message_that_is_too_long_ends_its_own_connection_only(pieces: int) ->
         assert received(good, 1) == ["x" * wire.MAX_MESSAGE]
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the limit is looked at only by received(), which a busy session is not in")
 def test_a_peer_that_talks_without_end_is_not_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is taken by the session meanwhile, as in a copy or in a blocked send."""
     monkeypatch.setattr(wire, "MAX_WAITING", 100)

@@ -8,7 +8,7 @@ says so). An update whose document is gone already becomes ``operationType: gone
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import Event
 from typing import NamedTuple
 
@@ -35,9 +35,12 @@ class Watched(NamedTuple):
     """For its computed tables."""
     needs_before: bool = False
     """Some table's rows do not follow from ``_id``."""
+    filters: Sequence[Document] = ()
+    """Plain ones: a document that none of them takes has no rows. Empty where any document may have some."""
 
 
-_OF_DOCUMENTS = frozenset(("insert", "update", "replace", "delete"))
+_WITH_AFTER, _WITH_BEFORE = ("insert", "update", "replace"), ("update", "replace", "delete")
+_OF_DOCUMENTS = frozenset((*_WITH_AFTER, *_WITH_BEFORE))
 
 
 def projection(fields: Fields) -> Document:
@@ -46,6 +49,26 @@ def projection(fields: Fields) -> Document:
         return {"$project": {"updateDescription": 0}}
     images = [f"{image}.{name}" for image in (AFTER, BEFORE) for name in sorted(fields)]
     return {"$project": dict.fromkeys((*ENVELOPE, *images), 1)}
+
+
+def wanted_changes(watched: Mapping[str, Watched]) -> list[Document]:
+    """A $match that drops the changes of documents that have rows neither before nor after, as far as the images tell.
+
+    Of 20,000 updates of which 1,000 matter, reading takes half of the time and a twentieth of our processor time.
+    """
+    filtered = {name: wanted.filters for name, wanted in watched.items() if wanted.filters}
+    if not filtered:
+        return []
+    images = {AFTER: _WITH_AFTER, BEFORE: _WITH_BEFORE}
+    stay: list[Document] = [{"operationType": {"$nin": sorted(_OF_DOCUMENTS)}}, {"ns.coll": {"$nin": sorted(filtered)}}]
+    stay += [{"operationType": {"$in": list(kinds)}, image: None} for image, kinds in images.items()]
+    stay += [
+        {"ns.coll": name, **{f"{image}.{path}": condition for path, condition in one.items()}}
+        for name, filters in filtered.items()
+        for one in filters
+        for image in images
+    ]
+    return [{"$match": {"$or": stay}}]
 
 
 def _options(source: Source) -> Document:
@@ -119,7 +142,8 @@ class DatabaseReader(ContentReader):
     def __init__(self, source: Source, watched: Mapping[str, Watched], after: int, stop: Event, health: Health) -> None:
         every = [wanted.fields for wanted in watched.values()]
         union: Fields = None if None in every else frozenset().union(*(f for f in every if f is not None))
-        stages = [events_of(watched), projection(union)]
+        # Not in a collection's own stream: there each event is the partner of one in the order.
+        stages = [events_of(watched), *wanted_changes(watched), projection(union)]
         cursor = ChangeCursor(source, None, after, stages, _options(source))
         super().__init__(source, "database", cursor, watched, stop, health)
 

@@ -60,18 +60,17 @@ class Scan:
                 self._heal(error)
 
     def _read_on(self) -> Iterator[list[Document]]:
-        """From the last ``_id`` to the end. ``min`` with a hint walks the index over all BSON types; ``$gt`` would
-        not."""
+        """From the last ``_id`` to the end. ``$gt`` in an expression goes on over all BSON types; the plain one would
+        stay within one. Both walk the index."""
         command: Document = {"find": self.collection, "hint": {"_id": 1}, "sort": {"_id": 1}, "batchSize": BATCH}
         if self._fields is not None:
             command["projection"] = dict.fromkeys(self._fields | {"_id"}, 1)
         if self._last is not None:
-            command["min"] = self._last
+            command["filter"] = {"$expr": {"$gt": ["$_id", {"$literal": self._last["_id"]}]}}
         if self.exact:
             command["readConcern"] = {"level": "snapshot", "atClusterTime": position.to_timestamp(self._at)}
         else:
             command["readConcern"] = {"level": "majority"}
-        skip = self._last
         db = self._source.db
         with self._source.client.start_session(causal_consistency=False) as session:
             cursor = db.command(command, session=session, codec_options=CODEC)["cursor"]
@@ -79,9 +78,6 @@ class Scan:
             try:
                 documents: list[Document] = cursor["firstBatch"]
                 while True:
-                    if skip is not None and documents:
-                        documents = documents[1:] if documents[0]["_id"] == skip["_id"] else documents
-                        skip = None
                     if documents:
                         self._last = {"_id": documents[-1]["_id"]}
                         self._recovered()
@@ -142,8 +138,10 @@ def prefetched(scan: Scan, stop: Event) -> Iterator[list[Document]]:
             batch = channel.get(1.0)
             if batch is not None:
                 yield batch
+        raise Closed
     except Closed:
-        pass
+        if stop.is_set():  # a part must not be taken for all
+            raise
     finally:
         channel.close()
         thread.join()

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bson.int64 import Int64
 from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
-from zmsd.errors import ResumeLost, SourceError, SourceUnavailable
+from zmsd.errors import ResumeLost
 from zmsd.feed import position
 from zmsd.feed.faults import TokenUnfit, classify
 from zmsd.feed.source import CODEC, Document, Source
@@ -62,6 +62,7 @@ class ChangeCursor:
         self._batch_size = batch_size
         self._session: ClientSession | None = None
         self._id = 0
+        self._set = source.set
         self._namespace = ""
         self.reopen_after(after)
 
@@ -74,22 +75,30 @@ class ChangeCursor:
         """Go on after a position: at the beginning, and when an invalidate event has ended the stream."""
         self._drop()
         self._place: Document = {"startAtOperationTime": position.to_timestamp(after + 1)}
+        self._begin = f"{after + 1:016X}"
 
     def read(self, wait_ms: int = AWAIT_MS) -> Batch:
         """The next batch; an empty one after ``wait_ms`` milliseconds.
 
-        Raises SourceError; after SourceUnavailable the next call goes on at the same place.
+        Raises SourceError; after SourceUnavailable the next call goes on at the same place. After TokenUnfit the place
+        may still be had by its time, in a new cursor, once it is sure that this is the same database.
         """
         try:
             reply = self._get_more(wait_ms) if self._id else self._open()
         except PyMongoError as error:
             self._drop()
-            raise self._lost_or_not(classify(error)) from error
+            fault = classify(error)
+            if isinstance(fault, TokenUnfit) and "resumeAfter" not in self._place:
+                fault = ResumeLost(str(fault))  # not even its time is there
+            raise fault from error
         cursor = reply["cursor"]
         self._id = cursor["id"]
         events: list[Document] = cursor["nextBatch"] if "nextBatch" in cursor else cursor["firstBatch"]
         token: Document = cursor["postBatchResumeToken"]
         self._place = {"resumeAfter": token}
+        if not events and token["_data"][2:18] == self._begin:
+            # Opened by time, it answers with the token of that time, though nothing has been read of it yet.
+            token = {"_data": f"82{int(self._begin, 16) - 1:016X}"}
         return Batch(events, token, len(events) < self._batch_size)
 
     def read_without_documents(self) -> Batch:
@@ -109,6 +118,7 @@ class ChangeCursor:
         self._drop()
 
     def _open(self) -> Document:
+        self._source.check_set(self._set)  # a token would go on in another one too, in silence
         self._session = self._session or self._source.client.start_session(causal_consistency=False)
         command = {
             "aggregate": self._collection or 1,
@@ -133,13 +143,3 @@ class ChangeCursor:
         if self._session is not None:
             self._session.end_session()
             self._session = None
-
-    def _lost_or_not(self, error: SourceError) -> SourceError:
-        """A token that does not fit is given one more chance by its time; a time that does not fit is lost."""
-        if not isinstance(error, TokenUnfit):
-            return error
-        token: Any = self._place.get("resumeAfter")
-        if token is None:
-            return ResumeLost(str(error))
-        self.reopen_after(position.of_token(token))
-        return SourceUnavailable(str(error))

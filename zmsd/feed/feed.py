@@ -9,7 +9,7 @@ from types import TracebackType
 from zmsd.deadline import Deadline
 from zmsd.feed.channel import Closed
 from zmsd.feed.collection import CollectionReader, DatabaseReader, Watched
-from zmsd.feed.cursor import AWAIT_MS
+from zmsd.feed.cursor import AWAIT_MS, Batch
 from zmsd.feed.order import OrderReader
 from zmsd.feed.reader import Health, ReaderThread
 from zmsd.feed.sequencer import Grouper, Pieces, Sequencer
@@ -90,6 +90,7 @@ class CollectionFeed(Feed):
 
     def __init__(self, source: Source, watched: Mapping[str, Watched], after: int) -> None:
         super().__init__(source, watched, after)
+        self._batch: Batch | None = None  # of the order, for which some reader has not brought all yet
         order = OrderReader(source, watched, after, self._stop, self.health)
         self._order = ReaderThread(order, self._stop, keep_empty=True)
         self._readers = {
@@ -108,10 +109,12 @@ class CollectionFeed(Feed):
         return {name: (len(reader.channel), reader.channel.limit) for name, reader in readers.items()}
 
     def read(self) -> Pieces | None:
-        batch = self._order.channel.get(AWAIT_MS / 1000)
-        if batch is None:
+        batch = self._batch or self._order.channel.get(AWAIT_MS / 1000)
+        events = None if batch is None else self._sequencer.pair(batch.events, AWAIT_MS / 2000)
+        if batch is None or events is None:
+            self._batch = batch
             return None
-        events = self._sequencer.pair(batch.events)
+        self._batch = None
         # An entry of the order is far too small for 16 MB to end a batch: a short one ended because all was said.
         return self._grouper.group(events, batch.token, ended=batch.short and not self._sharded)
 

@@ -11,7 +11,7 @@ from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceUnavailabl
 from zmsd.feed import position
 from zmsd.feed.channel import Channel, Closed
 from zmsd.feed.cursor import AWAIT_MS, Batch, ChangeCursor
-from zmsd.feed.faults import REFUSED_WAIT, backoff
+from zmsd.feed.faults import REFUSED_WAIT, TokenUnfit, backoff
 from zmsd.feed.source import Document
 from zmsd.log import Repeated
 from zmsd.metrics import Counter
@@ -25,6 +25,10 @@ _STEP = 60.0
 """Seconds that a try may take."""
 _OPENING = 1800.0
 """Seconds that opening a stream may take: the server scans the oplog up to an old position, 2.2 µs an entry."""
+
+
+_GIVE_UP = 10.0
+"""Seconds for which a reader tries by itself: an election takes less."""
 
 
 class Health:
@@ -77,18 +81,20 @@ class Reader:
         self._health = health
         self._backoff = backoff()
         self._repeated = Repeated(log, f"change stream {name}")
+        self._failing_since = 0.0  # monotonic seconds
 
     def step(self, wait_ms: int = AWAIT_MS) -> Batch | None:
         """The next batch, perhaps empty; None when this try failed and has waited for the next one.
 
-        Raises ResumeLost, which no waiting heals.
+        Raises ResumeLost, which no waiting heals; and what has failed for so long, or in such a way, that another
+        database may be there by now: who begins again looks at that first.
         """
         opens = not self._cursor.is_open
         if opens:
             self._health.opens(self.name)
         try:
             batch = self._read(wait_ms)
-        except ResumeLost:
+        except (ResumeLost, TokenUnfit):
             raise
         except SourceError as error:
             self._failed(error)
@@ -130,8 +136,12 @@ class Reader:
         """Say it, and wait before the next try."""
         if not self._stop.is_set():
             wait = REFUSED_WAIT if isinstance(error, SourceRefused) else next(self._backoff)
+            if not self._repeated.attempts:
+                self._failing_since = time.monotonic()
             self._repeated.failed(error)
             self._health.failed(self.name, str(error), wait)
+            if time.monotonic() - self._failing_since > _GIVE_UP:
+                raise error
             self._stop.wait(wait)
 
     def _recovered(self) -> None:

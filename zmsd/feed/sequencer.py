@@ -42,30 +42,34 @@ class Sequencer:
     def __init__(self, channels: Mapping[str, Channel[Batch]]) -> None:
         self._channels = channels
         self._queues: dict[str, list[Document]] = {name: [] for name in channels}  # reversed: pop() takes the next
+        self._paired: list[Document | None] = []  # of the entries that are being paired, one for each
 
-    def pair(self, entries: list[Document]) -> list[Document]:
-        """The events of the entries, in order. Waits for the readers; raises what ended one of them, or Closed."""
-        events: list[Document] = []
+    def pair(self, entries: list[Document], seconds: float | None = None) -> list[Document] | None:
+        """The events of the entries, in order. Raises what ended a reader, or Closed.
+
+        None where a reader has not brought its event within so many seconds: call again with the same entries.
+        """
         queues = self._queues
-        for entry in entries:
-            coll = entry.get("ns", {}).get("coll")
-            if coll in queues:
-                events.append(self._next(coll, entry))
-            if "to" in entry:
-                target = entry["to"]["coll"]
-                if target in queues and target != coll:
-                    event = self._next(target, entry)
-                    if coll not in queues:  # else one event stands for both sides of the rename
-                        events.append(event)
-        return events
+        for entry in entries[len(self._paired) :]:
+            collection = entry.get("ns", {}).get("coll")
+            names = [name for name in dict.fromkeys((collection, entry.get("to", {}).get("coll"))) if name in queues]
+            if not all(queues[name] or self._fetch(name, seconds) for name in names):
+                return None
+            # A rename between two watched collections is an event of both streams, and stands for both sides once.
+            events = [self._next(name, entry) for name in names]
+            self._paired.append(events[0] if events else None)
+        paired, self._paired = self._paired, []
+        return [event for event in paired if event is not None]
+
+    def _fetch(self, collection: str, seconds: float | None) -> bool:
+        batch = self._channels[collection].get(seconds)
+        if batch is None:
+            return False
+        self._queues[collection] = batch.events[::-1]
+        return True
 
     def _next(self, collection: str, entry: Document) -> Document:
-        queue = self._queues[collection]
-        while not queue:
-            batch = self._channels[collection].get()
-            assert batch is not None  # no timeout was given
-            queue = self._queues[collection] = batch.events[::-1]
-        event = queue.pop()
+        event = self._queues[collection].pop()
         if event["_id"] != entry["_id"]:
             raise SequenceError(
                 f"the stream of {collection} is at {event['_id']} where the order has {entry['_id']}: please report it"

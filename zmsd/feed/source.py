@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -68,8 +69,11 @@ class Source:
         """Connects in the background; raises SourceRefused for a URI that pymongo does not take."""
         given = uri.partition("?")[2].lower()
         defaults: dict[str, Any] = {name: value for name, value in _TIMEOUTS.items() if name.lower() not in given}
+        self._make_client: Callable[[], MongoClient[Document]] = partial(
+            MongoClient, uri, appname="zmsd", maxPoolSize=0, **defaults
+        )
         with translated():
-            self.client: MongoClient[Document] = MongoClient(uri, appname="zmsd", maxPoolSize=0, **defaults)
+            self.client = self._make_client()
         self.db: Database[Document] = self.client.get_database(database, codec_options=CODEC)
         self.images: frozenset[str] = frozenset()
         self.topology = Topology(False, (0, 0), None)
@@ -77,11 +81,20 @@ class Source:
         """Whether change streams shall ask for images."""
         self.failures = Counter()
         """Times that reading from it failed, and was tried again."""
+        self.set: str | None = None
+        """``set_id``, as of ``prepare``."""
         self._warned: set[str] = set()
         self._lock = Lock()  # of changes to images, which several readers make
 
     def close(self) -> None:
         self.client.close()
+
+    def renew(self) -> None:
+        """Connect anew. A driver that has once seen a later election turns every primary of an earlier one away, and
+        such is the primary of a restored or another replica set: that it is another shall be seen."""
+        old, client = self.client, self._make_client()
+        self.client, self.db = client, client.get_database(self.db.name, codec_options=CODEC)
+        old.close()
 
     def command(self, command: Document) -> Document:
         with translated():
@@ -143,6 +156,7 @@ class Source:
         :param images: ``auto``, ``required`` or ``off`` (setting ``feed.images``)
         """
         self.topology = self._topology()
+        self.set = self.set_id()
         found = self.collections()
         wanted = sorted(collections)
         for name in wanted:
@@ -176,6 +190,12 @@ class Source:
         except PyMongoError:
             return None
         return str(config["settings"]["replicaSetId"]) if "replicaSetId" in config.get("settings", {}) else None
+
+    def check_set(self, known: str | None) -> None:
+        """Raises ResumeLost where the replica set is another one than that of this id."""
+        here = self.set_id()
+        if None not in (here, known) and here != known:
+            raise ResumeLost(f"another replica set answers than before ({here} instead of {known})")
 
     def switch_images_on(self, name: str) -> bool:
         """collMod for one collection; False where it does not exist (yet) or the server does not let us."""

@@ -122,6 +122,11 @@ def _of_the_process(counter: _Add, gauge: _Add, monitor: Monitor) -> None:
         return {(result,): count for result, count in monitor.reloads.items()}
 
     versions = (__version__, platform.python_version(), pymongo.version)
+    gauge(
+        "zmsd_store_ready",
+        "1 while the watermark store can be written; clients are served in any case",
+        lambda: monitor.hub.store.trouble is None,
+    )
     counter("zmsd_reloads_total", "Reloads of the configuration, by result", reloads, "result")
     gauge("zmsd_build_info", "1; what runs", lambda: {versions: 1}, "version", "python", "pymongo")
     gauge("process_resident_memory_bytes", "Resident memory", memory_bytes)

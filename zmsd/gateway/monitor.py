@@ -129,6 +129,8 @@ class Monitor:
             text += f" to {_count(len(sessions), 'client')}" if sessions else ", no client is connected"
             copying = sum(session.copy is not None for session in sessions)
             text += f", {copying} copying" if copying else ""
+        if self.hub.store.trouble is not None:
+            text += "; the watermark store cannot be written"
         if self.last_reload is not None and self.last_reload.faults:
             text += "; the last reload was refused"
         return text

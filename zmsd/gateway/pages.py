@@ -33,8 +33,9 @@ def pages(monitor: Monitor, registry: Registry) -> dict[str, Callable[[], Page]]
         return Page(200, "text/plain; charset=utf-8", "ok\n")
 
     def readyz() -> Page:
-        reason = hub.readiness.reason
-        return Page(200 if reason is None else 503, "text/plain; charset=utf-8", f"{reason or 'ready'}\n")
+        reason, trouble = hub.readiness.reason, hub.store.trouble
+        note = "" if trouble is None else f"note: the watermark store cannot be written: {trouble}\n"
+        return Page(200 if reason is None else 503, "text/plain; charset=utf-8", f"{reason or 'ready'}\n{note}")
 
     return {
         "/": index,

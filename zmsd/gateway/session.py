@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event, current_thread
 
-from zmsd.errors import PeerGone, PeerProtocolError, ResumeLost, SourceError, StoreError
+from zmsd.errors import PeerGone, PeerProtocolError, ResumeLost, SourceError, SourceUnavailable, StoreError
 from zmsd.feed import position
 from zmsd.feed.channel import Closed
 from zmsd.feed.patience import persist
@@ -21,6 +21,7 @@ from zmsd.stream.changelog import Entry, Overrun
 from zmsd.stream.edition import Edition, Published
 from zmsd.stream.hub import Hub
 from zmsd.stream.snapshot import Copy, Crossing, Snapshot
+from zmsd.watermarks.store import CopyRecord
 
 log = logging.getLogger(__name__)
 
@@ -116,10 +117,7 @@ class Session:
             self._peer.kill()
 
     def _serve(self) -> None:
-        while not self._hub.readiness.wait(IDLE):
-            self._listen()
-            if self._stop.is_set():
-                return
+        self._wait_ready()
         try:
             if self.wanted.last_watermark is None:
                 self._copy()
@@ -128,19 +126,34 @@ class Session:
             while not self._stop.is_set():
                 try:
                     self._follow(self._hub.edition)
-                except Overrun:
+                except (Overrun, SourceUnavailable):  # a private feed may have lost MongoDB
                     self._roll_back()
+                    self._wait_ready()
         except ResumeLost as error:
             self._reset(str(error))
+
+    def _wait_ready(self) -> None:
+        """Until the feed runs. Raises Closed when stopped."""
+        while not self._hub.readiness.wait(IDLE):
+            self._listen()
+            if self._stop.is_set():
+                raise Closed
 
     def _resume(self, last: str) -> None:
         """The place and the edition of a client that has a copy. What is not known of it (the store was lost) is taken
         to be as it is now."""
         wanted, store = self.wanted, self._hub.store
         copy = store.copy_before(wanted.app, wanted.shard, last)
+        if copy is not None and copy.watermark < (wanted.replica_version or ""):
+            copy = None  # of an earlier life of it: the copy that it has was never written down
+        store.forget_copies_above(wanted.app, wanted.shard, last)
         self._place = last
         self._has = self._hub.edition.published
-        if copy is not None:
+        if copy is None:
+            # Written down, or it would be taken for the wrong one after the next change of what is published.
+            store.add_edition(self._has.fingerprint, self._has.to_json())
+            store.copied(wanted.app, wanted.shard, CopyRecord(last, last, self._has.fingerprint))
+        else:
             self._place = copy.stream_from if copy.watermark == last else last
             document = store.edition(copy.edition)
             self._has = Published.from_json(document) if document is not None else self._has
@@ -187,6 +200,11 @@ class Session:
         """
         persist("session", lambda: self._hub.check_place(self._place), self._stop)
         if self._has.fingerprint != edition.fingerprint:
+            epochs = self._hub.store.epochs()
+            if epochs and epochs[-1] != edition.fingerprint:
+                # Another daemon has published another one, and the client may come from there. This one follows soon.
+                self._stop.wait(0.1)
+                return self._listen()
             self._cross(edition)
         changes = self._hub.changes(self._place, edition, self._stop, self._given_up)
         self.state = "streaming"
@@ -197,8 +215,6 @@ class Session:
                 if entries:
                     self._send(b"".join(self._transaction(entries)))
                     self._hub.tally.sent(entries, self.since)
-                    if self._open is None:
-                        self._place = self.sent = entries[-1].watermark
                 elif self._stop.is_set():
                     break  # the rest of an open transaction does not come any more
         finally:
@@ -223,6 +239,7 @@ class Session:
             self.rows += entry.rows
         self._open = None if end.last else end.watermark
         if end.last:
+            self._place = self.sent = end.watermark  # a commit that cannot be sent ends the session
             yield protocol.commit(end.watermark, end.commit_ms)
 
     def _send(self, frames: bytes) -> None:

@@ -27,6 +27,7 @@ def status(monitor: Monitor) -> dict[str, Any]:
         "started": round(monitor.started, 3),
         "ready": hub.readiness.reason is None,
         "state": monitor.words(),
+        "store_trouble": hub.store.trouble,
         "database": source.db.name,
         "mongodb": ".".join(map(str, source.topology.version)) if any(source.topology.version) else None,
         "watermark": place,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import Event, Lock, Thread
 from typing import Any
 
@@ -56,6 +56,8 @@ class Wire:
         self._room = Event()
         self._room.set()
         self.dead = False
+        self.waiting: Callable[[], int] = lambda: 0
+        """How many messages nobody has looked at yet."""
 
     def send(self, data: bytes) -> int:
         """All of it, never into the middle of another frame. Raises OSError."""
@@ -65,15 +67,14 @@ class Wire:
 
     def recv(self, size: int) -> bytes:
         """Waits while the session is behind with what was received already."""
+        if self.waiting() > MAX_WAITING and not self.dead:
+            self._room.clear()  # ``resume`` comes after each look at what is waiting
         self._room.wait()
         return self._sock.recv(size)
 
-    def hold(self, full: bool) -> None:
-        """Stop or resume reading."""
-        if full:
-            self._room.clear()
-        else:
-            self._room.set()
+    def resume(self) -> None:
+        """The session has taken what was waiting."""
+        self._room.set()
 
     def close(self) -> None:
         """What simple_websocket's thread calls at its end; the socket itself is closed by the server."""
@@ -116,6 +117,7 @@ class Peer:
             raise PeerProtocolError(f"not a WebSocket handshake: {error!r}") from error
         except OSError as error:
             raise PeerGone(str(error)) from error
+        self._wire.waiting = self._ws.input_buffer.__len__
 
     @property
     def gone(self) -> bool:
@@ -133,7 +135,6 @@ class Peer:
     def received(self) -> Iterator[str | bytes]:
         """The messages that have come meanwhile. Raises PeerGone when the peer is gone and all were taken."""
         waiting: list[str | bytes] = self._ws.input_buffer
-        self._wire.hold(len(waiting) > MAX_WAITING)
         try:
             while waiting:
                 message = self._ws.receive(timeout=0)
@@ -142,7 +143,7 @@ class Peer:
                 yield message
         except ConnectionClosed as error:
             raise PeerGone(self._why()) from error
-        self._wire.hold(False)
+        self._wire.resume()
         if self.gone:
             raise PeerGone(self._why())
 

@@ -8,12 +8,10 @@ documents. The stages do not see the tag (tagged.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-import bson
 from bson.dbref import DBRef
-from bson.raw_bson import RawBSONDocument
 
 from zmsd.catalog.catalog import Table
 from zmsd.catalog.mapping import path_problem
@@ -29,12 +27,10 @@ Run = Callable[[Stages], list[Document]]
 
 SOURCE_ID = TAG
 """The member of a result that is the ``_id`` of its document."""
-_BATCH_BYTES = 12 << 20
-"""Of documents in one command, which may have 16 MB and a little."""
 _BATCH = 500
+"""Documents in one command."""
 _LABEL = 100
 """Characters of mongod's message in a reject's reason."""
-_Tagged = tuple[int, RawBSONDocument]
 _UNNAMED = {"$jsonSchema", "$getField", "$setField", "$unsetField"}
 """Operators that reach fields by other means than a name in the stages."""
 
@@ -53,19 +49,24 @@ class Evaluator:
         self._filters = {table.name for table in tables if table.mapping.fields is not None}
         self._stages = {table.name: _runnable(table) for table in tables}
 
-    def evaluate(self, documents: Sequence[Document], known: Collection[int] = ()) -> dict[str, list[list[Document]]]:
+    def evaluate(
+        self, documents: Sequence[Document], known: Collection[int] = (), only: Collection[str] | None = None
+    ) -> dict[str, list[list[Document]]]:
         """Table -> for each document what mongod makes of it: documents with the table's columns, and their SOURCE_ID.
         For a table with ``fields`` it is the document itself, where the filter takes it.
 
         :param known: indexes of documents that have been evaluated before; their failures are not told again
+        :param only: names of tables; None for all
         """
-        tags = [(tag, RawBSONDocument(bson.encode({**document, TAG: tag}))) for tag, document in enumerate(documents)]
+        marked = [{**document, TAG: tag} for tag, document in enumerate(documents)]
         results: dict[str, list[list[Document]]] = {}
-        for name, stages in self._stages.items():
+        chosen = self._stages.keys() if only is None else self._stages.keys() & only
+        for name in chosen:
+            stages = self._stages[name]
             found = results[name] = [[] for _ in documents]
             failures: dict[int, str] = {}
-            for batch in _cut(tags):
-                for row in self._halving(stages, batch, failures):
+            for start in range(0, len(marked), _BATCH):
+                for row in self._halving(stages, marked[start : start + _BATCH], failures):
                     if isinstance(row, DBRef):  # what $replaceRoot made of one
                         row = row.as_doc()
                     tag = row[TAG]
@@ -76,9 +77,10 @@ class Evaluator:
                     self._rejects.add(name, f"evaluation failed: {_label(message)}", documents[tag].get("_id"))
         return results
 
-    def _halving(self, stages: Stages, batch: list[_Tagged], failures: dict[int, str]) -> list[Document]:
-        """A document on which the stages fail does not fail its batch: halved until it stands alone, then left out."""
-        pipeline = [{"$documents": {"$literal": [raw for _, raw in batch]}}, *stages]
+    def _halving(self, stages: Stages, batch: list[Document], failures: dict[int, str]) -> list[Document]:
+        """A document on which the stages fail does not fail its batch: halved until it stands alone, then left out.
+        So is a batch that is larger than a command may be."""
+        pipeline = [{"$documents": {"$literal": batch}}, *stages]
         try:
             return self._run(pipeline)
         except EvaluationError:
@@ -88,7 +90,7 @@ class Evaluator:
         try:
             return self._run(pipeline)  # lest a moment's trouble of the server be taken for the document's
         except EvaluationError as error:
-            failures[batch[0][0]] = str(error)
+            failures[batch[0][TAG]] = str(error)
             return []
 
 
@@ -173,7 +175,7 @@ def _members(stage: Document) -> list[tuple[str, Document]]:
 
 def _label(message: str) -> str:
     """mongod's message without values: what it says of a whole class of documents."""
-    general = re.sub(r"'[^']*'|\"[^\"]*\"|-?\d[\w.+-]*", "…", re.split("[:,] ", message)[0])
+    general = re.sub(r"(?<!\w)'[^']*'|\"[^\"]*\"|-?\d[\w.+-]*", "…", re.split("[:,] ", message)[0])
     return general if len(general) <= _LABEL else general[:_LABEL] + "…"
 
 
@@ -208,16 +210,3 @@ def _names(value: Any) -> set[str] | None:
 def _is_name(name: str) -> bool:
     """Text with a $ in front may have been but text."""
     return path_problem(name) is None
-
-
-def _cut(documents: Iterable[_Tagged]) -> Iterator[list[_Tagged]]:
-    batch: list[_Tagged] = []
-    size = 0
-    for tag, raw in documents:
-        if batch and (len(batch) == _BATCH or size + len(raw.raw) > _BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append((tag, raw))
-        size += len(raw.raw)
-    if batch:
-        yield batch

@@ -54,6 +54,7 @@ class ChangeLog:
         self._floor: str | None = None
         self._edition = ""
         self._head: str | None = None
+        self._whole: str | None = None  # the newest transaction whose end is in
         self._closed = False
 
     @property
@@ -75,7 +76,7 @@ class ChangeLog:
             self._generation += 1
             self._entries = []
             self._size = 0
-            self._floor = self._head = floor
+            self._floor = self._head = self._whole = floor
             self._edition = edition
             self._changed.notify_all()
 
@@ -91,6 +92,8 @@ class ChangeLog:
                 self._entries.append(entry)
                 self._size += entry.size
                 self._head = entry.watermark
+                if entry.last:
+                    self._whole = entry.watermark
             if self._size > self._limit:
                 self._trim()
             self._changed.notify_all()
@@ -106,7 +109,9 @@ class ChangeLog:
             cut = self._entries[kept:]
             self._entries = self._entries[:kept]
             self._size -= sum(entry.size for entry in cut)
-            self._head = self._entries[-1].watermark if self._entries else self._floor
+            # With its first parts trimmed off, the floor stood inside of it; it will come again, whole.
+            self._head = self._whole
+            self._floor = min(str(self._floor), str(self._whole))
             self._generation += 1
             self._changed.notify_all()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Event, Thread
 
 from zmsd.errors import ResumeLost, SourceError, SourceRefused, StoreError
@@ -18,12 +19,17 @@ from zmsd.stream.changelog import Entry
 from zmsd.stream.edition import Edition
 from zmsd.stream.encoder import Encoder
 from zmsd.stream.hub import Hub
+from zmsd.stream.prepare import remember_identity
 
 log = logging.getLogger(__name__)
 
 
 _CHECKPOINT = 1.0
 """Seconds between checkpoints in the store."""
+_RENEW = 2
+"""Failed beginnings after which the connection is made anew."""
+_IDENTITY = 60.0
+"""Seconds between looks at what the database is known by: its collections come and go."""
 _PATIENCE = 60.0
 """Seconds without progress after which the dispatcher counts as hanging. In idle times there is some every second."""
 
@@ -55,8 +61,10 @@ class Dispatcher:
         self._place: int | None = None  # everything up to it is in the log
         self._last_entry = time.monotonic()
         self._last_checkpoint = 0.0
+        self._last_identity = time.monotonic()
         self._store_trouble = Repeated(log, "keeping a checkpoint")
         self._repeated = Repeated(log, "feed")
+        self._waits = backoff()
         self._feed: Feed | None = None
         self._alive_until = time.monotonic() + _PATIENCE
         self.thread = Thread(target=self._run, name="dispatcher", daemon=True)
@@ -86,7 +94,6 @@ class Dispatcher:
         return {} if feed is None else feed.queues
 
     def _run(self) -> None:
-        waits = backoff()
         try:
             while not self._stop.is_set():
                 try:
@@ -95,16 +102,18 @@ class Dispatcher:
                     break
                 except ResumeLost as error:
                     # Not a word to the sessions here: each is told when it asks for changes that cannot be had.
-                    log.error(kv("live position lost, beginning anew", error=error))
+                    self._readiness.set(f"position lost, beginning anew: {error}")
+                    self._repeated.failed(f"live position lost, beginning anew: {error}", logging.ERROR)
                     self._place = None
+                    self._wait(next(self._waits))
                 except SourceError as error:
                     self._readiness.set(str(error))
                     self._hub.source.failures.inc()
                     level = logging.ERROR if isinstance(error, SourceRefused) else logging.WARNING
                     self._repeated.failed(error, level)
-                    self._wait(REFUSED_WAIT if isinstance(error, SourceRefused) else next(waits))
-                    continue
-                waits = backoff()
+                    if self._repeated.attempts % _RENEW == 0:
+                        self._hub.source.renew()
+                    self._wait(REFUSED_WAIT if isinstance(error, SourceRefused) else next(self._waits))
         except Exception:
             log.exception("dispatcher failed")
         finally:
@@ -116,6 +125,8 @@ class Dispatcher:
         """From preparing the database to the feed's end."""
         edition = self._next or self._hub.edition
         now = self._prepare(edition)
+        if self._place is not None:
+            self._hub.check_place(position.watermark(self._place))
         self._log.cut()
         if self._place is None or edition is not self._hub.edition:
             # The sessions find their places again, and take their clients over to the new edition.
@@ -136,7 +147,9 @@ class Dispatcher:
                     self._readiness.set(trouble)
                 if pieces is not None:
                     self._progressed()
-                    self._repeated.recovered()
+                    if self._repeated.attempts:
+                        self._repeated.recovered()
+                        self._waits = backoff()
                     self._append(encoder, pieces)
                 if self._next not in (None, edition):
                     return
@@ -156,6 +169,10 @@ class Dispatcher:
             if self._log.head is None or now > self._log.head:
                 self._log.extend([Entry(now, position.seconds(pieces.progress) * 1000, 0, b"")])
         self._place = pieces.progress
+        if time.monotonic() - self._last_identity >= _IDENTITY:
+            self._last_identity = time.monotonic()
+            with suppress(SourceError, StoreError):  # the next time will do
+                remember_identity(self._hub)
 
     def _checkpoint(self, pieces: Pieces) -> None:
         """Keep the resume token of the newest whole transaction: it tells this history from another one."""

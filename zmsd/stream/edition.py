@@ -18,7 +18,7 @@ from zmsd.rows.computed import Evaluator, follows_from_id
 from zmsd.rows.rejects import Rejects
 from zmsd.stream.encoder import Encoder, Reading
 from zmsd.stream.shards import ShardTable
-from zmsd.stream.tables import used_fields
+from zmsd.stream.tables import row_filters, used_fields
 
 
 class Published(NamedTuple):
@@ -95,7 +95,11 @@ class Edition:
         used = used_fields(self.catalog, self.shard_tables)
         needing = {table.mapping.collection for table in self.catalog.tables if not follows_from_id(table)}
         needing |= {table.collection for table in self.shard_tables}
-        self.watched = {name: Watched(used[name], self._evaluators.get(name), name in needing) for name in used}
+        filters = row_filters(self.catalog, self.shard_tables)
+        self.watched = {
+            name: Watched(used[name], self._evaluators.get(name), name in needing, filters.get(name, ()))
+            for name in used
+        }
         """Every collection that is read, and what is wanted of it."""
 
     def encoder(self) -> Encoder:

@@ -100,9 +100,10 @@ class Encoder:
         self, collection: str, documents: Sequence[Document], tables: Iterable[TableEncoder] | None = None
     ) -> list[bytes]:
         """Insert messages of a collection's tables, or of some of them."""
-        chosen = self.tables.get(collection, ()) if tables is None else tables
+        chosen = self.tables.get(collection, []) if tables is None else list(tables)
         evaluator = self._evaluators.get(collection)
-        computed = evaluator.evaluate(documents) if evaluator is not None else {}
+        names = {table.name for table in chosen}
+        computed = evaluator.evaluate(documents, only=names) if evaluator is not None else {}
         frames: list[bytes] = []
         for table in chosen:
             rows = table.copied(documents, computed.get(table.name))

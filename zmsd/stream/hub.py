@@ -96,7 +96,8 @@ class Hub:
         return self.log.tail(place, edition.fingerprint) or self._catch_up(place, edition, stop, give_up)
 
     def between(self, encoder: Encoder, edition: Edition, after: int, end: int, stop: Event) -> Iterator[Entry]:
-        """Everything after one position up to another one, which must have been reached."""
+        """Everything after one position up to another one, which must have been reached. Raises ResumeLost."""
+        self._check_reach(after)
         with DatabaseFeed(self.source, edition.watched, after, stop) as feed:
             while feed.progress < end:
                 pieces = feed.read()
@@ -108,16 +109,27 @@ class Hub:
         """The event of the newest checkpoint up to a place must still be there: in a restored database it is not,
         and its time alone would go on in silence."""
         checkpoint = self.store.checkpoint_before(place)
-        if checkpoint is None or checkpoint[1] in self.proven:
+        known = self.store.valid_from()
+        if checkpoint is None or checkpoint[1] in self.proven or (known is not None and checkpoint[0] < known[0]):
             return
         if not self.source.has_event(checkpoint[1]):
-            raise ResumeLost(
+            reason = (
                 f"the change at watermark {checkpoint[0]} is not in this database's history: "
                 "another state of it was restored"
             )
+            self.store.invalidate(position.watermark(self.source.operation_time()), reason)
+            raise ResumeLost(reason)
         self.proven.add(checkpoint[1])
 
+    def _check_reach(self, after: int) -> None:
+        """mongod lets a stream begin at any time before its replica set was made, as if nothing could be missing."""
+        start = self.source.oplog_start()
+        if start is not None and after < start:
+            begins = position.watermark(start)
+            raise ResumeLost(f"MongoDB's oplog begins at {begins}, later than watermark {position.watermark(after)}")
+
     def _catch_up(self, place: str, edition: Edition, stop: Event, give_up: Callable[[], bool]) -> Changes:
+        self._check_reach(position.parse(place)[0])
         if not self._private.acquire(blocking=False):
             log.info(kv("waiting for a private feed", place=place, limit=self.private_feeds))
             while not self._private.acquire(timeout=1.0):

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-
 from zmsd.catalog.catalog import Catalog
-from zmsd.errors import Fault, SourceRefused
+from zmsd.errors import Fault, ResumeLost, SourceRefused
 from zmsd.feed import position
 from zmsd.feed.source import Source
-from zmsd.log import kv
 from zmsd.rows.computed import follows_from_id, problems
 from zmsd.stream.edition import Edition
 from zmsd.stream.hub import Hub
 from zmsd.watermarks.store import Identity
-
-log = logging.getLogger(__name__)
 
 
 def prepare(hub: Hub, edition: Edition, images: str) -> int:
@@ -62,18 +57,21 @@ def remember_identity(hub: Hub) -> None:
 
 
 def _check_identity(hub: Hub, now: int) -> None:
-    """A time would resume silently on the wrong database: positions of another one are made void first."""
+    """A time would resume silently on the wrong database: positions of another one are made void first.
+
+    Raises ResumeLost when that has happened.
+    """
     known = hub.store.identity()
     here = Identity(hub.source.set_id(), hub.source.collection_ids())
+    if here != known:
+        hub.store.identify(here)
     if known is not None and not _same(known, here):
         reason = (
             f"database {hub.source.db.name} is not the one that was read before (another replica set, or all "
             "collections are new): its changes do not follow on the client's copy"
         )
-        log.error(kv("another database", reason=reason))
         hub.store.invalidate(position.watermark(now), reason)
-    if here != known:
-        hub.store.identify(here)
+        raise ResumeLost(reason)
 
 
 def _same(known: Identity, here: Identity) -> bool:

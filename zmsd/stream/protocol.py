@@ -56,10 +56,9 @@ class TableMessages:
         keys = list(primary_key)
         relation = {"schema": "public", "name": name, "rowKey": {"columns": keys}, "keyColumns": keys}
         self.relation = _json(relation)
-        head = '["data",{"tag":"%s","relation":' + self.relation
-        self.insert = head % "insert" + ',"new":'
-        self._update = head % "update" + ',"key":'
-        self._delete = head % "delete" + ',"key":'
+        self.insert = f'["data",{{"tag":"insert","relation":{self.relation},"new":'
+        self._update = f'["data",{{"tag":"update","relation":{self.relation},"key":'
+        self._delete = f'["data",{{"tag":"delete","relation":{self.relation},"key":'
 
     def frame(self, change: RowChange) -> bytes:
         tag, key, new = change

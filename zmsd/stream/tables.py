@@ -137,5 +137,15 @@ def used_fields(catalog: Catalog, shards: Iterable[ShardTable]) -> dict[str, Fie
     return used
 
 
+def row_filters(catalog: Catalog, shards: Iterable[ShardTable]) -> dict[str, list[Document]]:
+    """The filters of the collections of which every table has a plain one."""
+    others = {shard.collection for shard in shards}
+    return {
+        name: [table.mapping.filter for table in tables]
+        for name, tables in catalog.by_collection.items()
+        if name not in others and all(table.mapping.plain and table.mapping.filter for table in tables)
+    }
+
+
 def _union(one: Fields, other: Fields) -> Fields:
     return None if one is None or other is None else one | other

@@ -62,7 +62,7 @@ def _store(settings: Config) -> Finding:
     file = settings.watermarks.path.absolute()
     try:
         there = file.exists()
-        folder = next(one for one in file.parents if one.exists())
+        folder = next((one for one in file.parents if one.exists()), file)
         in_the_way = file if file.is_dir() else None if folder.is_dir() else folder
     except OSError as error:
         return Finding("fault", f"store: {file}: {error.strerror} (watermarks.path)")

@@ -1,4 +1,4 @@
-"""A source's stream on the terminal: the copy with a progress line, then each transaction. ``zmsd tail``, and the demo."""
+"""``zmsd tail``, and what the demo shows: a source's stream, the copy with a progress line, then each transaction."""
 
 from __future__ import annotations
 

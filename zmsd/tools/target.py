@@ -17,7 +17,7 @@ from zmsd.errors import PeerError
 from zmsd.stream.protocol import PATH
 from zmsd.tools.client import SourceClient
 
-_SECONDS = 10.0
+_SECONDS = 5.0
 _SCHEMES = {"ws": False, "http": False, "wss": True, "https": True}
 
 

@@ -1,8 +1,7 @@
-"""Buckets of NATS' key-value store, mirrored: an event loop in a thread of its own keeps them and the connection.
+"""Buckets of NATS' key-value store: an event loop in a thread of its own keeps their mirror, and the connection.
 
-Reading is answered by the mirror, with what is still on its way to the server laid over it. Writing puts a Change into
-a queue, which the loop works off one after the other, each by compare-and-set. So neither waits for NATS unless it
-wants to. Where the connection or the server fails, all of it is made anew: connection, buckets, mirror; the queue stays.
+It works the mirror's queue off, one write after the other, each by compare-and-set. Where the connection or the server
+fails, all of it is made anew: connection, buckets, mirror; the queue stays.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from threading import Condition, Thread
-from typing import Any, NamedTuple
+from threading import Thread
+from typing import Any
 
 from nats.aio.client import Client
 from nats.errors import MaxPayloadError, NoServersError
@@ -23,12 +22,14 @@ from nats.js.errors import APIError, BucketNotFoundError, InvalidKeyError, KeyNo
 from nats.js.kv import KeyValue
 
 from zmsd.config import NatsConfig
-from zmsd.deadline import Deadline
 from zmsd.errors import StoreError
 from zmsd.log import Repeated, kv
+from zmsd.watermarks.mirror import Change, Mirror, Stored
 
 log = logging.getLogger(__name__)
 
+START_SECONDS = 20.0
+"""Seconds that a start waits for NATS: without what it knows no client can be served rightly."""
 CONNECT_SECONDS = 5.0
 """Seconds for one round of all servers."""
 ANSWER_SECONDS = 2.0
@@ -39,132 +40,49 @@ REFRESH_SECONDS = 1.0
 """Seconds that somebody waits at most to see what was written just now, elsewhere."""
 CLOSE_SECONDS = 2.0
 """Seconds for what is in the queue when it is closed."""
-QUEUED, QUEUED_PASSING = 10_000, 100
-"""Writes that may wait for the server, and of those to buckets whose values go by themselves."""
 _WAITS = (0.2, 5.0)
 """Seconds before the first further try to connect, and before the later ones at most."""
 _CHANGED_MEANWHILE = frozenset((10071, 10164))
 _TOO_LARGE = 10054
 """Codes of JetStream's errors."""
 
-Update = Callable[[bytes | None], bytes | None]
-"""What becomes of a value; None is none. Asked again where another writer was faster or an answer was lost, so it must
-not matter how often."""
-
-
-class Change:
-    """A write on its way."""
-
-    __slots__ = ("bucket", "done", "key", "update")
-
-    def __init__(self, bucket: str, key: str, update: Update) -> None:
-        self.bucket = bucket
-        self.key = key
-        self.update = update
-        self.done = False
-
-
-class _Entry(NamedTuple):
-    revision: int
-    value: bytes | None
-
 
 class Buckets:
-    """May be used from any thread, but for what stands under the last heading."""
+    """``mirror`` is for any thread, as is everything here but for what stands under the last heading."""
 
     def __init__(
         self, settings: NatsConfig, ages: Mapping[str, float | None], changed: Callable[[str, str], None]
     ) -> None:
-        """Connects in the background, see ``wait_loaded``. Raises StoreError for TLS files that are none.
+        """Raises StoreError where NATS cannot be used.
 
         :param ages: bucket -> seconds after which its values go by themselves
         :param changed: told in the loop's thread of each (bucket, key) that has changed on the server
         """
         self._settings = settings
-        self._ages = dict(ages)
         self._changed = changed
         self._tls = _tls(settings)
-        self._lock = Condition()  # guards the mirror, the queue and the two after it
-        self._mirror: dict[str, dict[str, _Entry]] = {bucket: {} for bucket in ages}
-        self._queue: dict[Hashable, Change] = {}
-        self._trouble: str | None = "connecting"
-        self._loaded = False
-        self._closed = False
-        self._repeated = Repeated(log, "watermarks in NATS")
+        self._repeated = Repeated(log, "NATS")
         self._loop = asyncio.new_event_loop()
         self._wake = asyncio.Event()
         self._end = asyncio.Event()
         self._kv: dict[str, KeyValue] = {}
         self._watched: dict[str, int] = {}  # bucket -> the newest revision that the watch has brought
         self._last_error: Exception | None = None
-        self.thread = Thread(target=self._run, name="nats", daemon=True)
-        self.thread.start()
-
-    @property
-    def trouble(self) -> str | None:
-        """Why the server cannot be used just now; None when it can."""
-        return self._trouble
-
-    @property
-    def queued(self) -> int:
-        """Writes on their way."""
-        return len(self._queue)
-
-    def wait_loaded(self, seconds: float) -> None:
-        """Until the mirror is there. Raises StoreError, and is closed then."""
-        with self._lock:
-            if self._lock.wait_for(lambda: self._loaded, seconds):
-                return
-            reason = self._trouble
-        self.close()
-        raise StoreError(
-            f"NATS at {_addresses(self._settings)} cannot be used: {reason}: is it there, with JetStream, and are "
-            "nats.user, password, token, creds and tls right?"
-        )
-
-    def value(self, bucket: str, key: str) -> bytes | None:
-        with self._lock:
-            self._check_open()
-            entry = self._mirror[bucket].get(key)
-            value = None if entry is None else entry.value
-            for change in self._queue.values():
-                if change.key == key and change.bucket == bucket:
-                    value = change.update(value)
-            return value
-
-    def values(self, bucket: str) -> dict[str, bytes]:
-        with self._lock:
-            keys = [*self._mirror[bucket], *(change.key for change in self._queue.values() if change.bucket == bucket)]
-            found = {key: self.value(bucket, key) for key in keys}
-            return {key: value for key, value in found.items() if value is not None}
-
-    def change(self, name: Hashable, bucket: str, key: str, update: Update) -> Change:
-        """Queue a write; it takes the place of one of the same name that is still queued. Of a bucket whose values go
-        by themselves, only the newest stay queued. Raises StoreError when the queue is full."""
-        change = Change(bucket, key, update)
-        with self._lock:
-            self._check_open()
-            self._queue.pop(name, None)
-            passing = [name for name, other in self._queue.items() if self._ages[other.bucket] is not None]
-            for old in passing[: -QUEUED_PASSING - 1]:
-                del self._queue[old]
-            if len(self._queue) >= QUEUED:
-                raise StoreError(f"NATS has not taken anything for so long that {QUEUED} writes wait for it")
-            self._queue[name] = change
-            self._loop.call_soon_threadsafe(self._wake.set)
-        return change
-
-    def wait(self, change: Change, seconds: float, *, withdraw: bool = False) -> bool:
-        """Whether the server has it by then; ``withdraw`` it where not."""
-        with self._lock:
-            done = self._lock.wait_for(lambda: change.done, seconds)
-            if not done and withdraw:
-                self._queue = {name: other for name, other in self._queue.items() if other is not change}
-            return done
+        self.mirror = Mirror(ages)
+        self.mirror.wake = self._wake_up
+        self._thread = Thread(target=self._run, name="nats", daemon=True)
+        self._thread.start()
+        if not self.mirror.wait_loaded(START_SECONDS):
+            reason = self.mirror.trouble
+            self.close()
+            raise StoreError(
+                f"NATS at {_addresses(settings)} cannot be used: {reason}: is it there, with JetStream, and are "
+                "nats.user, password, token, creds and tls right?"
+            )
 
     def refresh(self, bucket: str, *keys: str) -> None:
         """See what others have written there up to now. Without an answer in time it stays as it is."""
-        if self._trouble is not None or self._closed:
+        if self.mirror.trouble is not None or self.mirror.closed:
             return
         future = asyncio.run_coroutine_threadsafe(self._fetch_all(bucket, keys), self._loop)
         try:
@@ -173,35 +91,17 @@ class Buckets:
             future.cancel()
             log.warning(kv("NATS was not asked, what is known here is used", error=_text(error)))
 
-    def purge(self, bucket: str, keys: Collection[str]) -> None:
-        """Forget the oldest keys, all of them and nothing else: without a trace, and on the server by and by."""
-        with self._lock:
-            for key in keys:
-                self._mirror[bucket].pop(key, None)
-            self._queue = {
-                name: change
-                for name, change in self._queue.items()
-                if change.bucket != bucket or change.key not in keys
-            }
-        self.change(("purge", bucket), bucket, "", lambda value: value)
-
     def close(self) -> None:
         """Write what is queued, if that goes quickly, and end. A second one does nothing."""
-        deadline = Deadline(CLOSE_SECONDS)
-        with self._lock:
-            if self._closed:
-                return
-            if self._trouble is None:
-                self._lock.wait_for(lambda: not self._queue or self._trouble is not None, deadline.remaining())
-            if self._queue:
-                log.warning(kv("NATS does not get what was not written yet", writes=len(self._queue)))
-            self._closed = True
-            self._loop.call_soon_threadsafe(self._end.set)
-        self.thread.join(CLOSE_SECONDS)
+        if not self._thread.is_alive():
+            return
+        if left := self.mirror.close(CLOSE_SECONDS):
+            log.warning(kv("NATS does not get what was not written yet", writes=left))
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join(CLOSE_SECONDS)
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StoreError("the watermark store in NATS was closed")
+    def _wake_up(self) -> None:
+        self._loop.call_soon_threadsafe(self._wake.set)
 
     # THE LOOP'S THREAD
 
@@ -220,12 +120,11 @@ class Buckets:
                 await asyncio.gather(serve, return_exceptions=True)
                 return
             error = serve.exception()
-            if self._trouble is None:
+            if self.mirror.trouble is None:
                 wait = _WAITS[0]
-            with self._lock:
-                self._trouble = _text(self._last_error if isinstance(error, NoServersError) else error)
-                self._lock.notify_all()
-            self._repeated.failed(self._trouble, servers=_addresses(self._settings))
+            text = _text(self._last_error if isinstance(error, NoServersError) else error)
+            self.mirror.failed(text)
+            self._repeated.failed(text, servers=_addresses(self._settings))
             await asyncio.wait([end], timeout=wait)
             wait = min(wait * 2, most)
 
@@ -236,10 +135,8 @@ class Buckets:
         try:
             await asyncio.wait_for(client.connect(**self._options(gone)), CONNECT_SECONDS)
             js = client.jetstream(timeout=ANSWER_SECONDS)
-            watchers = {bucket: await self._load(js, bucket) for bucket in self._ages}
-            with self._lock:
-                self._trouble, self._loaded = None, True
-                self._lock.notify_all()
+            watchers = {bucket: await self._load(js, bucket) for bucket in self.mirror.ages}
+            self.mirror.works()
             self._repeated.recovered()
             work = [self._work(js), self._probe(js), self._lost(gone)]
             work += [self._follow(bucket, watcher) for bucket, watcher in watchers.items()]
@@ -292,15 +189,15 @@ class Buckets:
 
     async def _load(self, js: JetStreamContext, bucket: str) -> KeyValue.KeyWatcher:
         """Open the bucket, made if it is missing, and read all of it; what watches it from there on."""
-        stream = f"KV_{bucket}"
+        stream, age = f"KV_{bucket}", self.mirror.ages[bucket]
         try:
             await js.key_value(bucket)
         except BucketNotFoundError:
             await js.create_key_value(
                 bucket=bucket,
-                description="zmsd: positions of its clients" if self._ages[bucket] is None else "zmsd: resume tokens",
-                history=5 if self._ages[bucket] is None else 1,
-                ttl=self._ages[bucket],
+                description="zmsd: what it knows of its clients" if age is None else "zmsd: resume tokens",
+                history=5 if age is None else 1,
+                ttl=age,
                 replicas=self._settings.replicas,
                 storage=StorageType.FILE,
             )
@@ -313,15 +210,12 @@ class Buckets:
         # Not direct: that may ask a replica, which may not have what was written just now.
         self._kv[bucket] = KeyValue(name=bucket, stream=stream, pre=f"$KV.{bucket}.", js=js, direct=False)
         watcher = await self._kv[bucket].watchall()
-        loaded: dict[str, _Entry] = {}
+        loaded: dict[str, Stored] = {}
         while (entry := await watcher.updates(ANSWER_SECONDS)) is not None:  # type: ignore[no-untyped-call]
             loaded[entry.key] = _of(entry)
         self._watched[bucket] = max([info.state.last_seq, *(entry.revision for entry in loaded.values())])
-        with self._lock:
-            known, self._mirror[bucket] = self._mirror[bucket], loaded
-        for key in known.keys() | loaded.keys():
-            if known.get(key) != loaded.get(key):
-                self._changed(bucket, key)
+        for key in self.mirror.load(bucket, loaded):
+            self._changed(bucket, key)
         return watcher
 
     async def _follow(self, bucket: str, watcher: KeyValue.KeyWatcher) -> None:
@@ -334,7 +228,7 @@ class Buckets:
     async def _probe(self, js: JetStreamContext) -> None:
         while True:
             missing = False
-            for bucket in self._ages:
+            for bucket in self.mirror.ages:
                 newest = (await js.stream_info(f"KV_{bucket}")).state.last_seq
                 await asyncio.sleep(PROBE_SECONDS)
                 missing = missing or self._watched[bucket] < newest
@@ -345,76 +239,66 @@ class Buckets:
         """Work the queue off, for ever."""
         while True:
             self._wake.clear()
-            while self._queue:
-                with self._lock:
-                    name, change = next(iter(self._queue.items()))
+            while queued := self.mirror.next():
+                name, change = queued
                 try:
                     await self._make(js, change)
                 except (InvalidKeyError, MaxPayloadError, APIError) as error:
                     if isinstance(error, APIError) and error.err_code != _TOO_LARGE:
                         raise
                     log.error(kv("NATS never takes it", key=change.key, error=_text(error)))
-                with self._lock:
-                    if self._queue.get(name) is change:
-                        del self._queue[name]
-                    change.done = True
-                    self._lock.notify_all()
+                self.mirror.done(name, change)
             await self._wake.wait()
 
     async def _make(self, js: JetStreamContext, change: Change) -> None:
         bucket, key = change.bucket, change.key
-        if not key:  # a purge: everything before the oldest that is kept
-            oldest = min((entry.revision for entry in self._mirror[bucket].values()), default=0)
-            if oldest > 1:
+        if not key:
+            if (oldest := self.mirror.oldest(bucket)) > 1:
                 await js.purge_stream(f"KV_{bucket}", seq=oldest)
             return
-        entry = self._mirror[bucket].get(key)
+        stored = self.mirror.stored(bucket, key)
         while True:
-            old = None if entry is None else entry.value
+            old = None if stored is None else stored.value
             value = change.update(old)
             if value == old:
                 return
-            revision = 0 if entry is None else entry.revision
+            revision = 0 if stored is None else stored.revision
             try:
                 if value is not None:
-                    self._saw(bucket, key, _Entry(await self._kv[bucket].update(key, value, last=revision), value))
+                    self._saw(bucket, key, Stored(await self._kv[bucket].update(key, value, last=revision), value))
                     return
                 await self._kv[bucket].delete(key, last=revision)
             except APIError as error:
                 if not isinstance(error, KeyWrongLastSequenceError) and error.err_code not in _CHANGED_MEANWHILE:
                     raise
-            entry = await self._fetch(bucket, key)
+            stored = await self._fetch(bucket, key)
 
     async def _fetch_all(self, bucket: str, keys: Collection[str]) -> None:
         for key in keys:
             await self._fetch(bucket, key)
 
-    async def _fetch(self, bucket: str, key: str) -> _Entry | None:
+    async def _fetch(self, bucket: str, key: str) -> Stored | None:
         """What the server's leader has; None for what never was."""
         try:
             found = await self._kv[bucket].get(key)
         except KeyNotFoundError as error:
             if error.entry is None:
                 return None
-            entry = _Entry(error.entry.revision, None)
+            stored = Stored(error.entry.revision, None)
         else:
             assert found.revision is not None
-            entry = _Entry(found.revision, found.value)
-        self._saw(bucket, key, entry)
-        return entry
+            stored = Stored(found.revision, found.value)
+        self._saw(bucket, key, stored)
+        return stored
 
-    def _saw(self, bucket: str, key: str, entry: _Entry) -> None:
-        with self._lock:
-            known = self._mirror[bucket].get(key)
-            if known is not None and known.revision >= entry.revision:
-                return
-            self._mirror[bucket][key] = entry
-        self._changed(bucket, key)
+    def _saw(self, bucket: str, key: str, stored: Stored) -> None:
+        if self.mirror.saw(bucket, key, stored):
+            self._changed(bucket, key)
 
 
-def _of(entry: KeyValue.Entry) -> _Entry:
+def _of(entry: KeyValue.Entry) -> Stored:
     assert entry.revision is not None
-    return _Entry(entry.revision, entry.value if entry.operation is None else None)
+    return Stored(entry.revision, entry.value if entry.operation is None else None)
 
 
 def _tls(settings: NatsConfig) -> ssl.SSLContext | None:

@@ -13,13 +13,12 @@ from typing import Any
 from zmsd.config import NatsConfig
 from zmsd.errors import StoreError
 from zmsd.log import kv
-from zmsd.watermarks.nats import Buckets, Change, Update
+from zmsd.watermarks.mirror import Change
+from zmsd.watermarks.nats import Buckets
 from zmsd.watermarks.store import Contents, CopyRecord, Identity, ShardRecord
 
 log = logging.getLogger(__name__)
 
-START_SECONDS = 20.0
-"""Seconds that a start waits for NATS: without what it knows no client can be served rightly."""
 WRITE_SECONDS = 3.0
 """Seconds that a write is waited for which should be there before the client has what it is about."""
 CHECKPOINT_AGE = 24 * 3600.0
@@ -43,12 +42,12 @@ class SharedStore:
         self._bucket, self._checkpoints = settings.bucket, f"{settings.bucket}-checkpoints"
         self._told: Callable[[], None] = lambda: None
         self._buckets = Buckets(settings, {self._bucket: None, self._checkpoints: CHECKPOINT_AGE}, self._changed)
-        self._buckets.wait_loaded(START_SECONDS)
+        self._mirror = self._buckets.mirror
         self._claim(database)
 
     @property
     def trouble(self) -> str | None:
-        trouble = self._buckets.trouble
+        trouble = self._mirror.trouble
         return None if trouble is None else f"NATS: {trouble}"
 
     def shard(self, app: str, number: int) -> ShardRecord | None:
@@ -108,18 +107,18 @@ class SharedStore:
 
     def checkpoint(self, watermark: str, token: str) -> None:
         value = token.encode()
-        self._buckets.change(("checkpoint", watermark), self._checkpoints, watermark, lambda _: value)
-        marks = sorted(self._buckets.values(self._checkpoints))
+        self._mirror.change(("checkpoint", watermark), self._checkpoints, watermark, lambda _: value)
+        marks = sorted(self._mirror.values(self._checkpoints))
         kept_anyway = max(len(marks) - _CHECKPOINTS - 1, 0)
         if kept_anyway:
             confirmed = min((acked or version for version, acked in self.shards().values()), default="~")
             behind = min(bisect_left(marks, confirmed), kept_anyway)
             behind = max(behind, len(marks) - _CHECKPOINTS_AT_MOST)
             if behind:
-                self._buckets.purge(self._checkpoints, marks[:behind])
+                self._mirror.purge(self._checkpoints, marks[:behind])
 
     def checkpoint_before(self, watermark: str) -> tuple[str, str] | None:
-        known = self._buckets.values(self._checkpoints)
+        known = self._mirror.values(self._checkpoints)
         mark = max((mark for mark in known if mark <= watermark), default=None)
         return None if mark is None else (mark, known[mark].decode())
 
@@ -139,10 +138,10 @@ class SharedStore:
 
     def edition(self, fingerprint: str) -> str | None:
         key = _key("edition", fingerprint)
-        found = self._buckets.value(self._bucket, key)
+        found = self._mirror.value(self._bucket, key)
         if found is None:
             self._buckets.refresh(self._bucket, key)
-            found = self._buckets.value(self._bucket, key)
+            found = self._mirror.value(self._bucket, key)
         return None if found is None else zlib.decompress(found).decode()
 
     def add_edition(self, fingerprint: str, document: str) -> None:
@@ -159,9 +158,9 @@ class SharedStore:
             return _json(then) if _parsed(old, []) == before else old
 
         documented = self._add_edition(fingerprint, document)
-        change = self._buckets.change("epochs", self._bucket, "epochs", update)
-        if not self._buckets.wait(change, WRITE_SECONDS, withdraw=True):
-            self._buckets.wait(documented, 0, withdraw=True)
+        change = self._mirror.change("epochs", self._bucket, "epochs", update)
+        if not self._mirror.wait(change, WRITE_SECONDS, withdraw=True):
+            self._mirror.wait(documented, 0, withdraw=True)
             raise StoreError(
                 "what is published cannot be agreed upon with the other daemons, the watermark store is not there "
                 f"({self.trouble or 'it does not answer'}): try again when it is"
@@ -173,8 +172,8 @@ class SharedStore:
 
     def contents(self) -> Contents:
         prefix = "edition."
-        editions = [key for key in self._buckets.values(self._bucket) if key.startswith(prefix)]
-        checkpoints = self._buckets.values(self._checkpoints)
+        editions = [key for key in self._mirror.values(self._bucket) if key.startswith(prefix)]
+        checkpoints = self._mirror.values(self._checkpoints)
         return Contents(
             self.shards(),
             {
@@ -190,11 +189,11 @@ class SharedStore:
 
     def forget(self, app: str, number: int) -> None:
         key = _shard_key(app, number)
-        self._write_now("forgetting", self._buckets.change(("forget", key), self._bucket, key, lambda _: None))
+        self._write_now("forgetting", self._mirror.change(("forget", key), self._bucket, key, lambda _: None))
 
     def forget_edition(self, fingerprint: str) -> None:
         key = _key("edition", fingerprint)
-        self._write_now("forgetting", self._buckets.change(("forget", key), self._bucket, key, lambda _: None))
+        self._write_now("forgetting", self._mirror.change(("forget", key), self._bucket, key, lambda _: None))
 
     def close(self) -> None:
         self._buckets.close()
@@ -202,9 +201,8 @@ class SharedStore:
     def _claim(self, database: str) -> None:
         """Two databases in one bucket would make each other's positions void."""
         name = _json(database)
-        self._write_now(
-            "the database's name", self._buckets.change("claim", self._bucket, "database", lambda old: old or name)
-        )
+        change = self._mirror.change("claim", self._bucket, "database", lambda old: old or name)
+        self._write_now("database", change)
         owner = self._value("database")
         if owner != database:
             self.close()
@@ -218,22 +216,22 @@ class SharedStore:
             self._told()
 
     def _value(self, key: str) -> Any:
-        return _parsed(self._buckets.value(self._bucket, key), None)
+        return _parsed(self._mirror.value(self._bucket, key), None)
 
     def _set(self, key: str, value: Any) -> None:
         text = _json(value)
-        self._write_now(key, self._buckets.change(key, self._bucket, key, lambda _: text))
+        self._write_now(key, self._mirror.change(key, self._bucket, key, lambda _: text))
 
     def _add_edition(self, fingerprint: str, document: str) -> Change:
         key, value = _key("edition", fingerprint), zlib.compress(document.encode())
-        return self._buckets.change(("edition", key), self._bucket, key, lambda old: old or value)
+        return self._mirror.change(("edition", key), self._bucket, key, lambda old: old or value)
 
     def _shard_documents(self) -> list[dict[str, Any]]:
-        values = self._buckets.values(self._bucket)
+        values = self._mirror.values(self._bucket)
         return [json.loads(value) for key, value in values.items() if key.startswith("shard.")]
 
     def _shard(self, app: str, number: int) -> dict[str, Any]:
-        return _shard(self._buckets.value(self._bucket, _shard_key(app, number)), app, number)
+        return _shard(self._mirror.value(self._bucket, _shard_key(app, number)), app, number)
 
     def _change_shard(self, name: str, app: str, number: int, update: Callable[[dict[str, Any]], None]) -> Change:
         def updated(old: bytes | None) -> bytes | None:
@@ -243,11 +241,11 @@ class SharedStore:
             return old if new == _json(_shard(old, app, number)) else new
 
         key = _shard_key(app, number)
-        return self._buckets.change((name, key), self._bucket, key, updated)
+        return self._mirror.change((name, key), self._bucket, key, updated)
 
     def _write_now(self, what: str, change: Change, **fields: object) -> None:
         """Wait for it; if it takes too long it is written later, by this daemon, should it live until then."""
-        if not self._buckets.wait(change, WRITE_SECONDS):
+        if not self._mirror.wait(change, WRITE_SECONDS):
             trouble = self.trouble or "NATS does not answer"
             log.warning(kv("written later, other daemons do not know it yet", what=what, **fields, reason=trouble))
 

@@ -1,0 +1,168 @@
+"""Every error of MongoDB in the table of zmsd/feed/faults.py, on the commands that read."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import pytest
+
+from tests.faults.load import (
+    COLLECTIONS,
+    MAPPINGS,
+    SCHEMA,
+    Db,
+    Follow,
+    Serve,
+    caught_up,
+    load,
+    received,
+    stream_from,
+)
+from tests.faults.tally import LONG, Tally, pick
+from tests.support.client import ChangeSourceClient
+from tests.support.compare import assert_same
+from tests.support.daemon import ZmsdProcess
+from tests.support.mongod import ReplicaSet
+from tests.support.wait import wait_until
+from tests.support.writer import Writer
+from zmsd.feed.faults import LOST, REFUSED, REOPEN_BY_TIME, RESUME, SNAPSHOT_GONE, SNAPSHOT_RETRY
+
+HEALING = pick([6, 10107, 63, 43], sorted(RESUME))
+UNKNOWN = pick([999_999], [8, 96, 999_999])  # in no line of the table: they are taken to pass
+FAILURES = pick(3, 4)
+ONCE_LOST = pick([280, 286, 136], sorted(REOPEN_BY_TIME | LOST))
+
+# A table that mongod computes, by aggregates over documents that zmsd sends: they fail like the others.
+EVEN = {"columns": {"id": {"type": "string"}, "half": {"type": "number"}}, "primaryKey": ["id"]}
+HALF = {"_id": 0, "id": "$_id", "half": {"$divide": ["$n", 2]}}
+WITH_EVEN = SCHEMA | {"even": {"tableName": "even", **EVEN}}
+MAPPED = MAPPINGS | {"even": {"source": "c", "filter": {"n": {"$mod": [2, 0]}}, "projection": HALF}}
+
+
+def fail(replica_set: ReplicaSet, code: int, times: int, *commands: str, **data: Any) -> None:
+    """Let zmsd's commands fail so often with this code, and wait until they have."""
+    before = replica_set.failed()
+    with replica_set.failing(*commands, times=times, errorCode=code, **data):
+        wait_until(lambda: replica_set.failed() >= before + times, f"{times} × {code} on {commands}", 90)
+
+
+@pytest.mark.parametrize("scope", ["collection", "database"])
+def test_errors_that_pass(
+    scope: str, loaded: Db, replica_set: ReplicaSet, serve: Serve, follow: Follow, tally: Tally
+) -> None:
+    """The client hears nothing of them."""
+    zmsd = serve(WITH_EVEN, MAPPED, settings={"feed": {"scope": scope}})
+    client = follow(zmsd)
+    with load(loaded, client, tally=tally, threads=1) as writer:
+        for code in (*HEALING, *UNKNOWN):
+            # What an aggregate over documents that zmsd sends fails with, if unknown, is the fault of the documents.
+            fail(replica_set, code, FAILURES, *(["getMore"] if code in UNKNOWN else ["aggregate", "getMore"]))
+            received(client, 3)
+            tally.survived += FAILURES
+        wait_until(zmsd.ready, "it is ready")
+        writer.stop()
+    assert not client.closings
+    assert not zmsd.log("position lost")
+    assert_even(loaded, client)
+
+
+def assert_even(database: Db, client: ChangeSourceClient) -> None:
+    expected = {doc["_id"]: doc["n"] / 2 for doc in database.c.find({"n": {"$mod": [2, 0]}})}
+    assert {row["id"]: row["half"] for row in client.rows("even").values()} == expected
+
+
+@pytest.mark.parametrize("scope", ["collection", "database"])
+def test_a_position_that_seems_lost_once(
+    scope: str, loaded: Db, replica_set: ReplicaSet, serve: Serve, follow: Follow, tally: Tally
+) -> None:
+    """It is asked for again by its time before anybody is told; there it is."""
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope}})
+    client = follow(zmsd)
+    with load(loaded, client, tally=tally, threads=1):
+        for code in ONCE_LOST:
+            fail(replica_set, code, 1, "getMore")
+            received(client, 3)
+            tally.survived += 1
+    assert not client.closings
+    assert client.replica.reset_required is None
+
+
+@pytest.mark.parametrize("code", pick([286], sorted(LOST | REOPEN_BY_TIME)))
+def test_a_position_that_is_lost(
+    code: int, loaded: Db, replica_set: ReplicaSet, serve: Serve, follow: Follow, tally: Tally
+) -> None:
+    """The client is told to copy afresh, and what to make of it; then all is right again."""
+    zmsd = serve(SCHEMA, MAPPINGS)
+    client = follow(zmsd)
+    with load(loaded, tally=tally, threads=1) as writer:
+        received(client)
+        with replica_set.failing("aggregate", "getMore", errorCode=code):
+            wait_until(lambda: client.replica.reset_required, "reset-required", 30)
+            begun, lines = time.monotonic(), len(zmsd.stderr().splitlines())
+            wait_until(lambda: time.monotonic() > begun + 2, "it goes on for a while")
+            said = len(zmsd.stderr().splitlines()) - lines
+        tally.survived += 1
+        wait_until(zmsd.ready, "it is ready again", 30)
+        afresh = follow(zmsd)
+        received(afresh)
+        writer.stop()
+    assert str(client.replica.version) < str(afresh.replica.version)
+    caught_up(afresh, writer)
+    tally.check(writer.log, afresh.replica)
+    assert_same(loaded, SCHEMA, MAPPINGS, afresh.replica)
+    assert str(code) in str(client.replica.reset_required), "what was the matter"
+    assert said < 20, "it does not flood the log"
+
+
+@pytest.mark.parametrize("code", pick([13], sorted(REFUSED)))
+def test_what_an_operator_must_see_to(
+    code: int, loaded: Db, replica_set: ReplicaSet, serve: Serve, follow: Follow, tally: Tally
+) -> None:
+    """Not ready meanwhile, one line says why; the client stays, and misses nothing."""
+    zmsd = serve(SCHEMA, MAPPINGS)
+    client = follow(zmsd)
+    with load(loaded, client, tally=tally, threads=1):
+        with replica_set.failing("aggregate", "getMore", errorCode=code):
+            wait_until(lambda: zmsd.get("/readyz")[0] == 503, "not ready")
+            assert str(code) in zmsd.get("/readyz")[1]
+        tally.survived += 1
+        wait_until(zmsd.ready, "it is ready again", 30)
+        received(client)
+    assert not client.closings
+    assert 0 < len(zmsd.log(f"WARN.*code {code}|ERROR.*code {code}")) < 10
+
+
+def test_the_copy(loaded: Db, replica_set: ReplicaSet, serve: Serve, follow: Follow, tally: Tally) -> None:
+    """Each code on its find and its getMore: it goes on where it was."""
+    codes = pick([10107, 43, 246, 250], sorted(RESUME | SNAPSHOT_GONE | SNAPSHOT_RETRY))
+    with Writer(loaded.client, loaded.name, COLLECTIONS, threads=1, pause=0.01) as writer:
+        writer.seed(5000)
+        zmsd = serve(WITH_EVEN, MAPPED)
+        writer.start()
+        clients = []
+        for shard, code in enumerate(codes):
+            with contextlib.ExitStack() as failing:
+                for_c = {"namespace": f"{loaded.name}.c", "errorCode": code}
+                failing.enter_context(replica_set.failing("find", "getMore", times=2, **for_c))
+                before = len(zmsd.log("copy done"))
+                client = follow(zmsd, shard=shard)
+                zmsd.wait_log("copy done", count=before + 1)
+                tally.survived += 2
+            if LONG or shard < 3:
+                clients.append((shard, client))
+            else:
+                client.close()
+        writer.stop()
+    for shard, client in clients:
+        check_copy(loaded, zmsd, writer, client, shard, tally)
+
+
+def check_copy(
+    database: Db, zmsd: ZmsdProcess, writer: Writer, client: ChangeSourceClient, shard: int, tally: Tally
+) -> None:
+    caught_up(client, writer)
+    tally.check(writer.log, client.replica, copied_to=stream_from(zmsd, client, shard))
+    assert_same(database, SCHEMA, MAPPINGS, client.replica)
+    assert_even(database, client)

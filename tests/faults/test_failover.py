@@ -1,0 +1,120 @@
+"""A replica set of three whose primary changes, and whose members die and come back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.faults.load import (
+    COLLECTIONS,
+    MAPPINGS,
+    SCHEMA,
+    Db,
+    Follow,
+    Serve,
+    a_moment,
+    caught_up,
+    in_copy,
+    load,
+    received,
+    stream_from,
+    written,
+)
+from tests.faults.tally import Tally, pick
+from tests.support.compare import assert_same
+from tests.support.mongod import Client, ReplicaSet
+from tests.support.writer import Writer
+
+
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
+    with ReplicaSet(tmp_path_factory.mktemp("three"), 3) as replica_set:
+        yield replica_set
+
+
+@pytest.fixture(scope="module")
+def clients(replicas: ReplicaSet) -> Iterator[Client]:
+    with replicas.client() as client:
+        yield client
+
+
+def step_down(replicas: ReplicaSet) -> None:
+    replicas.step_down()
+
+
+def kill_the_primary(replicas: ReplicaSet) -> None:
+    primary = replicas.primary()
+    primary.kill()
+    replicas.primary()
+    primary.start()
+
+
+def kill_a_secondary(replicas: ReplicaSet) -> None:
+    secondary = replicas.secondaries()[0]
+    secondary.kill()
+    secondary.start()
+
+
+def kill_two(replicas: ReplicaSet) -> None:
+    """Nobody can write until one of them is back."""
+    killed = [replicas.primary(), replicas.secondaries()[0]]
+    for node in killed:
+        node.kill()
+    for node in killed:
+        node.start()
+
+
+HARMS: list[Callable[[ReplicaSet], None]] = [step_down, kill_the_primary, kill_a_secondary, kill_two]
+
+
+def test_while_it_streams(replicas: ReplicaSet, clients: Client, serve: Serve, follow: Follow, tally: Tally) -> None:
+    rng = random.Random(11)
+    database = empty(clients, "streamed")
+    zmsd = serve(SCHEMA, MAPPINGS, uri=replicas.uri(database.name))
+    client = follow(zmsd)
+    with load(database, client, tally=tally, exact=False) as writer:
+        for harm in pick(HARMS, [harm for _ in range(5) for harm in HARMS]):
+            for _ in range(pick(1, 4) if harm is step_down else 1):
+                harm(replicas)
+                tally.survived += 1
+                a_moment(rng, pick(0.5, 3))
+            written(writer, 20, 120)
+            received(client, timeout=120)
+            replicas.wait_all_healthy()
+    assert not client.closings, "it stayed connected"
+    assert not client.refusals
+    tally.note(f"{writer.outages} writes failed at first")
+
+
+def test_while_it_copies(replicas: ReplicaSet, clients: Client, serve: Serve, follow: Follow, tally: Tally) -> None:
+    database = empty(clients, "copied")
+    followers = []
+    with Writer(clients, database.name, COLLECTIONS, threads=2, pause=0.01) as writer:
+        writer.seed(pick(20_000, 100_000))
+        zmsd = serve(SCHEMA, MAPPINGS, uri=replicas.uri(database.name))
+        writer.start()
+        for shard, harm in enumerate(pick([kill_the_primary], HARMS)):
+            client = follow(zmsd, shard=shard, wait=False, receive_buffer=1 << 14)
+            in_copy(client, 1000)
+            client.stop_reading()
+            harm(replicas)
+            tally.survived += 1
+            client.go_on_reading()
+            client.wait_initial(120)
+            written(writer, 20, 120)
+            replicas.wait_all_healthy()
+            followers.append(client)
+        writer.stop()
+    for shard, client in enumerate(followers):
+        caught_up(client, writer)
+        tally.check(writer.log, client.replica, exact=False, copied_to=stream_from(zmsd, client, shard))
+        assert_same(database, SCHEMA, MAPPINGS, client.replica)
+
+
+def empty(clients: Client, name: str) -> Db:
+    database = clients[name]
+    for collection in COLLECTIONS:
+        database.create_collection(collection)
+    return database

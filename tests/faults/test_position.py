@@ -1,0 +1,215 @@
+"""Positions that are lost: the oplog has rolled over them, or the database is another one. Each time the client is told
+to copy afresh, and never goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, Db, Follow, Serve, load, received
+from tests.faults.tally import Tally, pick
+from tests.support.client import ChangeSourceClient
+from tests.support.compare import assert_same
+from tests.support.daemon import ZmsdProcess
+from tests.support.mongod import ReplicaSet
+from tests.support.proxy import Proxy
+from tests.support.stub import lexi
+from tests.support.wait import wait_until
+from tests.support.writer import Writer
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
+    """A MongoDB with an oplog of 2 MB."""
+    with ReplicaSet(tmp_path_factory.mktemp("tiny"), oplog_mb=2) as replica_set:
+        yield replica_set
+
+
+def empty(replica_set: ReplicaSet, stack: contextlib.ExitStack, name: str) -> Db:
+    database: Db = stack.enter_context(replica_set.client())[name]
+    for collection in COLLECTIONS:
+        database.create_collection(collection)
+    return database
+
+
+def told(client: ChangeSourceClient) -> str:
+    """Wait for reset-required; what it says."""
+    return str(wait_until(lambda: client.replica.reset_required, "reset-required", 60))
+
+
+def afresh(database: Db, zmsd: ZmsdProcess, follow: Follow, before: ChangeSourceClient, tally: Tally) -> None:
+    """As zero-cache after reset-required: a new copy, above the old one, from which all goes on."""
+    client = follow(zmsd)
+    assert str(client.replica.version) > before.replica.watermark, "it is above all that the old one had"
+    begun = client.replica.version
+    with Writer(database.client, database.name, COLLECTIONS, threads=1) as writer:
+        writer.start(50)
+        writer.wait()
+    client.wait_for(lambda replica: replica.watermark >= lexi(writer.last_position()), "the last write")
+    assert client.replica.version == begun
+    assert_same(database, SCHEMA, MAPPINGS, client.replica)
+    tally.survived += 1
+
+
+def test_the_oplog_rolls_over_while_the_client_is_there(
+    tiny: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
+) -> None:
+    database = empty(tiny, stack, "there")
+    client = follow(serve(SCHEMA, MAPPINGS, uri=tiny.uri(database.name)))
+    with load(database, client, tally=tally):
+        for _ in range(pick(2, 20)):
+            tiny.roll_oplog(tiny.now())
+            received(client)
+            tally.survived += 1
+    assert not client.closings
+
+
+def test_the_oplog_rolls_over_while_the_client_is_away(
+    tiny: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
+) -> None:
+    """As long as zmsd runs it has the changes itself."""
+    database = empty(tiny, stack, "away")
+    zmsd = serve(SCHEMA, MAPPINGS, uri=tiny.uri(database.name))
+    client = follow(zmsd)
+    with Writer(database.client, database.name, COLLECTIONS, threads=1, pause=0.01) as writer:
+        writer.start()
+        received(client, 5)
+        client.close()
+        tiny.roll_oplog(tiny.now())
+        back = follow(zmsd, replica=client.replica, wait=False)
+        received(back, 5)
+        back.close()
+        tally.survived += 1
+        zmsd.kill()
+        tiny.roll_oplog(tiny.now())
+        zmsd.start()
+        lost = follow(zmsd, replica=back.replica, wait=False)
+        reason = told(lost)
+        writer.stop()
+    assert "oplog" in reason or "286" in reason, reason
+    tally.note(f"told: {reason}")
+    afresh(database, zmsd, follow, lost, tally)
+
+
+def test_the_oplog_rolls_over_while_zmsd_stands_still(
+    tiny: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
+) -> None:
+    database = empty(tiny, stack, "still")
+    zmsd = serve(SCHEMA, MAPPINGS, uri=tiny.uri(database.name))
+    client = follow(zmsd)
+    with Writer(database.client, database.name, COLLECTIONS, threads=1, pause=0.01) as writer:
+        writer.start()
+        received(client, 5)
+        zmsd.signal(signal.SIGSTOP)
+        tiny.roll_oplog(tiny.now())
+        zmsd.signal(signal.SIGCONT)
+        told(client)
+        writer.stop()
+    afresh(database, zmsd, follow, client, tally)
+
+
+def test_in_the_middle_of_a_transaction(
+    tmp_path: Path, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
+) -> None:
+    """The client reads so slowly that neither memory nor the oplog has the rest of it: a rollback comes first."""
+    replica_set = stack.enter_context(ReplicaSet(tmp_path / "set", oplog_mb=10))
+    replica_set.take_large_transactions()
+    database = empty(replica_set, stack, "middle")
+    zmsd = serve(SCHEMA, MAPPINGS, uri=replica_set.uri(database.name))
+    client = follow(zmsd, receive_buffer=1 << 14)
+    other = follow(zmsd, shard=1)
+    filler = "x" * 2000
+    with database.client.start_session() as session:
+        # More than all buffers between zmsd and a client that does not read.
+        documents = [{"_id": number, "n": 0, "text": filler} for number in range(6000)]
+        session.with_transaction(lambda _: database.a.insert_many(documents, session=session))
+    wait_until(lambda: client.replica.in_transaction, "it begins")
+    client.stop_reading()
+    for number in range(25):
+        database.b.insert_many([{"_id": f"{number}-{one}", "n": 0, "text": filler * 5} for one in range(300)])
+        other.wait_rows("b", (number + 1) * 300)  # so fast that the oplog rolls over zmsd it must not be
+    replica_set.roll_oplog(replica_set.now())
+    client.go_on_reading()
+    told(client)
+    assert client.replica.rollbacks == 1
+    assert client.rows("a") == {}
+    tally.survived += 1
+
+
+@pytest.mark.parametrize("meanwhile", ["runs", "is down"])
+def test_another_database_under_the_same_address(
+    meanwhile: str,
+    replica_set: ReplicaSet,
+    tiny: ReplicaSet,
+    loaded: Db,
+    serve: Serve,
+    follow: Follow,
+    tally: Tally,
+    stack: contextlib.ExitStack,
+) -> None:
+    """Its time is later than all that the client has, so that the time alone would go on in silence."""
+    proxy = stack.enter_context(Proxy(replica_set.nodes[0].port))
+    uri = f"mongodb://127.0.0.1:{proxy.port}/{loaded.name}?directConnection=true"
+    zmsd = serve(SCHEMA, MAPPINGS, uri=uri)
+    client = follow(zmsd)
+    with load(loaded, client, tally=tally, threads=1):
+        received(client, 5)
+    if meanwhile == "is down":
+        zmsd.kill()
+    else:
+        client.close()
+    other = empty(tiny, stack, loaded.name)
+    other.a.insert_one({"_id": "of the other", "n": 1})
+    proxy.target = tiny.nodes[0].port
+    proxy.reset()
+    if meanwhile == "is down":
+        zmsd.start()
+        back = client
+    else:
+        wait_until(lambda: zmsd.log("another replica set|is not the one"), "it is noticed", 30)
+        back = follow(zmsd, replica=client.replica, wait=False)
+    other.a.insert_one({"_id": "of the other, later", "n": 1})
+    reason = told(back)
+    assert "another" in reason or "not the one" in reason, reason
+    afresh(other, zmsd, follow, back, tally)
+
+
+@pytest.mark.parametrize("meanwhile", ["runs", "is down"])
+def test_an_older_state_of_the_same_database(
+    meanwhile: str, tmp_path: Path, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
+) -> None:
+    """Its files were put back. It has the same identity, and soon a later time than the client has."""
+    replica_set = stack.enter_context(ReplicaSet(tmp_path / "set"))
+    database = empty(replica_set, stack, "restored")
+    node = replica_set.nodes[0]
+    zmsd = serve(SCHEMA, MAPPINGS, uri=replica_set.uri(database.name))
+    client = follow(zmsd)
+    database.a.insert_one({"_id": "before", "n": 1})
+    client.wait_rows("a", 1)
+    node.stop()
+    shutil.copytree(node.directory, tmp_path / "backup")
+    node.start()
+    replica_set.primary()
+    with load(database, client, tally=tally, threads=1):
+        received(client, 5)
+    if meanwhile == "is down":
+        zmsd.kill()
+    had = client.replica.watermark
+    node.stop()
+    shutil.rmtree(node.directory)
+    shutil.copytree(tmp_path / "backup", node.directory)
+    node.start()
+    replica_set.primary()
+    with Writer(database.client, database.name, COLLECTIONS, threads=1) as writer:
+        writer.start()
+        wait_until(lambda: writer.log and lexi(writer.last_position()) > had, "its time is later than the client's")
+        writer.stop()
+    if meanwhile == "is down":
+        zmsd.start()
+    told(client)
+    afresh(database, zmsd, follow, client, tally)

@@ -1,0 +1,350 @@
+"""Two daemons behind a load balancer, NATS between them: either one may serve, and none of them is missed."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+
+from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, Db, Follow, Serve, load, received, settle, written
+from tests.faults.tally import Tally, pick
+from tests.support.client import ChangeSourceClient
+from tests.support.daemon import ZmsdProcess
+from tests.support.nats import NatsCluster, NatsServer
+from tests.support.proxy import Balancer
+from tests.support.replica import Change, Replica
+from tests.support.wait import wait_until
+from zmsd.config import NatsConfig
+from zmsd.watermarks.shared import SharedStore
+from zmsd.watermarks.store import Contents
+
+GOES_ON = 2.0
+"""Seconds within which a client must get the next change, whatever became of the daemon that served it."""
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[NatsServer]:
+    with NatsServer(tmp_path / "nats") as server:
+        yield server
+
+
+class Pair:
+    """Two daemons, and a client behind the balancer before them."""
+
+    def __init__(self, daemons: list[ZmsdProcess], balancer: Balancer, follow: Follow) -> None:
+        self.daemons = daemons
+        self.balancer = balancer
+        self.client: ChangeSourceClient = follow(balancer)
+
+    @property
+    def serving(self) -> ZmsdProcess:
+        return next(daemon for daemon in self.daemons if daemon.port == self.balancer.target)
+
+    def move(self) -> None:
+        """Have the client come to the other one."""
+        self.balancer.target = next(daemon.port for daemon in self.daemons if daemon is not self.serving)
+        self.client.hang_up()
+
+    def kill(self) -> float:
+        """``kill -9`` of the one that serves; the seconds until the client gets the next change from the other."""
+        client, connections, began = self.client, self.client.connections, time.monotonic()
+        self.serving.kill()
+        client.wait_connected(connections + 1)
+        received(client)
+        return time.monotonic() - began
+
+
+@pytest.fixture
+def pair(serve: Serve, follow: Follow) -> Iterator[Callable[..., Pair]]:
+    """``pair(settings)``: two zmsd that publish SCHEMA."""
+    entered: list[Balancer] = []
+
+    def pair(settings: Any = None) -> Pair:
+        daemons = [serve(SCHEMA, MAPPINGS, settings=settings, start=False) for _ in range(2)]
+        for daemon in daemons:
+            daemon.launch()
+        wait_until(lambda: all(daemon.ready() for daemon in daemons), "both are ready", 30)
+        entered.append(Balancer(*(daemon.port for daemon in daemons)).__enter__())
+        return Pair(daemons, entered[-1], follow)
+
+    yield pair
+    for balancer in entered:
+        balancer.__exit__(None, None, None)
+
+
+def shared(*urls: str, **more: Any) -> dict[str, Any]:
+    return {"watermarks": {"storage": "nats-kv"}, "nats": {"servers": list(urls), **more}}
+
+
+def known(database: Db, *urls: str) -> Contents:
+    store = SharedStore(NatsConfig(urls), database.name)
+    try:
+        return store.contents()
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("storage", ["nats-kv", "sqlite"])
+def test_the_one_that_serves_is_killed(
+    storage: str, loaded: Db, pair: Callable[..., Pair], nats: NatsServer, tally: Tally
+) -> None:
+    """With a sqlite store each they know nothing of one another, and all that is needed can be derived."""
+    two = pair(shared(nats.url) if storage == "nats-kv" else None)
+    pauses: list[float] = []
+    with load(loaded, two.client, tally=tally) as writer:
+        for _ in range(pick(3, 10) if storage == "nats-kv" else pick(2, 6)):
+            wait_until(lambda: all(daemon.ready() for daemon in two.daemons), "both are ready", 30)
+            received(two.client, 20)
+            killed = two.serving
+            pauses.append(two.kill())
+            assert two.serving is not killed
+            tally.survived += 1
+            written(writer, 20)
+            killed.launch()
+    tally.note(f"{storage}: goes on after {min(pauses):.2f} to {max(pauses):.2f} s")
+    assert max(pauses) < GOES_ON
+
+
+def test_it_is_killed_while_it_copies(loaded: Db, pair: Callable[..., Pair], nats: NatsServer, tally: Tally) -> None:
+    """zero-cache begins its copy afresh, at the other one."""
+    two = pair(shared(nats.url))
+    clients = []
+    with contextlib.ExitStack() as stack:
+        with load(loaded, tally=tally) as writer:
+            written(writer, 500)
+            for number in range(pick(2, 6)):
+                wait_until(lambda: all(daemon.ready() for daemon in two.daemons), "both are ready", 30)
+                killed, begun = two.serving, len(two.serving.log("copy begins"))
+                client = ChangeSourceClient(two.balancer.port, app=f"app{number}", again=True, receive_buffer=4096)
+                clients.append(stack.enter_context(client))
+                killed.wait_log("copy begins", count=begun + 1)
+                killed.kill()
+                tally.survived += 1
+                client.wait_initial()
+                assert two.serving is not killed
+                received(client, 5)
+                killed.launch()
+        for client in clients:
+            settle(loaded, writer, client, tally=tally)
+
+
+def changes(replica: Replica, after: str) -> tuple[list[Change], dict[str, int]]:
+    """All changes above a watermark, and how many there were up to each commit."""
+    found: list[Change] = []
+    commits = {}
+    for transaction in replica.transactions:
+        if transaction.watermark > after:
+            found += transaction.changes
+            commits[transaction.watermark] = len(found)
+    return found, commits
+
+
+def test_both_send_the_same_under_the_same_watermarks(
+    loaded: Db, pair: Callable[..., Pair], nats: NatsServer, follow: Follow, tally: Tally
+) -> None:
+    """How many of them are joined into one transaction aside."""
+    two = pair(shared(nats.url))
+    clients = [follow(daemon, app=f"app{number}") for number, daemon in enumerate(two.daemons)]
+    with load(loaded, two.client, *clients, tally=tally) as writer:
+        written(writer, pick(500, 5000))
+    begin = max(str(client.replica.version) for client in clients)
+    (one, commits), (other, other_commits) = (changes(client.replica, begin) for client in clients)
+    assert one == other
+    common = commits.keys() & other_commits.keys()
+    assert [commits[mark] for mark in common] == [other_commits[mark] for mark in common]
+    tally.note(f"{len(one)} changes, {len(common)} common commits of {len(commits)} and {len(other_commits)}")
+    assert len(common) > len(commits) / 2
+
+
+def test_nats_goes_and_comes_back(
+    loaded: Db, pair: Callable[..., Pair], nats: NatsServer, follow: Follow, tally: Tally
+) -> None:
+    two = pair(shared(nats.url))
+
+    def notes() -> list[bool]:
+        answers = [daemon.get("/readyz") for daemon in two.daemons if daemon.running()]
+        assert all(status == 200 for status, _ in answers)
+        return ["NATS" in text for _, text in answers]
+
+    with load(loaded, two.client, tally=tally) as writer:
+        for _ in range(pick(1, 4)):
+            received(two.client, 10)
+            nats.kill()
+            tally.survived += 1
+            wait_until(lambda: all(notes()), "both say so, and are ready")
+            # Clients come, are served, and move: with what is known here, and what is written goes later.
+            with ChangeSourceClient(two.balancer.port, app="late") as late:
+                late.wait_initial()
+                received(late, 5)
+            two.move()
+            received(two.client, 10)
+            killed = two.serving
+            pause = two.kill()
+            tally.survived += 1
+            assert pause < GOES_ON
+            written(writer, 50)
+            nats.start()
+            wait_until(lambda: not any(notes()), "it is caught up", 20)
+            killed.start()
+            received(two.client)
+    last = two.client.replica.watermark
+    wait_until(lambda: known(loaded, nats.url).shards["zero", 0].acked == last, "the last acknowledgement is kept")
+    tally.note(f"without NATS goes on after {pause:.2f} s")
+
+
+def with_table(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is published with one more table, of a collection that nobody writes."""
+    schema, mappings = copy.deepcopy(SCHEMA), copy.deepcopy(MAPPINGS)
+    schema[name] = copy.deepcopy(schema[COLLECTIONS[0]]) | {"tableName": name}
+    mappings[name] = copy.deepcopy(mappings[COLLECTIONS[0]]) | {"collection": name}
+    return schema, mappings
+
+
+class Moving:
+    """Has the client of a pair go to and fro."""
+
+    def __init__(self, two: Pair) -> None:
+        self._two = two
+        self._stop = Event()
+        self._thread = Thread(target=self._run)
+        self.moves = 0
+
+    def __enter__(self) -> Moving:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        rng = random.Random(7)
+        while not self._stop.wait(rng.random() * 0.5):
+            self._two.move()
+            self.moves += 1
+
+
+def published(two: Pair) -> list[set[str]]:
+    """The tables that each of them publishes."""
+    return [set(json.loads(daemon.get("/")[1])["tables"]) for daemon in two.daemons]
+
+
+def reload(daemon: ZmsdProcess, table: str) -> None:
+    daemon.write(*with_table(table))
+    daemon.signal(signal.SIGHUP)
+
+
+@pytest.mark.parametrize("catalogs", ["the same", "different ones"])
+def test_both_are_reloaded(
+    catalogs: str, loaded: Db, pair: Callable[..., Pair], nats: NatsServer, tally: Tally
+) -> None:
+    """A second apart, while the client moves between them. The later one holds, and no step of it is made twice."""
+    names = ("d", "d") if catalogs == "the same" else ("d", "e")
+    for name in set(names):
+        loaded[name].insert_many([{"_id": f"{name}{number}", "n": number} for number in range(20)])
+    two = pair(shared(nats.url))
+    base = set(SCHEMA)
+    with load(loaded, two.client, tally=tally) as writer, Moving(two) as moving:
+        for number in range(pick(1, 5)):
+            for daemon, name in zip(two.daemons, names, strict=True):
+                began = time.monotonic()
+                reload(daemon, name)
+                wait_until(lambda began=began: time.monotonic() - began > 1.0, "a second")
+            wait_until(lambda: published(two) == [base | {names[-1]}] * 2, "both publish the same")
+            two.client.wait_for(lambda replica: len(replica.rows.get(names[-1], ())) == 20, "the client has it", 60)
+            written(writer, 20)
+            if number < pick(1, 5) - 1:
+                two.daemons[0].write(schema=SCHEMA, mappings=MAPPINGS)
+                two.daemons[1].write(schema=SCHEMA, mappings=MAPPINGS)
+                for daemon in two.daemons:
+                    daemon.signal(signal.SIGHUP)
+                wait_until(lambda: published(two) == [base] * 2, "both publish the same")
+                two.client.wait_for(lambda replica: names[-1] not in replica.rows, "the client has it", 60)
+            tally.survived += 1
+    made = [change for one in two.client.replica.transactions for change in one.changes if change.tag == "create-table"]
+    assert len(made) >= pick(1, 5)
+    tally.note(f"{moving.moves} moves")
+    if catalogs == "the same":
+        assert len(known(loaded, nats.url).epochs) == 2 * pick(1, 5)
+
+
+def test_both_are_reloaded_at_the_same_moment(
+    loaded: Db, pair: Callable[..., Pair], nats: NatsServer, tally: Tally
+) -> None:
+    """With different catalogs: one of them is first, and the other follows; or it is later, and then it holds."""
+    two = pair(shared(nats.url))
+    with load(loaded, two.client, tally=tally) as writer, Moving(two):
+        for number in range(pick(1, 10)):
+            for offset, daemon in enumerate(two.daemons):
+                loaded.create_collection(f"t{2 * number + offset}")
+                daemon.write(*with_table(f"t{2 * number + offset}"))
+            for daemon in two.daemons:
+                daemon.signal(signal.SIGHUP)
+            for daemon in two.daemons:
+                daemon.wait_log("reloaded", count=number + 1)
+            names = (f"t{2 * number}", f"t{2 * number + 1}")
+            either = [[set(SCHEMA) | {name}] * 2 for name in names]
+            wait_until(lambda either=either: published(two) in either, "both publish the same")
+            (name,) = published(two)[0] - set(SCHEMA)
+            two.client.wait_for(lambda replica, name=name: name in replica.rows, "the client has it", 60)
+            written(writer, 20)
+            tally.survived += 1
+
+
+def test_a_start_with_what_was_published_earlier(
+    loaded: Db, pair: Callable[..., Pair], nats: NatsServer, tally: Tally
+) -> None:
+    loaded.d.insert_one({"_id": "d", "n": 1})
+    two = pair(shared(nats.url))
+    other = next(daemon for daemon in two.daemons if daemon is not two.serving)
+    with load(loaded, two.client, tally=tally):
+        reload(two.serving, "d")
+        wait_until(lambda: all("d" in tables for tables in published(two)), "both publish the same")
+        two.client.wait_for(lambda replica: "d" in replica.rows, "the client has it")
+        assert other.log("this configuration is not what is published")
+        other.stop()
+        other.start()
+        assert "d" in published(two)[1]
+        assert other.log("an older edition, SIGHUP publishes it nevertheless")
+        two.move()
+        received(two.client, 5)
+        assert "d" in two.client.replica.rows
+        other.signal(signal.SIGHUP)
+        wait_until(lambda: not any("d" in tables for tables in published(two)), "both publish the same")
+        two.client.wait_for(lambda replica: "d" not in replica.rows, "the client has it")
+        tally.survived += 1
+
+
+def test_a_node_of_the_nats_cluster_dies(loaded: Db, pair: Callable[..., Pair], tmp_path: Path, tally: Tally) -> None:
+    """The one that leads the bucket."""
+    with NatsCluster(tmp_path / "cluster") as cluster:
+        two = pair(shared(*cluster.urls, replicas=3))
+        with load(loaded, two.client, tally=tally) as writer:
+            for number in range(pick(1, 5)):
+                leader = cluster.leader("zero-watermarks")
+                leader.kill()
+                tally.survived += 1
+                with ChangeSourceClient(two.balancer.port, app=f"app{number}") as client:
+                    client.wait_initial()
+                    received(client, 5)
+                began = time.monotonic()
+                wait_until(lambda: not any("NATS" in one.get("/readyz")[1] for one in two.daemons), "it heals", 60)
+                tally.note(f"NATS is back after {time.monotonic() - began:.1f} s")
+                assert (f"app{number}", 0) in known(loaded, *cluster.urls).shards
+                wait_until(lambda: all(daemon.ready() for daemon in two.daemons), "both are ready", 30)
+                killed = two.serving
+                pause = two.kill()
+                assert pause < GOES_ON
+                tally.survived += 1
+                killed.launch()
+                leader.start()
+                written(writer, 20)

@@ -1,0 +1,136 @@
+"""``zmsd infer``: what it writes can be checked, run and followed as it stands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from pymongo.database import Database
+
+from tests.support.client import ChangeSourceClient
+from tests.support.daemon import ZmsdProcess, run_zmsd
+from tests.support.mongod import ReplicaSet
+from zmsd.tools.mongod import free_port
+
+Db = Database[dict[str, Any]]
+
+
+def fill(database: Db) -> None:
+    database.users.insert_many(
+        [
+            {"_id": ObjectId(), "name": f"n{n}", "born": datetime(2000, 1, 1), "address": {"city": "x", "zip": n}}
+            for n in range(30)
+        ]
+    )
+    kinds: list[dict[str, Any]] = [
+        {"t": "user", "author": {"id": "x"}, "edited": False},
+        {"t": "image", "url": "u", "tags": ["a"]},
+    ]
+    database.messages.insert_many([{"_id": n, "room": "r", **kinds[n % 2]} for n in range(40)])
+    database["shop.orders"].insert_many([{"_id": {"shop": "a", "n": n}, "total": n} for n in range(5)])
+    database.odd.insert_many([{"_id": "a"}, {"_id": {"x": 1}}])
+    database.create_collection("empty")
+    database.command({"create": "seen", "viewOn": "users", "pipeline": []})
+    database.create_collection("measures", timeseries={"timeField": "at"})
+
+
+def infer(database: Db, replica_set: ReplicaSet, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """With the URI in the environment."""
+    return run_zmsd("infer", *arguments, cwd=cwd, environment={"MONGODB_URI": replica_set.uri(database.name)})
+
+
+def test_what_it_writes_works(
+    database: Db,
+    replica_set: ReplicaSet,
+    tmp_path: Path,
+    serve: Callable[..., ZmsdProcess],
+    follow: Callable[..., ChangeSourceClient],
+) -> None:
+    fill(database)
+    done = infer(database, replica_set, tmp_path, "--out", "made")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "seen: left out: is a view" in done.stdout
+    assert "measures: left out: is a timeseries" in done.stdout
+    assert "empty: left out: is empty" in done.stdout
+    assert "odd: left out: " in done.stdout
+    assert "messages: 2 tables by t" in done.stdout
+
+    schema = json.loads((tmp_path / "made/schema.json").read_text())["tables"]
+    mappings = json.loads((tmp_path / "made/mappings.json").read_text())
+    assert schema["users"]["columns"]["addressCity"] == {"type": "string"}
+    assert schema["users"]["columns"]["born"] == {"type": "number"}
+    assert mappings["messagesUser"]["filter"] == {"t": "user"}
+    assert schema["shopOrders"]["primaryKey"] == ["idShop", "idN"]
+
+    zmsd = serve(schema, mappings)
+    client = follow(zmsd)
+    assert {name: len(client.rows(name)) for name in schema} == {
+        "users": 30,
+        "messagesUser": 20,
+        "messagesImage": 20,
+        "shopOrders": 5,
+    }
+    assert client.rows("messagesImage")[(1,)] == {"id": 1, "room": "r", "t": "image", "url": "u", "tags": ["a"]}
+    database["shop.orders"].insert_one({"_id": {"shop": "b", "n": 1}, "total": 7})
+    client.wait_rows("shopOrders", 6)
+    assert not zmsd.log("WARNING|ERROR"), "nothing is rejected, nothing is odd"
+
+    environment = {
+        "MONGODB_URI": replica_set.uri(database.name),
+        "SCHEMA_FILE": "made/schema.json",
+        "TABLE_MAPPINGS_FILE": "made/mappings.json",
+        "PORT": str(free_port()),
+    }
+    checked = run_zmsd("check", cwd=tmp_path, environment=environment)
+    assert checked.returncode == 0, checked.stdout
+    assert "warning" not in checked.stdout
+
+
+def test_nothing_is_written_over_without_force(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> None:
+    database.users.insert_one({"_id": "ann"})
+    (tmp_path / "mappings.json").write_text("mine")
+    done = infer(database, replica_set, tmp_path)
+    assert done.returncode == 1
+    assert "mappings.json" in done.stderr
+    assert "--force" in done.stderr
+    assert (tmp_path / "mappings.json").read_text() == "mine"
+    assert not (tmp_path / "schema.json").exists()
+    assert infer(database, replica_set, tmp_path, "--force").returncode == 0
+    assert json.loads((tmp_path / "mappings.json").read_text())["users"]["collection"] == "users"
+
+
+def test_a_sample_of_many(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> None:
+    database.users.insert_many([{"_id": n, "name": "x"} for n in range(3000)])
+    done = infer(database, replica_set, tmp_path, "--sample", "50")
+    assert "2 columns, 50 documents seen" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--uri", "mongodb://127.0.0.1:1/"], "names no database"),
+        (["--uri", "mongodb://u:SEC/RET@127.0.0.1:1/db"], "percent-encoded"),
+        (["--uri", "mongodb://u:SECRET@127.0.0.1:1/db?serverSelectionTimeoutMS=100"], "Connection refused"),
+        ([], "MONGODB_URI"),
+    ],
+)
+def test_one_line_says_what_is_wrong(arguments: list[str], expected: str, tmp_path: Path) -> None:
+    done = run_zmsd("infer", *arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert expected in done.stderr
+    assert "SEC" not in done.stderr
+
+
+def test_a_database_without_documents(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> None:
+    done = infer(database, replica_set, tmp_path)
+    assert done.returncode == 1
+    assert "has no documents" in done.stderr
+    assert not (tmp_path / "schema.json").exists()

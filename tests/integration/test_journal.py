@@ -1,0 +1,97 @@
+"""The log as systemd's journal gets it: a priority before every line, and JSON if wanted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pymongo.database import Database
+
+from tests.integration.chat import MAPPINGS, SCHEMA
+from tests.support.client import ChangeSourceClient
+from tests.support.daemon import ZmsdProcess
+from tests.support.mongod import ReplicaSet
+
+Db = Database[dict[str, Any]]
+Follow = Callable[..., ChangeSourceClient]
+
+
+def journaled(
+    directory: Path, uri: str, stack: contextlib.ExitStack, settings: dict[str, Any] | None = None
+) -> ZmsdProcess:
+    """A zmsd whose stderr is said to be the journal's, as systemd says it."""
+    zmsd = stack.enter_context(ZmsdProcess(directory, uri, SCHEMA, MAPPINGS, settings=settings))
+    zmsd.stderr_file.touch()
+    stat = zmsd.stderr_file.stat()
+    zmsd.environment["JOURNAL_STREAM"] = f"{stat.st_dev}:{stat.st_ino}"
+    return zmsd.start()
+
+
+def live_through(zmsd: ZmsdProcess, database: Db, follow: Follow) -> None:
+    """Something of every level, and something of many lines."""
+    database.users.insert_one({"_id": "ann", "name": {"first": "Ann"}})
+    follow(zmsd).close()
+    zmsd.wait_log("rejected")
+    zmsd.write(mappings={"nothing": {"collection": "x"}})
+    zmsd.signal(signal.SIGHUP)
+    zmsd.wait_log("reload refused")
+    zmsd.signal(signal.SIGUSR1)
+    zmsd.wait_log("log_bytes")
+    assert zmsd.stop() == 0
+
+
+def test_every_line_has_its_priority(
+    database: Db, replica_set: ReplicaSet, tmp_path: Path, stack: contextlib.ExitStack, follow: Follow
+) -> None:
+    zmsd = journaled(tmp_path, replica_set.uri(database.name), stack)
+    live_through(zmsd, database, follow)
+    lines = zmsd.stderr().splitlines()
+    assert all(re.match(r"<[2-7]>", line) for line in lines)
+    for text, priority in (
+        (r"zmsd starts version=\S+ database=\S+$", 6),
+        (r"listening address=127.0.0.1:\d+$", 6),
+        (r"session begins session=\d+ app=zero shard=0 address=127.0.0.1 last_watermark=null$", 6),
+        (r'rejected table=user reason="dict in string column name" id=ann$', 4),
+        (r"reload refused fault=", 3),
+        (r"stack of thread dispatcher:$", 6),
+        (r'  File ".*/zmsd/feed/feed.py", line \d+, in read$', 6),
+        (r"zmsd stopped$", 6),
+    ):
+        assert [line for line in lines if re.match(f"<{priority}>{text}", line)], f"<{priority}>{text}"
+    assert not [line for line in lines if re.search(r"\d\d:\d\d:\d\d|MainThread:", line) and "stack of" not in line]
+
+
+def test_json_for_the_journal(
+    database: Db, replica_set: ReplicaSet, tmp_path: Path, stack: contextlib.ExitStack, follow: Follow
+) -> None:
+    zmsd = journaled(tmp_path, replica_set.uri(database.name), stack, {"log": {"format": "json"}})
+    live_through(zmsd, database, follow)
+    records = []
+    for line in zmsd.stderr().splitlines():
+        priority, text = line[:3], line[3:]
+        record = json.loads(text)
+        assert priority == {"info": "<6>", "warning": "<4>", "error": "<3>"}[record["level"]]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", record["time"])
+        assert record["logger"].startswith("zmsd.")
+        records.append(record)
+    (begins,) = [record for record in records if record["message"] == "session begins" and not record["last_watermark"]]
+    assert begins["app"] == "zero"
+    assert begins["shard"] == 0
+    assert begins["thread"].startswith("session-")
+    assert [record for record in records if record["message"].startswith("stack of thread dispatcher:\n")]
+    assert records[-1]["message"] == "zmsd stopped"
+
+
+def test_the_format_changes_with_a_reload(
+    database: Db, replica_set: ReplicaSet, tmp_path: Path, stack: contextlib.ExitStack
+) -> None:
+    zmsd = journaled(tmp_path, replica_set.uri(database.name), stack)
+    zmsd.write(settings={"log": {"format": "json"}})
+    zmsd.signal(signal.SIGHUP)
+    (line,) = zmsd.wait_log("reloaded")
+    assert json.loads(line.removeprefix("<6>"))["tables"] == len(SCHEMA)

@@ -1,0 +1,157 @@
+"""How much one may ask of it: sessions, sessions of an address, the size and the time of a request."""
+
+from __future__ import annotations
+
+import http.client
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.integration.chat import MAPPINGS, SCHEMA
+from tests.support.client import ChangeSourceClient
+from tests.support.daemon import ZmsdProcess
+from tests.support.wait import wait_until
+from tests.support.websocket import Refused, WebSocket
+
+STREAM = "/changes/v0/stream?appID=zero&shardNum=0"
+
+Serve = Callable[..., ZmsdProcess]
+Follow = Callable[..., ChangeSourceClient]
+
+
+def refused(zmsd: ZmsdProcess, target: str = STREAM) -> Refused:
+    socket = WebSocket(zmsd.port)
+    try:
+        with pytest.raises(Refused) as refusal:
+            socket.upgrade(target, {})
+    finally:
+        socket.abort()
+    return refusal.value
+
+
+def upgrade_from(address: str, zmsd: ZmsdProcess) -> tuple[int, http.client.HTTPConnection]:
+    """The answer to one who comes from another address of this machine."""
+    connection = http.client.HTTPConnection("127.0.0.1", zmsd.port, timeout=10, source_address=(address, 0))
+    headers = {
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }
+    connection.request("GET", STREAM, headers=headers)
+    return connection.getresponse().status, connection
+
+
+def test_sessions(serve: Serve, follow: Follow) -> None:
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"max_sessions": 2}})
+    first = follow(zmsd)
+    follow(zmsd, app="two")
+    begin = time.monotonic()
+    refusal = refused(zmsd)
+    assert refusal.status == 503
+    assert "server.max_sessions (2)" in refusal.body
+    assert time.monotonic() - begin > 0.9, "zero-cache knows no backoff"
+    assert zmsd.get("/healthz")[0] == 200, "pages are no sessions"
+    first.close()
+    follow(zmsd, app="three", again=True)  # the place is free once the end was noticed
+
+
+def test_sessions_of_an_address(serve: Serve, follow: Follow) -> None:
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"max_sessions_per_address": 2}})
+    first = follow(zmsd)
+    follow(zmsd, app="two")
+    refusal = refused(zmsd)
+    assert refusal.status == 503
+    assert "server.max_sessions_per_address (2)" in refusal.body
+    status, connection = upgrade_from("127.0.0.2", zmsd)
+    connection.close()
+    assert status == 101
+    first.close()
+    follow(zmsd, app="three", again=True)  # the place is free once the end was noticed
+
+
+def test_limits_and_tokens_change_on_sighup(serve: Serve, follow: Follow) -> None:
+    """Who is there stays."""
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": "first"}})
+    connected = follow(zmsd, query={"token": "first"})
+    zmsd.write(settings={"server": {"token": ["second", "third"], "max_sessions": 2}})
+    zmsd.signal(signal.SIGHUP)
+    zmsd.wait_log("reloaded")
+    assert refused(zmsd, f"{STREAM}&token=first").status == 401
+    other = follow(zmsd, app="other", query={"token": "third"})
+    assert refused(zmsd, f"{STREAM}&token=second").status == 503
+    assert not connected.closings
+    assert not zmsd.log("need a restart")
+    other.close()
+    zmsd.write(settings={"server": {"token": None}})
+    zmsd.signal(signal.SIGHUP)
+    zmsd.wait_log("reloaded", count=2)
+    follow(zmsd, app="anybody")
+
+
+def raw(zmsd: ZmsdProcess, request: bytes) -> bytes:
+    """The answer to some bytes, as far as it goes."""
+    answer = b""
+    with socket.create_connection(("127.0.0.1", zmsd.port), timeout=20) as sock:
+        try:
+            sock.sendall(request)
+            while data := sock.recv(4096):
+                answer += data
+        except ConnectionError:  # it does not read to the end what is too much
+            pass
+    return answer
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /healthz HTTP/1.1\r\nCookie: " + b"x" * 40_000 + b"\r\n\r\n",
+        b"GET /healthz?" + b"x" * 40_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (n, b"x" * 1000) for n in range(50)) + b"\r\n",
+        b"GET /healthz HTTP/1.1\r\n" + b"".join(b"X-%d: x\r\n" % n for n in range(200)) + b"\r\n",
+        b"x" * 100_000,
+    ],
+    ids=["a header", "a line", "all headers", "too many headers", "no end of line"],
+)
+def test_a_request_that_is_too_large(request_: bytes, serve: Serve) -> None:
+    zmsd = serve(SCHEMA, MAPPINGS)
+    answer = raw(zmsd, request_)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 431 "), answer[:200]
+    assert zmsd.get("/healthz", {"Cookie": "x" * 20_000})[0] == 200
+    wait_until(lambda: not zmsd.log("Traceback"), "nothing breaks")
+
+
+def ended(sock: socket.socket) -> bool:
+    """Whether the other side has closed, after one more header."""
+    try:
+        sock.sendall(b"X: x\r\n")
+        return not sock.recv(4096)
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def test_a_request_that_takes_too_long(serve: Serve) -> None:
+    """However it is spread over the time."""
+    zmsd = serve(SCHEMA, MAPPINGS)
+    with socket.create_connection(("127.0.0.1", zmsd.port), timeout=0.5) as sock:
+        sock.sendall(b"GET /healthz HTTP/1.1\r\n")
+        begin = time.monotonic()
+        wait_until(lambda: ended(sock), "it is cut", 30)
+        assert 8 < time.monotonic() - begin < 20
+
+
+def test_beyond_loopback(serve: Serve, follow: Follow) -> None:
+    settings: dict[str, dict[str, Any]] = {"server": {"host": "0.0.0.0"}}
+    zmsd = serve(SCHEMA, MAPPINGS, settings=settings, start=False)
+    zmsd.launch()
+    assert zmsd.wait_exit() == 78
+    assert "server.allow_anonymous" in zmsd.stderr()
+    zmsd.write(settings={"server": {"allow_anonymous": True}})
+    zmsd.start()
+    follow(zmsd)

@@ -1,0 +1,178 @@
+"""What mapping documents say, as it arrives: the forms in wide use, computed rows, keys that move, what cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from pymongo.database import Database
+
+from tests.integration.chat import named, table
+from tests.support.client import ChangeSourceClient
+from tests.support.daemon import ZmsdProcess, run_zmsd
+from tests.support.mongod import Client
+from tests.support.replica import Change
+
+Db = Database[dict[str, Any]]
+Serve = Callable[..., ZmsdProcess]
+Follow = Callable[..., ChangeSourceClient]
+
+
+def arrivals(client: ChangeSourceClient, count: int) -> list[Change]:
+    """The first ``count`` changes after the copy; there are no more."""
+    client.wait_for(lambda replica: sum(len(one.changes) for one in replica.transactions) >= count, f"{count} changes")
+    changes = [change for one in client.transactions() for change in one.changes]
+    assert len(changes) == count, changes
+    return changes
+
+
+def test_a_polymorphic_collection(database: Db, serve: Serve, follow: Follow) -> None:
+    """The document that this job is mostly done with: source, filter and projection."""
+    columns = {"roomId": "string", "contents": "json", "createdAt": "number"}
+    schema = {
+        name: {
+            "tableName": name,
+            "columns": {"_id": {"type": "string"}, **{column: {"type": kind} for column, kind in columns.items()}},
+            "primaryKey": ["_id"],
+        }
+        for name in ("userMessage", "systemMessage", "oldMessage")
+    }
+    projection = {"_id": 1, "roomId": 1, "contents": 1, "createdAt": "$meta.created"}
+    filters = {
+        "userMessage": {"t": {"$in": ["USER", "IMAGE"]}, "hidden": {"$ne": True}},
+        "systemMessage": {"t": "SYSTEM"},
+        "oldMessage": {"t": {"$exists": False}},
+    }
+    mappings = {
+        name: {"source": "messages", "filter": chosen, "projection": projection} for name, chosen in filters.items()
+    }
+    message = {"roomId": ObjectId(b"r" * 12), "contents": [{"type": "p"}], "meta": {"created": datetime(2024, 1, 1)}}
+    database.messages.insert_many(
+        [{"_id": f"{kind}", "t": kind, **message} for kind in ("USER", "IMAGE", "SYSTEM", "?")]
+    )
+    database.messages.insert_one({"_id": "old", **message})
+    client = follow(serve(schema, mappings))
+    assert [set(client.rows(name)) for name in filters] == [{("USER",), ("IMAGE",)}, {("SYSTEM",)}, {("old",)}]
+    assert client.rows("oldMessage")["old",] == {
+        "_id": "old",
+        "roomId": "72" * 12,
+        "contents": [{"type": "p"}],
+        "createdAt": 1704067200000,
+    }
+    database.messages.update_one({"_id": "old"}, {"$set": {"t": "SYSTEM"}})
+    database.messages.update_one({"_id": "USER"}, {"$set": {"hidden": True}})
+    assert {(change.tag, change.table, change.key) for change in arrivals(client, 3)} == {
+        ("delete", "oldMessage", ("old",)),
+        ("insert", "systemMessage", ("old",)),
+        ("delete", "userMessage", ("USER",)),
+    }
+
+
+ITEMS = named(item=table(id="string", n="number"))
+
+
+def test_literals_of_extended_json(database: Db, serve: Serve, follow: Follow) -> None:
+    owner, since = ObjectId(), datetime(2024, 5, 6)
+    condition = {"owner": {"$oid": str(owner)}, "at": {"$gte": {"$date": "2024-05-06T00:00:00Z"}}}
+    mappings = {"item": {"collection": "items", "fields": {"id": "_id"}, "filter": condition}}
+    database.items.insert_many(
+        [
+            {"_id": "mine", "owner": owner, "at": since},
+            {"_id": "text", "owner": str(owner), "at": since},
+            {"_id": "early", "owner": owner, "at": datetime(2024, 5, 5)},
+        ]
+    )
+    client = follow(serve(ITEMS, mappings))
+    assert set(client.rows("item")) == {("mine",)}
+    database.items.update_one({"_id": "text"}, {"$set": {"owner": owner}})
+    assert [change.key for change in arrivals(client, 1)] == [("text",)]
+
+
+def test_a_document_on_which_the_evaluation_fails_has_no_rows_until_it_is_mended(
+    database: Db, serve: Serve, follow: Follow
+) -> None:
+    mappings = {"item": {"source": "items", "projection": {"id": "$_id", "n": {"$divide": [6, "$d"]}}}}
+    database.items.insert_many([{"_id": f"{d}", "d": d} for d in range(4)])
+    zmsd = serve(ITEMS, mappings)
+    client = follow(zmsd)
+    assert {key: row["n"] for (key,), row in client.rows("item").items()} == {"1": 6, "2": 3, "3": 2}
+    (line,) = zmsd.log("rejected")
+    assert "table=item" in line
+    assert "can't $divide by zero" in line
+    assert "id=0" in line
+    database.items.update_one({"_id": "0"}, {"$set": {"d": 6}})
+    database.items.update_one({"_id": "1"}, {"$set": {"d": 0}})
+    database.items.update_one({"_id": "2"}, {"$set": {"d": "two"}})
+    assert [(change.tag, change.key) for change in arrivals(client, 3)] == [
+        ("insert", ("0",)),
+        ("delete", ("1",)),
+        ("delete", ("2",)),
+    ]
+    assert len(zmsd.log("rejected")) == 3, "each failure is said, not again for the document before"
+
+
+CODES = {"item": {"source": "items", "fields": {"id": "code"}, "filter": {"n": {"$gt": 0}}}}
+
+
+def test_a_key_that_moves(mongo: Client, database: Db, serve: Serve, follow: Follow) -> None:
+    """An update with the old key, for which room was made: zero-cache does not survive one onto another row."""
+    database.items.insert_many([{"_id": 1, "code": "a", "n": 1}, {"_id": 2, "code": "b", "n": 2}])
+    client = follow(serve(ITEMS, CODES))
+    database.items.update_one({"_id": 1}, {"$set": {"code": "c"}})
+    assert [(change.tag, change.old_key, change.key) for change in arrivals(client, 2)] == [
+        ("delete", None, ("c",)),
+        ("update", ("a",), ("c",)),
+    ]
+    with mongo.start_session() as session, session.start_transaction():  # two documents change keys
+        database.items.update_one({"_id": 1}, {"$set": {"code": "b"}}, session=session)
+        database.items.update_one({"_id": 2}, {"$set": {"code": "c"}}, session=session)
+    client.wait_for(lambda replica: replica.rows["item"].get(("b",), {}).get("n") == 1, "they have changed")
+    assert {key: row["n"] for (key,), row in client.rows("item").items()} == {"b": 1, "c": 2}
+
+
+def test_two_documents_with_the_same_key(database: Db, serve: Serve, follow: Follow) -> None:
+    """It is said, and the last writer wins."""
+    database.items.insert_many([{"_id": 1, "code": "a", "n": 1}, {"_id": 2, "code": "a", "n": 2}])
+    zmsd = serve(ITEMS, CODES)
+    client = follow(zmsd)
+    assert client.rows("item") == {("a",): {"id": "a", "n": 2}}
+    (line,) = zmsd.log("rejected.*same key")
+    assert "id=2" in line
+    database.items.insert_one({"_id": 3, "code": "a", "n": 3})
+    client.wait_for(lambda replica: replica.rows["item"]["a",]["n"] == 3, "the last one")
+
+
+def test_what_mongod_refuses_is_said_with_its_place(database: Db, serve: Serve) -> None:
+    schema = named(a=table(id="string"), b=table(id="string", n="number"), c=table(id="string"))
+    mappings = {
+        "a": {"source": "items", "pipeline": [{"$unset": "x"}, {"$set": {"id": {"$foo": 1}}}]},
+        "b": {"source": "items", "projection": {"id": "$_id", "n": {"$divide": [1]}}},
+        "c": {"source": "items", "filter": {"x": {"$regex": "("}}},
+    }
+    zmsd = serve(schema, mappings, start=False).start(ready=False)
+    (line, *_) = zmsd.wait_log("mongod refuses")
+    for place, reason in (
+        (r"a.pipeline[1]", "Unrecognized expression '$foo'"),
+        (r"b.projection.n", "$divide takes exactly 2 arguments"),
+        (r"c.filter.x", "Regular expression is invalid"),
+    ):
+        assert f"{place}: mongod refuses it: " in line
+        assert reason in line
+    assert "mappings.json:8:" in line, "the line of the stage"
+    status, text = zmsd.get("/readyz")
+    assert status == 503
+    assert "a.pipeline[1]" in text
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_what_looks_beyond_one_document_is_refused_at_load(serve: Serve, command: str) -> None:
+    mappings = {"item": {"source": "items", "pipeline": [{"$sort": {"n": 1}}, {"$set": {"n": "$$NOW"}}]}}
+    zmsd = serve(ITEMS, mappings, start=False)
+    done = run_zmsd(command, "--config", str(zmsd.config_file), cwd=zmsd.directory)
+    assert done.returncode == 78
+    one, two = done.stderr.splitlines()
+    assert "item.pipeline[0].$sort: looks beyond one document" in one
+    assert "item.pipeline[1].$set.n: $$NOW changes by itself" in two

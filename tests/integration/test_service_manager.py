@@ -1,0 +1,137 @@
+"""systemd's side of it: the whole conversation over a real NOTIFY_SOCKET, and SIGUSR1."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from tests.integration.chat import MAPPINGS, SCHEMA
+from tests.support.client import ChangeSourceClient
+from tests.support.daemon import ZmsdProcess
+from tests.support.manager import ServiceManager
+from tests.support.mongod import ReplicaSet
+from tests.support.wait import wait_until
+
+Db = Database[dict[str, Any]]
+Serve = Callable[..., ZmsdProcess]
+Follow = Callable[..., ChangeSourceClient]
+
+
+def test_from_start_to_stop(tmp_path: Path, follow: Follow) -> None:
+    with ReplicaSet(tmp_path / "mongod") as replica_set, ServiceManager(watchdog_seconds=2) as manager:
+        node = replica_set.nodes[0]
+        node.stop()
+        uri = replica_set.uri("talk")
+        with ZmsdProcess(tmp_path / "zmsd", uri, SCHEMA, MAPPINGS, environment=manager.environment) as zmsd:
+            zmsd.launch()
+            manager.wait("STATUS", node.address)
+            extension = manager.wait("EXTEND_TIMEOUT_USEC")[-1]
+            assert int(extension.fields["EXTEND_TIMEOUT_USEC"]) >= 20e6
+            manager.wait("WATCHDOG", "1", count=3)  # it waits in a retry that it knows
+            # A reload now must not look like the end of the start.
+            zmsd.signal(signal.SIGHUP)
+            zmsd.wait_log("reloaded")
+            manager.wait("STATUS", node.address, after=len(manager.messages), timeout=15)  # said again
+            assert not manager.having("READY")
+            assert not manager.having("RELOADING")
+            assert all(message.fields["STATUS"].startswith("not ready: ") for message in manager.having("STATUS"))
+
+            node.start()
+            (ready,) = manager.wait("READY", "1", timeout=60)
+            assert ready.fields["STATUS"] == "serving 3 collections, no client is connected"
+            assert zmsd.ready()
+            client = follow(zmsd)
+            manager.wait("STATUS", "serving 3 collections to 1 client")
+            mark = len(manager.messages)
+            manager.wait("STATUS", "serving 3 collections to 1 client", after=mark, timeout=15)  # said again
+
+            reload(zmsd, manager, good=True)
+            zmsd.write(mappings={"nothing": {"collection": "x"}})
+            reload(zmsd, manager, good=False)
+            zmsd.write(mappings=MAPPINGS)
+            reload(zmsd, manager, good=True)
+
+            mark = len(manager.messages)
+            node.stop()
+            manager.wait("STATUS", "not ready: ", after=mark)
+            manager.wait("STATUS", "; 1 client waiting", after=mark)
+            manager.wait("WATCHDOG", "1", after=mark, count=4)
+            node.start()
+            manager.wait("STATUS", "serving 3 collections to 1 client", after=mark, timeout=60)
+            assert not manager.having("READY", after=mark), "it has been ready all the time, for systemd"
+
+            client.close()
+            assert zmsd.stop() == 0
+            last = manager.wait("STOPPING", "1")[-1]
+            assert manager.messages[-1] == last
+            fed = [message.when for message in manager.having("WATCHDOG", "1")]
+            assert max(later - earlier for earlier, later in zip(fed, fed[1:], strict=False)) < 2
+
+
+def reload(zmsd: ZmsdProcess, manager: ServiceManager, *, good: bool) -> None:
+    mark, before = len(manager.messages), time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    zmsd.signal(signal.SIGHUP)
+    (ready,) = manager.wait("READY", "1", after=mark)
+    (reloading,) = manager.having("RELOADING", "1", after=mark)
+    assert manager.messages.index(reloading) < manager.messages.index(ready)
+    after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    assert before <= int(reloading.fields["MONOTONIC_USEC"]) <= after
+    assert ("the last reload was refused" in ready.fields["STATUS"]) is not good
+    assert ready.fields["STATUS"].startswith("serving 3 collections to 1 client")
+
+
+def test_a_feed_that_hangs_does_not_feed_the_watchdog(database: Db, serve: Serve, tmp_path: Path) -> None:
+    """The dispatcher is held up by a process that starts with a fault of its own in it."""
+    (tmp_path / "sitecustomize.py").write_text(HANGING)
+    with ServiceManager(watchdog_seconds=2) as manager:
+        environment = {**manager.environment, "PYTHONPATH": f"{Path(__file__).resolve().parents[2]}:{tmp_path}"}
+        zmsd = serve(SCHEMA, MAPPINGS, environment=environment)
+        manager.wait("WATCHDOG", "1", count=3)
+        database.users.insert_one({"_id": "hang"})
+
+        def silent() -> bool:
+            return time.monotonic() - manager.having("WATCHDOG", "1")[-1].when > 3
+
+        wait_until(silent, "the watchdog is not fed any more", 30)
+        assert zmsd.get("/healthz")[0] == 200, "all but the feed goes on"
+
+
+HANGING = """
+import time
+from zmsd.stream import dispatcher, encoder
+
+dispatcher._PATIENCE = 2.0
+entry = encoder.Encoder._entry
+encoder.Encoder._entry = lambda self, piece: time.sleep(1000) if piece.events else entry(self, piece)
+"""
+
+
+def test_sigusr1_logs_every_thread_and_the_queues(database: Db, serve: Serve, follow: Follow) -> None:
+    zmsd = serve(SCHEMA, MAPPINGS)
+    follow(zmsd)
+    zmsd.signal(signal.SIGUSR1)
+    (line,) = zmsd.wait_log(r"queues ")
+    for reader in ("order", "collection-users", "collection-rooms", "collection-messages"):
+        assert re.search(rf" {reader}=\d/2", line)
+    assert re.search(r" log_bytes=\d+ sessions=1$", line)
+    named = {line.rpartition("stack of thread ")[2].rstrip(":") for line in zmsd.log("stack of thread")}
+    assert {"MainThread", "dispatcher", "monitor", "listener", "order", "collection-users", "session-2"} <= named
+    text = zmsd.stderr()
+    assert text.index("in dump") < text.index("queues "), "the stacks themselves"
+    assert "feed/reader.py" in text
+    database.users.insert_one({"_id": "ann"})
+    assert zmsd.ready()
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_a_signal_before_it_is_ready_does_no_harm(number: signal.Signals, database: Db, serve: Serve) -> None:
+    zmsd = serve(SCHEMA, MAPPINGS, start=False).start(ready=False)
+    zmsd.signal(number)
+    wait_until(zmsd.ready, "zmsd is ready", 30)

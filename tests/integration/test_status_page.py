@@ -1,0 +1,218 @@
+"""/status.json, and /status in a real browser. ZMSD_TEST_SKIP_BROWSER=1 leaves the browser out.
+
+ZMSD_TEST_SCREENSHOTS=DIRECTORY keeps the pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from tests.integration.chat import MAPPINGS, SCHEMA
+from tests.support.browser import Page
+from tests.support.client import ChangeSourceClient
+from tests.support.daemon import ZmsdProcess
+from tests.support.mongod import ADMIN, ReplicaSet
+from tests.support.wait import wait_until
+
+Db = Database[dict[str, Any]]
+Serve = Callable[..., ZmsdProcess]
+Follow = Callable[..., ChangeSourceClient]
+
+TOKEN = "swordfish/+&x"
+HOSTILE = "<img src=x onerror=\"document.title='hacked'\">"
+
+
+def status(zmsd: ZmsdProcess, query: str = "") -> dict[str, Any]:
+    code, text = zmsd.get(f"/status.json{query}")
+    assert code == 200
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_what_is_said(database: Db, serve: Serve, follow: Follow) -> None:
+    database.users.insert_one({"_id": "ann"})
+    zmsd = serve(SCHEMA, MAPPINGS)
+    empty = status(zmsd)
+    assert empty["ready"] is True
+    assert empty["state"] == "serving 3 collections, no client is connected"
+    assert empty["database"] == database.name
+    assert empty["mongodb"] == "6.0"
+    assert empty["sessions"] == []
+    assert empty["last_reload"] is None
+    assert empty["rejected"] == {"counts": [], "newest": []}
+    client = follow(zmsd)
+    database.users.insert_one({"_id": "bob", "name": {"a": 1}})
+    client.wait_rows("user", 2)
+    found = wait_until(
+        lambda: (now := status(zmsd))["sessions"] and now["sessions"][0]["acked"] == now["watermark"] and now,
+        "it is confirmed",
+    )
+    (session,) = found["sessions"]
+    assert (session["app"], session["shard"], session["state"]) == ("zero", 0, "streaming")
+    assert session["sent"] == session["acked"] == found["watermark"]
+    assert session["rows"] == 1
+    assert session["backlog_transactions"] == session["backlog_seconds"] == 0
+    assert session["copy"] is None
+    assert [one["name"] for one in found["collections"]] == ["messages", "rooms", "users"]
+    messages, _, users = found["collections"]
+    assert messages["tables"] == ["userMessage", "systemMessage", "imageMessage"]
+    assert (messages["events"], messages["lag"]) == (0, None)
+    assert users["events"] == 1
+    assert 0 <= users["lag"] < 30
+    assert users["queue"] == [0, 2]
+    (reject,) = found["rejected"]["newest"]
+    assert (reject["table"], reject["reason"], reject["id"]) == ("user", "dict in string column name", "bob")
+    assert found["rejected"]["counts"] == [{"table": "user", "reason": "dict in string column name", "count": 1}]
+    history = wait_until(lambda: len((now := status(zmsd))["history"]["when"]) > 1 and now["history"], "two looks")
+    assert len(history["when"]) == len(history["rate"]) == len(history["lag"])
+    assert history["when"] == sorted(history["when"])
+    assert wait_until(lambda: status(zmsd)["oplog_headroom"] is not None, "the oplog was looked at")
+
+    zmsd.write(mappings={"nothing": {"collection": "x"}})
+    zmsd.signal(signal.SIGHUP)
+    refused = wait_until(lambda: status(zmsd)["last_reload"], "a reload")
+    assert any("nothing" in fault for fault in refused["faults"])
+    assert "refused" in status(zmsd)["state"]
+    zmsd.write(mappings=MAPPINGS, settings={"feed": {"heartbeat": 50}})
+    zmsd.signal(signal.SIGHUP)
+    wait_until(lambda: status(zmsd)["last_reload"]["restart"] == ["feed"], "the next one")
+    assert status(zmsd)["last_reload"]["faults"] == []
+
+
+@pytest.mark.parametrize("path", ["/status", "/status.json", "/metrics"])
+def test_a_token_is_needed_where_there_is_one(path: str, serve: Serve) -> None:
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": "right"}})
+    for query, headers in (("", {}), ("?token=wrong", {}), ("", {"Authorization": "Bearer wrong"})):
+        code, text = zmsd.get(path + query, headers)
+        assert code == 401
+        assert "zmsd_" not in text
+    assert zmsd.get(f"{path}?token=right")[0] == 200
+    assert zmsd.get(path, {"Authorization": "Bearer right"})[0] == 200
+
+
+def test_no_secret_is_in_it(tmp_path: Path, stack: Any) -> None:
+    with ReplicaSet(tmp_path / "mongod", auth=True) as replica_set:
+        settings = {"server": {"token": ["token-one", "token-two"]}}
+        zmsd = ZmsdProcess(tmp_path / "zmsd", replica_set.uri("db", ADMIN), SCHEMA, MAPPINGS, settings=settings)
+        secrets = (ADMIN[1], "token-one", "token-two")
+
+        def silent() -> None:
+            for path in ("/status", "/status.json", "/metrics", "/", "/readyz"):
+                text = zmsd.get(f"{path}?token=token-one")[1]
+                assert not [secret for secret in secrets if secret in text], path
+            assert not [secret for secret in secrets if secret in zmsd.stderr()]
+
+        with zmsd:
+            zmsd.start()
+            silent()
+            # What is at fault in the settings is named without being shown.
+            zmsd.write(settings={"mongodb": {"uri": f"mongodb://admin:{ADMIN[1]}@localhost:port/db"}})
+            zmsd.signal(signal.SIGHUP)
+            zmsd.wait_log("reload refused")
+            silent()
+            replica_set.nodes[0].kill()
+            wait_until(lambda: not zmsd.ready(), "MongoDB is away")
+            silent()
+
+
+class StatusPage(Page):
+    """The page at some width, light or dark, seen whole."""
+
+    def look_at(self, width: int, *, dark: bool = False) -> None:
+        wanted = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", features=[wanted])
+        for _ in range(2):  # its height follows from its width
+            height = self.evaluate("document.documentElement.scrollHeight")
+            size = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": width < 600}
+            self._call("Emulation.setDeviceMetricsOverride", **size)
+
+    def text(self, selector: str) -> str:
+        return str(self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText"))
+
+
+@pytest.fixture
+def browse() -> Iterator[Callable[[str], StatusPage]]:
+    if os.environ.get("ZMSD_TEST_SKIP_BROWSER") == "1":
+        pytest.skip("ZMSD_TEST_SKIP_BROWSER=1")
+    opened: list[StatusPage] = []
+
+    def browse(url: str) -> StatusPage:
+        opened.append(StatusPage(url))
+        return opened[-1]
+
+    yield browse
+    for page in opened:
+        page.close()
+        assert not page.errors
+
+
+def test_the_page_in_a_browser(
+    database: Db, serve: Serve, follow: Follow, browse: Callable[[str], StatusPage], tmp_path: Path
+) -> None:
+    pictures = Path(os.environ.get("ZMSD_TEST_SCREENSHOTS", tmp_path))
+    database.users.insert_many([{"_id": f"u{number}", "name": "x" * 1000} for number in range(30_000)])
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": TOKEN}})
+    query = {"token": TOKEN}
+    client = follow(zmsd, query=query)
+    address = f"http://127.0.0.1:{zmsd.port}/status?token={TOKEN.replace('&', '%26').replace('+', '%2B')}"
+    page = browse(address)
+    page.wait("!document.querySelector('main').hidden")
+    assert page.evaluate("document.title") == "zmsd: ready"
+    assert page.text("#state") == "serving 3 collections to 1 client"
+    assert "zero/0" in page.text("#sessions")
+
+    # It keeps itself up to date.
+    database.users.insert_one({"_id": HOSTILE, "name": {"a": 1}})
+    client.wait_rows("user", 30_001)
+    page.wait("document.querySelector('#collections tbody').innerText.includes('users')")
+    page.wait(f"document.querySelector('#rejected').innerText.includes({json.dumps(HOSTILE)})")
+    slow = follow(zmsd, wait=False, app="slow", query=query, receive_buffer=4096)
+    slow.wait_connected(1)
+    slow.stop_reading()
+    page.wait("document.querySelector('[role=progressbar]') !== null")
+    assert "30,001 documents" in page.text("#sessions")
+    zmsd.write(mappings={HOSTILE: {"collection": "x"}})
+    zmsd.signal(signal.SIGHUP)
+    page.wait("document.querySelector('#reload').innerText.includes('refused')")
+    page.wait("document.querySelectorAll('svg .curve').length === 2")
+    assert HOSTILE.partition('"')[0] in page.text("#reload")
+    assert page.evaluate("document.querySelector('#state').className") == "state warn"
+
+    # What comes from outside is text and nothing else, and nothing is loaded from elsewhere.
+    assert page.evaluate("document.querySelectorAll('main img').length") == 0
+    assert page.evaluate("document.title") == "zmsd: ready"
+    loaded = page.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert loaded
+    assert all(name.startswith(f"http://127.0.0.1:{zmsd.port}/status.json?") for name in loaded)
+
+    for name, width, dark in (("wide", 1080, False), ("dark", 1080, True), ("phone", 360, False)):
+        page.look_at(width, dark=dark)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+        page.screenshot(pictures / f"status-{name}.png")
+        assert (pictures / f"status-{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert page.evaluate("getComputedStyle(document.querySelector('#collections thead')).display") == "none"
+
+    zmsd.kill()
+    page.wait("document.querySelector('#trouble').innerText.includes('does not answer')")
+    assert "What is shown is from" in page.text("#trouble")
+    zmsd.write(mappings=MAPPINGS)
+    zmsd.start()
+    page.wait("document.querySelector('#trouble').hidden")
+    page.wait("document.querySelector('#reload').innerText.includes('None since')")
+
+
+def test_a_token_that_is_taken_away(serve: Serve, browse: Callable[[str], StatusPage]) -> None:
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": "old"}})
+    page = browse(f"http://127.0.0.1:{zmsd.port}/status?token=old")
+    page.wait("!document.querySelector('main').hidden")
+    zmsd.write(settings={"server": {"token": "new"}})
+    zmsd.signal(signal.SIGHUP)
+    page.wait("document.querySelector('#trouble').innerText.includes('token')")

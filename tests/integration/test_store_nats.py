@@ -1,0 +1,333 @@
+"""What the store in NATS does besides: ways in, outages, agreement."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Barrier, Thread
+from typing import Any
+
+import nkeys
+import pytest
+
+from tests.support.certificates import ONE, TWO
+from tests.support.nats import NatsServer
+from tests.support.proxy import Proxy
+from tests.support.wait import wait_until
+from zmsd.config import NatsConfig, NatsTlsConfig
+from zmsd.errors import StoreError
+from zmsd.feed.position import watermark as mark
+from zmsd.watermarks import mirror, nats, shared
+from zmsd.watermarks.shared import SharedStore
+from zmsd.watermarks.store import CopyRecord, ShardRecord
+
+Start = Callable[..., NatsServer]
+Open = Callable[..., SharedStore]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    started: list[NatsServer] = []
+
+    def start(**options: Any) -> NatsServer:
+        started.append(NatsServer(tmp_path / f"nats{len(started)}", options=options))
+        return started[-1].start()
+
+    yield start
+    for server in started:
+        server.kill()
+
+
+@pytest.fixture
+def open_store() -> Iterator[Open]:
+    opened: list[SharedStore] = []
+
+    def open_store(*servers: str, database: str = "db", **settings: Any) -> SharedStore:
+        opened.append(SharedStore(NatsConfig(servers, **settings), database))
+        return opened[-1]
+
+    yield open_store
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nats, "START_SECONDS", 3.0)
+    monkeypatch.setattr(nats, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(nats, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(shared, "WRITE_SECONDS", 1.0)
+
+
+def copy(at: int) -> CopyRecord:
+    return CopyRecord(mark(at), mark(at), "e")
+
+
+# WAYS IN
+
+
+def test_user_and_password(start: Start, open_store: Open) -> None:
+    server = start(authorization={"user": "zmsd", "password": "right"})
+    open_store(server.url, user="zmsd", password="right").copied_first("zero", 0, copy(5))
+    in_url = server.url.replace("//", "//zmsd:right@")
+    assert open_store(in_url).shard("zero", 0) == ShardRecord(mark(5), None)
+    with pytest.raises(StoreError, match=r"NATS at 127.0.0.1:\d+ cannot be used: .*[Aa]uthorization") as caught:
+        open_store(server.url.replace("//", "//zmsd:SECRET@"))
+    assert "SECRET" not in str(caught.value)
+
+
+def test_token(start: Start, open_store: Open) -> None:
+    server = start(authorization={"token": "right"})
+    assert open_store(server.url, token="right").trouble is None
+    with pytest.raises(StoreError, match="[Aa]uthorization"):
+        open_store(server.url, token="wrong")
+
+
+def test_tls_with_certificates_of_both(start: Start, open_store: Open, tmp_path: Path) -> None:
+    for name, certificate in (("server", ONE), ("client", TWO)):
+        (tmp_path / f"{name}.crt").write_text(certificate.cert)
+        (tmp_path / f"{name}.key").write_text(certificate.key)
+    server = start(
+        tls={
+            "cert_file": str(tmp_path / "server.crt"),
+            "key_file": str(tmp_path / "server.key"),
+            "ca_file": str(tmp_path / "client.crt"),
+            "verify": True,
+        }
+    )
+    url = server.url.replace("nats://", "tls://")
+    known = NatsTlsConfig(tmp_path / "server.crt", tmp_path / "client.crt", tmp_path / "client.key")
+    assert open_store(url, tls=known).trouble is None
+    with pytest.raises(StoreError, match="CERTIFICATE_VERIFY_FAILED"):
+        open_store(url)
+    (tmp_path / "server.crt").write_text("")
+    with pytest.raises(StoreError, match=r"nats.tls: .*server.crt"):
+        open_store(url, tls=known)
+
+
+def test_credentials_file(start: Start, open_store: Open, tmp_path: Path) -> None:
+    operator, system, account, user = map(_key, ("OPERATOR", "ACCOUNT", "ACCOUNT", "USER"))
+    store = {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}
+    limits = {"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "conn": -1, "leaf": -1, **store}
+    own = _jwt(operator, operator, {"type": "operator", "version": 2})
+    accounts = {
+        "system": (system, {"limits": {**limits, "mem_storage": 0, "disk_storage": 0}}),
+        "account": (account, {"limits": limits}),
+    }
+    preload = {
+        key.public_key.decode(): _jwt(operator, key, {**claims, "type": "account", "version": 2})
+        for key, claims in accounts.values()
+    }
+    users = _jwt(account, user, {"subs": -1, "data": -1, "payload": -1, "type": "user", "version": 2})
+    system_account = system.public_key.decode()
+    server = start(operator=own, system_account=system_account, resolver="MEMORY", resolver_preload=preload)
+    creds = tmp_path / "zmsd.creds"
+    creds.write_text(
+        f"-----BEGIN NATS USER JWT-----\n{users}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n------END USER NKEY SEED------\n"
+    )
+    assert open_store(server.url, creds=creds).trouble is None
+    with pytest.raises(StoreError, match="cannot be used"):
+        open_store(server.url)
+
+
+def _key(kind: str) -> Any:
+    return nkeys.from_seed(bytearray(nkeys.encode_seed(os.urandom(32), getattr(nkeys, f"PREFIX_BYTE_{kind}"))))
+
+
+def _jwt(issuer: Any, subject: Any, claims: dict[str, Any]) -> str:
+    payload = {
+        "jti": "test",
+        "iat": int(time.time()),
+        "iss": issuer.public_key.decode(),
+        "name": "test",
+        "sub": subject.public_key.decode(),
+        "nats": claims,
+    }
+    text = ".".join(_base64(json.dumps(part).encode()) for part in ({"typ": "JWT", "alg": "ed25519-nkey"}, payload))
+    return f"{text}.{_base64(issuer.sign(text.encode()))}"
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def test_a_server_that_is_not_there(open_store: Open) -> None:
+    with pytest.raises(StoreError, match="NATS at 127.0.0.1:1, 127.0.0.1:2 cannot be used: .*Connect") as caught:
+        open_store("nats://127.0.0.1:1", "nats://127.0.0.1:2")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_server_without_jetstream(start: Start, open_store: Open) -> None:
+    server = start()
+    server.kill()
+    server.configure({"host": "127.0.0.1", "port": server.port})
+    server.start()
+    with pytest.raises(StoreError, match="cannot be used: .*with JetStream"):
+        open_store(server.url)
+
+
+def test_one_of_several_servers_is_enough(start: Start, open_store: Open) -> None:
+    assert open_store("nats://127.0.0.1:1", start().url).trouble is None
+
+
+def test_a_bucket_belongs_to_one_database(start: Start, open_store: Open) -> None:
+    server = start()
+    open_store(server.url)
+    with pytest.raises(StoreError, match="belongs to zmsd for database db, this is one for other"):
+        open_store(server.url, database="other")
+    assert open_store(server.url, database="other", bucket="other").trouble is None
+
+
+# OUTAGES
+
+
+def test_reading_and_writing_go_on_without_nats(start: Start, open_store: Open) -> None:
+    server = start()
+    store, other = open_store(server.url), open_store(server.url)
+    store.copied_first("zero", 0, copy(5))
+    server.kill()
+    wait_until(lambda: store.trouble, "it is noticed")
+    assert "NATS: " in str(store.trouble)
+    began = time.monotonic()
+    for number in range(1000):
+        store.acked("zero", 0, mark(6 + number))
+        store.checkpoint(mark(6 + number), "token")
+    assert store.shard("zero", 0) == ShardRecord(mark(5), mark(1005))
+    assert store.checkpoint_before(mark(9999)) == (mark(1005), "token")
+    assert store.copy_before("zero", 0, mark(5)) == copy(5)
+    assert time.monotonic() - began < 2
+    store.copied("zero", 0, copy(2000))  # tried for a second
+    assert store.copy_before("zero", 0, mark(2000)) == copy(2000)
+    assert other.copy_before("zero", 0, mark(2000)) == copy(5), "nobody can have told it"
+    server.start()
+    wait_until(lambda: store.trouble is None and other.trouble is None, "both are back")
+    wait_until(lambda: other.copy_before("zero", 0, mark(2000)) == copy(2000), "it was written then")
+    wait_until(lambda: other.shards() == {("zero", 0): ShardRecord(mark(5), mark(1005))}, "the newest ack was too")
+    tokens = other.contents().checkpoints
+    assert len(tokens) == mirror.QUEUED_PASSING, "the newest ones, for that is enough"
+    assert mark(1005) in tokens
+
+
+def test_what_waited_does_not_undo_what_came_later(start: Start, open_store: Open) -> None:
+    """A first copy that could not be written, while the client has meanwhile been given another by another daemon."""
+    server = start()
+    with Proxy(server.port) as proxy:
+        cut_off, other = open_store(f"nats://127.0.0.1:{proxy.port}"), open_store(server.url)
+        proxy.silent = True
+        cut_off.copied_first("zero", 0, copy(5))
+        cut_off.copied("zero", 0, copy(6))
+        other.copied_first("zero", 0, copy(10))
+        other.acked("zero", 0, mark(11))
+        proxy.silent = False
+        wait_until(lambda: cut_off.trouble is None and not cut_off._mirror.next(), "all is written", 20)
+    assert other.copy_before("zero", 0, mark(99)) == copy(10)
+    assert other.shard("zero", 0) == ShardRecord(mark(10), mark(11))
+
+
+def test_a_silent_network_is_noticed(start: Start, open_store: Open) -> None:
+    with Proxy(start().port) as proxy:
+        store = open_store(f"nats://127.0.0.1:{proxy.port}")
+        proxy.silent = True
+        began = time.monotonic()
+        store.copy_before("zero", 0, mark(1))
+        assert time.monotonic() - began < 2, "a client's coming waits a second at most"
+        wait_until(lambda: store.trouble, "it is noticed")
+        proxy.silent = False
+        wait_until(lambda: store.trouble is None, "it is back", 20)
+
+
+def test_closing_writes_what_is_queued(start: Start, open_store: Open) -> None:
+    server = start()
+    store = open_store(server.url)
+    store.copied_first("zero", 0, copy(5))
+    store.acked("zero", 0, mark(9))
+    store.close()
+    store.close()
+    assert open_store(server.url).shard("zero", 0) == ShardRecord(mark(5), mark(9))
+
+
+def test_a_bucket_that_was_deleted_is_made_again(start: Start, open_store: Open, tmp_path: Path) -> None:
+    server = start()
+    store = open_store(server.url)
+    store.copied_first("zero", 0, copy(5))
+    server.kill()
+    wait_until(lambda: store.trouble, "it is noticed")
+    (tmp_path / "nats0" / "data").rename(tmp_path / "lost")
+    server.start()
+    wait_until(lambda: store.trouble is None, "it is back", 20)
+    assert store.shards() == {}, "and knows what the server knows"
+    store.copied_first("zero", 0, copy(7))
+    assert open_store(server.url).shard("zero", 0) == ShardRecord(mark(7), None)
+
+
+# AGREEMENT
+
+
+def test_who_is_first_decides(start: Start, open_store: Open) -> None:
+    server = start()
+    stores = [open_store(server.url) for _ in range(3)]
+    told = [0]
+
+    def count() -> None:
+        told[0] += 1
+
+    stores[0].watch(count)
+    for epoch in range(10):
+        before = stores[0].epochs()
+        won: list[int] = []
+        barrier = Barrier(3)
+
+        def publish(
+            number: int, before: Any = before, won: Any = won, barrier: Any = barrier, epoch: int = epoch
+        ) -> None:
+            barrier.wait()
+            if stores[number].publish(f"{epoch}-{number}", "document", before):
+                won.append(number)
+
+        threads = [Thread(target=publish, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        expected = (*before, f"{epoch}-{won[0]}")
+        wait_until(lambda expected=expected: all(one.epochs() == expected for one in stores), "all know it")
+        assert all(one.edition(expected[-1]) == "document" for one in stores)
+    assert told[0] == 10
+
+
+def test_nothing_is_published_without_nats_nor_later(start: Start, open_store: Open) -> None:
+    server = start()
+    store = open_store(server.url)
+    assert store.publish("one", "document", ())
+    server.kill()
+    with pytest.raises(StoreError, match="cannot be agreed upon"):
+        store.publish("two", "document", ("one",))
+    server.start()
+    wait_until(lambda: store.trouble is None, "it is back", 20)
+    store.copied_first("zero", 0, copy(5))
+    assert store.epochs() == ("one",)
+    assert open_store(server.url).epochs() == ("one",)
+
+
+def test_names_that_are_no_keys(start: Start, open_store: Open) -> None:
+    server = start()
+    store = open_store(server.url)
+    store.copied_first("a b.*>ü", 0, copy(5))
+    store.add_edition("f ..", "document")
+    again = open_store(server.url)
+    assert again.shards() == {("a b.*>ü", 0): ShardRecord(mark(5), None)}
+    assert again.contents().editions == {"f ..": "document"}
+
+
+def test_a_large_edition(start: Start, open_store: Open) -> None:
+    server = start()
+    document = json.dumps({f"table{number}": "text" * 100 for number in range(10_000)})
+    assert len(document) > 2 << 20
+    open_store(server.url).add_edition("f", document)
+    assert open_store(server.url).edition("f") == document

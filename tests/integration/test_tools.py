@@ -1,0 +1,233 @@
+"""``zmsd tail`` and ``zmsd status`` against running daemons; the help; readers that go away."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from tests.integration.chat import MAPPINGS, SCHEMA
+from tests.support.certificates import ONE
+from tests.support.client import ChangeSourceClient
+from tests.support.daemon import ROOT, ZmsdProcess, run_zmsd
+from tests.support.wait import FACTOR, wait_until
+
+Db = Database[dict[str, Any]]
+Serve = Callable[..., ZmsdProcess]
+Follow = Callable[..., ChangeSourceClient]
+
+COMMANDS = ("run", "check", "infer", "tail", "status", "demo")
+
+
+class Tail:
+    """``zmsd tail``, with its output in a file."""
+
+    def __init__(self, directory: Path, *arguments: str, **environment: str) -> None:
+        self.output = directory / "tail"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "zmsd", "tail", *arguments],
+                cwd=directory,
+                env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_for(self, pattern: str) -> None:
+        wait_until(lambda: re.search(pattern, self.text()), f"tail says {pattern!r}", 20)
+
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def end(self, number: signal.Signals = signal.SIGINT) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(10 * FACTOR)
+
+
+@contextmanager
+def tail(directory: Path, *arguments: str, **environment: str) -> Iterator[Tail]:
+    process = Tail(directory, *arguments, **environment)
+    try:
+        yield process
+    finally:
+        process.process.kill()
+        process.process.wait()
+        assert "Traceback" not in process.text(), process.text()
+
+
+def test_tail_shows_the_copy_and_the_stream(database: Db, serve: Serve, follow: Follow, tmp_path: Path) -> None:
+    database.users.insert_many([{"_id": f"u{n}", "name": "x"} for n in range(10)])
+    zmsd = serve(SCHEMA, MAPPINGS)
+    beside = follow(zmsd)
+    with tail(tmp_path, f"ws://127.0.0.1:{zmsd.port}") as shown:
+        shown.wait_for(r"rows/s: .*user 10")
+        shown.wait_for(r"copy complete at watermark \w+")
+        database.users.insert_one({"_id": "ann", "name": "Ann"})
+        shown.wait_for(r'\+ user .*"ann"')
+        database.users.delete_one({"_id": "ann"})
+        shown.wait_for(r'- user .*"ann"')
+        assert shown.end() == 0
+        assert "ended after" in shown.text()
+    beside.wait_watermark(beside_now(database))
+    assert not beside.closings, "it is another client than zero-cache"
+
+
+def beside_now(database: Db) -> Any:
+    return database.command("ping")["operationTime"]
+
+
+def test_tail_from_a_watermark(database: Db, serve: Serve, follow: Follow, tmp_path: Path) -> None:
+    zmsd = serve(SCHEMA, MAPPINGS)
+    client = follow(zmsd)
+    database.users.insert_one({"_id": "ann"})
+    client.wait_rows("user", 1)
+    place = client.replica.watermark
+    database.users.insert_one({"_id": "bob"})
+    with tail(tmp_path, f"127.0.0.1:{zmsd.port}", "--last-watermark", place) as shown:
+        shown.wait_for(r'\+ user .*"bob"')
+        assert "ann" not in shown.text()
+        assert "copy" not in shown.text()
+
+
+def test_tail_ends_with_the_source(serve: Serve, tmp_path: Path) -> None:
+    zmsd = serve(SCHEMA, MAPPINGS)
+    with tail(tmp_path, "--config", str(zmsd.config_file)) as shown:
+        shown.wait_for("copy complete")
+        zmsd.stop()
+        assert shown.process.wait(10 * FACTOR) == 1
+        assert "zmsd: the stream ended: Connection closed: 1001" in shown.text()
+
+
+def test_tail_and_status_with_token_and_tls(database: Db, serve: Serve, tmp_path: Path) -> None:
+    """By --config both are known; with a URL the token is given, and the system must trust the certificate."""
+    settings = {"server": {"tls": ONE.write(tmp_path), "token": ["s3cret", "other"]}}
+    zmsd = serve(SCHEMA, MAPPINGS, settings=settings, start=False)
+    zmsd.launch()
+    zmsd.wait_log("listening")
+    with tail(tmp_path, "--config", str(zmsd.config_file)) as shown:
+        shown.wait_for("copy complete")
+        assert "s3cret" not in shown.text()
+    trust = {"SSL_CERT_FILE": str(tmp_path / "server.crt")}
+    with tail(tmp_path, f"wss://localhost:{zmsd.port}", "--token", "other", **trust) as shown:
+        shown.wait_for("copy complete")
+    with tail(tmp_path, f"wss://me:other@localhost:{zmsd.port}/", **trust) as shown:
+        shown.wait_for("copy complete")
+
+    def status(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return run_zmsd("status", *arguments, cwd=tmp_path, environment=environment)
+
+    done = status("--config", str(zmsd.config_file))
+    assert (done.returncode, done.stderr) == (0, "")
+    url = f"https://localhost:{zmsd.port}"
+    assert status(url, "--token", "other", environment=trust).returncode == 0
+    for arguments, expected in (
+        ((url,), "wrong or missing token"),
+        ((url, "--token", "wr0ng"), "wrong or missing token"),
+        ((f"https://me:wr0ng@localhost:{zmsd.port}",), "wrong or missing token"),
+        ((f"https://localhost:{zmsd.port}/?token=wr0ng",), "wrong or missing token"),
+    ):
+        done = status(*arguments, environment=trust)
+        assert done.returncode == 1
+        assert expected in done.stderr
+        assert "wr0ng" not in done.stderr + done.stdout
+    done = status(url, "--token", "other")
+    assert done.returncode == 1
+    assert "certificate" in done.stderr
+
+
+def test_tail_that_is_not_let_in(serve: Serve, tmp_path: Path) -> None:
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": "right"}})
+    for url, expected in (
+        (f"ws://127.0.0.1:{zmsd.port}", "401, wrong or missing token"),
+        (f"ws://me:wr0ng@127.0.0.1:{zmsd.port}", "401, wrong or missing token"),
+        (f"ws://127.0.0.1:{zmsd.port}/elsewhere?token=right", "404"),
+        ("ws://127.0.0.1:1", "refused"),
+        ("ftp://127.0.0.1", "ws://HOST:PORT"),
+        ("ws://", "ws://HOST:PORT"),
+        ("ws://h:x", "ws://HOST:PORT"),
+    ):
+        done = run_zmsd("tail", url, cwd=tmp_path)
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert expected in done.stderr
+        assert "wr0ng" not in done.stderr
+
+
+def test_status(database: Db, serve: Serve, follow: Follow, tmp_path: Path) -> None:
+    database.users.insert_many([{"_id": f"u{n}", "name": {"no": "text"} if n == 1 else "x"} for n in range(5)])
+    zmsd = serve(SCHEMA, MAPPINGS)
+    client = follow(zmsd, app="myapp")
+    database.rooms.insert_one({"_id": "r1"})
+    client.wait_rows("room", 1)
+    done = run_zmsd("status", f"http://127.0.0.1:{zmsd.port}", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    for pattern in (
+        r"^zmsd \S+: serving 3 collections to 1 client$",
+        rf"^database {database.name}, MongoDB \d+\.\d+, up .*s, \d+ MiB of memory$",
+        r"^position \w+, .* behind; oplog headroom ",
+        r"^COLLECTION +EVENTS ",
+        r"^users +\d+ ",
+        r"^messages .*userMessage, systemMessage, imageMessage$",
+        r"^myapp/0 +127\.0\.0\.1 +streaming ",
+        r"^user +\d+ +.*name",
+    ):
+        assert re.search(pattern, done.stdout, re.MULTILINE), (pattern, done.stdout)
+
+
+def test_status_of_one_that_is_not_ready(tmp_path: Path) -> None:
+    with ZmsdProcess(tmp_path, "mongodb://127.0.0.1:1/db?replicaSet=rs0", SCHEMA, MAPPINGS).start(ready=False) as zmsd:
+        done = run_zmsd("status", "--config", str(zmsd.config_file), cwd=tmp_path)
+        assert done.returncode == 1
+        assert re.match(r"zmsd \S+: not ready: ", done.stdout)
+        assert done.stderr == ""
+    done = run_zmsd("status", "--config", str(zmsd.config_file), cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.fullmatch(r"zmsd: http://127\.0\.0\.1:\d+ does not answer: .*refused\n", done.stderr)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_has_an_example(command: str, tmp_path: Path) -> None:
+    done = run_zmsd(command, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert re.search(rf"^example: zmsd {command}", done.stdout, re.MULTILINE)
+
+
+def test_the_help_names_every_command(tmp_path: Path) -> None:
+    done = run_zmsd("--help", cwd=tmp_path)
+    assert re.findall(r"^    (\w+) ", done.stdout, re.MULTILINE) == list(COMMANDS)
+
+
+def test_a_reader_that_goes_away(database: Db, serve: Serve, tmp_path: Path) -> None:
+    """As ``| head -1`` does: no traceback, and it ends."""
+    database.users.insert_many([{"_id": f"u{n}"} for n in range(10)])
+    zmsd = serve(SCHEMA, MAPPINGS)
+    for arguments in (["tail"], ["check"], ["status"]):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "zmsd", *arguments, "--config", str(zmsd.config_file)],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        database.users.insert_one({"name": "one more"})
+        try:
+            process.wait(20 * FACTOR)
+            assert process.stderr.read() == b""
+        finally:
+            process.kill()
+            process.wait()
+            process.stderr.close()

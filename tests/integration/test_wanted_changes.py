@@ -1,0 +1,111 @@
+"""In a stream over the whole database mongod drops what no table can care about, and nothing else."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from tests.integration.chat import MAPPINGS, SCHEMA
+from tests.support.client import ChangeSourceClient
+from tests.support.compare import assert_same
+from tests.support.daemon import ZmsdProcess
+from tests.support.mongod import Client, ReplicaSet
+from zmsd.feed.collection import Watched
+from zmsd.feed.feed import DatabaseFeed
+from zmsd.feed.source import Source
+
+Db = Database[dict[str, Any]]
+Serve = Callable[..., ZmsdProcess]
+Follow = Callable[..., ChangeSourceClient]
+
+FILTERS = [{"kind": {"$in": ["a", "b"]}}, {"kind": {"$exists": False}, "deep.x": 1}]
+
+
+def kinds_read(
+    replica_set: ReplicaSet, database: Db, write: Callable[[], object], images: str
+) -> list[tuple[str, Any]]:
+    """(operation, _id) of the events that come of some writes."""
+    source = Source(replica_set.uri(database.name), database.name)
+    watched = {"c": Watched(None, filters=FILTERS), "all": Watched(None)}
+    source.prepare(watched, images)
+    begin = source.operation_time()
+    write()
+    end = source.operation_time()
+    found = []
+    with DatabaseFeed(source, watched, begin) as feed:
+        while feed.progress < end:
+            pieces = feed.read()
+            events = [event for piece in pieces.pieces for event in piece.events] if pieces else []
+            found += [(event["operationType"], event["documentKey"]["_id"]) for event in events]
+    source.close()
+    return found
+
+
+def test_only_changes_of_documents_that_no_filter_takes(replica_set: ReplicaSet, database: Db) -> None:
+    database.create_collection("c")
+    database.create_collection("all")
+    documents = {
+        1: {"kind": "a"},
+        2: {"kind": "z"},
+        3: {"deep": {"x": [0, 1]}},
+        4: {"deep": {"x": 2}},
+        5: {"kind": None},
+    }
+
+    def write() -> None:
+        for key, document in documents.items():
+            database.c.insert_one({"_id": key, **document})
+        database["all"].insert_one({"_id": 6})
+        database.c.update_many({}, {"$set": {"n": 1}})
+        database.c.update_one({"_id": 1}, {"$set": {"kind": "z"}})  # it leaves
+        database.c.update_one({"_id": 1}, {"$set": {"n": 2}})
+        database.c.update_one({"_id": 2}, {"$set": {"kind": "b"}})  # it comes
+        database.c.delete_many({})
+
+    assert kinds_read(replica_set, database, write, "auto") == [
+        *[("insert", 1), ("insert", 3), ("insert", 6), ("update", 1), ("update", 3)],
+        *[("update", 1), ("update", 2), ("delete", 2), ("delete", 3)],
+    ]
+
+
+def test_what_has_no_images_stays(replica_set: ReplicaSet, database: Db) -> None:
+    database.create_collection("c")
+
+    def write() -> None:
+        database.c.insert_many([{"_id": 1, "kind": "a"}, {"_id": 2, "kind": "z"}])
+        database.c.update_many({}, {"$set": {"n": 1}})
+        database.c.delete_many({})
+
+    changes = [("update", 1), ("update", 2), ("delete", 1), ("delete", 2)]
+    assert kinds_read(replica_set, database, write, "off") == [("insert", 1), *changes]
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_chat_read_so(away: bool, mongo: Client, database: Db, serve: Serve, follow: Follow) -> None:
+    """Live, and by a client that comes back from before the log."""
+    database.messages.insert_many({"_id": n, "kind": "user", "likes": n} for n in range(20))
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": "collection" if away else "database"}})
+    client = follow(zmsd)
+    if away:
+        client.close()
+    choose = random.Random(1)
+    with mongo.start_session() as session:
+        for _ in range(300):
+            key, kind = {"_id": choose.randrange(20)}, choose.choice(["user", "system", "image", "draft", None])
+            if choose.random() < 0.2:
+                database.messages.delete_one(key, session=session)
+            elif choose.random() < 0.5:
+                database.messages.update_one(key, {"$inc": {"likes": 1}}, session=session)
+            else:
+                database.messages.update_one(key, {"$set": {"kind": kind, "text": "x"}}, upsert=True, session=session)
+        database.users.insert_one({"_id": "end"}, session=session)
+        if away:
+            assert zmsd.stop() == 0
+            client = follow(zmsd.start(), replica=client.replica, wait=False)
+        assert session.operation_time is not None
+        client.wait_watermark(session.operation_time)
+    assert_same(database, SCHEMA, MAPPINGS, client.replica)

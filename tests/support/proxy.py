@@ -1,0 +1,191 @@
+"""A TCP proxy that does what networks do: it resets, it delays, it swallows everything in silence."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import struct
+import threading
+import time
+from types import TracebackType
+
+from zmsd.tools.mongod import free_port
+
+_CHUNK = 1 << 16
+
+
+class Proxy:
+    """Listens on ``port`` of 127.0.0.1 and passes on to ``target``, another port there. One thread.
+
+    What is set holds for the connections that there are and for those to come.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.connections = 0  # accepted
+        self.delay = 0.0  # seconds that each piece is held back, in both directions
+        self.silent = False
+        """Bytes vanish, in both directions; new connections are accepted and hear nothing, old ones stay as they are.
+        Afterwards those from which something vanished are reset."""
+        self._links: list[_Link] = []
+        self._lock = threading.Lock()
+        self._closing = False
+        self.port = free_port()
+        self._listener: socket.socket | None = None
+        self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
+
+    def __enter__(self) -> Proxy:
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=128)
+        self._listener.setblocking(False)
+        self._thread.start()
+        return self
+
+    def __exit__(self, _t: type[BaseException] | None, _e: BaseException | None, _tb: TracebackType | None) -> None:
+        self._closing = True
+        self._thread.join(10)
+        self.reset()
+        assert self._listener is not None
+        self._listener.close()
+
+    def reset(self) -> int:
+        """End all connections with an RST to both sides; how many."""
+        with self._lock:
+            for link in self._links:
+                link.abort()
+            count, self._links = len(self._links), []
+        return count
+
+    def _run(self) -> None:
+        """Polls, a hundred times a second and whenever something comes: simple, and fast enough for tests."""
+        while not self._closing:
+            self._accept()
+            with self._lock:
+                links = list(self._links)
+            with selectors.DefaultSelector() as selector:
+                assert self._listener is not None
+                selector.register(self._listener, selectors.EVENT_READ)
+                for link in links:
+                    link.register(selector)
+                selector.select(0.01)
+            for link in links:
+                link.pump(self.delay, self.silent)
+            with self._lock:
+                for link in [link for link in self._links if link.over]:
+                    link.close()
+                    self._links.remove(link)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        with contextlib.suppress(BlockingIOError):
+            client, _ = self._listener.accept()
+            self.connections += 1
+            try:
+                server = self._connect()
+            except OSError:
+                client.close()
+                return
+            with self._lock:
+                self._links.append(_Link(client, server))
+
+
+    def _connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.target), timeout=1)
+
+
+class Balancer(Proxy):
+    """Stays with one of its targets until that refuses, and then goes to the next, as a load balancer does."""
+
+    def __init__(self, *targets: int) -> None:
+        super().__init__(targets[0])
+        self.targets = targets
+
+    def _connect(self) -> socket.socket:
+        try:
+            return super()._connect()
+        except OSError:
+            self.target = self.targets[(self.targets.index(self.target) + 1) % len(self.targets)]
+            return super()._connect()
+
+
+class _Link:
+    """One connection through the proxy: two sockets, and what is on its way from each to the other."""
+
+    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+        self.over = False
+        self._lanes = [_Lane(client, server), _Lane(server, client)]
+        for sock in (client, server):
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def register(self, selector: selectors.BaseSelector) -> None:
+        for lane, back in (self._lanes, self._lanes[::-1]):
+            events = selectors.EVENT_READ if lane.wants else 0
+            events |= selectors.EVENT_WRITE if back.due() else 0
+            if events:
+                with contextlib.suppress(ValueError, KeyError):  # closed meanwhile by reset()
+                    selector.register(lane.source, events)
+
+    def pump(self, delay: float, silent: bool) -> None:
+        try:
+            for lane in self._lanes:
+                lane.pump(delay, silent)
+        except (OSError, ValueError):
+            self.over = True
+        if silent:
+            return
+        if any(lane.torn for lane in self._lanes):
+            self.abort()
+        if any(lane.ended and not lane.waiting for lane in self._lanes):
+            self.over = True
+
+    def abort(self) -> None:
+        self.over = True
+        for lane in self._lanes:
+            with contextlib.suppress(OSError):
+                lane.source.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
+    def close(self) -> None:
+        for lane in self._lanes:
+            lane.source.close()
+
+
+class _Lane:
+    """One direction."""
+
+    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
+        self.source = source
+        self.sink = sink
+        self.ended = False
+        self.torn = False  # something vanished
+        self.waiting: list[tuple[float, bytes]] = []  # (monotonic time at which it is due, bytes)
+
+    @property
+    def wants(self) -> bool:
+        """More is read; no more than a little is held, so that who does not read is felt by who writes."""
+        return not self.ended and len(self.waiting) < 16
+
+    def due(self) -> bool:
+        return bool(self.waiting) and self.waiting[0][0] <= time.monotonic()
+
+    def pump(self, delay: float, silent: bool) -> None:
+        if self.wants:
+            with contextlib.suppress(BlockingIOError):
+                data = self.source.recv(_CHUNK)
+                self.ended = not data
+                if data:
+                    self.waiting.append((time.monotonic() + delay, data))
+        if silent:
+            self.torn |= self.ended or bool(self.waiting)
+            self.waiting.clear()
+        while self.due():
+            when, data = self.waiting[0]
+            try:
+                sent = self.sink.send(data)
+            except BlockingIOError:
+                break
+            if sent < len(data):
+                self.waiting[0] = (when, data[sent:])
+                break
+            del self.waiting[0]

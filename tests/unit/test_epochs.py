@@ -1,0 +1,215 @@
+"""Who publishes what, where several daemons share a store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from zmsd.catalog.catalog import Catalog
+from zmsd.errors import StoreError
+from zmsd.stream.edition import Published
+from zmsd.stream.epochs import Epochs
+from zmsd.watermarks.store import WatermarkStore
+
+A, B, C = (Published(Catalog(()), name) for name in "ABC")
+
+
+class FakeStore:
+    """One that is shared."""
+
+    def __init__(self, *published: Published) -> None:
+        self.documents = {one.fingerprint: one.to_json() for one in published}
+        self.sequence = [one.fingerprint for one in published]
+        self.faster: Published | None = None
+        self.down = False
+
+    def epochs(self) -> Sequence[str]:
+        return tuple(self.sequence)
+
+    def edition(self, fingerprint: str) -> str | None:
+        return self.documents.get(fingerprint)
+
+    def publish(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
+        if self.down:
+            raise StoreError("down")
+        if self.faster is not None:
+            self.add(self.faster)
+            self.faster = None
+        if list(after) != self.sequence:
+            return False
+        self.documents[fingerprint] = document
+        self.sequence.append(fingerprint)
+        return True
+
+    def add(self, one: Published) -> None:
+        self.documents[one.fingerprint] = one.to_json()
+        self.sequence.append(one.fingerprint)
+
+    def names(self) -> str:
+        return "".join(Published.from_json(self.documents[one]).permissions for one in self.sequence)
+
+
+class OwnStore(FakeStore):
+    def publish(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
+        return True
+
+
+def begin(store: FakeStore, own: Published) -> Epochs:
+    return Epochs(cast(WatermarkStore, store), own)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [str(record.msg) for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_what_was_never_seen_is_the_next_epoch(caplog: pytest.LogCaptureFixture) -> None:
+    store = FakeStore(A)
+    epochs = begin(store, B)
+    assert epochs.current == B
+    assert store.names() == "A", "not before MongoDB has taken it"
+    assert not epochs.settle()
+    assert store.names() == "AB"
+    assert epochs.current == B
+    assert not warnings(caplog)
+
+
+def test_what_holds_is_fine(caplog: pytest.LogCaptureFixture) -> None:
+    store = FakeStore(A, B)
+    epochs = begin(store, B)
+    assert not epochs.settle()
+    assert epochs.current == B
+    assert store.names() == "AB"
+    assert not warnings(caplog)
+
+
+def test_what_is_old_gives_way_until_sighup(caplog: pytest.LogCaptureFixture) -> None:
+    store = FakeStore(A, B)
+    epochs = begin(store, A)
+    assert epochs.current == B
+    assert not epochs.settle()
+    assert len(warnings(caplog)) == 1
+    assert "SIGHUP publishes it nevertheless" in warnings(caplog)[0]
+    epochs.reload(A)
+    assert epochs.current == A
+    assert store.names() == "ABA"
+
+
+def test_another_daemon_publishes(caplog: pytest.LogCaptureFixture) -> None:
+    store = FakeStore(A)
+    epochs = begin(store, A)
+    store.add(B)
+    assert epochs.settle()
+    assert epochs.current == B
+    assert not epochs.settle()
+    assert len(warnings(caplog)) == 1
+
+
+def test_sighup_with_a_changed_configuration() -> None:
+    store = FakeStore(A)
+    epochs = begin(store, A)
+    epochs.reload(B)
+    assert epochs.current == B
+    assert store.names() == "AB"
+    epochs.reload(A)
+    assert store.names() == "ABA", "also one that there was before"
+
+
+def test_sighup_with_what_holds_already() -> None:
+    store = FakeStore(A)
+    epochs = begin(store, A)
+    store.add(B)
+    epochs.reload(B)
+    assert epochs.current == B
+    assert store.names() == "AB"
+
+
+def test_sighup_for_something_else_does_not_take_back_what_another_published(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = FakeStore(A)
+    epochs = begin(store, A)
+    store.add(B)
+    epochs.settle()
+    epochs.reload(A)
+    assert epochs.current == B
+    assert store.names() == "AB"
+    assert "change it, or restart zmsd and then send SIGHUP" in warnings(caplog)[-1]
+
+
+def test_another_daemon_is_faster_at_sighup(caplog: pytest.LogCaptureFixture) -> None:
+    store = FakeStore(A)
+    epochs = begin(store, A)
+    store.faster = C
+    epochs.reload(B)
+    assert epochs.current == C
+    assert store.names() == "AC"
+    assert "another daemon was faster" in warnings(caplog)[-1]
+
+
+def test_another_daemon_is_faster_with_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    store = FakeStore(A)
+    epochs = begin(store, A)
+    store.faster = B
+    epochs.reload(B)
+    assert epochs.current == B
+    assert store.names() == "AB"
+    assert not warnings(caplog)
+
+
+def test_another_daemon_is_faster_at_the_start() -> None:
+    store = FakeStore(A)
+    epochs = begin(store, B)
+    store.faster = C
+    assert epochs.settle()
+    assert epochs.current == C
+    assert store.names() == "AC"
+
+
+def test_the_store_is_down_at_the_start() -> None:
+    store = FakeStore(A)
+    epochs = begin(store, B)
+    store.down = True
+    assert not epochs.settle()
+    assert epochs.current == B
+    store.down = False
+    assert not epochs.settle()
+    assert store.names() == "AB"
+
+
+def test_the_store_is_down_at_sighup() -> None:
+    store = FakeStore(A)
+    epochs = begin(store, A)
+    store.down = True
+    with pytest.raises(StoreError):
+        epochs.reload(B)
+    assert epochs.current == A
+    store.down = False
+    epochs.reload(B)
+    assert epochs.current == B, "the same SIGHUP again is not taken for an unchanged configuration"
+
+
+@pytest.mark.parametrize("document", [None, "[]", "no JSON", '["{}", 1]'])
+def test_an_edition_that_cannot_be_read(document: str | None) -> None:
+    store = FakeStore(A, B)
+    if document is None:
+        del store.documents[B.fingerprint]
+    else:
+        store.documents[B.fingerprint] = document
+    with pytest.raises(StoreError, match="upgrade this zmsd"):
+        begin(store, A)
+
+
+def test_with_a_store_of_its_own_the_configuration_decides(caplog: pytest.LogCaptureFixture) -> None:
+    store = OwnStore()
+    epochs = begin(store, A)
+    assert epochs.current == A
+    assert not epochs.settle()
+    epochs.reload(B)
+    assert epochs.current == B
+    assert not epochs.settle()
+    epochs.reload(A)
+    assert epochs.current == A
+    assert not warnings(caplog)

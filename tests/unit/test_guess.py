@@ -1,0 +1,199 @@
+"""What documents suggest: types, paths, keys, and several tables of one collection."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+from bson import Binary, Decimal128, ObjectId
+
+from zmsd.tools.guess import Table, camel, find_discriminator, guess, unique
+
+Documents = list[dict[str, Any]]
+
+
+def table(*documents: dict[str, Any], collection: str = "things") -> Table:
+    """The one table of documents, which get an ``_id`` where they have none."""
+    (found,) = guess(collection, [{"_id": f"k{n}"} | one for n, one in enumerate(documents)], set())
+    return found
+
+
+def column(*values: Any) -> tuple[str, bool]:
+    """Type and optional of the column of these values."""
+    found = table(*({"value": value} for value in values)).columns["value"]
+    return found["type"], found.get("optional", False)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["a", "b"], "string"),
+        ([1, 2.5], "number"),
+        ([1, 2**53 + 1], "string"),
+        ([1.5, 2**53 + 1], "number"),
+        ([True, False], "boolean"),
+        ([datetime(2026, 1, 1)], "number"),
+        ([ObjectId()], "string"),
+        ([ObjectId(), "a"], "string"),
+        ([Binary(b"x")], "string"),
+        ([Decimal128("1.10")], "string"),
+        ([Decimal128("1.10"), 2], "string"),
+        ([[1, 2]], "json"),
+        ([1, "a"], "json"),
+        ([True, 1], "json"),
+        ([{"a": 1}, "a"], "json"),
+        ([{}, {}], "json"),
+    ],
+)
+def test_types(values: list[Any], expected: str) -> None:
+    assert column(*values) == (expected, False)
+    assert column(*values, None) == (expected, True), "null is no type of its own"
+
+
+def test_a_field_that_is_always_null_is_said() -> None:
+    found = table({"value": None})
+    assert found.columns["value"] == {"type": "json", "optional": True}
+    assert found.notes == ["value is null wherever it is: it became json"]
+
+
+def test_missing_fields_are_optional_and_come_in_their_order() -> None:
+    found = table({"b": 1, "a": 1}, {"b": 1, "c": 1})
+    assert list(found.columns) == ["id", "b", "a", "c"]
+    assert [name for name, one in found.columns.items() if one.get("optional")] == ["a", "c"]
+    assert found.primary_key == ["id"]
+
+
+def test_objects_become_columns() -> None:
+    found = table({"author": {"id": "x", "name": {"first": "Ann"}}, "first-name": 1}, {"author": {"id": "y"}})
+    assert found.fields == {
+        "id": "_id",
+        "authorId": "author.id",
+        "authorNameFirst": "author.name.first",
+        "firstName": "first-name",
+    }
+    assert found.columns["authorId"] == {"type": "string"}
+    assert found.columns["authorNameFirst"] == {"type": "string", "optional": True}
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [
+        [{"a": 1}, [1]],
+        [{f"key{n}{m}": True for m in range(3)} for n in range(20)],
+        [{"0": 1}, {"1": 2}],
+        [{str(ObjectId(b"0" * 12)): 1}],
+        [{"a.b": 1}],
+        [{"$a": 1}],
+        [{"": 1}],
+        [{"a@example.org": 1}],
+    ],
+    ids=["beside a list", "names are data", "numbers", "ids", "a dot", "a dollar", "no name", "addresses"],
+)
+def test_irregular_objects_become_json(objects: list[Any]) -> None:
+    found = table(*({"value": value} for value in objects))
+    assert found.columns["value"] == {"type": "json"}
+    assert found.fields == {"id": "_id", "value": "value"}
+
+
+def test_deep_objects_become_json() -> None:
+    found = table({"a": {"b": {"c": {"d": {"e": {"f": 1}}}}}})
+    assert found.fields["aBCD"] == "a.b.c.d"
+    assert found.columns["aBCD"] == {"type": "json"}
+
+
+def test_very_wide_documents_are_not_flattened() -> None:
+    found = table({f"part{n}": {f"x{m}": m for m in range(5)} for n in range(50)})
+    assert len(found.columns) == 51
+    assert found.columns["part7"] == {"type": "json"}
+    assert len(found.notes) == 1
+
+
+def test_names_that_no_path_can_have_are_left_out_and_said() -> None:
+    found = table({"a.b": 1, "$c": 1, "d": 1})
+    assert list(found.fields) == ["id", "d"]
+    assert len(found.notes) == 2
+
+
+def test_names_that_clash() -> None:
+    found = table({"id": "mine", "ID": 1, "a-b": 1, "aB": 1, "_0_version": 1})
+    assert found.fields == {
+        "id": "_id",
+        "id2": "id",
+        "ID3": "ID",
+        "aB": "a-b",
+        "aB2": "aB",
+        "_0_version2": "_0_version",
+    }
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ([ObjectId(), ObjectId()], "string"),
+        ([1, 2.5], "number"),
+        ([2**60, 1], "string"),
+        ([1, "1"], "string"),
+        ([True, False], "boolean"),
+    ],
+)
+def test_keys(ids: list[Any], expected: str) -> None:
+    (found,) = guess("things", [{"_id": one} for one in ids], set())
+    assert found.columns == {"id": {"type": expected}}
+    assert len(found.notes) == (ids == [1, "1"])
+
+
+def test_keys_that_are_objects() -> None:
+    (found,) = guess("things", [{"_id": {"shop": "a", "n": n}, "x": 1} for n in range(3)], set())
+    assert found.primary_key == ["idShop", "idN"]
+    assert found.fields == {"idShop": "_id.shop", "idN": "_id.n", "x": "x"}
+    assert guess("things", [{"_id": {"a": 1}}, {"_id": "b"}], set()) == []
+    assert guess("things", [{"_id": {"a": 1}}, {"_id": {"b": 1}}], set()) == []
+    assert guess("things", [{"_id": {"a": [1]}}], set()) == []
+
+
+def messages() -> Documents:
+    kinds: Documents = [
+        {"t": "user", "author": {"id": "x"}, "edited": False},
+        {"t": "system"},
+        {"t": "image", "author": {"id": "x"}, "url": "u", "width": 1},
+    ]
+    return [{"_id": f"m{n}", "room": f"r{n % 7}", **kinds[n % 3]} for n in range(60)]
+
+
+def test_a_discriminated_collection_becomes_several_tables() -> None:
+    names = {"messagesuser"}
+    tables = {one.name: one for one in guess("messages", messages(), names)}
+    assert list(tables) == ["messagesImage", "messagesSystem", "messagesUser2"]
+    assert tables["messagesImage"].filter == {"t": "image"}
+    assert list(tables["messagesImage"].columns) == ["id", "room", "t", "authorId", "url", "width"]
+    assert list(tables["messagesSystem"].columns) == ["id", "room", "t"]
+    assert not any(one.get("optional") for found in tables.values() for one in found.columns.values())
+    assert tables["messagesImage"].documents == 20
+    assert "messagesimage" in names
+
+
+def test_what_is_no_discriminator() -> None:
+    assert find_discriminator([]) is None
+    states = [{"state": "open"} if n % 2 else {"state": "closed", "closedAt": 1} for n in range(60)]
+    assert find_discriminator(states) is None, "a state that adds a field"
+    many = [{"name": f"n{n % 30}", f"f{n % 30}": 1} for n in range(600)]
+    assert find_discriminator(many) is None, "too many values"
+    assert find_discriminator(messages()[:12]) is None, "too few documents"
+    assert find_discriminator([*messages(), {"_id": "x"}]) is None, "not in every document"
+    rare = [{"kind": "ab"[n % 2], f"own{n % 2}": 1 if n % 20 < 2 else None} for n in range(60)]
+    assert find_discriminator(rare) is None, "fields that are mostly missing"
+
+
+def test_names() -> None:
+    assert camel("_id") == "id"
+    assert camel("author", "_id") == "authorId"
+    assert camel("fs.files") == "fsFiles"
+    assert camel("a", "b-c d") == "aBCD"
+    assert camel("_class") == "_class"
+    assert camel("1st") == "n1st"
+    assert camel("sqlite_x") == "nsqlite_x"
+    assert camel("größe") == "größe"
+    assert camel("--") == "n"
+    taken = {"a"}
+    assert [unique("A", taken), unique("a", taken), unique("b", taken)] == ["A2", "a3", "b"]

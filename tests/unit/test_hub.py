@@ -1,0 +1,231 @@
+"""Where a session finds the changes after its place."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event, Thread
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import MagicMock
+
+import pytest
+
+from tests.support.wait import wait_until
+from zmsd.errors import ResumeLost
+from zmsd.feed.channel import Closed
+from zmsd.feed.position import watermark
+from zmsd.feed.sequencer import Piece, Pieces
+from zmsd.stream import hub as hubs
+from zmsd.stream.changelog import ChangeLog, Entry, Overrun
+from zmsd.stream.edition import Edition
+from zmsd.stream.hub import Changes, Hub, Readiness
+from zmsd.watermarks.sqlite import SqliteStore
+from zmsd.watermarks.store import CopyRecord
+
+NOW = 1000
+ALL = 1 << 30
+
+
+class FakeEncoder:
+    def entries(self, pieces: list[Piece]) -> list[Entry]:
+        return [entry(one.position, f"private {one.position}", last=one.last) for one in pieces]
+
+
+EDITION = cast(Edition, SimpleNamespace(fingerprint="f", watched={}, encoder=FakeEncoder))
+
+
+def entry(at: int, text: str, *, last: bool = True) -> Entry:
+    return Entry(watermark(at), 0, 1, text.encode(), last)
+
+
+def piece(at: int, *, first: bool = True, last: bool = True) -> Piece:
+    return Piece(at, [], first, last)
+
+
+class FakeFeed:
+    """A private feed of this history: a transaction at every tenth position, each in a batch of its own."""
+
+    opened: list[FakeFeed]
+    batches: list[Pieces | None] = []
+
+    def __init__(self, source: object, watched: object, after: int, stop: Event | None = None) -> None:
+        self.after = after
+        self.closed = False
+        self.progress = after
+        self.opened.append(self)
+
+    def read(self) -> Pieces | None:
+        if self.batches:
+            return self.batches.pop(0)
+        self.progress = self.progress // 10 * 10 + 10
+        return Pieces([piece(self.progress)], self.progress)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture(autouse=True)
+def feeds(monkeypatch: pytest.MonkeyPatch) -> list[FakeFeed]:
+    monkeypatch.setattr(hubs, "DatabaseFeed", FakeFeed)
+    FakeFeed.opened = []
+    FakeFeed.batches = []
+    return FakeFeed.opened
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    store = SqliteStore(tmp_path / "w.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def hub(store: SqliteStore) -> Hub:
+    log = ChangeLog()
+    log.start(watermark(100), "f")
+    source = MagicMock()
+    source.operation_time.return_value = NOW
+    source.has_event.return_value = True
+    given: dict[str, Any] = {"source": source, "store": store, "log": log, "private_feeds": 2, "stop": Event()}
+    return Hub(**{field.name: given.get(field.name, MagicMock()) for field in dataclasses.fields(Hub) if field.init})
+
+
+def changes(hub: Hub, place: int) -> Changes:
+    return hub.changes(watermark(place), EDITION, Event(), lambda: False)
+
+
+def texts(changes: Changes) -> list[str]:
+    return [one.frames.decode() for one in changes.take(ALL, ALL, 0)]
+
+
+# PLACES
+
+
+def test_a_place_of_this_history(hub: Hub) -> None:
+    for place in (watermark(5), watermark(NOW), watermark(NOW, 1)):
+        hub.check_place(place)
+
+
+def test_a_place_in_the_future_is_of_another_history(hub: Hub) -> None:
+    with pytest.raises(ResumeLost, match="later than the database's own time"):
+        hub.check_place(watermark(NOW + 1))
+
+
+def test_a_place_before_another_database_came(hub: Hub, store: SqliteStore) -> None:
+    store.invalidate(watermark(50), "another database")
+    with pytest.raises(ResumeLost, match="another database"):
+        hub.check_place(watermark(49))
+    hub.check_place(watermark(50))
+
+
+def test_a_place_behind_a_change_that_is_not_in_the_oplog(hub: Hub, store: SqliteStore) -> None:
+    """An older state was restored, and has gone on: the time alone would not show it."""
+    store.checkpoint(watermark(40), "token 40")
+    hub.source.has_event.return_value = False  # type: ignore[attr-defined]
+    hub.check_place(watermark(39))
+    with pytest.raises(ResumeLost, match="not in this database's history"):
+        hub.check_place(watermark(41))
+
+
+def test_a_copy_that_was_made_of_this_history_is_of_this_history(hub: Hub, store: SqliteStore) -> None:
+    """Whatever was known of another one before. Else each copy would end in reset-required, for ever."""
+    store.checkpoint(watermark(40), "a token of another history")
+    store.invalidate(watermark(50), "another database")
+    hub.source.has_event.return_value = False  # type: ignore[attr-defined]
+    store.copied_first("zero", 0, CopyRecord(watermark(60), watermark(60), "f"))
+    hub.check_place(watermark(60))
+
+
+# CHANGES
+
+
+def test_what_the_log_has_comes_from_the_log(hub: Hub, feeds: list[FakeFeed]) -> None:
+    hub.log.extend([entry(110, "live 110")])
+    assert texts(changes(hub, 100)) == ["live 110"]
+    assert not feeds
+
+
+def test_who_is_behind_reads_by_himself_until_he_meets_the_log(hub: Hub, feeds: list[FakeFeed]) -> None:
+    hub.log.extend([entry(110, "live 110")])
+    found = changes(hub, 75)
+    assert [texts(found) for _ in range(4)] == [["private 80"], ["private 90"], ["private 100"], ["live 110"]]
+    assert [(feed.after, feed.closed) for feed in feeds] == [(75, True)]
+    hub.log.extend([entry(120, "live 120")])
+    assert texts(found) == ["live 120"]
+
+
+def test_who_was_faster_than_the_log_gets_nothing_twice(hub: Hub) -> None:
+    FakeFeed.batches = [Pieces([piece(90), piece(100), piece(110), piece(120)], 125)]
+    found = changes(hub, 85)
+    assert len(texts(found)) == 4
+    hub.log.extend([entry(110, "live 110"), entry(120, "live 120"), entry(130, "live 130")])
+    assert texts(found) == ["live 130"]
+
+
+def test_the_log_is_not_met_inside_of_a_transaction(hub: Hub) -> None:
+    FakeFeed.batches = [
+        Pieces([piece(110, last=False)], 105),
+        None,
+        Pieces([piece(110, first=False, last=False)], 105),
+        Pieces([piece(110, first=False)], 110),
+    ]
+    found = changes(hub, 95)
+    hub.log.extend([entry(110, "live 110"), entry(120, "live 120")])
+    got = [texts(found) for _ in range(5)]
+    assert got == [["private 110"], [], ["private 110"], ["private 110"], ["live 120"]]
+
+
+def test_a_log_for_another_edition_is_not_met(hub: Hub) -> None:
+    hub.log.start(watermark(100), "g")
+    with pytest.raises(Overrun):
+        changes(hub, 110)
+
+
+def test_only_so_many_read_by_themselves(hub: Hub, feeds: list[FakeFeed]) -> None:
+    first, second = changes(hub, 5), changes(hub, 5)
+    third: list[Changes] = []
+    asked: list[bool] = []
+
+    def wait_for_one() -> None:
+        third.append(hub.changes(watermark(5), EDITION, Event(), lambda: bool(asked.append(True))))
+
+    thread = Thread(target=wait_for_one, daemon=True)
+    thread.start()
+    wait_until(lambda: asked, "it waits, and is asked whether it still wants to")
+    assert len(feeds) == 2
+    first.close()
+    thread.join(10)
+    assert len(feeds) == 3
+    for one in (second, *third):
+        one.close()
+        one.close()
+    assert all(feed.closed for feed in feeds)
+    changes(hub, 5)
+    changes(hub, 5)
+
+
+def test_who_gives_up_waiting_has_lost_no_position(hub: Hub) -> None:
+    changes(hub, 5)
+    changes(hub, 5)
+    with pytest.raises(Closed):
+        hub.changes(watermark(5), EDITION, Event(), lambda: True)
+
+
+# READINESS
+
+
+def test_readiness_is_waited_for() -> None:
+    readiness = Readiness()
+    assert readiness.reason == "starting"
+    assert not readiness.wait(0.01)
+    results: list[bool] = []
+    thread = Thread(target=lambda: results.append(readiness.wait(30)), daemon=True)
+    thread.start()
+    readiness.set("MongoDB is away")
+    assert not results
+    readiness.set(None)
+    thread.join(10)
+    assert results == [True]
+    assert readiness.wait(0)

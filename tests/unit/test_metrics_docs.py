@@ -1,0 +1,65 @@
+"""docs/metrics.rst and the example alerts, held to the metrics that there are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import yaml
+
+from zmsd.gateway.meters import register
+from zmsd.gateway.monitor import Monitor
+from zmsd.metrics import Counter, Registry
+from zmsd.rows.rejects import Rejects
+from zmsd.stream.tally import Tally
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Listing(Registry):
+    """Remembers what is added: name -> (type, labels)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.added: dict[str, tuple[str, tuple[str, ...]]] = {}
+
+    def _add(self, kind: str, name: str, help: str, labels: Any, samples: Any) -> None:
+        super()._add(kind, name, help, labels, samples)
+        assert help, name
+        self.added[name] = kind, tuple(labels)
+
+
+@pytest.fixture
+def metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
+    registry = Listing()
+    hub = SimpleNamespace(
+        source=SimpleNamespace(failures=Counter()), rejects=Rejects(), tally=Tally(registry)
+    )
+    register(registry, Monitor(cast(Any, hub), cast(Any, SimpleNamespace()), list))
+    return registry.added
+
+
+def test_each_metric_is_documented(metrics: dict[str, tuple[str, tuple[str, ...]]]) -> None:
+    text = (ROOT / "docs" / "metrics.rst").read_text()
+    rows = re.findall(r"   \* - ``(\w+)``\n     - (\w+)\n     -(.*)\n     - \S", text)
+    documented = {name: (kind, tuple(re.findall(r"\w+", labels))) for name, kind, labels in rows}
+    assert documented == metrics
+    assert set(re.findall(r"\b(?:zmsd|process)_[a-z_]+\b", text)) <= set(metrics)
+
+
+def test_the_alerts_ask_for_metrics_that_there_are(metrics: dict[str, tuple[str, tuple[str, ...]]]) -> None:
+    rules = yaml.safe_load((ROOT / "etc" / "zmsd.rules.yml").read_text())["groups"][0]["rules"]
+    assert len({rule["alert"] for rule in rules}) == len(rules)
+    for rule in rules:
+        named = set(re.findall(r"\bzmsd_[a-z_]+\b", rule["expr"]))
+        assert named or "up{" in rule["expr"]
+        for name in named:
+            kind, labels = metrics[name.removesuffix("_bucket")]
+            assert name.endswith("_bucket") == (kind == "histogram")
+            said = re.findall(r"\$labels\.(\w+)", str(rule["annotations"]))
+            assert {*said} <= {*labels, "instance"}, rule["alert"]
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert rule["annotations"]["summary"]

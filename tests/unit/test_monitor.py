@@ -1,0 +1,196 @@
+"""Numbers for people: rates, lag, backlog, and the state in words."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from zmsd.feed import position
+from zmsd.feed.sequencer import Piece
+from zmsd.gateway.monitor import EVERY, POINTS, Monitor, memory_bytes
+from zmsd.gateway.session import Session
+from zmsd.metrics import Registry
+from zmsd.stream.changelog import ChangeLog, Entry
+from zmsd.stream.hub import Readiness
+from zmsd.stream.tally import Tally
+
+
+def place(ago: float) -> int:
+    """The position of so many seconds ago."""
+    return int(time.time() - ago) << 32
+
+
+def mark(ago: float) -> str:
+    return position.watermark(place(ago))
+
+
+def entry(ago: float, rows: int = 1, **more: Any) -> Entry:
+    return Entry(mark(ago), int((time.time() - ago) * 1000), rows, b"x" * rows, **more)
+
+
+def piece(ago: float, *collections: str) -> Piece:
+    wall = datetime.datetime.fromtimestamp(time.time() - ago, datetime.UTC).replace(tzinfo=None)
+    events = [{"_id": {}, "ns": {"coll": name}, "wallTime": wall} for name in collections]
+    return Piece(place(ago), events, True, True)
+
+
+class Scene:
+    """A monitor on parts that do nothing by themselves."""
+
+    def __init__(self) -> None:
+        self.registry = Registry()
+        self.log = ChangeLog()
+        self.readiness = Readiness()
+        self.readiness.set(None)
+        self.tally = Tally(self.registry)
+        self.sessions: list[Session] = []
+        self.oplog_start: int | None = None
+        self.dispatcher = SimpleNamespace(place=place(0), queues={})
+        self.store = SimpleNamespace(trouble=None)
+        hub = SimpleNamespace(
+            store=self.store,
+            log=self.log,
+            readiness=self.readiness,
+            tally=self.tally,
+            edition=SimpleNamespace(watched={"users": None, "rooms": None}),
+            source=SimpleNamespace(oplog_start=lambda: self.oplog_start),
+        )
+        self.monitor = Monitor(cast(Any, hub), cast(Any, self.dispatcher), lambda: self.sessions)
+
+    def client(self, **values: Any) -> Session:
+        """A session in this state."""
+        known: dict[str, Any] = {"sent": None, "acked": None, "copy": None, **values}
+        wanted = SimpleNamespace(app="zero", shard=0, last_watermark=known.pop("last", None))
+        session = cast(Session, SimpleNamespace(wanted=wanted, **known))
+        self.sessions.append(session)
+        return session
+
+    def happens(self, pieces: Sequence[Piece], entries: Sequence[Entry]) -> None:
+        self.tally.batch(pieces, entries)
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def test_rates(scene: Scene) -> None:
+    monitor = scene.monitor
+    monitor.look(100.0)
+    scene.happens([piece(0, "users", "users", "rooms")], [entry(0)])
+    monitor.look(102.0)
+    assert monitor.rates == {"users": 1.0, "rooms": 0.5}
+    assert monitor.history[-1].rate == 1.5
+    scene.happens([piece(0, "users")], [entry(0)])
+    monitor.look(104.0)
+    assert monitor.rates == {"users": 0.75, "rooms": 0.25}
+    assert monitor.history[-1].rate == 0.5
+    for step in range(10):
+        monitor.look(106.0 + 2 * step)
+    assert monitor.rates == {"users": 0.0, "rooms": 0.0}
+    assert scene.tally.events == {"users": 3, "rooms": 1}
+    assert scene.tally.transactions == 2
+
+
+def test_a_look_that_comes_late_does_not_exaggerate(scene: Scene) -> None:
+    scene.monitor.look(100.0)
+    scene.happens([piece(0, *["users"] * 30)], [entry(0)])
+    scene.monitor.look(115.0)
+    assert scene.monitor.history[-1].rate == 2.0
+    assert scene.monitor.rates["users"] == 2.0
+
+
+def test_the_history_is_bounded(scene: Scene) -> None:
+    for step in range(POINTS + 20):
+        scene.monitor.look(100.0 + step * EVERY)
+    assert len(scene.monitor.history) == POINTS
+
+
+def test_lag_is_the_longest_since_the_last_look(scene: Scene) -> None:
+    scene.happens([piece(3, "users"), piece(1, "users")], [entry(3), entry(1)])
+    scene.happens([piece(0, "users")], [entry(0)])
+    scene.monitor.look(100.0)
+    assert scene.monitor.history[-1].lag == pytest.approx(3, abs=0.5)
+    assert scene.tally.lags["users"] == pytest.approx(0, abs=0.5)
+    scene.monitor.look(102.0)
+    assert scene.monitor.history[-1].lag == 0
+    scene.readiness.set("MongoDB is away")
+    scene.dispatcher.place = place(30)
+    scene.monitor.look(104.0)
+    assert scene.monitor.history[-1].lag == pytest.approx(30, abs=2)
+
+
+def test_only_what_was_committed_while_a_client_was_there_counts_as_late(scene: Scene) -> None:
+    now = time.time()
+    scene.tally.sent([entry(600), entry(0)], now - 60)
+    assert scene.tally.lag.value().count == 0
+    scene.tally.sent([entry(0, rows=0), entry(30), entry(0)], now - 60)
+    assert scene.tally.lag.value().sum == pytest.approx(30, abs=1)
+    assert scene.tally.sent_rows.value() == 4
+
+
+def test_position_and_oplog(scene: Scene) -> None:
+    monitor = scene.monitor
+    assert monitor.oplog_headroom is None
+    scene.dispatcher.place = place(5)
+    scene.oplog_start = place(3605)
+    monitor.look_at_oplog()
+    assert monitor.oplog_headroom == pytest.approx(3600, abs=1)
+    assert monitor.position_age == pytest.approx(5, abs=2)
+    scene.dispatcher.place = None
+    assert monitor.oplog_headroom is None
+    assert monitor.position_age is None
+
+
+def test_the_backlog_of_a_client(scene: Scene) -> None:
+    monitor = scene.monitor
+    scene.log.start(mark(100), "edition")
+    scene.log.extend([entry(50), entry(40), entry(30)])
+    nothing = monitor.backlog(scene.client(sent=mark(30)))
+    assert nothing == (0.0, 0)
+    some = monitor.backlog(scene.client(sent=mark(50)))
+    assert some is not None
+    assert some.transactions == 2
+    assert some.seconds == pytest.approx(40, abs=2)
+    older = monitor.backlog(scene.client(sent=mark(500)))
+    assert older is not None
+    assert older.transactions is None
+    assert older.seconds == pytest.approx(500, abs=2)
+    assert monitor.backlog(scene.client()) is None
+
+
+def test_what_a_client_has_confirmed(scene: Scene) -> None:
+    monitor = scene.monitor
+    assert monitor.acked_age(scene.client()) is None
+    assert monitor.acked_age(scene.client(last=mark(70))) == pytest.approx(70, abs=2)
+    assert monitor.acked_age(scene.client(last=mark(70), acked=mark(7))) == pytest.approx(7, abs=2)
+
+
+def test_the_state_in_words(scene: Scene) -> None:
+    monitor = scene.monitor
+    assert monitor.words() == "serving 2 collections, no client is connected"
+    scene.client()
+    assert monitor.words() == "serving 2 collections to 1 client"
+    scene.client(copy=object())
+    assert monitor.words() == "serving 2 collections to 2 clients, 1 copying"
+    scene.readiness.set("MongoDB is away")
+    assert monitor.words() == "not ready: MongoDB is away; 2 clients waiting"
+    scene.store.trouble = "NATS is away"
+    assert monitor.words().endswith("; 2 clients waiting; the watermark store cannot be written")
+    scene.store.trouble = None
+    monitor.reloaded(["zmsd.yaml:1:1: wrong"])
+    assert monitor.words() == "not ready: MongoDB is away; 2 clients waiting; the last reload was refused"
+    scene.sessions.clear()
+    scene.readiness.set(None)
+    monitor.reloaded(restart=["mongodb"])
+    assert monitor.words() == "serving 2 collections, no client is connected"
+    assert monitor.reloads == {"ok": 1, "refused": 1}
+
+
+def test_memory() -> None:
+    assert 5e6 < memory_bytes() < 5e9

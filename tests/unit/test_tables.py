@@ -1,0 +1,104 @@
+"""Tables whose keys any document may have: what the changes of one batch tell of each other."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from zmsd.catalog.catalog import Catalog, Table
+from zmsd.catalog.mapping import Mapping
+from zmsd.catalog.schema import Column, TableSpec
+from zmsd.rows.rejects import Rejects
+from zmsd.stream.tables import TableEncoder, row_filters
+
+SPEC = TableSpec("t", (Column("code", "string"), Column("n", "number")), ("code",))
+PLAIN = Mapping("c", (("code", "code"), ("n", "n")))
+TAKEN = ("t", "replaces a row with the same key")
+
+
+@pytest.fixture
+def rejects() -> Rejects:
+    return Rejects()
+
+
+@pytest.fixture
+def encoder(rejects: Rejects) -> TableEncoder:
+    return TableEncoder(Table(SPEC, PLAIN), rejects)
+
+
+def changes(encoder: TableEncoder, key: Any, before: str | None, after: str | None) -> list[str]:
+    """What is sent when the code of the document of an _id changes; None: no document."""
+
+    def document(code: str | None) -> dict[str, Any] | None:
+        return None if code is None else {"_id": key, "code": code, "n": 1}
+
+    kind = "delete" if after is None else "update"
+    event = {"operationType": kind, "documentKey": {"_id": key}, "fullDocument": document(after)}
+    return told(encoder.changes({**event, "fullDocumentBeforeChange": document(before)}))
+
+
+def told(frames: list[bytes]) -> list[str]:
+    """Each message in short."""
+    short = []
+    for frame in frames:
+        body = json.loads(frame[frame.index(b"[") :])[1]
+        codes = [body[part]["code"] for part in ("key", "new") if body.get(part)]
+        short.append(" ".join([body["tag"], *codes]))
+    return short
+
+
+def test_a_row_that_moves_has_room_made_for_it(encoder: TableEncoder, rejects: Rejects) -> None:
+    assert changes(encoder, 1, "a", "b") == ["delete b", "update a b"]
+    assert changes(encoder, 1, "b", "b") == []
+    assert not rejects.counts()
+
+
+def test_documents_that_exchange_their_keys(encoder: TableEncoder) -> None:
+    assert changes(encoder, 1, "a", "b") == ["delete b", "update a b"]
+    assert changes(encoder, 2, "b", "a") == ["insert a"], "b is the other one's by now"
+
+
+def test_what_another_document_has_taken_over_is_not_deleted(encoder: TableEncoder, rejects: Rejects) -> None:
+    assert changes(encoder, 1, None, "a") == ["insert a"]
+    assert changes(encoder, 2, None, "a") == ["insert a"]
+    assert rejects.counts() == {TAKEN: 1}
+    assert changes(encoder, 1, "a", None) == []
+    assert changes(encoder, 2, "a", None) == ["delete a"]
+    assert changes(encoder, 3, None, "a") == ["insert a"]
+    assert rejects.counts() == {TAKEN: 1}
+
+
+def test_another_batch_knows_nothing_of_it(encoder: TableEncoder, rejects: Rejects) -> None:
+    changes(encoder, 1, None, "a")
+    encoder.begin_batch()
+    assert changes(encoder, 2, None, "a") == ["insert a"]
+    assert not rejects.counts()
+
+
+def test_equal_keys_in_a_copy_are_counted(encoder: TableEncoder, rejects: Rejects) -> None:
+    documents = [{"_id": number, "code": code} for number, code in enumerate("abcba")]
+    assert told(encoder.copied(documents, None)) == [f"insert {code}" for code in "abcba"]
+    assert rejects.counts() == {TAKEN: 2}
+    assert [reject.id for reject in rejects.newest()] == ["3", "4"]
+
+
+def test_two_rows_of_one_document_with_the_same_key(rejects: Rejects) -> None:
+    unwound = TableEncoder(Table(SPEC, Mapping("c", None, pipeline=[{"$unwind": "$l"}])), rejects)
+    event = {"operationType": "insert", "documentKey": {"_id": 1}, "fullDocument": {"_id": 1}}
+    rows = [{"code": "a", "n": 1}, {"code": "b", "n": 2}, {"code": "a", "n": 3}]
+    assert told(unwound.changes({**event, "computed": {("t", "fullDocument"): rows}})) == ["insert a", "insert b"]
+    assert rejects.counts() == {TAKEN: 1}
+
+
+def test_filters_that_mongod_may_drop_changes_by() -> None:
+    filtered = Mapping("c", PLAIN.fields, {"n": 1})
+    other = Mapping("c", PLAIN.fields, {"n": {"$in": [2]}})
+    computed = Mapping("c", PLAIN.fields, {"n": {"$gt": 2}})
+
+    def of(*mappings: Mapping) -> dict[str, Any]:
+        return row_filters(Catalog(tuple(Table(SPEC, mapping) for mapping in mappings)), [])
+
+    assert of(filtered, other) == {"c": [{"n": 1}, {"n": {"$in": [2]}}]}
+    assert of(filtered, PLAIN) == of(filtered, computed) == {}
