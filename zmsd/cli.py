@@ -92,6 +92,15 @@ def _parser() -> argparse.ArgumentParser:
     status = command("status", _status, about, "zmsd status http://127.0.0.1:3000")
     _target_options(status)
 
+    about = "show the watermark store, copy it between sqlite and NATS, or clear it of old clients"
+    store = command("store", _store, about, "zmsd store copy --to nats-kv --config zmsd.yaml")
+    store.add_argument("action", choices=("show", "copy", "prune"), help="what to do with it")
+    _config_option(store)
+    store.add_argument("--to", choices=("sqlite", "nats-kv"), help="where to copy it; required by copy")
+    store.add_argument(
+        "--days", type=_positive, default=30, metavar="N", help="of silence that prune allows (%(default)s)"
+    )
+
     about = "see it work: a MongoDB, a small chat, its changes on the terminal"
     demo = command("demo", _demo, about, "zmsd demo --seconds 30")
     demo.add_argument("--uri", help="use this MongoDB (a replica set) instead of starting one; its database is filled")
@@ -152,6 +161,18 @@ def _status(options: argparse.Namespace) -> int:
     from zmsd.tools.target import target
 
     return status(target(options.url, options.config, options.token, os.environ))
+
+
+def _store(options: argparse.Namespace) -> int:
+    from zmsd.tools import store
+
+    if options.action == "show":
+        return store.show(options.config, os.environ)
+    if options.action == "prune":
+        return store.prune(options.config, os.environ, options.days)
+    if options.to is None:
+        raise ZmsdError("zmsd store copy: say where with --to sqlite or --to nats-kv")
+    return store.copy(options.config, os.environ, options.to)
 
 
 def _demo(options: argparse.Namespace) -> int:

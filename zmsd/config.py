@@ -298,6 +298,12 @@ def _check_collections(reader: Reader, section: ZeroConfig) -> None:
         name = getattr(section, key, None)
         if name is not None and (problem := collection_problem(name)):
             reader.fault(("zero", key), problem)
+    if (
+        section is not None
+        and section.clients_collection
+        and section.clients_collection == section.mutations_collection
+    ):
+        reader.fault(("zero", "mutations_collection"), "must be another collection than zero.clients_collection")
 
 
 def _check_nats(reader: Reader, config: Config) -> None:

@@ -195,7 +195,7 @@ def test_the_page(
     stack.callback(started.terminate)
     stack.callback(kill_zero_cache, replica)
     url = f"http://127.0.0.1:{port}/"
-    wait_until(lambda: reachable(url) and reachable(f"http://127.0.0.1:{port + 2}/keepalive"), "npm start is up", 180)
+    wait_until(lambda: reachable(url) and reachable(f"http://127.0.0.1:{port + 2}/"), "npm start is up", 180)
 
     with Page(url) as page:
         messages = "document.querySelector('#messages').innerText"

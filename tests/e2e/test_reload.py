@@ -157,6 +157,12 @@ def taken(postgres: Postgres, app: Zero) -> list[tuple[str, list[str]]]:
     return [(watermark, tags.split()[1:-1]) for watermark, tags in postgres.query(app.cache.database, sql)]
 
 
+def wait_taken(postgres: Postgres, app: Zero, count: int) -> list[tuple[str, list[str]]]:
+    """Wait until there are so many of them; all that there are."""
+    wait_until(lambda: len(taken(postgres, app)) >= count, f"zero-cache has taken {count} transactions", 60)
+    return taken(postgres, app)
+
+
 def states(client: NodeClient, view: str) -> list[list[Row]]:
     """What the view of a client with STEADY has shown, one after the other."""
     shown: list[list[Row]] = []
@@ -168,9 +174,7 @@ def states(client: NodeClient, view: str) -> list[list[Row]]:
     return shown
 
 
-def test_live(
-    database: Db, serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero], postgres: Postgres
-) -> None:
+def test_live(database: Db, serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero], postgres: Postgres) -> None:
     fill(database)
     edition = first()
     process = serve(edition.schema, edition.mappings)
@@ -183,8 +187,7 @@ def test_live(
         change()
         publish(process, app, edition)
         reload(process)
-        wait_until(lambda n=number: len(taken(postgres, app)) >= n, f"zero-cache has taken {change.__name__}", 60)
-        transactions = taken(postgres, app)
+        transactions = wait_taken(postgres, app, number)
         assert len(transactions) == number, (change.__name__, transactions[-2:])
         edition.wait_same(steady, database, STEADY)
         if number <= 4:  # as in a new version of the application: what is new can be named

@@ -15,6 +15,7 @@ from tests.faults.tally import Tally
 from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same
 from tests.support.daemon import ZmsdProcess
+from tests.support.mongod import ReplicaSet
 from tests.support.stub import lexi
 from tests.support.wait import wait_until
 from tests.support.writer import Writer, mappings_of, schema_of
@@ -101,5 +102,18 @@ def forget(client: ChangeSourceClient, prefix: str) -> None:
 
 def a_moment(rng: random.Random, most: float) -> None:
     """Up to ``most`` seconds: where the harm is to be done at no particular moment."""
-    end = time.monotonic() + rng.random() * most
-    wait_until(lambda: time.monotonic() >= end, "a moment", most + 1)
+    exactly(rng.random() * most)
+
+
+def exactly(seconds: float) -> None:
+    """For harm that is to last so long."""
+    end = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() >= end, "a while", seconds + 1)
+
+
+def empty(replica_set: ReplicaSet, stack: contextlib.ExitStack, name: str) -> Db:
+    """A database of a replica set of the test's own, with the collections that the writers write."""
+    database: Db = stack.enter_context(replica_set.client())[name]
+    for collection in COLLECTIONS:
+        database.create_collection(collection)
+    return database

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator
 
@@ -11,11 +12,11 @@ from tests.faults.load import (
     COLLECTIONS,
     MAPPINGS,
     SCHEMA,
-    Db,
     Follow,
     Serve,
     a_moment,
     caught_up,
+    empty,
     in_copy,
     load,
     received,
@@ -24,7 +25,7 @@ from tests.faults.load import (
 )
 from tests.faults.tally import Tally, pick
 from tests.support.compare import assert_same
-from tests.support.mongod import Client, ReplicaSet
+from tests.support.mongod import ReplicaSet
 from tests.support.writer import Writer
 
 
@@ -32,12 +33,6 @@ from tests.support.writer import Writer
 def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
     with ReplicaSet(tmp_path_factory.mktemp("three"), 3) as replica_set:
         yield replica_set
-
-
-@pytest.fixture(scope="module")
-def clients(replicas: ReplicaSet) -> Iterator[Client]:
-    with replicas.client() as client:
-        yield client
 
 
 def step_down(replicas: ReplicaSet) -> None:
@@ -69,9 +64,11 @@ def kill_two(replicas: ReplicaSet) -> None:
 HARMS: list[Callable[[ReplicaSet], None]] = [step_down, kill_the_primary, kill_a_secondary, kill_two]
 
 
-def test_while_it_streams(replicas: ReplicaSet, clients: Client, serve: Serve, follow: Follow, tally: Tally) -> None:
+def test_while_it_streams(
+    replicas: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
+) -> None:
     rng = random.Random(11)
-    database = empty(clients, "streamed")
+    database = empty(replicas, stack, "streamed")
     zmsd = serve(SCHEMA, MAPPINGS, uri=replicas.uri(database.name))
     client = follow(zmsd)
     with load(database, client, tally=tally, exact=False) as writer:
@@ -88,10 +85,12 @@ def test_while_it_streams(replicas: ReplicaSet, clients: Client, serve: Serve, f
     tally.note(f"{writer.outages} writes failed at first")
 
 
-def test_while_it_copies(replicas: ReplicaSet, clients: Client, serve: Serve, follow: Follow, tally: Tally) -> None:
-    database = empty(clients, "copied")
+def test_while_it_copies(
+    replicas: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
+) -> None:
+    database = empty(replicas, stack, "copied")
     followers = []
-    with Writer(clients, database.name, COLLECTIONS, threads=2, pause=0.01) as writer:
+    with Writer(database.client, database.name, COLLECTIONS, threads=2, pause=0.01) as writer:
         writer.seed(pick(20_000, 100_000))
         zmsd = serve(SCHEMA, MAPPINGS, uri=replicas.uri(database.name))
         writer.start()
@@ -111,10 +110,3 @@ def test_while_it_copies(replicas: ReplicaSet, clients: Client, serve: Serve, fo
         caught_up(client, writer)
         tally.check(writer.log, client.replica, exact=False, copied_to=stream_from(zmsd, client, shard))
         assert_same(database, SCHEMA, MAPPINGS, client.replica)
-
-
-def empty(clients: Client, name: str) -> Db:
-    database = clients[name]
-    for collection in COLLECTIONS:
-        database.create_collection(collection)
-    return database

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, Db, Follow, Serve, load, received
+from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, Db, Follow, Serve, empty, load, received
 from tests.faults.tally import Tally, pick
 from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same
@@ -28,13 +28,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
     """A MongoDB with an oplog of 2 MB."""
     with ReplicaSet(tmp_path_factory.mktemp("tiny"), oplog_mb=2) as replica_set:
         yield replica_set
-
-
-def empty(replica_set: ReplicaSet, stack: contextlib.ExitStack, name: str) -> Db:
-    database: Db = stack.enter_context(replica_set.client())[name]
-    for collection in COLLECTIONS:
-        database.create_collection(collection)
-    return database
 
 
 def told(client: ChangeSourceClient) -> str:

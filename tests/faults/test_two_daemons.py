@@ -23,6 +23,7 @@ from tests.support.nats import NatsCluster, NatsServer
 from tests.support.proxy import Balancer
 from tests.support.replica import Change, Replica
 from tests.support.wait import wait_until
+from tests.support.writer import Writer
 from zmsd.config import NatsConfig
 from zmsd.watermarks.shared import SharedStore
 from zmsd.watermarks.store import Contents
@@ -119,8 +120,9 @@ def test_it_is_killed_while_it_copies(loaded: Db, pair: Callable[..., Pair], nat
     two = pair(shared(nats.url))
     clients = []
     with contextlib.ExitStack() as stack:
-        with load(loaded, tally=tally) as writer:
-            written(writer, 500)
+        with Writer(loaded.client, loaded.name, COLLECTIONS, threads=2, pause=0.005) as writer:
+            writer.seed(5000)
+            writer.start()
             for number in range(pick(2, 6)):
                 wait_until(lambda: all(daemon.ready() for daemon in two.daemons), "both are ready", 30)
                 killed, begun = two.serving, len(two.serving.log("copy begins"))
@@ -128,11 +130,13 @@ def test_it_is_killed_while_it_copies(loaded: Db, pair: Callable[..., Pair], nat
                 clients.append(stack.enter_context(client))
                 killed.wait_log("copy begins", count=begun + 1)
                 killed.kill()
+                assert client.replica.version is None
                 tally.survived += 1
                 client.wait_initial()
                 assert two.serving is not killed
                 received(client, 5)
                 killed.launch()
+            writer.stop()
         for client in clients:
             settle(loaded, writer, client, tally=tally)
 
@@ -336,11 +340,11 @@ def test_a_node_of_the_nats_cluster_dies(loaded: Db, pair: Callable[..., Pair], 
                 with ChangeSourceClient(two.balancer.port, app=f"app{number}") as client:
                     client.wait_initial()
                     received(client, 5)
+                wait_until(lambda: all(daemon.ready() for daemon in two.daemons), "both are ready", 30)
                 began = time.monotonic()
                 wait_until(lambda: not any("NATS" in one.get("/readyz")[1] for one in two.daemons), "it heals", 60)
                 tally.note(f"NATS is back after {time.monotonic() - began:.1f} s")
                 assert (f"app{number}", 0) in known(loaded, *cluster.urls).shards
-                wait_until(lambda: all(daemon.ready() for daemon in two.daemons), "both are ready", 30)
                 killed = two.serving
                 pause = two.kill()
                 assert pause < GOES_ON

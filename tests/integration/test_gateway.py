@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -165,3 +166,11 @@ def test_a_client_may_stay_silent_before_it_asks(zmsd: ZmsdProcess, follow: Foll
     finally:
         for socket in silent:
             socket.abort()
+
+
+def test_a_connection_that_is_not_http_is_reset_at_once(zmsd: ZmsdProcess) -> None:
+    """zero-cache 0.25 says hello to its upstream as to a Postgres, and does not start before that has failed."""
+    with socket.create_connection(("127.0.0.1", zmsd.port), timeout=5) as postgres:
+        postgres.sendall(bytes.fromhex("0000000804d2162f"))  # SSLRequest
+        with pytest.raises(ConnectionResetError):
+            postgres.recv(1)

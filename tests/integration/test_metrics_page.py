@@ -62,6 +62,7 @@ def test_what_a_feed_and_a_client_do(database: Db, serve: Serve, follow: Follow)
     assert before["zmsd_sessions{state=streaming}"] == 0
     assert not [name for name in before if name.startswith(("zmsd_session_", "zmsd_copy_", "zmsd_events"))]
     client = follow(zmsd)
+    zmsd.wait_log("session ends")  # that of its copy
     wait_scrape(zmsd, lambda found: found["zmsd_sessions{state=streaming}"] == 1, "it streams")
     copied = Scrape(zmsd)
     assert copied["zmsd_sent_rows_total"] == 100
@@ -149,6 +150,7 @@ def test_a_client_that_does_not_read_has_a_backlog(database: Db, serve: Serve, f
 def test_resets_and_reloads(database: Db, serve: Serve, follow: Follow) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
+    zmsd.wait_log("session ends")  # that of its copy
     zmsd.write(mappings={"nothing": {"collection": "x"}})
     zmsd.signal(signal.SIGHUP)
     wait_scrape(zmsd, lambda found: found["zmsd_reloads_total{result=refused}"] == 1, "refused")

@@ -48,6 +48,7 @@ def test_from_start_to_stop(tmp_path: Path, follow: Follow) -> None:
             assert ready.fields["STATUS"] == "serving 3 collections, no client is connected"
             assert zmsd.ready()
             client = follow(zmsd)
+            zmsd.wait_log("session ends")  # that of its copy
             manager.wait("STATUS", "serving 3 collections to 1 client")
             mark = len(manager.messages)
             manager.wait("STATUS", "serving 3 collections to 1 client", after=mark, timeout=15)  # said again
@@ -116,6 +117,7 @@ encoder.Encoder._entry = lambda self, piece: time.sleep(1000) if piece.events el
 def test_sigusr1_logs_every_thread_and_the_queues(database: Db, serve: Serve, follow: Follow) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     follow(zmsd)
+    zmsd.wait_log("session ends")  # that of its copy
     zmsd.signal(signal.SIGUSR1)
     (line,) = zmsd.wait_log(r"queues ")
     for reader in ("order", "collection-users", "collection-rooms", "collection-messages"):

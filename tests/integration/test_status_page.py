@@ -49,6 +49,7 @@ def test_what_is_said(database: Db, serve: Serve, follow: Follow) -> None:
     assert empty["last_reload"] is None
     assert empty["rejected"] == {"counts": [], "newest": []}
     client = follow(zmsd)
+    zmsd.wait_log("session ends")  # that of its copy
     database.users.insert_one({"_id": "bob", "name": {"a": 1}})
     client.wait_rows("user", 2)
     found = wait_until(
@@ -162,6 +163,7 @@ def test_the_page_in_a_browser(
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": TOKEN}})
     query = {"token": TOKEN}
     client = follow(zmsd, query=query)
+    zmsd.wait_log("session ends")  # that of its copy
     address = f"http://127.0.0.1:{zmsd.port}/status?token={TOKEN.replace('&', '%26').replace('+', '%2B')}"
     page = browse(address)
     page.wait("!document.querySelector('main').hidden")

@@ -47,8 +47,10 @@ class ZeroCache:
         shard: int = 0,
         query_url: str | None = None,
         mutate_url: str | None = None,
+        restart: bool = False,
         env: Mapping[str, str] | None = None,
     ) -> None:
+        """``restart``: when it ends to copy everything afresh, it is started again, as systemd does."""
         directory.mkdir(parents=True, exist_ok=True)
         self.port = free_ports(2)
         self.url = f"http://127.0.0.1:{self.port}"
@@ -56,6 +58,7 @@ class ZeroCache:
         self.replica = directory / f"{app_id}_{shard}.db"
         self.log_file = directory / f"{app_id}_{shard}.log"
         self._workspace = workspace
+        self._restart = restart
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._env = {
@@ -96,7 +99,8 @@ class ZeroCache:
         def ready() -> bool:
             self.check()
             try:
-                with urllib.request.urlopen(f"{self.url}/keepalive", timeout=5) as answer:
+                # Not /keepalive: older versions end when who has asked that once asks no more.
+                with urllib.request.urlopen(self.url, timeout=5) as answer:
                     return bool(answer.status == 200)
             except (OSError, urllib.error.URLError):
                 return False
@@ -110,6 +114,9 @@ class ZeroCache:
 
     def check(self) -> None:
         """AssertionError if it has ended by itself."""
+        if self._restart and self._process is not None and self.exit_code() == 14:
+            self.kill()
+            self.start(wait=False)
         if self._process is not None and self.exit_code() is not None:
             reasons = [line[:500] for line in self.log().splitlines() if "exiting with error" in line]
             raise AssertionError(f"zero-cache exited with {self.exit_code()}, see {self.log_file}: {reasons[-1:]}")

@@ -53,12 +53,16 @@ class FakeFeed:
     def __init__(self, source: object, watched: object, after: int, stop: Event | None = None) -> None:
         self.after = after
         self.closed = False
+        self.in_transaction = False
         self.progress = after
         self.opened.append(self)
 
     def read(self) -> Pieces | None:
         if self.batches:
-            return self.batches.pop(0)
+            batch = self.batches.pop(0)
+            if batch is not None and batch.pieces:
+                self.in_transaction = not batch.pieces[-1].last
+            return batch
         self.progress = self.progress // 10 * 10 + 10
         return Pieces([piece(self.progress)], self.progress)
 
@@ -88,6 +92,7 @@ def hub(store: SqliteStore) -> Hub:
     source = MagicMock()
     source.operation_time.return_value = NOW
     source.has_event.return_value = True
+    source.oplog_start.return_value = None  # not to be known
     given: dict[str, Any] = {"source": source, "store": store, "log": log, "private_feeds": 2, "stop": Event()}
     return Hub(**{field.name: given.get(field.name, MagicMock()) for field in dataclasses.fields(Hub) if field.init})
 
@@ -181,6 +186,16 @@ def test_a_log_for_another_edition_is_not_met(hub: Hub) -> None:
     hub.log.start(watermark(100), "g")
     with pytest.raises(Overrun):
         changes(hub, 110)
+
+
+def test_what_the_oplog_has_no_more_cannot_be_had(hub: Hub, feeds: list[FakeFeed]) -> None:
+    """mongod itself would begin a stream before its oplog, where the replica set is younger than the place."""
+    hub.source.oplog_start.return_value = 50  # type: ignore[attr-defined]
+    with pytest.raises(ResumeLost, match="oplog"):
+        changes(hub, 40)
+    changes(hub, 60)
+    changes(hub, 110)
+    assert [feed.after for feed in feeds] == [60]
 
 
 def test_only_so_many_read_by_themselves(hub: Hub, feeds: list[FakeFeed]) -> None:

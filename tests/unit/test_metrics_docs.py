@@ -35,9 +35,7 @@ class Listing(Registry):
 @pytest.fixture
 def metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
     registry = Listing()
-    hub = SimpleNamespace(
-        source=SimpleNamespace(failures=Counter()), rejects=Rejects(), tally=Tally(registry)
-    )
+    hub = SimpleNamespace(source=SimpleNamespace(failures=Counter()), rejects=Rejects(), tally=Tally(registry))
     register(registry, Monitor(cast(Any, hub), cast(Any, SimpleNamespace()), list))
     return registry.added
 

@@ -39,7 +39,7 @@ def rows(
     """The (key, row) of each document, parsed."""
     function = compile_rows(table(columns, key, condition), rejects)
     made: list[Row | None] = [function(document) for document in documents]
-    return [None if row is None else (json.loads(row.key), json.loads(row.text)) for row in made]
+    return [None if row is None else (json.loads(row[0]), json.loads(row[1])) for row in made]
 
 
 def test_a_row_has_every_column() -> None:

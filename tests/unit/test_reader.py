@@ -15,6 +15,7 @@ from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 from tests.support.wait import wait_until
 from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceUnavailable
 from zmsd.feed import feed as feeds
+from zmsd.feed import position
 from zmsd.feed import reader as readers
 from zmsd.feed.channel import Closed
 from zmsd.feed.collection import Watched
@@ -22,6 +23,7 @@ from zmsd.feed.copy import Scan, prefetched
 from zmsd.feed.cursor import ChangeCursor
 from zmsd.feed.faults import TokenUnfit
 from zmsd.feed.feed import CollectionFeed, DatabaseFeed, Feed
+from zmsd.feed.lookup import Lookup
 from zmsd.feed.reader import Health, Reader
 from zmsd.feed.sequencer import Piece
 from zmsd.feed.source import Document, Source
@@ -332,6 +334,51 @@ def test_a_reader_in_trouble_does_not_hold_up_the_feed() -> None:
         thread.start()
         thread.join(2)
         assert len(reads) == 3
+
+
+# LOOK-UPS, WHERE THERE ARE NO IMAGES
+
+
+class Documents:
+    """A collection of which each position shows another state."""
+
+    def __init__(self, states: dict[int, list[Document]]) -> None:
+        self.states = states
+
+    def cursor_command(self, command: Document, **_: Any) -> list[Document]:
+        at = position.of_timestamp(command["readConcern"]["atClusterTime"])
+        wanted = command["filter"]["_id"]["$in"]
+        return [document for document in self.states[at] if document["_id"] in wanted]
+
+
+def looked_up(states: dict[int, list[Document]], *events: Document) -> list[Document]:
+    source = MagicMock(db=Documents(states))
+    Lookup(source, "a", None).complete(list(events), before=True)
+    return list(events)
+
+
+def bare(at: int, number: int, kind: str, key: int = 1, **more: Any) -> Document:
+    """An event without the documents that only images or a look-up give."""
+    one = event(at, number, kind=kind, documentKey={"_id": key}, **more)
+    if kind != "insert":
+        one.pop("fullDocument", None)
+    return one
+
+
+def test_documents_are_read_as_they_were() -> None:
+    one, two = {"_id": 1, "v": 1}, {"_id": 1, "v": 2}
+    update, delete = looked_up(
+        {T: [one], T + 1: [two], T + 2: [two]}, bare(T + 1, 0, "update"), bare(T + 3, 0, "delete")
+    )
+    assert (update["fullDocumentBeforeChange"], update["fullDocument"]) == (one, two)
+    assert delete["fullDocumentBeforeChange"] == two
+
+
+def test_within_a_transaction_the_document_before_is_the_one_of_the_event_before() -> None:
+    """Else the row of the first event would stay for ever where the second one deletes it, or moves its key."""
+    made = {"_id": 1, "v": 1}
+    _, delete = looked_up({T: [], T + 1: []}, bare(T + 1, 0, "insert", fullDocument=made), bare(T + 1, 1, "delete"))
+    assert delete.get("fullDocumentBeforeChange") == made
 
 
 # COPY

@@ -14,7 +14,7 @@ from zmsd.feed.sequencer import Grouper, Piece, SequenceError, Sequencer
 from zmsd.feed.source import Document
 
 BEGIN = 1 << 33
-repeatable = settings(derandomize=True, database=None, deadline=None, max_examples=60)
+repeatable = settings(derandomize=True, database=None, deadline=None, max_examples=200)
 
 
 def token(at: int, number: int | None = None) -> Document:
@@ -41,13 +41,15 @@ class Stream:
             self.ends.add(len(self.events))
 
 
-transactions = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 5)), max_size=8)
+TRANSACTIONS = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 5)), max_size=8)
+BATCHES = st.lists(st.tuples(st.integers(0, 7), st.booleans(), st.none() | st.integers(0, 3)), max_size=20)
+"""(events, whether it says that nothing more was visible, how far beyond them its token is), where that may be."""
 
 
 @repeatable
-@given(st.data(), transactions)
+@given(TRANSACTIONS, BATCHES)
 def test_pieces_are_the_transactions_however_the_batches_were_cut(
-    data: st.DataObject, gaps: list[tuple[int, int]]
+    gaps: list[tuple[int, int]], batches: list[tuple[int, bool, int | None]]
 ) -> None:
     """One or more pieces each, one of them the first and one the last; and never more progress than there was."""
     after = at = BEGIN
@@ -57,19 +59,16 @@ def test_pieces_are_the_transactions_however_the_batches_were_cut(
     pieces: list[Piece] = []
     done = 0
     progress = after
-    while True:
-        size = data.draw(st.integers(0, 7), "batch")
+    for size, may_end, beyond in [*batches, (1000, True, None)]:
         batch = stream.events[done : done + size]
         done += len(batch)
         whole = done in stream.ends or not done
         newest = stream.events[done - 1][0] if done else after
-        following = stream.events[done][0] if done < len(stream.events) else newest + 3
+        following = stream.events[done][0] if done < len(stream.events) else newest + 4
         reached = token(newest, 9) if done else token(newest)
-        ended = whole and data.draw(st.booleans(), "ended")
-        if whole and data.draw(st.booleans(), "beyond"):
-            reached = token(data.draw(st.integers(newest, following - 1), "reached"))
-        if done == len(stream.events) and not batch:
-            ended = True
+        if whole and beyond is not None:
+            reached = token(min(newest + beyond, following - 1))
+        ended = whole and may_end
         got = grouper.group([document for _, document in batch], reached, ended=ended)
         pieces += got.pieces
         assert got.progress == grouper.progress >= progress
@@ -78,8 +77,6 @@ def test_pieces_are_the_transactions_however_the_batches_were_cut(
         assert not grouper.is_open or progress < newest, "an unfinished transaction lies ahead"
         assert grouper.is_open or progress >= (newest if done else after)
         assert not (ended and grouper.is_open)
-        if done == len(stream.events) and not batch:
-            break
     positions = [piece.position for piece in pieces]
     assert positions == sorted(positions)
     for (position, count), group in zip(wanted, groupby(pieces, lambda piece: piece.position), strict=True):

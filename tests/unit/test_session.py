@@ -92,6 +92,7 @@ class Scene:
         self.readiness.set(None)
         self.store = MagicMock()
         self.store.copy_before.return_value = None
+        self.store.epochs.return_value = ()
         self.peer = FakePeer()
         self.changes = list(changes)
         self.hub = SimpleNamespace(
@@ -287,7 +288,7 @@ def follow(transactions: list[tuple[int, int]], takes: list[int]) -> None:
     assert got == [text[1] for one in entries for text in messages(one.frames)]
 
 
-@settings(derandomize=True, database=None, deadline=None, max_examples=200)
+@settings(derandomize=True, database=None, deadline=None, max_examples=100)
 @given(TRANSACTIONS, st.lists(st.integers(0, 4), max_size=12))
 def test_whatever_is_taken_back_each_transaction_comes_once(gaps: list[tuple[int, int]], takes: list[int]) -> None:
     follow(gaps, takes)

@@ -140,7 +140,7 @@ ANY = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(FIELDS, inner, max_size=4)
-        | st.builds(lambda key, extra: DBRef("c", key, **extra), inner, st.dictionaries(FIELDS, inner, max_size=2))
+        | st.builds(lambda key, extra: DBRef("c", key, more=extra), inner, inner)
     ),
     max_leaves=10,
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from threading import Event, Thread
 
 from pymongo.errors import OperationFailure, PyMongoError
@@ -88,7 +89,8 @@ class Scan:
                     cursor = db.command(more, session=session, codec_options=CODEC)["cursor"]
                     documents = cursor["nextBatch"]
             except GeneratorExit:
-                db.command({"killCursors": namespace, "cursors": [cursor["id"]]}, session=session)
+                with suppress(PyMongoError):
+                    db.command({"killCursors": namespace, "cursors": [cursor["id"]]}, session=session)
                 raise
 
     def _recovered(self) -> None:

@@ -32,8 +32,8 @@ class Feed:
         """
         self.health = Health(source.failures)
         self._stop = stop or Event()
-        self._grouper = Grouper(after)
         self._sharded = source.topology.sharded
+        self._grouper = Grouper(after, sharded=self._sharded)
 
     @property
     def progress(self) -> int:
@@ -44,6 +44,11 @@ class Feed:
     def queues(self) -> dict[str, tuple[int, int]]:
         """Reader -> (batches that wait in its queue, how many may). Any thread."""
         return {}
+
+    @property
+    def in_transaction(self) -> bool:
+        """The end of what was read last is not known yet."""
+        return self._grouper.is_open
 
     def read(self) -> Pieces | None:
         """What came next, perhaps nothing but progress; None when there was nothing in about a second.

@@ -20,6 +20,7 @@ from zmsd.feed.source import CODEC, Document, Source
 
 Found = dict[bytes, Document]
 _WITH_AFTER = frozenset(("insert", "update", "replace"))
+_KNOWN = "beforeKnown"
 AFTER, BEFORE = "fullDocument", "fullDocumentBeforeChange"
 
 
@@ -42,10 +43,13 @@ class Lookup:
             if document is None:
                 event["operationType"] = "gone"
         if before:
-            unknown = [event for event in events if event["operationType"] != "insert" and event.get(BEFORE) is None]
+            _take_over(events)
+            unknown = [
+                e for e in events if e["operationType"] != "insert" and e.get(BEFORE) is None and _KNOWN not in e
+            ]
             for event, document in self._each(unknown, lambda at: at - 1, fallback=False):
                 event[BEFORE] = document
-                event["beforeKnown"] = True
+                event[_KNOWN] = True
 
     def _each(
         self, events: list[Document], time: Callable[[int], int], *, fallback: bool
@@ -76,6 +80,17 @@ class Lookup:
             if code_of(error) in SNAPSHOT_GONE | SNAPSHOT_RETRY:
                 return None
             raise classify(error) from error
+
+
+def _take_over(events: list[Document]) -> None:
+    """Within a transaction the document before is the one that the event before left, not that of the moment before."""
+    left: dict[tuple[str, bytes], Document | None] = {}
+    for event in events:
+        place = (event["_id"]["_data"][2:18], _hashable(event["documentKey"]["_id"]))
+        if place in left and event["operationType"] != "insert" and event.get(BEFORE) is None:
+            event[BEFORE] = left[place]
+            event[_KNOWN] = True
+        left[place] = event.get(AFTER)
 
 
 def _matched(events: list[Document], found: Found) -> list[tuple[Document, Document | None]]:

@@ -80,8 +80,9 @@ class Sequencer:
 class Grouper:
     """Cuts ordered events into pieces by their clusterTime."""
 
-    def __init__(self, after: int) -> None:
+    def __init__(self, after: int, *, sharded: bool = False) -> None:
         self.progress = after
+        self._sharded = sharded
         self._open: str | None = None  # hexadecimal clusterTime of a transaction whose end is not known yet
 
     @property
@@ -110,5 +111,7 @@ class Grouper:
                 start = index
         self._open = begun
         whole = [piece.position for piece in pieces[-2:] if piece.last]
-        self.progress = max(self.progress, int(reached, 16) if begun is None else 0, *whole, 0)
+        # Behind mongos a token's own time may have more to come.
+        known = int(reached, 16) - self._sharded if begun is None else 0
+        self.progress = max(self.progress, known, *whole, 0)
         return Pieces(pieces, self.progress)

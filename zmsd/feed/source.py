@@ -31,9 +31,15 @@ CODEC: CodecOptions[Document] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # years beyond 9999 come as DatetimeMS
 )
 
-_TIMEOUTS = {"serverSelectionTimeoutMS": 5000, "connectTimeoutMS": 5000, "heartbeatFrequencyMS": 5000}
+_TIMEOUTS = {
+    "serverSelectionTimeoutMS": 5000,
+    "connectTimeoutMS": 5000,
+    "heartbeatFrequencyMS": 5000,
+    "maxIdleTimeMS": 60_000,
+}
 """A silent network is noticed by the driver's monitor within heartbeat + connect time, about 10 s, and the monitor then
-breaks the operations under way: so no socket time-out is needed, which would cut long scans of the oplog."""
+breaks the operations under way: so no socket time-out is needed, which would cut long scans of the oplog. Connections
+that many clients at once have needed are given back."""
 
 
 @dataclass(frozen=True, slots=True)

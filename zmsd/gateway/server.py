@@ -24,7 +24,7 @@ from zmsd.feed import position
 from zmsd.gateway.session import Session, Subscription
 from zmsd.gateway.tls import TlsSocket
 from zmsd.gateway.wire import Peer
-from zmsd.log import kv
+from zmsd.log import Repeated, kv
 from zmsd.stream import protocol
 from zmsd.stream.hub import Hub
 
@@ -85,6 +85,7 @@ class Server(ThreadingMixIn, TCPServer):
         self._lock = Lock()
         self._sessions: dict[int, Session] = {}
         self._threads: set[Thread] = set()
+        self._crowded = Repeated(log, "taking a connection")
         self._next = 1
         self._thread = Thread(target=self._listen, name="listener", daemon=True)
 
@@ -134,9 +135,11 @@ class Server(ThreadingMixIn, TCPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """As ThreadingMixIn, but the thread is registered before it starts, and joined under a deadline."""
         if len(self._threads) >= MAX_CONNECTIONS:
-            log.warning(kv("connection refused", address=client_address[0], reason="too many connections"))
+            self._crowded.failed(f"{MAX_CONNECTIONS} are open", address=client_address[0])
             self.shutdown_request(request)
             return
+        if len(self._threads) < MAX_CONNECTIONS // 2:
+            self._crowded.recovered()
         thread = Thread(target=self._run, args=(request, client_address), name="connection", daemon=True)
         self._threads.add(thread)
         thread.start()

@@ -117,12 +117,14 @@ class Session:
             self._peer.kill()
 
     def _serve(self) -> None:
+        last = self.wanted.last_watermark
+        known = None if last is None else self._known(last)
         self._wait_ready()
         try:
-            if self.wanted.last_watermark is None:
+            if last is None:
                 self._copy()
             else:
-                self._resume(self.wanted.last_watermark)
+                self._resume(last, known)
             while not self._stop.is_set():
                 try:
                     self._follow(self._hub.edition)
@@ -139,14 +141,20 @@ class Session:
             if self._stop.is_set():
                 raise Closed
 
-    def _resume(self, last: str) -> None:
+    def _known(self, last: str) -> CopyRecord | None:
+        """The newest copy that a client has. To be asked before all else: later it may be connected anew, and have been
+        sent another."""
+        wanted, store = self.wanted, self._hub.store
+        copy = store.copy_before(wanted.app, wanted.shard, last)
+        store.forget_copies_above(wanted.app, wanted.shard, last)
+        if copy is not None and copy.watermark < (wanted.replica_version or ""):
+            return None  # of an earlier life of it: the copy that it has was never written down
+        return copy
+
+    def _resume(self, last: str, copy: CopyRecord | None) -> None:
         """The place and the edition of a client that has a copy. What is not known of it (the store was lost) is taken
         to be as it is now."""
         wanted, store = self.wanted, self._hub.store
-        copy = store.copy_before(wanted.app, wanted.shard, last)
-        if copy is not None and copy.watermark < (wanted.replica_version or ""):
-            copy = None  # of an earlier life of it: the copy that it has was never written down
-        store.forget_copies_above(wanted.app, wanted.shard, last)
         self._place = last
         self._has = self._hub.edition.published
         if copy is None:
@@ -198,13 +206,13 @@ class Session:
 
         Raises Overrun, ResumeLost and PeerGone.
         """
+        epochs = self._hub.store.epochs()
+        if epochs and epochs[-1] != edition.fingerprint:
+            # Another daemon has published another one, and may have sent it to this client. This one follows soon.
+            self._stop.wait(0.1)
+            return self._listen()
         persist("session", lambda: self._hub.check_place(self._place), self._stop)
         if self._has.fingerprint != edition.fingerprint:
-            epochs = self._hub.store.epochs()
-            if epochs and epochs[-1] != edition.fingerprint:
-                # Another daemon has published another one, and the client may come from there. This one follows soon.
-                self._stop.wait(0.1)
-                return self._listen()
             self._cross(edition)
         changes = self._hub.changes(self._place, edition, self._stop, self._given_up)
         self.state = "streaming"

@@ -69,6 +69,8 @@ class Wire:
         """Waits while the session is behind with what was received already."""
         if self.waiting() > MAX_WAITING and not self.dead:
             self._room.clear()  # ``resume`` comes after each look at what is waiting
+            if self.dead:  # since the look at it above
+                self._room.set()
         self._room.wait()
         return self._sock.recv(size)
 

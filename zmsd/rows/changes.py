@@ -19,12 +19,12 @@ class RowChange(NamedTuple):
 def between(before: Row | None, after: Row | None) -> RowChange | None:
     """From at most one row to at most one; None where nothing happened to it."""
     if before is None:
-        return None if after is None else RowChange("insert", None, after.text)
+        return None if after is None else RowChange("insert", None, after[1])
     if after is None:
-        return RowChange("delete", before.key, None)
-    if before.text == after.text:
+        return RowChange("delete", before[0], None)
+    if before[1] == after[1]:
         return None
-    return RowChange("update", before.key if before.key != after.key else None, after.text)
+    return RowChange("update", before[0] if before[0] != after[0] else None, after[1])
 
 
 def between_many(before: list[Row], after: list[Row]) -> Iterator[RowChange]:
@@ -34,8 +34,7 @@ def between_many(before: list[Row], after: list[Row]) -> Iterator[RowChange]:
         if change is not None:
             yield change
         return
-    old = {row.key: row.text for row in before}
-    new = {row.key: row.text for row in after}
+    old, new = dict(before), dict(after)
     for key in old:
         if key not in new:
             yield RowChange("delete", key, None)

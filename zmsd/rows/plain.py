@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from bson import DBRef, ObjectId
 
@@ -18,30 +18,24 @@ from zmsd.rows import values
 from zmsd.rows.filters import compile_filter
 from zmsd.rows.rejects import Rejects
 
+Row = tuple[str, str]
+"""(key, text): JSON objects of the primary key's columns, and of all. Two rows are equal where their texts are.
 
-class Row(NamedTuple):
-    """JSON texts: two rows are equal where their texts are."""
-
-    key: str
-    """An object of the primary key's columns."""
-    text: str
-    """An object of all columns."""
-
-
+A tuple as it is: one with names takes 0.2 µs more to make, and a row with six columns 1.1 µs."""
 RowFunction = Callable[[dict[str, Any]], Row | None]
 
 # The usual types of each kind of column, most usual first; all else goes to values.py, with which these agree.
 _INLINE = {
     "string": [
-        "quote(v) if type(v) is str",
+        "quote(v) if v.__class__ is str",
         '"null" if v is None',
-        """f'"{v.binary.hex()}"' if type(v) is ObjectId""",
-        """f'"{v.isoformat(timespec="milliseconds")}Z"' if type(v) is datetime""",
+        """f'"{v.binary.hex()}"' if v.__class__ is ObjectId""",
+        """f'"{v.isoformat(timespec="milliseconds")}Z"' if v.__class__ is datetime""",
     ],
     "number": [
-        "str(v) if type(v) is int",  # a BSON int32; longs are Int64
+        "v if v.__class__ is int",  # a BSON int32, whose digits the row's text gets by itself; longs are Int64
         '"null" if v is None',
-        "str((v - epoch) // ms) if type(v) is datetime",
+        "(v - epoch) // ms if v.__class__ is datetime",
     ],
     "boolean": ['"true" if v is True', '"false" if v is False'],
     "json": ["json_text(v) if True"],
@@ -65,8 +59,7 @@ def compile_rows(table: Table, rejects: Rejects | None = None, id_field: str = "
     """
     spec, mapping = table.spec, table.mapping
     assert mapping.fields is not None
-    # A tuple's own constructor makes a Row in a third of the time that the class takes for it.
-    names = {**_NAMES, "Row": Row, "new": tuple.__new__, "walk": walk, "unfit": _unfit}
+    names = {**_NAMES, "walk": walk, "unfit": _unfit}
     lines = ["def rows(d):"]
     if mapping.filter:
         names["matches"] = compile_filter(mapping.filter)
@@ -75,14 +68,17 @@ def compile_rows(table: Table, rejects: Rejects | None = None, id_field: str = "
     for number, column in enumerate(spec.columns):
         names[f"slow{number}"] = _slow(table.name, column.name, column.type, rejects, id_field)
         lines.append(f"    v = {_read(tuple(paths[column.name].split('.')))}")
-        lines.append(f"    c{number} = {' else '.join(_INLINE[column.type])} else slow{number}(v, d)")
+        text = f"{' else '.join(_INLINE[column.type])} else slow{number}(v, d)"
+        if column.type == "number" and column.name in spec.primary_key:
+            text = f"str({text})"  # it is looked at below
+        lines.append(f"    c{number} = {text}")
     keys = [index for index, column in enumerate(spec.columns) if column.name in spec.primary_key]
     names["no_key"] = _no_key(table.name, rejects, id_field)
     missing = " or ".join(f"c{index} == 'null' or ('\\\\u0000' in c{index} and unfit(c{index}))" for index in keys)
     lines.append(f"    if {missing}: return no_key(d)")
     every = range(len(spec.columns))
     columns = [column.name for column in spec.columns]
-    lines.append(f"    return new(Row, ({_template(columns, keys)}, {_template(columns, every)}))")
+    lines.append(f"    return {_template(columns, keys)}, {_template(columns, every)}")
     exec(compile("\n".join(lines), f"<rows of {table.name}>", "exec"), names)
     function: RowFunction = names["rows"]
     return function

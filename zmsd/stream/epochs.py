@@ -51,10 +51,14 @@ class Epochs:
                 self._offer()
             except StoreError as error:
                 log.warning(kv("edition not published", error=error))
-                return False
         epochs = self._store.epochs()
         if epochs and epochs[-1] != self.current.fingerprint:
-            self._follow("another daemon has published another edition, update this one's")
+            why = (
+                "it cannot be published yet"
+                if self._offers
+                else "another daemon has published another, update this one"
+            )
+            self._follow(why)
         return self.current.fingerprint != before
 
     def reload(self, own: Published) -> None:

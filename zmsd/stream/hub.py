@@ -124,7 +124,7 @@ class Hub:
     def _check_reach(self, after: int) -> None:
         """mongod lets a stream begin at any time before its replica set was made, as if nothing could be missing."""
         start = self.source.oplog_start()
-        if start is not None and after < start:
+        if start is not None and after + 1 < start:
             begins = position.watermark(start)
             raise ResumeLost(f"MongoDB's oplog begins at {begins}, later than watermark {position.watermark(after)}")
 
@@ -158,7 +158,7 @@ class CatchUp:
         if pieces is None:
             return ()
         entries = self._encoder.entries(pieces.pieces)
-        if not pieces.pieces or pieces.pieces[-1].last:
+        if not self._feed.in_transaction:
             self._tail = self._hub.log.tail(position.watermark(pieces.progress), self._edition.fingerprint)
             if self._tail is not None:
                 log.info(kv("caught up", place=position.watermark(pieces.progress)))

@@ -53,7 +53,7 @@ class ShardTable:
         new_shard = str(after.get("shard")) if after is not None else None
         old_shard = str(before.get("shard")) if before is not None else new_shard
         if old is not None and old_shard != new_shard:
-            yield str(old_shard), self._message(str(old_shard), RowChange("delete", old.key, None))
+            yield str(old_shard), self._message(str(old_shard), RowChange("delete", old[0], None))
             old = None
         change = between(old, new)
         if change is not None:
@@ -63,7 +63,7 @@ class ShardTable:
     def copied(self, shard: str, documents: list[Document]) -> list[bytes]:
         """Insert messages for one shard."""
         rows: list[Row | None] = [self._row(document) for document in documents if document.get("shard") == shard]
-        return [self._message(shard, RowChange("insert", None, row.text)) for row in rows if row is not None]
+        return [self._message(shard, RowChange("insert", None, row[1])) for row in rows if row is not None]
 
     def _message(self, shard: str, change: RowChange) -> bytes:
         if shard not in self._messages:

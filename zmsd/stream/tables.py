@@ -61,9 +61,9 @@ class TableEncoder:
         """
         new = [] if event["operationType"] == "delete" else self._rows(event, AFTER, self._row)
         if new:
-            return [self.messages.frame(RowChange("update", None, new[0].text))]
+            return [self.messages.frame(RowChange("update", None, new[0][1]))]
         old = self._row_of_id({"_id": event["documentKey"]["_id"]})
-        return [] if old is None else [self.messages.frame(RowChange("delete", old.key, None))]
+        return [] if old is None else [self.messages.frame(RowChange("delete", old[0], None))]
 
     def copied(self, documents: Sequence[Document], results: list[list[Document]] | None) -> list[bytes]:
         """Insert messages for whole documents.
@@ -72,10 +72,10 @@ class TableEncoder:
         """
         found = documents if results is None else itertools.chain.from_iterable(results)
         rows = [row for row in map(self._row, found) if row is not None]
-        if len({row.key for row in rows}) < len(rows):
+        if len({key for key, _ in rows}) < len(rows):
             self._tell_taken(documents, results)
         head = self.messages.insert
-        return [frame(f"{head}{row.text}}}]") for row in rows]
+        return [frame(f"{head}{text}}}]") for _, text in rows]
 
     def _rows(self, event: Document, image: str, function: RowFunction) -> list[Row]:
         document = event.get(image)
@@ -89,27 +89,27 @@ class TableEncoder:
         for number, document in enumerate(documents):
             for found in [document] if results is None else results[number]:
                 row = self._row_before(found)
-                if row is not None and row.key in keys:
+                if row is not None and row[0] in keys:
                     self._rejects.add(self.name, _TAKEN, document.get("_id"))
                 elif row is not None:
-                    keys.add(row.key)
+                    keys.add(row[0])
 
     def _changes_of_keys(self, old: list[Row], new: list[Row], source_id: Any) -> list[bytes]:
         """Where any document may give a row of any key: what another one has taken over stays its own, as far as that
         happened in this batch."""
         owners = self._owners
-        kept = [row for row in old if owners.get(row.key, source_id) == source_id]
-        for row in kept:
-            owners.pop(row.key, None)
-        for row in new:
-            if row.key in owners:  # of another document, or of this one and another row
+        kept = [(key, text) for key, text in old if owners.get(key, source_id) == source_id]
+        for key, _ in kept:
+            owners.pop(key, None)
+        for key, _ in new:
+            if key in owners:  # of another document, or of this one and another row
                 self._rejects.add(self.name, _TAKEN, source_id)
-            owners[row.key] = source_id
+            owners[key] = source_id
         frames: list[bytes] = []
         for change in between_many(kept, new):
             if change.tag == "update" and change.key is not None:
                 # zero-cache does not survive an update that moves a row onto another one: make room.
-                frames.append(self.messages.frame(RowChange("delete", new[0].key, None)))
+                frames.append(self.messages.frame(RowChange("delete", new[0][0], None)))
             frames.append(self.messages.frame(change))
         return frames
 

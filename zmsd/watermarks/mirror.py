@@ -151,12 +151,10 @@ class Mirror:
             self._trouble, self._loaded = None, True
             self._lock.notify_all()
 
-    def load(self, bucket: str, stored: dict[str, Stored]) -> list[str]:
-        """All that a bucket has; the keys that have changed by that."""
+    def load(self, bucket: str, stored: dict[str, Stored]) -> None:
+        """All that a bucket has."""
         with self._lock:
-            purged, known = self._purged[bucket], self._stored[bucket]
-            self._stored[bucket] = stored = {key: one for key, one in stored.items() if key > purged}
-        return [key for key in known.keys() | stored.keys() if known.get(key) != stored.get(key)]
+            self._stored[bucket] = {key: one for key, one in stored.items() if key > self._purged[bucket]}
 
     def saw(self, bucket: str, key: str, stored: Stored) -> bool:
         """Whether it is news."""

@@ -56,7 +56,8 @@ class Buckets:
         """Raises StoreError where NATS cannot be used.
 
         :param ages: bucket -> seconds after which its values go by themselves
-        :param changed: told in the loop's thread of each (bucket, key) that has changed on the server
+        :param changed: told in the loop's thread of each (bucket, key) that has changed on the server, and when all was
+            loaded, the key being empty then
         """
         self._settings = settings
         self._changed = changed
@@ -137,6 +138,8 @@ class Buckets:
             js = client.jetstream(timeout=ANSWER_SECONDS)
             watchers = {bucket: await self._load(js, bucket) for bucket in self.mirror.ages}
             self.mirror.works()
+            for bucket in watchers:
+                self._changed(bucket, "")
             self._repeated.recovered()
             work = [self._work(js), self._probe(js), self._lost(gone)]
             work += [self._follow(bucket, watcher) for bucket, watcher in watchers.items()]
@@ -214,8 +217,7 @@ class Buckets:
         while (entry := await watcher.updates(ANSWER_SECONDS)) is not None:  # type: ignore[no-untyped-call]
             loaded[entry.key] = _of(entry)
         self._watched[bucket] = max([info.state.last_seq, *(entry.revision for entry in loaded.values())])
-        for key in self.mirror.load(bucket, loaded):
-            self._changed(bucket, key)
+        self.mirror.load(bucket, loaded)
         return watcher
 
     async def _follow(self, bucket: str, watcher: KeyValue.KeyWatcher) -> None:

@@ -91,11 +91,8 @@ class SharedStore:
         return found[-1] if found else None
 
     def forget_copies_above(self, app: str, number: int, watermark: str) -> None:
-        def update(shard: dict[str, Any]) -> None:
-            shard["copies"] = [copy for copy in shard["copies"] if copy[0] <= watermark]
-
-        if any(copy[0] > watermark for copy in self._shard(app, number)["copies"]):
-            self._change_shard("above", app, number, update)
+        """Nothing: it would be wrong where it came late, after another daemon's copy to the same client, and is of use
+        only where an older edition is published again without becoming an epoch. Here it would be one."""
 
     def acked(self, app: str, number: int, watermark: str) -> None:
         def update(shard: dict[str, Any]) -> None:
@@ -212,7 +209,7 @@ class SharedStore:
             )
 
     def _changed(self, bucket: str, key: str) -> None:
-        if bucket == self._bucket and key == "epochs":
+        if bucket == self._bucket and key in ("epochs", ""):
             self._told()
 
     def _value(self, key: str) -> Any:

@@ -1,0 +1,275 @@
+"""Clients, and others that find the port: they cost themselves, and nobody else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.faults.load import MAPPINGS, SCHEMA, Db, Follow, Serve, exactly, load, received
+from tests.faults.tally import LONG, Tally, pick
+from tests.support.client import ChangeSourceClient
+from tests.support.daemon import ZmsdProcess
+from tests.support.wait import wait_until
+from tests.support.websocket import Closed, Refused, WebSocket
+
+PATH = "/changes/v0/stream"
+INITIAL = f"{PATH}?appID=hostile&shardNum=0"
+MB = 1 << 20
+
+
+@pytest.fixture
+def zmsd(loaded: Db, serve: Serve) -> ZmsdProcess:
+    return serve(SCHEMA, MAPPINGS)
+
+
+@contextlib.contextmanager
+def unharmed(
+    database: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally, growth: int = 50 * MB
+) -> Iterator[ChangeSourceClient]:
+    """A good client streams meanwhile, at its usual pace; zmsd stays small, and keeps no socket and no thread."""
+    good = follow(zmsd, app="good")
+    process = psutil.Process(zmsd.pid)
+    with load(database, good, tally=tally, threads=1):
+        received(good, 3)
+        rss, threads = process.memory_info().rss, process.num_threads()
+        yield good
+        received(good, 3, 10)
+        grown = process.memory_info().rss - rss
+        wait_until(lambda: len(connected(process, zmsd.port)) == 1, "the good client's connection alone is left", 40)
+        wait_until(lambda: process.num_threads() <= threads + 3, f"not more than {threads} threads", 40)
+    assert not good.closings
+    assert grown < growth
+    tally.note(f"RSS grew by {grown / MB:.0f} MiB")
+
+
+def connected(process: psutil.Process, port: int) -> list[Any]:
+    """The sockets of zmsd's clients."""
+    found = process.net_connections("tcp")
+    return [one for one in found if one.laddr.port == port and one.status != psutil.CONN_LISTEN]
+
+
+def test_connections_one_after_the_other(loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally) -> None:
+    """As a client that crashes at once does: some say goodbye, some break, some do not even ask."""
+    with unharmed(loaded, zmsd, follow, tally):
+        for number in range(pick(150, 1000)):
+            sock = WebSocket(zmsd.port)
+            if number % 3:
+                sock.upgrade(INITIAL, {})
+            if number % 2:
+                sock.close()
+            else:
+                sock.abort(reset=number % 4 == 0)
+            tally.survived += 1
+
+
+def test_many_connections_at_once(loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally) -> None:
+    with unharmed(loaded, zmsd, follow, tally):
+        sockets = []
+        for _ in range(pick(300, 1000)):
+            with contextlib.suppress(OSError):
+                sockets.append(WebSocket(zmsd.port))
+            tally.survived += 1
+        streaming = 0
+        for sock in sockets[:100]:
+            with contextlib.suppress(Closed, Refused, OSError):
+                sock.upgrade(INITIAL, {})
+                streaming += 1
+        for sock in sockets:
+            sock.abort()
+        assert streaming <= 64, "server.max_sessions"
+    follow(zmsd, app="later")
+    assert len(zmsd.log("taking a connection")) < 5
+
+
+def flood_of(frame: bytes, times: int) -> Callable[[WebSocket], None]:
+    def send(sock: WebSocket) -> None:
+        for _ in range(times):
+            sock.send_raw(frame)
+
+    return send
+
+
+def masked(opcode: int, payload: bytes, length: int | None = None) -> bytes:
+    """A frame as a client sends it; ``length`` is what it announces."""
+    size = len(payload) if length is None else length
+    if size < 126:
+        head = bytes((0x80 | opcode, 0x80 | size))
+    elif size < 65536:
+        head = bytes((0x80 | opcode, 0xFE)) + size.to_bytes(2, "big")
+    else:
+        head = bytes((0x80 | opcode, 0xFF)) + size.to_bytes(8, "big")
+    return head + bytes(4) + payload
+
+
+ACK = b'["status",{"tag":"commit"},{"watermark":"00"}]'
+MANY = pick(150, 2000)
+FLOODS = {
+    "a frame of 100 MB": flood_of(masked(1, b"x" * 100 * MB), 1),
+    "a frame that announces 2^62 bytes": flood_of(masked(1, b"x" * MB, 1 << 62), 1),
+    "a frame that announces 2^64 - 1 bytes": flood_of(masked(1, b"x", (1 << 64) - 1), 1),
+    "a message in a million fragments": flood_of(bytes((0x00, 0x80, 0, 0, 0, 0)) * 1000, MANY),
+    "pings without end": flood_of(masked(9, b"x" * 125) * 100, MANY),
+    "pongs without end": flood_of(masked(10, b"x" * 125) * 100, MANY),
+    "acknowledgements without end": flood_of(masked(1, ACK) * 100, MANY),
+    "binary without end": flood_of(masked(2, b"x" * 60_000), MANY),
+}
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["reads", "does not read"])
+def test_floods(reads: bool, loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally) -> None:
+    with unharmed(loaded, zmsd, follow, tally):
+        for flood in FLOODS.values():
+            sock = WebSocket(zmsd.port, receive_buffer=1 << 14)
+            try:
+                sock.upgrade(INITIAL, {})
+                sock._sock.settimeout(2)  # zmsd may stop reading
+                with contextlib.suppress(OSError):
+                    flood(sock)
+                if reads:
+                    with contextlib.suppress(Closed, OSError):
+                        for _ in range(100):
+                            sock.receive()
+                tally.survived += 1
+            finally:
+                sock.abort()
+
+
+def test_slow_headers(loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally) -> None:
+    """A byte now and then, from many at once: each is dropped after ten seconds, whatever it still sends."""
+    with unharmed(loaded, zmsd, follow, tally):
+        slow = [socket.create_connection(("127.0.0.1", zmsd.port)) for _ in range(pick(50, 200))]
+        begun = time.monotonic()
+        alive = list(slow)
+        request = iter(f"GET {INITIAL} HTTP/1.1\r\nX-Header: ".encode() + b"x" * 10_000)
+        try:
+            while alive:
+                byte = bytes((next(request),))
+                for sock in list(alive):
+                    try:
+                        sock.sendall(byte)
+                    except OSError:
+                        alive.remove(sock)
+                assert time.monotonic() - begun < 20, f"{len(alive)} are still connected"
+                exactly(0.2)
+            assert zmsd.get("/healthz")[0] == 200
+        finally:
+            for sock in slow:
+                sock.close()
+        tally.survived += len(slow)
+
+
+def test_requests_of_all_kinds(loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally) -> None:
+    """None of them is HTTP as it should be; each gets an answer, or the connection is closed."""
+    rng = random.Random(15)
+    requests = [
+        b"",
+        b"\r\n\r\n",
+        b"GET",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 1000 + b"\r\n",
+        b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\nx",
+        b"GET /%00%ff HTTP/1.1\r\n\r\n",
+        b"GET http://[::1 HTTP/1.1\r\n\r\n",
+        f"GET {INITIAL} HTTP/1.1\r\nUpgrade: websocket\r\n\r\n".encode(),
+        f"GET {INITIAL} HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: x\r\n\r\n".encode(),
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # the beginning of TLS
+        *(rng.randbytes(rng.randrange(2000)) for _ in range(pick(20, 500))),
+    ]
+    with unharmed(loaded, zmsd, follow, tally):
+        for request in requests:
+            sock = socket.create_connection(("127.0.0.1", zmsd.port), timeout=15)
+            with sock, contextlib.suppress(OSError):
+                sock.sendall(request)
+                sock.shutdown(socket.SHUT_WR)
+                while sock.recv(65536):
+                    pass
+            tally.survived += 1
+    assert "Traceback" not in zmsd.stderr()
+
+
+def test_half_open(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+    """A client whose machine is gone without a word, and answers later that it knows of no connection."""
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"heartbeat": 3600}})
+    sock = WebSocket(zmsd.port)
+    sock.upgrade(INITIAL, {})
+    sock.receive()
+    version = follow(zmsd, app="hostile").replica.version
+    streaming = WebSocket(zmsd.port)
+    streaming.upgrade(f"{INITIAL}&lastWatermark={version}&replicaVersion={version}", {})
+    ended = len(zmsd.log("session ends"))
+    for one in (sock, streaming):
+        try:
+            one._sock.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR: what is closed then says nothing
+        except PermissionError:
+            pytest.skip("needs CAP_NET_ADMIN")
+        one._sock.close()
+    begun = time.monotonic()
+    if not LONG:
+        loaded.a.insert_one({"_id": "sent", "n": 1})  # without it keepalive finds it out
+    zmsd.wait_log("session ends", 40, count=ended + 2)
+    tally.survived += 2
+    tally.note(f"noticed within {time.monotonic() - begun:.0f} s")
+
+
+@pytest.mark.skipif(not LONG, reason="takes 40 s")
+def test_packets_vanish(loaded: Db, serve: Serve, tally: Tally, stack: contextlib.ExitStack) -> None:
+    """The client's machine is unplugged, and nothing was on its way to it."""
+    address = stack.enter_context(namespace("zmsd-faults"))
+    server = {"host": "0.0.0.0", "token": "secret"}
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"server": server, "feed": {"heartbeat": 3600}})
+    request = (
+        f"GET {INITIAL}&token=secret HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    script = (
+        "import socket, sys; s = socket.create_connection((sys.argv[1], int(sys.argv[2])));"
+        "s.sendall(sys.argv[3].encode());"
+        "[s.recv(65536) for _ in iter(int, 1)]"
+    )
+    command = ["ip", "netns", "exec", "zmsd-faults", sys.executable, "-c", script, address, str(zmsd.port), request]
+    client = subprocess.Popen(command)
+    stack.callback(client.wait)
+    stack.callback(client.kill)
+    zmsd.wait_log("copy done")
+    exactly(1)
+    ip("-n", "zmsd-faults", "address", "flush", "dev", "zmsd1")
+    begun = time.monotonic()
+    zmsd.wait_log("session ends", 60)
+    tally.survived += 1
+    tally.note(f"noticed within {time.monotonic() - begun:.0f} s")
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def namespace(name: str) -> Iterator[str]:
+    """A network of its own; the address of this machine as it is seen from there."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    try:
+        ip("netns", "add", name)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no network namespaces here")
+    try:
+        ip("link", "add", "zmsd0", "type", "veth", "peer", "name", "zmsd1", "netns", name)
+        ip("address", "add", "10.199.7.1/30", "dev", "zmsd0")
+        ip("link", "set", "zmsd0", "up")
+        ip("-n", name, "address", "add", "10.199.7.2/30", "dev", "zmsd1")
+        ip("-n", name, "link", "set", "zmsd1", "up")
+        yield "10.199.7.1"
+    finally:
+        ip("netns", "delete", name)

@@ -1,0 +1,160 @@
+"""The watermark store: killed, lost, corrupt, on a full disk. Nothing of it is needed to lose nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import resource
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.faults.load import MAPPINGS, SCHEMA, Db, Follow, Serve, load, received
+from tests.faults.tally import Tally, pick
+from zmsd.watermarks.sqlite import SqliteStore
+
+_WRITE = """
+import itertools, sys
+from pathlib import Path
+from zmsd.watermarks.sqlite import SqliteStore
+from zmsd.watermarks.store import CopyRecord, Identity
+store = SqliteStore(Path(sys.argv[1]))
+print("open", flush=True)
+for number in itertools.count():
+    mark = f"c{number:012d}"
+    store.checkpoint(mark, "token" * 20)
+    store.copied_first("zero", number % 50, CopyRecord(mark, mark, "edition"))
+    store.acked("zero", number % 50, mark)
+    store.identify(Identity("set", {f"c{one}": str(number) for one in range(50)}))
+    print(number, flush=True)
+"""
+
+
+def test_killed_while_it_writes(tmp_path: Path, tally: Tally) -> None:
+    """It opens again, whole, and with all that was written before the kill, but perhaps the very last of it."""
+    rng = random.Random(14)
+    file = tmp_path / "watermarks.db"
+    for _ in range(pick(15, 200)):
+        with subprocess.Popen([sys.executable, "-c", _WRITE, file], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            written = -1
+            assert process.stdout.readline() == "open\n"
+            for _ in range(rng.randrange(60)):
+                written = int(process.stdout.readline())
+            process.kill()
+        with closing(sqlite3.connect(file)) as database:
+            assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        with closing(SqliteStore(file)) as store:
+            if written >= 0:
+                shard = store.shard("zero", written % 50)
+                assert shard is not None
+                assert shard.replica_version >= f"c{written:012d}"
+        tally.survived += 1
+
+
+CORRUPT = {
+    "empty": b"",
+    "text": b"not a database at all" * 1000,
+    "noise": b"SQLite format 3\0" + os.urandom(20_000),
+    "pages": None,  # some of them overwritten
+}
+
+
+@pytest.mark.parametrize("content", CORRUPT.values(), ids=CORRUPT.keys())
+def test_corrupt(content: bytes | None, loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+    """One line says so and what to do; done, all goes on where it was."""
+    zmsd = serve(SCHEMA, MAPPINGS)
+    client = follow(zmsd)
+    file = zmsd.directory / "watermarks.db"
+    with load(loaded, client, tally=tally, threads=1):
+        received(client)
+        zmsd.stop()
+        for log in (f"{file}-wal", f"{file}-shm"):
+            Path(log).unlink(missing_ok=True)
+        if content is None:
+            with file.open("r+b") as pages:
+                pages.seek(1024)
+                pages.write(os.urandom(file.stat().st_size - 1024))
+        else:
+            file.write_bytes(content)
+        tally.survived += 1
+        before = len(zmsd.stderr().splitlines())
+        zmsd.launch()
+        if content == b"":  # as good as none
+            received(client)
+            return
+        assert zmsd.wait_exit() == 1
+        lines = [line for line in zmsd.stderr().splitlines()[before:] if "INFO" not in line]
+        assert len(lines) == 1, lines
+        assert "watermarks.db" in lines[0]
+        assert "move the file away" in lines[0]
+        file.rename(f"{file}.away")
+        zmsd.start()
+        received(client)
+
+
+def test_a_full_disk(tmp_path: Path, loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+    """What streams goes on; what cannot be kept is said, and not again and again."""
+    disk = tmp_path / "disk"
+    with small_disk(disk):
+        zmsd = serve(SCHEMA, MAPPINGS, settings={"watermarks": {"path": str(disk / "watermarks.db")}})
+        client = follow(zmsd)
+        with load(loaded, client, tally=tally, threads=1):
+            received(client)
+            fill(disk)
+            tally.survived += 1
+            zmsd.wait_log("watermark store.*make room", 60)
+            received(client, 20)
+            assert len(zmsd.log("make room")) < 5
+            (disk / "filler").unlink()
+            zmsd.wait_log("recovered", 60)
+            received(client)
+        assert not client.closings
+
+
+def test_a_full_disk_at_the_start(tmp_path: Path, loaded: Db, serve: Serve) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk):
+        fill(disk)
+        zmsd = serve(SCHEMA, MAPPINGS, settings={"watermarks": {"path": str(disk / "watermarks.db")}}, start=False)
+        zmsd.launch()
+        assert zmsd.wait_exit() == 1
+        lines = [line for line in zmsd.stderr().splitlines() if "INFO" not in line]
+        assert len(lines) == 1, lines
+        assert "make room" in lines[0]
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path) -> Iterator[None]:
+    directory.mkdir()
+    options = ["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(directory)]
+    if os.geteuid() != 0 or subprocess.run(options, capture_output=True).returncode != 0:
+        pytest.skip("no file system of its own can be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+
+
+def test_files_may_not_grow(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+    """As a full disk, for who cannot mount one: a limit on the size of files, which stderr is not up to either."""
+    zmsd = serve(SCHEMA, MAPPINGS)
+    client = follow(zmsd)
+    size = max(file.stat().st_size for file in zmsd.directory.iterdir())
+    resource.prlimit(zmsd.pid, resource.RLIMIT_FSIZE, (size, size))
+    with load(loaded, client, tally=tally, threads=1):
+        received(client, 40)
+        tally.survived += 1
+    assert not client.closings

@@ -1,0 +1,146 @@
+"""``zmsd store``: show, copy, prune."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pymongo.database import Database
+
+from tests.integration.chat import MAPPINGS, SCHEMA
+from tests.support.client import ChangeSourceClient
+from tests.support.daemon import ZmsdProcess, run_zmsd
+from tests.support.nats import NatsServer
+from zmsd.catalog.catalog import Catalog
+from zmsd.config import NatsConfig
+from zmsd.feed import position
+from zmsd.stream.edition import Published
+from zmsd.watermarks.shared import SharedStore
+from zmsd.watermarks.sqlite import SqliteStore
+from zmsd.watermarks.store import Contents, CopyRecord, Identity, WatermarkStore
+
+Db = Database[dict[str, Any]]
+EDITIONS = [Published(Catalog(()), name) for name in ("old", "new", "unused")]
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[NatsServer]:
+    with NatsServer(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.fixture
+def config(tmp_path: Path, nats: NatsServer) -> Path:
+    file = tmp_path / "zmsd.yaml"
+    settings = {
+        "mongodb": {"uri": "mongodb://127.0.0.1/db"},
+        "schema": {"file": "schema.json"},
+        "watermarks": {"path": "watermarks.db"},
+        "nats": {"servers": [nats.url]},
+    }
+    file.write_text(yaml.safe_dump(settings))
+    return file
+
+
+def ago(days: float, increment: int = 1) -> str:
+    return position.watermark(int(time.time() - days * 86400) << 32 | increment)
+
+
+def fill(store: WatermarkStore) -> None:
+    for edition in EDITIONS:
+        store.add_edition(edition.fingerprint, edition.to_json())
+    old, new, _ = (edition.fingerprint for edition in EDITIONS)
+    store.copied_first("zero", 0, CopyRecord(ago(20), ago(20, 2), old))
+    store.copied("zero", 0, CopyRecord(ago(10), ago(10), new))
+    store.acked("zero", 0, ago(1.5))
+    store.copied_first("gone", 3, CopyRecord(ago(50), ago(50), old))
+    store.acked("gone", 3, ago(40))
+    store.identify(Identity("set", {"a": "uuid"}))
+    store.invalidate(ago(60), "another database")
+    for number in range(10):
+        store.checkpoint(ago(10 - number), f"token {number}")
+    store.close()
+
+
+def contents(store: WatermarkStore) -> Contents:
+    found = store.contents()
+    store.close()
+    return found
+
+
+def zmsd(config: Path, *arguments: str) -> str:
+    done = run_zmsd("store", *arguments, "--config", str(config), cwd=config.parent)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+def test_from_sqlite_to_nats_and_back(config: Path, nats: NatsServer) -> None:
+    file = config.parent / "watermarks.db"
+    fill(SqliteStore(file))
+    before = contents(SqliteStore(file))
+    assert zmsd(config, "copy", "--to", "nats-kv") == "2 clients and 3 editions copied to nats-kv\n"
+    there = contents(SharedStore(NatsConfig((nats.url,)), "db"))
+    needed = sorted(before.checkpoints)[-2:]  # what zero_0's place is checked with, and the newest; gone_3 has none
+    assert there == before._replace(checkpoints={mark: before.checkpoints[mark] for mark in needed})
+    done = run_zmsd("store", "copy", "--to", "nats-kv", "--config", str(config), cwd=config.parent)
+    assert (done.returncode, done.stderr) == (1, "zmsd: the store nats-kv knows clients already: nothing was copied\n")
+    file.unlink()
+    zmsd(config, "copy", "--to", "sqlite")
+    assert contents(SqliteStore(file)) == there
+
+
+def test_prune(config: Path) -> None:
+    file = config.parent / "watermarks.db"
+    fill(SqliteStore(file))
+    assert zmsd(config, "prune").splitlines() == [
+        "forgotten: gone_3, not heard from for 40 days",
+        "1 clients and 1 editions forgotten, 1 and 2 kept",
+    ]
+    kept = contents(SqliteStore(file))
+    assert set(kept.shards) == set(kept.copies) == {("zero", 0)}
+    assert set(kept.editions) == {edition.fingerprint for edition in EDITIONS[:2]}
+    assert "0 clients and 0 editions forgotten" in zmsd(config, "prune")
+
+
+def test_show_and_prune_beside_a_daemon(
+    config: Path,
+    nats: NatsServer,
+    database: Db,
+    serve: Callable[..., ZmsdProcess],
+    follow: Callable[..., ChangeSourceClient],
+) -> None:
+    settings = {"watermarks": {"storage": "nats-kv"}, "nats": {"servers": [nats.url]}}
+    daemon = serve(SCHEMA, MAPPINGS, settings=settings)
+    client = follow(daemon)
+    database.users.insert_one({"_id": "u", "name": "n"})
+    client.wait_rows("user", 1)
+    client.close()
+    daemon.wait_log("session ends", count=2)
+    shown = zmsd(daemon.config_file, "show")
+    fingerprint = contents(SharedStore(NatsConfig((nats.url,)), database.name)).epochs[0][:12]
+    assert f"epoch 1: edition {fingerprint}, published now\n" in shown
+    assert "client zero_0:\n  confirmed " + client.replica.watermark in shown
+    assert f"  first copy {client.replica.version} (" in shown
+    assert f"edition {fingerprint}: " in shown
+    assert "resume tokens: 1, " in shown
+    assert zmsd(daemon.config_file, "prune") == "0 clients and 0 editions forgotten, 1 and 1 kept\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["show"], "there is no store"),
+        (["copy", "--to", "nats-kv"], "there is no store"),
+        (["copy"], "say where with --to sqlite or --to nats-kv"),
+    ],
+)
+def test_what_cannot_be_done_is_said(config: Path, arguments: list[str], said: str) -> None:
+    done = run_zmsd("store", *arguments, "--config", str(config), cwd=config.parent)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (config.parent / "watermarks.db").exists()

@@ -1,0 +1,74 @@
+"""Wall clocks that a test can set, for processes that it starts: a preloaded library adds seconds to the time of day.
+
+Monotonic clocks stay as they are, as they do when an administrator or NTP sets the time.
+"""
+
+from __future__ import annotations
+
+import mmap
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+_SOURCE = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <time.h>
+
+static volatile long *offset;
+static int (*real)(clockid_t, struct timespec *);
+
+__attribute__((constructor)) static void begin(void) {
+    const char *name = getenv("CLOCK_OFFSET_FILE");
+    int file = name ? open(name, O_RDONLY) : -1;
+    void *found = file < 0 ? MAP_FAILED : mmap(0, sizeof(long), PROT_READ, MAP_SHARED, file, 0);
+    if (found != MAP_FAILED) offset = found;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int result = real(clock, now);
+    if (!result && offset && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) now->tv_sec += *offset;
+    return result;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+    struct timespec exact;
+    clock_gettime(CLOCK_REALTIME, &exact);
+    now->tv_sec = exact.tv_sec;
+    now->tv_usec = exact.tv_nsec / 1000;
+    return 0;
+}
+
+time_t time(time_t *now) {
+    struct timespec exact;
+    clock_gettime(CLOCK_REALTIME, &exact);
+    if (now) *now = exact.tv_sec;
+    return exact.tv_sec;
+}
+"""
+
+
+class Clock:
+    """``environment`` is for the processes that shall go by it."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises FileNotFoundError where there is no C compiler."""
+        compiler = shutil.which("cc")
+        if compiler is None:
+            raise FileNotFoundError("cc")
+        source, library, self._file = directory / "clock.c", directory / "clock.so", directory / "clock"
+        source.write_text(_SOURCE)
+        subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+        self._file.write_bytes(bytes(8))
+        self.environment = {"LD_PRELOAD": str(library), "CLOCK_OFFSET_FILE": str(self._file)}
+
+    def set(self, seconds: int) -> None:
+        """So many seconds ahead of (or behind) the machine's clock, from now on."""
+        with self._file.open("r+b") as file, mmap.mmap(file.fileno(), 8) as memory:
+            memory[:8] = struct.pack("l", seconds)

@@ -1,0 +1,48 @@
+"""Which silence of a reader is known: what the watchdog goes by."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from zmsd.feed.reader import Health
+from zmsd.metrics import Counter
+from zmsd.stream import dispatcher as dispatchers
+from zmsd.stream.dispatcher import Dispatcher
+
+
+def test_who_retries_or_opens_its_stream_may_be_silent() -> None:
+    failures = Counter()
+    health = Health(failures)
+    assert health.silent_until == 0
+    health.opens("order")
+    assert health.silent_until - time.monotonic() > 600, "the server scans the oplog"
+    assert health.trouble is None
+    health.failed("order", "away", 10.0)
+    assert 60 < health.silent_until - time.monotonic() <= 70
+    health.failed("users", "not authorized", 0.1)
+    assert health.trouble == "order: away; users: not authorized"
+    assert failures.value() == 2
+    health.well("order")
+    assert 59 < health.silent_until - time.monotonic() <= 60.1
+    health.well("users")
+    assert health.silent_until == 0
+    assert health.trouble is None
+
+
+def test_the_dispatcher_may_wait_for_such_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatchers, "_PATIENCE", 0.0)
+    nothing = cast(Any, SimpleNamespace(log=None, readiness=None))
+    waiting = Dispatcher(nothing, cast(Any, None), cast(Any, None), 60.0, print)
+    waiting.thread = cast(Any, SimpleNamespace(is_alive=lambda: True))
+    assert not waiting.is_alive()
+    health = Health()
+    waiting._feed = cast(Any, SimpleNamespace(health=health))
+    assert not waiting.is_alive()
+    health.failed("users", "away", 1.0)
+    assert waiting.is_alive()
+    health.well("users")
+    assert not waiting.is_alive()
