@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -99,6 +100,7 @@ def run(measures: Mapping[str, Measure], text: str, *, short: bool = False) -> N
     names = getattr(options, "names", None) or list(measures)
     if unknown := set(names) - measures.keys():
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: what was started is ended
     figures: list[Figure] = []
     where: dict[str, Any] = {}
     try:

@@ -45,6 +45,7 @@ start('zero-cache', fileURLToPath(new URL('cli.js', import.meta.resolve('@rocico
   ZERO_PORT,
   ZERO_REPLICA_FILE: process.env.ZERO_REPLICA_FILE ?? `${here}dist/zero.db`,
   ZERO_NUM_SYNC_WORKERS: '1',
+  ZERO_TASK_ID: 'chat', // the one it makes up may begin with -, and then it takes it for an option and ends
   ZERO_ADMIN_PASSWORD: process.env.ZERO_ADMIN_PASSWORD ?? 'example',
   ZERO_LOG_LEVEL: process.env.ZERO_LOG_LEVEL ?? 'warn',
   ZERO_ENABLE_TELEMETRY: 'false',

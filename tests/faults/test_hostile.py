@@ -223,10 +223,10 @@ def test_half_open(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> No
     tally.note(f"noticed within {time.monotonic() - begun:.0f} s")
 
 
-@pytest.mark.skipif(not LONG, reason="takes 40 s")
-def test_packets_vanish(loaded: Db, serve: Serve, tally: Tally, stack: contextlib.ExitStack) -> None:
-    """The client's machine is unplugged, and nothing was on its way to it."""
-    address = stack.enter_context(namespace("zmsd-faults"))
+@pytest.mark.parametrize("busy", pick([True], [True, False]), ids=lambda busy: "busy" if busy else "idle")
+def test_packets_vanish(busy: bool, loaded: Db, serve: Serve, tally: Tally, stack: contextlib.ExitStack) -> None:
+    """The client's machine is unplugged, with data on its way to it or without."""
+    address = stack.enter_context(namespace(NAME))
     server = {"host": "0.0.0.0", "token": "secret"}
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": server, "feed": {"heartbeat": 3600}})
     request = (
@@ -238,21 +238,28 @@ def test_packets_vanish(loaded: Db, serve: Serve, tally: Tally, stack: contextli
         "s.sendall(sys.argv[3].encode());"
         "[s.recv(65536) for _ in iter(int, 1)]"
     )
-    command = ["ip", "netns", "exec", "zmsd-faults", sys.executable, "-c", script, address, str(zmsd.port), request]
+    command = ["ip", "netns", "exec", NAME, sys.executable, "-c", script, address, str(zmsd.port), request]
     client = subprocess.Popen(command)
     stack.callback(client.wait)
     stack.callback(client.kill)
     zmsd.wait_log("copy done")
     exactly(1)
-    ip("-n", "zmsd-faults", "address", "flush", "dev", "zmsd1")
+    ip("-n", NAME, "address", "flush", "dev", f"{NAME}b")
     begun = time.monotonic()
+    if busy:
+        loaded.a.insert_one({"_id": "lost", "n": 1})
     zmsd.wait_log("session ends", 60)
+    assert time.monotonic() - begun < 22
     tally.survived += 1
     tally.note(f"noticed within {time.monotonic() - begun:.0f} s")
 
 
 def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+NAME = f"zmsd{os.getpid()}"  # of the network and, with a letter, of the two ends of the wire to it
+NET = f"10.199.{os.getpid() % 250}"
 
 
 @contextlib.contextmanager
@@ -265,11 +272,12 @@ def namespace(name: str) -> Iterator[str]:
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no network namespaces here")
     try:
-        ip("link", "add", "zmsd0", "type", "veth", "peer", "name", "zmsd1", "netns", name)
-        ip("address", "add", "10.199.7.1/30", "dev", "zmsd0")
-        ip("link", "set", "zmsd0", "up")
-        ip("-n", name, "address", "add", "10.199.7.2/30", "dev", "zmsd1")
-        ip("-n", name, "link", "set", "zmsd1", "up")
-        yield "10.199.7.1"
+        ip("link", "add", f"{name}a", "type", "veth", "peer", "name", f"{name}b", "netns", name)
+        ip("address", "add", f"{NET}.1/30", "dev", f"{name}a")
+        ip("link", "set", f"{name}a", "up")
+        ip("-n", name, "address", "add", f"{NET}.2/30", "dev", f"{name}b")
+        ip("-n", name, "link", "set", f"{name}b", "up")
+        yield f"{NET}.1"
     finally:
+        subprocess.run(["ip", "link", "delete", f"{name}a"], check=False, capture_output=True)
         ip("netns", "delete", name)

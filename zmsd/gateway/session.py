@@ -116,6 +116,11 @@ class Session:
         if self._peer is not None:
             self._peer.kill()
 
+    def end_if_cut_off(self) -> None:
+        """Where the client's machine or the network is gone. Any thread; now and then."""
+        if self._peer is not None:
+            self._peer.end_if_cut_off()
+
     def _serve(self) -> None:
         last = self.wanted.last_watermark
         known = None if last is None else self._known(last)
@@ -128,7 +133,9 @@ class Session:
             while not self._stop.is_set():
                 try:
                     self._follow(self._hub.edition)
-                except (Overrun, SourceUnavailable):  # a private feed may have lost MongoDB
+                except Overrun:
+                    self._roll_back()
+                except SourceUnavailable:  # a private feed has lost MongoDB
                     self._roll_back()
                     self._wait_ready()
         except ResumeLost as error:
