@@ -8,16 +8,14 @@ from bench.support import bare, counter, report
 from bench.support.report import Figure
 from bench.support.scene import Scene, documents, insert
 
-ROUNDS = 5
-
 
 def measure(scene: Scene, short: bool) -> Iterator[Figure]:
-    count = 100_000 if short else 200_000
+    rounds, count = (3, 100_000) if short else (7, 200_000)
     db = scene.fresh()
     insert(db, documents(count))
     rates, cpus = [], []
     with scene.zmsd(db) as zmsd:
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             plain, plain_cpu = bare.find(db["c0"])
             before = zmsd.cpu()
             _, seconds, messages = counter.copy(zmsd.port)

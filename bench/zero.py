@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import signal
 import sys
@@ -157,11 +158,12 @@ def write(items: Collection[Document], kind: str, rows: int) -> None:
 
 def main() -> None:
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 50_000
+    load = os.getloadavg()[0]
     with contextlib.ExitStack() as stack:
         bench = Bench(stack, rows)
         limit = with_stub(bench)
         ours = with_zmsd(bench)
-    print(f"{rows} rows, {datetime.now(UTC):%Y-%m-%d %H:%M}")
+    print(f"{rows} rows, {datetime.now(UTC):%Y-%m-%d %H:%M}, load of the machine before: {load:.1f}")
     for name, measure in (("initial", "initial"), ("backlog", "live"), ("live", "live")):
         of = limit[measure]
         print(f"{name:8} stub {of:8,.0f} rows/s   zmsd {ours[name]:8,.0f} rows/s   {ours[name] / of:.0%}")

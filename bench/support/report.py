@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -102,6 +103,7 @@ def run(measures: Mapping[str, Measure], text: str, *, short: bool = False) -> N
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: what was started is ended
     figures: list[Figure] = []
+    started = time.monotonic()
     where: dict[str, Any] = {}
     try:
         with Scene.open() as scene:
@@ -112,6 +114,7 @@ def run(measures: Mapping[str, Measure], text: str, *, short: bool = False) -> N
                 for figure in measures[name](scene, options.short):
                     figures.append(figure)
                     print(_row(figure), flush=True)
+        print(f"in {time.monotonic() - started:.0f} s")
     finally:
         if options.json:
             document = {**where, "figures": [asdict(figure) for figure in figures]}

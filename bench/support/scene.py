@@ -122,7 +122,7 @@ class Scene:
         schema = {name: {"tableName": name, "columns": typed, "primaryKey": ["id"]} for name in collections}
         fields = {name: "_id" if name == "id" else name for name in COLUMNS}
         mappings = {name: {"collection": name, "fields": fields} for name in collections}
-        settings = {"feed": {"scope": scope}, "server": {"max_sessions_per_address": 64}}
+        settings: dict[str, dict[str, Any]] = {"feed": {"scope": scope}, "server": {"max_sessions_per_address": 64}}
         return Zmsd(self._directory / f"zmsd{self._made}", self.uri(db), schema, mappings, settings=settings)
 
     @contextlib.contextmanager

@@ -145,7 +145,7 @@ def reload(process: ZmsdProcess) -> None:
 
 
 def never_reset(process: ZmsdProcess, app: Zero) -> bool:
-    return not process.log("reset") and app.cache.log().count("finished initial-sync of") == 1
+    return not process.log("reset required") and app.cache.log().count("finished initial-sync of") == 1
 
 
 def taken(postgres: Postgres, app: Zero) -> list[tuple[str, list[str]]]:

@@ -49,7 +49,7 @@ def upgrade_from(address: str, zmsd: ZmsdProcess) -> tuple[int, http.client.HTTP
 def test_sessions(serve: Serve, follow: Follow) -> None:
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"max_sessions": 2}})
     first = follow(zmsd)
-    follow(zmsd, app="two")
+    follow(zmsd, app="two", again=True)
     begin = time.monotonic()
     refusal = refused(zmsd)
     assert refusal.status == 503
@@ -63,7 +63,7 @@ def test_sessions(serve: Serve, follow: Follow) -> None:
 def test_sessions_of_an_address(serve: Serve, follow: Follow) -> None:
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"max_sessions_per_address": 2}})
     first = follow(zmsd)
-    follow(zmsd, app="two")
+    follow(zmsd, app="two", again=True)
     refusal = refused(zmsd)
     assert refusal.status == 503
     assert "server.max_sessions_per_address (2)" in refusal.body
@@ -82,7 +82,7 @@ def test_limits_and_tokens_change_on_sighup(serve: Serve, follow: Follow) -> Non
     zmsd.signal(signal.SIGHUP)
     zmsd.wait_log("reloaded")
     assert refused(zmsd, f"{STREAM}&token=first").status == 401
-    other = follow(zmsd, app="other", query={"token": "third"})
+    other = follow(zmsd, app="other", query={"token": "third"}, again=True)
     assert refused(zmsd, f"{STREAM}&token=second").status == 503
     assert not connected.closings
     assert not zmsd.log("need a restart")
@@ -90,7 +90,7 @@ def test_limits_and_tokens_change_on_sighup(serve: Serve, follow: Follow) -> Non
     zmsd.write(settings={"server": {"token": None}})
     zmsd.signal(signal.SIGHUP)
     zmsd.wait_log("reloaded", count=2)
-    follow(zmsd, app="anybody")
+    follow(zmsd, app="anybody", again=True)
 
 
 def raw(zmsd: ZmsdProcess, request: bytes) -> bytes:

@@ -28,6 +28,13 @@ _REFUSALS = {
 }
 
 
+class _Client(Client):  # type: ignore[misc]
+    def handshake(self) -> None:
+        """Looks at once at frames that came together with the answer; else they would lie there until more come."""
+        super().handshake()
+        self.connected = self._handle_events()
+
+
 class SourceClient:
     """A connection to a change source. For one thread, but ``close`` may be called from another."""
 
@@ -52,7 +59,7 @@ class SourceClient:
         path = parts.path if parts.path.strip("/") else PATH
         address = f"{parts.scheme}://{parts.netloc}{path}?{wanted}" + (f"&{parts.query}" if parts.query else "")
         try:
-            self._socket = Client(
+            self._socket = _Client(
                 address,
                 headers=dict(headers or {}),
                 receive_bytes=1 << 16,
