@@ -41,6 +41,8 @@ def render(data: Data) -> Iterator[str]:
     yield ", ".join([*facts, f"{_size(data.get('memory_bytes'))} of memory"])
     lost = _seconds(data.get("oplog_headroom"))
     yield f"position {_get(data, 'watermark')}, {_seconds(data.get('position_age'))} behind; oplog headroom {lost}"
+    if data.get("store_trouble"):
+        yield f"the watermark store cannot be written: {data['store_trouble']}"
     reload = data.get("last_reload")
     if isinstance(reload, dict):
         faults = reload.get("faults") or ()

@@ -1,0 +1,48 @@
+"""How ``zmsd status`` shows what it is told, also by a daemon of another version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from zmsd.tools.status import render
+from zmsd.tools.target import words
+
+
+def shown(**data: Any) -> str:
+    return "\n".join(render(data))
+
+
+def test_what_is_not_there_is_a_dash() -> None:
+    assert shown() == ("zmsd -: -\ndatabase -, MongoDB -, - of memory\nposition -, - behind; oplog headroom -")
+    assert "\n-  " in shown(collections=[{}], sessions=[{}])
+    assert shown(last_reload=None, rejected=None, collections=[], sessions=[]) == shown()
+
+
+def test_a_copy_under_way() -> None:
+    copy = {"collection": "users", "documents": 50, "estimated": 200, "eta_seconds": 90}
+    text = shown(sessions=[{"app": "zero", "shard": 0, "state": "copying", "copy": copy}])
+    assert "copying users, 25%, 1 min 30 s left" in text
+    copy |= {"estimated": 0, "eta_seconds": None}
+    assert "copying  " in shown(sessions=[{"app": "zero", "shard": 0, "copy": copy}])
+
+
+def test_troubles() -> None:
+    assert "refused\n  a.yaml:1:1: wrong" in shown(last_reload={"when": 0.0, "faults": ["a.yaml:1:1: wrong"]})
+    assert "cannot be written: disk full" in shown(store_trouble="disk full")
+    rejected = {
+        "counts": [{"table": "user", "reason": "no key", "count": 1200}],
+        "newest": [{"table": "user", "id": "x"}] * 9,
+    }
+    text = shown(rejected=rejected)
+    assert "1,200" in text
+    assert text.count("table=user id=x") == 5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.04, "0.0 s"), (9.5, "9.5 s"), (59, "59 s"), (60, "1 min"), (3725, "1 h 2 min"), (90_000, "1 d 1 h")],
+)
+def test_words(seconds: float, expected: str) -> None:
+    assert words(seconds) == expected
