@@ -211,7 +211,10 @@ class Daemon:
             log.warning(kv("reload goes on without a look at MongoDB", error=error))
 
     def _edition(self, published: Published) -> Edition:
-        return Edition(published, self._source, self._rejects, self._halt)
+        def shards() -> list[str]:
+            return [f"{app}_{number}" for app, number in self._store.shards()]
+
+        return Edition(published, self._source, self._rejects, self._halt, shards)
 
     def _make_hub(self) -> Hub:
         settings = self._config

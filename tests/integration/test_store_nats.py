@@ -80,6 +80,21 @@ def test_user_and_password(start: Start, open_store: Open) -> None:
     assert "SECRET" not in str(caught.value)
 
 
+def test_few_rights_are_enough(start: Start, open_store: Open) -> None:
+    """Those that docs/operations.rst names."""
+    rights = {
+        "publish": ["$JS.API.>", "$JS.FC.>", "$KV.b.>", "$KV.b-checkpoints.>"],
+        "subscribe": ["_INBOX.>"],
+    }
+    server = start(authorization={"users": [{"user": "zmsd", "password": "p", "permissions": rights}]})
+    stores = [open_store(server.url, bucket="b", user="zmsd", password="p") for _ in range(2)]
+    stores[0].copied_first("zero", 0, copy(5))
+    stores[0].checkpoint(mark(5), "token")
+    wait_until(lambda: stores[1].checkpoint_before(mark(5)), "the other one sees it")
+    assert stores[1].shard("zero", 0) == ShardRecord(mark(5), None)
+    assert stores[0].publish("f", "document", ())
+
+
 def test_token(start: Start, open_store: Open) -> None:
     server = start(authorization={"token": "right"})
     assert open_store(server.url, token="right").trouble is None

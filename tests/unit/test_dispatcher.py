@@ -37,12 +37,11 @@ def pieces(*made: Piece, upto: int) -> Pieces:
 class FakeEncoder:
     rows: Any = None
 
-    def entries(self, made: list[Piece]) -> list[Entry]:
-        return [
-            Entry(position.watermark(one.position), 0, 1, str(one.events[0]["text"]).encode(), one.last)
-            for one in made
-            if one.events
-        ]
+    def entries(self, made: list[Piece]) -> Iterator[list[Entry]]:
+        for one in made:
+            if one.events:
+                text = str(one.events[0]["text"]).encode()
+                yield [Entry(position.watermark(one.position), 0, 1, text, one.last)]
 
 
 class FakeHealth(Health):

@@ -23,6 +23,7 @@ from zmsd.stream.shards import ShardTable
 
 AT = 1795407798 << 32 | 20
 ID = [("id", "string", "_id"), ("name", "string", "name")]
+SHARDS = ["zero_0", "zero_1"]
 KEYED = [("name", "string", "name"), ("v", "number", "v")]  # by a field that may change
 
 
@@ -40,7 +41,7 @@ def encoder(
     def read(collection: str, at: int) -> Iterator[list[Document]]:
         yield from ([document] for document in documents)
 
-    return Encoder(Catalog(tables), Rejects(), shards, {}, Reading(lambda: now, read))
+    return Encoder(Catalog(tables), Rejects(), shards, {}, Reading(lambda: now, read, lambda: SHARDS))
 
 
 def event(kind: str, coll: str, key: Any, before: Document | None = None, after: Document | None = None) -> Document:
@@ -68,8 +69,12 @@ def changes(entries: Sequence[Entry]) -> list[tuple[Any, ...]]:
     ]
 
 
+def entries_of(one: Encoder, *pieces: Piece) -> list[Entry]:
+    return [entry for some in one.entries(pieces) for entry in some]
+
+
 def encoded(one: Encoder, *events: Document) -> list[tuple[Any, ...]]:
-    return changes(one.entries([whole(*events)]))
+    return changes(entries_of(one, whole(*events)))
 
 
 def test_each_kind_of_write() -> None:
@@ -93,7 +98,7 @@ def test_where_no_row_changes_there_is_nothing_to_say() -> None:
     same = event("update", "c", "1", {"name": "a", "more": 1}, {"name": "a", "more": 2})
     stranger = event("insert", "other", "1", None, {"name": "a"})
     gone = event("gone", "c", "1")
-    assert one.entries([whole(same), whole(stranger, at=AT + 1), whole(gone, at=AT + 2), whole(at=AT + 3)]) == []
+    assert entries_of(one, whole(same), whole(stranger, at=AT + 1), whole(gone, at=AT + 2), whole(at=AT + 3)) == []
 
 
 def test_several_tables_of_one_collection() -> None:
@@ -120,7 +125,7 @@ def test_an_entry_is_a_transaction() -> None:
     wall = datetime(2024, 2, 29, 23, 59, 59, 999000)
     events = [event("insert", "c", str(number), None, {}) for number in range(3)]
     events[-1]["wallTime"] = wall
-    (entry,) = one.entries([whole(*events)])
+    (entry,) = entries_of(one, whole(*events))
     assert (entry.watermark, entry.commit_ms, entry.rows, entry.last, entry.shard_frames) == (
         position.watermark(AT),
         1709251199999,
@@ -129,7 +134,7 @@ def test_an_entry_is_a_transaction() -> None:
         None,
     )
     del events[-1]["wallTime"]
-    assert one.entries([whole(*events)])[0].commit_ms == (AT >> 32) * 1000
+    assert entries_of(one, whole(*events))[0].commit_ms == (AT >> 32) * 1000
 
 
 def test_a_transaction_that_comes_in_parts() -> None:
@@ -149,7 +154,7 @@ def test_a_transaction_that_comes_in_parts() -> None:
         Piece(AT + 2, [insert(3)], True, False),
         Piece(AT + 2, [], False, True),
     ]
-    entries = [entry for part in parts for entry in one.entries([part])]
+    entries = [entry for part in parts for entry in entries_of(one, part)]
     first, second = position.watermark(AT), position.watermark(AT + 2)
     assert [(entry.watermark, entry.rows, entry.last) for entry in entries] == [
         (first, 1, False),
@@ -184,7 +189,7 @@ def test_without_the_document_before_a_key_that_may_change_is_copied_afresh() ->
     lost = event("update", "c", 1, None, {"name": "b", "v": 1})
     known = event("update", "c", 1, {"name": "b", "v": 1}, {"name": "b", "v": 2})
     later = event("insert", "c", 3, None, {"name": "d", "v": 4})
-    made = changes(one.entries([whole(lost), whole(known, at=AT + 5), whole(later, at=AT + 6)]))
+    made = changes(entries_of(one, whole(lost), whole(known, at=AT + 5), whole(later, at=AT + 6)))
     assert made == [
         ("truncate", "t"),
         ("insert", "t", None, {"name": "b", "v": 2}),
@@ -224,7 +229,7 @@ def test_a_rename_empties_what_went_and_copies_what_came(
 
 def test_what_a_document_lacks_is_counted_and_left_out() -> None:
     rejects = Rejects()
-    one = Encoder(Catalog((table("t", "c", KEYED),)), rejects, (), {}, Reading(lambda: AT, lambda *_: iter(())))
+    one = Encoder(Catalog((table("t", "c", KEYED),)), rejects, (), {}, Reading(lambda: AT, lambda *_: iter(()), tuple))
     made = encoded(
         one, event("insert", "c", 1, None, {"v": 1}), event("update", "c", 1, {"v": 1}, {"v": 1, "name": "a"})
     )
@@ -271,7 +276,7 @@ def test_keys_that_move(index: bool, transactions: list[list[tuple[int, tuple[st
                 del documents[key]
             else:
                 documents[key] = after
-        strictly(rows, one.entries([whole(*events, at=AT + number)]))
+        strictly(rows, entries_of(one, whole(*events, at=AT + number)))
         if index:
             assert rows == {document["name"]: document for document in documents.values() if document["name"]}
 
@@ -280,9 +285,9 @@ def test_two_documents_may_swap_their_keys_in_a_transaction() -> None:
     one = encoder(table("t", "c", KEYED))
     a, b = {"name": "a", "v": 1}, {"name": "b", "v": 2}
     rows: dict[str, Any] = {}
-    strictly(rows, one.entries([whole(event("insert", "c", 1, None, a), event("insert", "c", 2, None, b))]))
+    strictly(rows, entries_of(one, whole(event("insert", "c", 1, None, a), event("insert", "c", 2, None, b))))
     swap = [event("update", "c", 1, a, {**a, "name": "b"}), event("update", "c", 2, b, {**b, "name": "a"})]
-    strictly(rows, one.entries([whole(*swap, at=AT + 1)]))
+    strictly(rows, entries_of(one, whole(*swap, at=AT + 1)))
     assert rows == {"a": {"name": "a", "v": 2}, "b": {"name": "b", "v": 1}}
 
 
@@ -306,7 +311,7 @@ def shard_changes(entry: Entry) -> dict[str, list[tuple[str, Any, Any]]]:
 def test_confirmations_go_to_their_shard_in_the_transaction_of_the_data() -> None:
     one = encoder(table("t", "c"), shards=[ShardTable("clients", "zc", Rejects())])
     events = [event("insert", "c", "1", None, {}), confirmed("insert", "zero_0", 1)]
-    (entry,) = one.entries([whole(*events, confirmed("update", "zero_0", 2, ("zero_0", 1)))])
+    (entry,) = entries_of(one, whole(*events, confirmed("update", "zero_0", 2, ("zero_0", 1))))
     assert [change[1] for change in changes([entry])] == ["t"]
     client = {"clientGroupID": "g", "clientID": "c", "userID": None}
     assert shard_changes(entry) == {
@@ -319,7 +324,7 @@ def test_confirmations_go_to_their_shard_in_the_transaction_of_the_data() -> Non
 
 def test_confirmations_alone_are_a_transaction_too() -> None:
     one = encoder(table("t", "c"), shards=[ShardTable("clients", "zc", Rejects())])
-    (entry,) = one.entries([whole(confirmed("delete", "zero_0", 0, ("zero_0", 1)))])
+    (entry,) = entries_of(one, whole(confirmed("delete", "zero_0", 0, ("zero_0", 1))))
     assert (entry.frames, entry.rows) == (b"", 0)
     key = {"clientGroupID": "g", "clientID": "c"}
     assert shard_changes(entry) == {"zero_0": [("delete", key, None)]}
@@ -327,7 +332,7 @@ def test_confirmations_alone_are_a_transaction_too() -> None:
 
 def test_a_confirmation_may_move_to_another_shard() -> None:
     one = encoder(table("t", "c"), shards=[ShardTable("clients", "zc", Rejects())])
-    (entry,) = one.entries([whole(confirmed("update", "zero_1", 5, ("zero_0", 4)))])
+    (entry,) = entries_of(one, whole(confirmed("update", "zero_1", 5, ("zero_0", 4))))
     made = shard_changes(entry)
     assert [change[0] for change in made["zero_0"]] == ["delete"]
     assert [change[0] for change in made["zero_1"]] == ["insert"]
@@ -337,7 +342,47 @@ def test_results_of_mutations_are_json() -> None:
     one = encoder(shards=[ShardTable("mutations", "zm", Rejects())])
     result = {"error": "app", "message": "no", "details": [1]}
     document = {"shard": "zero_0", "clientGroupID": "g", "clientID": "c", "mutationID": 7, "result": result}
-    (entry,) = one.entries([whole(event("insert", "zm", 1, None, document))])
+    (entry,) = entries_of(one, whole(event("insert", "zm", 1, None, document)))
     ((_, _, new),) = shard_changes(entry)["zero_0"]
     assert json.loads(new["result"]) == result
     assert (new["mutationID"], new["mutation"]) == (7, None)
+
+
+@pytest.mark.parametrize("kind", ["drop", "rename"])
+def test_a_shard_collection_that_is_gone_leaves_no_rows(kind: str) -> None:
+    one = encoder(shards=[ShardTable("clients", "zc", Rejects())])
+    gone: Document = {"_id": {"_data": "82"}, "operationType": kind, "ns": {"coll": "zc"}}
+    (entry,) = entries_of(one, whole(gone | ({"to": {"coll": "other"}} if kind == "rename" else {})))
+    for shard in SHARDS:
+        assert entry.shard_frames
+        (change,) = data(entry.shard_frames[shard])
+        assert (change["tag"], change["relations"][0]["name"]) == ("truncate", f"{shard}.clients")
+
+
+def test_a_collection_renamed_to_a_shard_collection_brings_its_rows() -> None:
+    document = {"_id": 1, "shard": "zero_1", "clientGroupID": "g", "clientID": "c", "lastMutationID": 3}
+    one = encoder(shards=[ShardTable("clients", "zc", Rejects())], documents=[document])
+    renamed: Document = {"_id": {"_data": "82"}, "operationType": "rename", "ns": {"coll": "b"}, "to": {"coll": "zc"}}
+    (entry,) = entries_of(one, whole(renamed))
+    tags = {shard: [change["tag"] for change in data(frames)] for shard, frames in (entry.shard_frames or {}).items()}
+    assert tags == {"zero_0": ["truncate"], "zero_1": ["truncate", "insert"]}
+
+
+def test_what_makes_many_rows_comes_in_parts() -> None:
+    """A collection under a watched name may be as large as any."""
+    one = encoder(table("t", "c"), documents=[{"_id": str(number)} for number in range(5000)])
+    renamed: Document = {"_id": {"_data": "82"}, "operationType": "rename", "ns": {"coll": "b"}, "to": {"coll": "c"}}
+    parts = list(one.entries([whole(renamed)]))
+    assert [entry.last for part in parts for entry in part] == [False, False, True]
+    assert sum(entry.rows for part in parts for entry in part) == 5001
+    assert len({entry.watermark for part in parts for entry in part}) == 1
+
+
+def test_a_swap_of_keys_may_come_in_two_batches_of_its_transaction() -> None:
+    one = encoder(table("t", "c", KEYED))
+    first = event("update", "c", 1, {"name": "a", "v": 1}, {"name": "b", "v": 1})
+    second = event("update", "c", 2, {"name": "b", "v": 2}, {"name": "a", "v": 2})
+    rows: dict[str, Any] = {"a": {"name": "a", "v": 1}, "b": {"name": "b", "v": 2}}
+    strictly(rows, entries_of(one, Piece(AT, [first], True, False)))
+    strictly(rows, entries_of(one, Piece(AT, [second], False, True)))
+    assert rows == {"a": {"name": "a", "v": 2}, "b": {"name": "b", "v": 1}}

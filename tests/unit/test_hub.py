@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
@@ -29,8 +29,9 @@ ALL = 1 << 30
 
 
 class FakeEncoder:
-    def entries(self, pieces: list[Piece]) -> list[Entry]:
-        return [entry(one.position, f"private {one.position}", last=one.last) for one in pieces]
+    def entries(self, pieces: Sequence[Piece]) -> Iterator[list[Entry]]:
+        if pieces:
+            yield [entry(one.position, f"private {one.position}", last=one.last) for one in pieces]
 
 
 EDITION = cast(Edition, SimpleNamespace(fingerprint="f", watched={}, encoder=FakeEncoder))
@@ -62,6 +63,7 @@ class FakeFeed:
             batch = self.batches.pop(0)
             if batch is not None and batch.pieces:
                 self.in_transaction = not batch.pieces[-1].last
+                self.progress = batch.progress
             return batch
         self.progress = self.progress // 10 * 10 + 10
         return Pieces([piece(self.progress)], self.progress)

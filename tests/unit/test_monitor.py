@@ -71,7 +71,9 @@ class Scene:
         return session
 
     def happens(self, pieces: Sequence[Piece], entries: Sequence[Entry]) -> None:
-        self.tally.batch(pieces, entries)
+        self.tally.read(pieces)
+        if entries:
+            self.tally.made(entries)
 
 
 @pytest.fixture

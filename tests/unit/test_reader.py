@@ -391,14 +391,18 @@ class FakeScan:
         self.batches = batches
         self.stop = stop
         self.stop_at = stop_at
+        self.over = Event()
 
     def __iter__(self) -> Iterator[list[Document]]:
         for number, documents in enumerate(self.batches):
             if number == self.stop_at:
                 self.stop.set()
-            if self.stop.is_set():
+            if self.over.is_set():
                 return
             yield documents
+
+    def end(self) -> None:
+        self.over.set()
 
 
 def test_a_copy_is_read_ahead_in_order() -> None:
@@ -422,3 +426,4 @@ def test_who_wants_no_more_of_a_copy_ends_its_thread() -> None:
     documents = prefetched(cast(Scan, scan), stop)
     next(documents)
     documents.close()  # type: ignore[attr-defined]
+    assert scan.over.is_set(), "also where it waits for MongoDB to come back"

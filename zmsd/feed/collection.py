@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from threading import Event
 from typing import NamedTuple
 
+from bson import DBRef
+
 from zmsd.feed.cursor import ENVELOPE, Batch, ChangeCursor
 from zmsd.feed.faults import EventTooLarge
 from zmsd.feed.lookup import AFTER, BEFORE, Lookup
@@ -111,6 +113,10 @@ class ContentReader(Reader):
                 # What comes under these names has none yet, or its own.
                 self._source.forget_images(event["ns"].get("coll"), event.get("to", {}).get("coll"))
         for collection, group in by_collection.items():
+            for event in group:
+                for image in (AFTER, BEFORE):
+                    if isinstance(event.get(image), DBRef):  # see as_documents
+                        event[image] = event[image].as_doc()
             if self._source.wants_images and collection not in self._source.images:
                 self._without_images.add(collection)
             wanted = self._watched[collection]

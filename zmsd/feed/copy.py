@@ -20,7 +20,7 @@ from zmsd.feed import position
 from zmsd.feed.channel import Channel, Closed
 from zmsd.feed.collection import Fields
 from zmsd.feed.faults import REFUSED_WAIT, SNAPSHOT_GONE, SNAPSHOT_RETRY, backoff, classify, code_of
-from zmsd.feed.source import CODEC, Document, Source
+from zmsd.feed.source import CODEC, Document, Source, as_documents
 from zmsd.log import Repeated, kv
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Scan:
     Through everything that heals it goes on from the last ``_id`` it read.
     """
 
-    def __init__(self, source: Source, collection: str, fields: Fields, at: int, stop: Event) -> None:
+    def __init__(self, source: Source, collection: str, fields: Fields, at: int) -> None:
         """:param at: the position at which to read"""
         self.collection = collection
         self.exact = True
@@ -43,7 +43,7 @@ class Scan:
         self._source = source
         self._fields = fields
         self._at = at
-        self._stop = stop
+        self._over = Event()
         self._last: Document | None = None  # {"_id": …} of the newest document, once there is one
         self._backoff = backoff()
         self._repeated = Repeated(log, f"copy of {collection}")
@@ -53,12 +53,16 @@ class Scan:
         return int(self._source.command({"count": self.collection})["n"])
 
     def __iter__(self) -> Iterator[list[Document]]:
-        while not self._stop.is_set():
+        while not self._over.is_set():
             try:
                 yield from self._read_on()
                 return
             except PyMongoError as error:
                 self._heal(error)
+
+    def end(self) -> None:
+        """Nobody wants the rest. Any thread."""
+        self._over.set()
 
     def _read_on(self) -> Iterator[list[Document]]:
         """From the last ``_id`` to the end. ``$gt`` in an expression goes on over all BSON types; the plain one would
@@ -77,7 +81,7 @@ class Scan:
             cursor = db.command(command, session=session, codec_options=CODEC)["cursor"]
             namespace = cursor["ns"].partition(".")[2]
             try:
-                documents: list[Document] = cursor["firstBatch"]
+                documents = as_documents(cursor["firstBatch"])
                 while True:
                     if documents:
                         self._last = {"_id": documents[-1]["_id"]}
@@ -87,7 +91,7 @@ class Scan:
                         return
                     more = {"getMore": cursor["id"], "collection": namespace, "batchSize": BATCH}
                     cursor = db.command(more, session=session, codec_options=CODEC)["cursor"]
-                    documents = cursor["nextBatch"]
+                    documents = as_documents(cursor["nextBatch"])
             except GeneratorExit:
                 with suppress(PyMongoError):
                     db.command({"killCursors": namespace, "cursors": [cursor["id"]]}, session=session)
@@ -111,7 +115,7 @@ class Scan:
         if not isinstance(fault, (SourceUnavailable, SourceRefused)):
             raise fault from error
         self._repeated.failed(str(fault))
-        self._stop.wait(REFUSED_WAIT if isinstance(fault, SourceRefused) else next(self._backoff))
+        self._over.wait(REFUSED_WAIT if isinstance(fault, SourceRefused) else next(self._backoff))
 
 
 def prefetched(scan: Scan, stop: Event) -> Iterator[list[Document]]:
@@ -145,5 +149,6 @@ def prefetched(scan: Scan, stop: Event) -> Iterator[list[Document]]:
         if stop.is_set():  # a part must not be taken for all
             raise
     finally:
+        scan.end()
         channel.close()
         thread.join()

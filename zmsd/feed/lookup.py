@@ -16,7 +16,7 @@ from pymongo.errors import PyMongoError
 
 from zmsd.feed import position
 from zmsd.feed.faults import SNAPSHOT_GONE, SNAPSHOT_RETRY, classify, code_of
-from zmsd.feed.source import CODEC, Document, Source
+from zmsd.feed.source import CODEC, Document, Source, as_documents
 
 Found = dict[bytes, Document]
 _WITH_AFTER = frozenset(("insert", "update", "replace"))
@@ -75,7 +75,8 @@ class Lookup:
         if self._select is not None:
             command["projection"] = self._select
         try:
-            return {_hashable(d["_id"]): d for d in self._source.db.cursor_command(command, codec_options=CODEC)}
+            found = list(self._source.db.cursor_command(command, codec_options=CODEC))
+            return {_hashable(document["_id"]): document for document in as_documents(found)}
         except PyMongoError as error:
             if code_of(error) in SNAPSHOT_GONE | SNAPSHOT_RETRY:
                 return None

@@ -10,6 +10,7 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
+from bson import DBRef
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import MongoClient
 from pymongo.database import Database
@@ -57,6 +58,13 @@ class Topology:
     @property
     def has_documents_stage(self) -> bool:
         return self.version >= (5, 1)
+
+
+def as_documents(found: list[Any]) -> list[Document]:
+    """Documents of a reply: pymongo makes a DBRef of one that has ``$ref`` and ``$id`` at its top."""
+    if DBRef in set(map(type, found)):
+        return [one.as_doc() if isinstance(one, DBRef) else one for one in found]
+    return found
 
 
 @contextmanager

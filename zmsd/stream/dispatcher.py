@@ -156,11 +156,13 @@ class Dispatcher:
             raise Closed
 
     def _append(self, encoder: Encoder, pieces: Pieces) -> None:
-        entries = encoder.entries(pieces.pieces) if pieces.pieces else []
-        if pieces.pieces:
-            self._hub.tally.batch(pieces.pieces, entries)
-        if entries:
+        made = False
+        for entries in encoder.entries(pieces.pieces):
             self._log.extend(entries)
+            self._hub.tally.made(entries)
+            made = True
+        self._hub.tally.read(pieces.pieces)
+        if made:
             self._last_entry = time.monotonic()
             self._checkpoint(pieces)
         elif time.monotonic() - self._last_entry >= self._heartbeat:

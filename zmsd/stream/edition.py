@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from threading import Event
 from typing import Any, NamedTuple
 
@@ -78,13 +78,22 @@ def step(old: Published, new: Published) -> Step:
 class Edition:
     """May be used from any thread."""
 
-    def __init__(self, published: Published, source: Source, rejects: Rejects, stop: Event) -> None:
+    def __init__(
+        self,
+        published: Published,
+        source: Source,
+        rejects: Rejects,
+        stop: Event,
+        shards: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        """:param shards: the names of all shards that have ever got a copy"""
         self.published = published
         self.fingerprint = published.fingerprint
         self.catalog = published.catalog
         self._source = source
         self._rejects = rejects
         self._stop = stop
+        self._shards = shards
         named = {"clients": published.clients_collection, "mutations": published.mutations_collection}
         self.shard_tables = [ShardTable(kind, name, rejects) for kind, name in named.items() if name]
         computed: dict[str, list[Table]] = {}
@@ -103,7 +112,7 @@ class Edition:
         """Every collection that is read, and what is wanted of it."""
 
     def encoder(self) -> Encoder:
-        reading = Reading(self._source.operation_time, self.documents)
+        reading = Reading(self._source.operation_time, self.documents, self._shards)
         return Encoder(self.catalog, self._rejects, self.shard_tables, self._evaluators, reading)
 
     def _run(self, pipeline: list[Document]) -> list[Document]:
@@ -111,10 +120,10 @@ class Edition:
 
     def documents(self, collection: str, at: int) -> Iterator[list[Document]]:
         """All documents of a collection at a position, in batches."""
-        return prefetched(self.scan(collection, at, self._stop), self._stop)
+        return prefetched(self.scan(collection, at), self._stop)
 
-    def scan(self, collection: str, at: int, stop: Event) -> Scan:
-        return Scan(self._source, collection, self.watched[collection].fields, at, stop)
+    def scan(self, collection: str, at: int) -> Scan:
+        return Scan(self._source, collection, self.watched[collection].fields, at)
 
 
 MakeEdition = Callable[[Published], Edition]

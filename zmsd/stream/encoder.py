@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from zmsd.stream.tables import TableEncoder
 log = logging.getLogger(__name__)
 
 _ROWS = frozenset(("insert", "update", "replace", "delete"))
+_PART = 2000
+"""Messages after which a transaction goes on in another entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class Reading:
     """The position of the database now."""
     documents: Callable[[str, int], Iterator[list[Document]]]
     """(collection, position) -> all its documents at that position, in batches."""
+    shards: Callable[[], Iterable[str]]
+    """The names of all shards (``zero_0``) that have ever got a copy."""
 
 
 class Encoder:
@@ -61,38 +66,49 @@ class Encoder:
         """Called now and then while a whole collection is read."""
         self._begun = False
 
-    def entry(self, piece: Piece) -> Entry | None:
-        """The entry of a piece; None where nothing in it concerns a table."""
-        return next(iter(self.entries([piece])), None)
+    def entries(self, pieces: Sequence[Piece]) -> Iterator[list[Entry]]:
+        """The entries of a batch of pieces: at once, but for those of an event that makes many rows."""
+        if pieces and pieces[0].first:
+            for tables in self.tables.values():
+                for table in tables:
+                    table.begin_batch()
+        made: list[Entry] = []
+        for piece in pieces:
+            for entry in self._entries(piece):
+                made.append(entry)
+                if entry.rows >= _PART:
+                    yield made
+                    made = []
+        if made:
+            yield made
 
-    def entries(self, pieces: Iterable[Piece]) -> list[Entry]:
-        """The same for a batch of pieces."""
-        for tables in self.tables.values():
-            for table in tables:
-                table.begin_batch()
-        return [entry for piece in pieces if (entry := self._entry(piece)) is not None]
-
-    def _entry(self, piece: Piece) -> Entry | None:
+    def _entries(self, piece: Piece) -> Iterator[Entry]:
+        if piece.first:
+            self._begun = False
         frames: list[bytes] = []
         by_shard: dict[str, list[bytes]] = {}
         for event in piece.events:
             collection = event["ns"].get("coll")
             if collection in self.tables or "to" in event:
-                frames += self._frames(event, collection, piece.position)
-            if collection in self._shards:
-                for shard, data in self._shards[collection].changes(event):
+                for some in self._frames(event, collection, piece.position):
+                    frames += some
+                    if len(frames) >= _PART:
+                        yield self._part(piece, frames, by_shard, last=False)
+                        frames, by_shard = [], {}
+            if collection in self._shards or "to" in event:
+                for shard, data in self._of_shards(event, collection, piece.position):
                     by_shard.setdefault(shard, []).append(data)
-        if piece.first:
-            self._begun = False
-        if not frames and not by_shard and not (piece.last and self._begun):
-            return None
+        if frames or by_shard or (piece.last and self._begun):
+            yield self._part(piece, frames, by_shard, last=piece.last)
+
+    def _part(self, piece: Piece, frames: list[bytes], by_shard: Mapping[str, list[bytes]], *, last: bool) -> Entry:
         self._begun = True
         return Entry(
             position.watermark(piece.position),
             commit_ms(piece),
             len(frames),
             b"".join(frames),
-            piece.last,
+            last,
             {shard: b"".join(data) for shard, data in by_shard.items()} or None,
         )
 
@@ -111,31 +127,43 @@ class Encoder:
             frames += rows
         return frames
 
-    def _frames(self, event: Document, collection: str, at: int) -> list[bytes]:
+    def _frames(self, event: Document, collection: str, at: int) -> Iterable[list[bytes]]:
+        """Messages, in lists of a length that memory bears."""
         kind = event["operationType"]
         if kind in _ROWS:
-            frames: list[bytes] = []
             known = kind == "insert" or event.get(BEFORE) is not None or "beforeKnown" in event
+            made: list[Iterable[list[bytes]]] = []
             for table in self.tables[collection]:
                 if at <= table.copied_at:
                     continue
                 if not known and not table.follows_from_id:
-                    frames += self._afresh(collection, table)
+                    made.append(self._afresh(collection, table))
                     continue
                 changes = table.changes(event) if known else table.changes_from_unknown(event)
                 self.rows[table.name] += len(changes)
-                frames += changes
-            return frames
+                made.append((changes,))
+            return made[0] if len(made) == 1 else itertools.chain.from_iterable(made)
         if kind not in ("drop", "rename"):
-            return []
-        frames = [table.messages.truncate() for table in self.tables.get(collection, ())]
-        if kind == "rename":
-            target = event["to"]["coll"]
-            frames += [table.messages.truncate() for table in self.tables.get(target, ())]
-            frames += self._all(target, at, None)
-        return frames
+            return ()
+        target = event.get("to", {}).get("coll")
+        emptied = [table for name in (collection, target) for table in self.tables.get(name, ())]
+        return itertools.chain([[table.messages.truncate() for table in emptied]], self._all(target, at, None))
 
-    def _afresh(self, collection: str, table: TableEncoder) -> list[bytes]:
+    def _of_shards(self, event: Document, collection: str, at: int) -> Iterator[tuple[str, bytes]]:
+        kind = event["operationType"]
+        if kind in _ROWS:
+            yield from self._shards[collection].changes(event)
+        elif kind in ("drop", "rename"):
+            target = event.get("to", {}).get("coll")
+            for name in sorted(self._shards.keys() & {collection, target}):
+                yield from self._shards[name].emptied(self._reading.shards())
+            if target in self._shards:
+                for documents in self._reading.documents(target, at):
+                    self.progress()
+                    for document in documents:
+                        yield from self._shards[target].changes({"operationType": "insert", "fullDocument": document})
+
+    def _afresh(self, collection: str, table: TableEncoder) -> Iterator[list[bytes]]:
         """A table whose change cannot be told without the document before: all its rows, as they are now.
 
         What happened up to then is in them already, so the table's events are passed over until that position.
@@ -143,13 +171,14 @@ class Encoder:
         now = self._reading.now()
         log.warning(kv("table copied afresh", table=table.name, reason="a change came without the document before"))
         table.copied_at = now
-        return [table.messages.truncate(), *self._all(collection, now, [table])]
+        yield [table.messages.truncate()]
+        yield from self._all(collection, now, [table])
 
-    def _all(self, collection: str, at: int, tables: list[TableEncoder] | None) -> Iterator[bytes]:
+    def _all(self, collection: str, at: int, tables: list[TableEncoder] | None) -> Iterator[list[bytes]]:
         if tables or self.tables.get(collection):
             for documents in self._reading.documents(collection, at):
                 self.progress()
-                yield from self.copied(collection, documents, tables)
+                yield self.copied(collection, documents, tables)
 
 
 def commit_ms(piece: Piece) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import BoundedSemaphore, Condition, Event
 from typing import Protocol
@@ -102,8 +104,8 @@ class Hub:
             while feed.progress < end:
                 pieces = feed.read()
                 for piece in pieces.pieces if pieces else ():
-                    if piece.position <= end and (entry := encoder.entry(piece)) is not None:
-                        yield entry
+                    if piece.position <= end:
+                        yield from itertools.chain.from_iterable(encoder.entries([piece]))
 
     def _check_history(self, place: str) -> None:
         """The event of the newest checkpoint up to a place must still be there: in a restored database it is not,
@@ -148,22 +150,32 @@ class CatchUp:
         self._tail: Tail | None = None
         self._encoder = edition.encoder()
         self._feed = DatabaseFeed(hub.source, edition.watched, position.parse(place)[0], stop)
+        self._entries = self._read()
         log.info(kv("catching up", place=place, log_head=hub.log.head))
 
     def take(self, rows: int, size: int, timeout: float) -> Sequence[Entry]:
-        """As Tail.take; ``rows`` and ``size`` bound nothing here but by the batches of the feed."""
-        if self._tail is not None:
-            return self._tail.take(rows, size, timeout)
-        pieces = self._feed.read()
-        if pieces is None:
-            return ()
-        entries = self._encoder.entries(pieces.pieces)
-        if not self._feed.in_transaction:
-            self._tail = self._hub.log.tail(position.watermark(pieces.progress), self._edition.fingerprint)
-            if self._tail is not None:
-                log.info(kv("caught up", place=position.watermark(pieces.progress)))
-                self.close()
-        return entries
+        """As Tail.take; until it meets the log ``rows`` and ``size`` bound nothing here but by the batches of the feed.
+
+        After an error this is of no use any more.
+        """
+        if self._tail is None:
+            with suppress(StopIteration):
+                return next(self._entries)
+        assert self._tail is not None
+        return self._tail.take(rows, size, timeout)
+
+    def _read(self) -> Iterator[Sequence[Entry]]:
+        """What the private feed brings, until the log has what comes next."""
+        while self._tail is None:
+            pieces = self._feed.read()
+            made = self._encoder.entries(pieces.pieces if pieces else ())
+            yield next(made, ())
+            yield from made
+            if not self._feed.in_transaction:
+                place = position.watermark(self._feed.progress)
+                self._tail = self._hub.log.tail(place, self._edition.fingerprint)
+        log.info(kv("caught up", place=place))
+        self.close()
 
     def close(self) -> None:
         self._feed.close()

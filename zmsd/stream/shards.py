@@ -7,7 +7,7 @@ for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from zmsd.catalog.catalog import Table
 from zmsd.catalog.mapping import Mapping
@@ -60,12 +60,20 @@ class ShardTable:
             shard = str(new_shard if new is not None else old_shard)
             yield shard, self._message(shard, change)
 
+    def emptied(self, shards: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """(shard, message) for each shard: the collection was dropped, or another one took its name."""
+        for shard in shards:
+            yield shard, self._messages_of(shard).truncate()
+
     def copied(self, shard: str, documents: list[Document]) -> list[bytes]:
         """Insert messages for one shard."""
         rows: list[Row | None] = [self._row(document) for document in documents if document.get("shard") == shard]
         return [self._message(shard, RowChange("insert", None, row[1])) for row in rows if row is not None]
 
     def _message(self, shard: str, change: RowChange) -> bytes:
+        return self._messages_of(shard).frame(change)
+
+    def _messages_of(self, shard: str) -> TableMessages:
         if shard not in self._messages:
             self._messages[shard] = TableMessages(f"{shard}.{self.kind}", _PRIMARY[self.kind])
-        return self._messages[shard].frame(change)
+        return self._messages[shard]

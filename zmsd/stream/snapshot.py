@@ -92,7 +92,7 @@ class Copy:
         }
         shards = {table.collection: table for table in self.edition.shard_tables if table.kind in shard_tables}
         names = sorted(shards.keys() | {name for name, found in chosen.items() if found})
-        scans = [self.edition.scan(name, self.at, self._stop) for name in names]
+        scans = [self.edition.scan(name, self.at) for name in names]
         self.progress.estimated = sum(persist("copy", scan.estimate, self._stop) for scan in scans)
         reported = time.monotonic()
         for scan in scans:

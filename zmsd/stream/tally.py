@@ -15,8 +15,8 @@ _LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 
 
 
 class Tally:
-    """The plain numbers are written by the dispatcher's thread alone, in ``batch`` and by its encoder, and read by any
-    thread: they cost the hot path no lock. What more than one thread counts are metrics."""
+    """The plain numbers are written by the dispatcher's thread alone (``read``, ``made``, and its encoder), and read by
+    any thread: they cost the hot path no lock. What more than one thread counts are metrics."""
 
     def __init__(self, registry: Registry) -> None:
         self.events: Counter[str] = Counter()
@@ -59,8 +59,8 @@ class Tally:
         self.sent_bytes = registry.counter("zmsd_sent_bytes_total", "Bytes sent, to all clients").labels()
         self.resets = registry.counter("zmsd_resets_total", "Clients told to copy everything afresh").labels()
 
-    def batch(self, pieces: Sequence[Piece], entries: Sequence[Entry]) -> None:
-        """What was read at once, and what came of it."""
+    def read(self, pieces: Sequence[Piece]) -> None:
+        """What the live feed has read at once."""
         now = time.time()
         newest: dict[str, Piece] = {}
         for piece in pieces:
@@ -70,9 +70,11 @@ class Tally:
                 newest[name] = piece
         for name, piece in newest.items():
             self.lags[name] = max(now - commit_ms(piece) / 1000, 0.0)
+
+    def made(self, entries: Sequence[Entry]) -> None:
+        """What came of it, and is ready to be sent."""
         self.transactions += sum(entry.last for entry in entries)
-        if entries:
-            self._worst = max(now - entries[0].commit_ms / 1000, self._worst or 0.0)
+        self._worst = max(time.time() - entries[0].commit_ms / 1000, self._worst or 0.0)
 
     def sent(self, entries: Sequence[Entry], since: float) -> None:
         """Sent to a client; any thread.
