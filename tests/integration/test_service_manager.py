@@ -109,8 +109,8 @@ import time
 from zmsd.stream import dispatcher, encoder
 
 dispatcher._PATIENCE = 2.0
-entry = encoder.Encoder._entry
-encoder.Encoder._entry = lambda self, piece: time.sleep(1000) if piece.events else entry(self, piece)
+entries = encoder.Encoder.entries
+encoder.Encoder.entries = lambda self, pieces: time.sleep(1000) if pieces else entries(self, pieces)
 """
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from threading import Event, Lock, Thread
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from unittest.mock import MagicMock
 
 import pytest
@@ -22,11 +24,11 @@ from zmsd.feed.collection import Watched
 from zmsd.feed.copy import Scan, prefetched
 from zmsd.feed.cursor import ChangeCursor
 from zmsd.feed.faults import TokenUnfit
-from zmsd.feed.feed import CollectionFeed, DatabaseFeed, Feed
+from zmsd.feed.feed import AdaptiveFeed, CollectionFeed, DatabaseFeed, Feed, StreamFeed
 from zmsd.feed.lookup import Lookup
 from zmsd.feed.reader import Health, Reader
 from zmsd.feed.sequencer import Piece
-from zmsd.feed.source import Document, Source
+from zmsd.feed.source import Document, Source, Topology
 from zmsd.metrics import Counter
 
 T = 1795407798 << 32 | 20
@@ -213,9 +215,12 @@ def test_behind_what_ended_a_stream_it_begins_again() -> None:
 # FEEDS
 
 
+F = TypeVar("F", DatabaseFeed, CollectionFeed, StreamFeed, AdaptiveFeed)
+
+
 @contextmanager
-def reading(kind: type[Feed], script: Script) -> Iterator[Feed]:
-    with kind(script.source, {"a": Watched(None), "b": Watched(None)}, T) as feed:
+def reading(kind: type[F], script: Script) -> Iterator[F]:
+    with closing(kind(script.source, {"a": Watched(None), "b": Watched(None)}, T)) as feed:
         yield feed
 
 
@@ -250,7 +255,7 @@ def test_both_feeds_give_the_same() -> None:
 
 
 @pytest.mark.parametrize("kind", [CollectionFeed, DatabaseFeed])
-def test_progress_lies_behind_everything_that_was_read(kind: type[Feed]) -> None:
+def test_progress_lies_behind_everything_that_was_read(kind: type[StreamFeed]) -> None:
     content = batch(event(T + 3, 0, "a"), upto=T + 4)
     script = Script(database=[batch(upto=T + 2), content, batch(upto=T + 9)], a=[content])
     with reading(kind, script) as feed:
@@ -261,7 +266,7 @@ def test_progress_lies_behind_everything_that_was_read(kind: type[Feed]) -> None
 
 
 @pytest.mark.parametrize("kind", [CollectionFeed, DatabaseFeed])
-def test_nothing_is_claimed_of_the_time_at_which_a_stream_begins(kind: type[Feed]) -> None:
+def test_nothing_is_claimed_of_the_time_at_which_a_stream_begins(kind: type[StreamFeed]) -> None:
     """MongoDB answers startAtOperationTime: t with the token of t, also before anything has happened at t. What happens
     then, at the very next increment, would be passed over by one who begins again after it."""
     with reading(kind, Script(database=[batch(upto=T + 1)])) as feed:
@@ -283,7 +288,7 @@ def test_a_token_that_does_not_fit_tears_no_transaction() -> None:
 
 
 @pytest.mark.parametrize("kind", [CollectionFeed, DatabaseFeed])
-def test_a_lost_position_is_raised(kind: type[Feed]) -> None:
+def test_a_lost_position_is_raised(kind: type[StreamFeed]) -> None:
     def lost(feed: Feed) -> None:
         for _ in range(100):
             feed.read()
@@ -300,10 +305,10 @@ def test_a_lost_position_of_one_collection_is_raised() -> None:
 
 def test_a_feed_is_ended_from_outside_and_ends_nobody_else() -> None:
     stop = Event()
-    with DatabaseFeed(Script().source, {}, T, stop) as feed:
+    with closing(DatabaseFeed(Script().source, {}, T, stop)) as feed:
         feed.read()
     assert not stop.is_set()
-    with DatabaseFeed(Script().source, {}, T, stop) as feed:
+    with closing(DatabaseFeed(Script().source, {}, T, stop)) as feed:
         stop.set()
         with pytest.raises(Closed):
             feed.read()
@@ -334,6 +339,93 @@ def test_a_reader_in_trouble_does_not_hold_up_the_feed() -> None:
         thread.start()
         thread.join(2)
         assert len(reads) == 3
+
+
+@pytest.mark.parametrize(
+    ("version", "more", "known"),
+    [(7, {}, True), (7, {"txnNumber": 5}, False), (7, {"operationType": "dropDatabase"}, False), (8, {}, False)],
+)
+def test_what_is_in_no_transaction_is_whole_at_once(version: int, more: Document, known: bool) -> None:
+    """From MongoDB 8 on the inserts of a batch share their time without being in one."""
+    script = Script(database=[batch(event(T + 1, **more))])
+    script.source.topology = Topology(False, (version, 0), "rs0")
+    with reading(DatabaseFeed, script) as feed:
+        (piece,) = pieces_of(feed, bool)
+        assert piece.last == known
+
+
+class Oplog(Script):
+    """Answers of a history, from wherever a stream begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source.topology = Topology(False, (8, 0), "rs0")
+        self.events: list[Document] = []
+        self._places: list[int] = []  # of each stream: how many events it has seen
+
+    def write(self, at: int, count: int, rng: random.Random) -> None:
+        """One transaction."""
+        self.events += [event(at, number, rng.choice("ab")) for number in range(count)]
+
+    def command(self, command: Document, **_: Any) -> Document:
+        with self._lock:
+            if "killCursors" in command:
+                return {}
+            if "aggregate" in command:
+                options = command["pipeline"][0]["$changeStream"]
+                start = f"82{position.of_timestamp(options['startAtOperationTime']):016X}"
+                self.opened.append((None if command["aggregate"] == 1 else command["aggregate"], options))
+                self._places.append(sum(one["_id"]["_data"] < start for one in self.events))
+                number = len(self._places)
+            else:
+                number = command["getMore"]
+            stream, size = self.opened[number - 1][0], command.get("batchSize") or command["cursor"]["batchSize"]
+            found: list[Document] = []
+            while len(found) < size and self._places[number - 1] < len(self.events):
+                one = self.events[self._places[number - 1]]
+                self._places[number - 1] += 1
+                if stream in (None, one["ns"]["coll"]):
+                    found.append(one)
+            seen = self._places[number - 1]
+            token = self.events[seen - 1]["_id"] if seen else mark(T)
+        if not found:
+            Event().wait(0.005)
+        key = "firstBatch" if "aggregate" in command else "nextBatch"
+        reply = {"id": number, "ns": "db.c", key: found, "postBatchResumeToken": token}
+        return {"cursor": reply}
+
+
+def test_a_backlog_is_read_as_one_stream_and_what_comes_later_by_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost, or comes twice or torn, where one takes over from the other."""
+    monkeypatch.setattr(feeds, "_CALM", (1000, 0.05))
+    rng = random.Random(5)
+    script = Oplog()
+    at = T
+    ways: list[type] = []
+    got: list[Piece] = []
+    with reading(AdaptiveFeed, script) as feed:
+        for burst in (1, 9000, 10, 1, 12_000, 3):
+            end = len(script.events) + burst
+            while len(script.events) < end:
+                at += rng.choice([1, 1, 1, 5])
+                script.write(at, rng.choice([1] * 50 + [2, 7, 40, 2500 if burst > 1000 else 1]), rng)
+            wait_until(lambda: _read(feed, got, ways) and sum(len(p.events) for p in got) == len(script.events), "all")
+            wait_until(lambda: _read(feed, got, ways) is CollectionFeed, "it is calm")
+    assert [event for piece in got for event in piece.events] == script.events
+    taken = [kind for kind, _ in itertools.groupby(ways)]
+    assert taken == [CollectionFeed, DatabaseFeed, CollectionFeed, DatabaseFeed, CollectionFeed]
+    wholes = [piece.position for piece in got if piece.last]
+    assert wholes == sorted({position.of_token(one["_id"]) for one in script.events})
+    for before, piece in itertools.pairwise(got):
+        assert piece.first == before.last
+        assert (piece.position == before.position) == (not piece.first)
+
+
+def _read(feed: AdaptiveFeed, got: list[Piece], ways: list[type]) -> type:
+    pieces = feed.read()
+    got += pieces.pieces if pieces else []
+    ways.append(type(feed._feed))
+    return ways[-1]
 
 
 # LOOK-UPS, WHERE THERE ARE NO IMAGES

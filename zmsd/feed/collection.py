@@ -42,7 +42,7 @@ class Watched(NamedTuple):
 
 
 _WITH_AFTER, _WITH_BEFORE = ("insert", "update", "replace"), ("update", "replace", "delete")
-_OF_DOCUMENTS = frozenset((*_WITH_AFTER, *_WITH_BEFORE))
+OF_DOCUMENTS = frozenset((*_WITH_AFTER, *_WITH_BEFORE))
 
 
 def projection(fields: Fields) -> Document:
@@ -62,7 +62,7 @@ def wanted_changes(watched: Mapping[str, Watched]) -> list[Document]:
     if not filtered:
         return []
     images = {AFTER: _WITH_AFTER, BEFORE: _WITH_BEFORE}
-    stay: list[Document] = [{"operationType": {"$nin": sorted(_OF_DOCUMENTS)}}, {"ns.coll": {"$nin": sorted(filtered)}}]
+    stay: list[Document] = [{"operationType": {"$nin": sorted(OF_DOCUMENTS)}}, {"ns.coll": {"$nin": sorted(filtered)}}]
     stay += [{"operationType": {"$in": list(kinds)}, image: None} for image, kinds in images.items()]
     stay += [
         {"ns.coll": name, **{f"{image}.{path}": condition for path, condition in one.items()}}
@@ -107,7 +107,7 @@ class ContentReader(Reader):
         by_collection: dict[str, list[Document]] = {}
         for event in events:
             kind = event["operationType"]
-            if kind in _OF_DOCUMENTS:
+            if kind in OF_DOCUMENTS:
                 by_collection.setdefault(event["ns"]["coll"], []).append(event)
             else:
                 # What comes under these names has none yet, or its own.

@@ -20,7 +20,7 @@ from zmsd.feed import position
 from zmsd.feed.faults import TokenUnfit, classify
 from zmsd.feed.source import CODEC, Document, Source
 
-ENVELOPE = ("operationType", "ns.coll", "to.coll", "documentKey", "wallTime")
+ENVELOPE = ("operationType", "ns.coll", "to.coll", "documentKey", "txnNumber", "wallTime")
 """What is wanted of every event, besides its documents."""
 _FEW = 20
 AWAIT_MS = 1000

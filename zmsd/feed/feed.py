@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 from threading import Event
 from types import TracebackType
 
 from zmsd.deadline import Deadline
+from zmsd.feed import position
 from zmsd.feed.channel import Closed
-from zmsd.feed.collection import CollectionReader, DatabaseReader, Watched
+from zmsd.feed.collection import OF_DOCUMENTS, CollectionReader, DatabaseReader, Watched
 from zmsd.feed.cursor import AWAIT_MS, Batch
 from zmsd.feed.order import OrderReader
 from zmsd.feed.reader import Health, ReaderThread
 from zmsd.feed.sequencer import Grouper, Pieces, Sequencer
-from zmsd.feed.source import Source
+from zmsd.feed.source import Document, Source
 
+log = logging.getLogger(__name__)
+
+_BACKLOG = 3
+"""Full batches after which it is one."""
+_CALM = (1000, 1.0)
+"""Less than so many events in so many seconds: it is none any more."""
 SETTLE_MS = 1
 """Milliseconds that a stream with content is asked again for the rest of a transaction whose end is not known."""
 
@@ -25,30 +34,15 @@ class Feed:
     A context manager: on leaving, the readers have been told to end and were waited for.
     """
 
-    def __init__(self, source: Source, watched: Mapping[str, Watched], after: int, stop: Event | None = None) -> None:
-        """:param watched: the collections, and what is wanted of them
-        :param after: the position after which it begins
-        :param stop: ends it from outside, also where it waits for MongoDB to come back
-        """
-        self.health = Health(source.failures)
-        self._stop = stop or Event()
-        self._sharded = source.topology.sharded
-        self._grouper = Grouper(after, sharded=self._sharded)
-
     @property
-    def progress(self) -> int:
-        """Everything up to this position has been read."""
-        return self._grouper.progress
+    def health(self) -> Health:
+        """Of its readers. Any thread."""
+        raise NotImplementedError
 
     @property
     def queues(self) -> dict[str, tuple[int, int]]:
         """Reader -> (batches that wait in its queue, how many may). Any thread."""
         return {}
-
-    @property
-    def in_transaction(self) -> bool:
-        """The end of what was read last is not known yet."""
-        return self._grouper.is_open
 
     def read(self) -> Pieces | None:
         """What came next, perhaps nothing but progress; None when there was nothing in about a second.
@@ -70,11 +64,40 @@ class Feed:
         self.close()
 
 
-class DatabaseFeed(Feed):
+class StreamFeed(Feed):
+    """Reads one way."""
+
+    def __init__(self, source: Source, watched: Mapping[str, Watched], after: int, stop: Event | None = None) -> None:
+        """:param watched: the collections, and what is wanted of them
+        :param after: the position after which it begins
+        :param stop: ends it from outside, also where it waits for MongoDB to come back
+        """
+        self._health = Health(source.failures)
+        self._stop = stop or Event()
+        self._sharded = source.topology.sharded
+        self._grouper = Grouper(after, sharded=self._sharded)
+
+    @property
+    def health(self) -> Health:
+        return self._health
+
+    @property
+    def progress(self) -> int:
+        """Everything up to this position has been read."""
+        return self._grouper.progress
+
+    @property
+    def in_transaction(self) -> bool:
+        """The end of what was read last is not known yet."""
+        return self._grouper.is_open
+
+
+class DatabaseFeed(StreamFeed):
     """One stream over the database, read by the caller's own thread. Also what a client that is behind reads from."""
 
     def __init__(self, source: Source, watched: Mapping[str, Watched], after: int, stop: Event | None = None) -> None:
         super().__init__(source, watched, after, stop)
+        self._groups_inserts = source.topology.groups_inserts
         self._reader = DatabaseReader(source, watched, after, self._stop, self.health)
 
     def read(self) -> Pieces | None:
@@ -83,18 +106,29 @@ class DatabaseFeed(Feed):
         batch = self._reader.step(SETTLE_MS if self._grouper.is_open else AWAIT_MS)
         if batch is None:
             return None
-        # A batch of content may have been cut at 16 MB: only an empty one tells the end, behind mongos not even that
-        return self._grouper.group(batch.events, batch.token, ended=not batch.events and not self._sharded)
+        return self._grouper.group(batch.events, batch.token, ended=not self._sharded and self._ended(batch))
 
     def close(self) -> None:
         self._reader.close()
 
+    def _ended(self, batch: Batch) -> bool:
+        """Nothing more has the last event's time. A batch of content may have been cut at 16 MB, so only an empty one
+        says so; but what is in no transaction is alone at its time, which saves that question: 1.5 of 4.7 ms."""
+        return not batch.events or (
+            not self._groups_inserts
+            and "txnNumber" not in batch.events[-1]
+            and batch.events[-1]["operationType"] in OF_DOCUMENTS
+        )
 
-class CollectionFeed(Feed):
+
+class CollectionFeed(StreamFeed):
     """A stream and a thread per collection, and one more of each for the order."""
 
     def __init__(self, source: Source, watched: Mapping[str, Watched], after: int) -> None:
         super().__init__(source, watched, after)
+        self.behind = False
+        """There is a backlog, before which it has come to rest: another feed may go on at its progress."""
+        self._full = 0  # batches of the order, one after the other, that did not hold all that was there
         self._batch: Batch | None = None  # of the order, for which some reader has not brought all yet
         order = OrderReader(source, watched, after, self._stop, self.health)
         self._order = ReaderThread(order, self._stop, keep_empty=True)
@@ -120,18 +154,87 @@ class CollectionFeed(Feed):
             self._batch = batch
             return None
         self._batch = None
+        self._full = 0 if batch.short else self._full + 1
+        if self._full >= _BACKLOG and (whole := _but_the_last(events)):
+            self.behind = True
+            return self._grouper.group(whole, whole[-1]["_id"], ended=True)
         # An entry of the order is far too small for 16 MB to end a batch: a short one ended because all was said.
         return self._grouper.group(events, batch.token, ended=batch.short and not self._sharded)
 
-    def close(self) -> None:
+    def leave(self) -> None:
+        """Its readers may end, which those that wait for events do within a second."""
         self._stop.set()
         for reader in (self._order, *self._readers.values()):
             reader.channel.close()
+
+    def close(self) -> None:
+        self.leave()
         deadline = Deadline(5.0)
         for reader in (self._order, *self._readers.values()):
             reader.thread.join(deadline.remaining())
 
 
+class AdaptiveFeed(Feed):
+    """A stream for each collection, as long as they keep up; for a backlog one over the database.
+
+    mongod reads the oplog for each stream: of 25,000 changes/s that come by one stream, 15,000 do by those of five
+    collections and their order.
+    """
+
+    def __init__(self, source: Source, watched: Mapping[str, Watched], after: int) -> None:
+        self._source = source
+        self._watched = watched
+        self._feed: CollectionFeed | DatabaseFeed = CollectionFeed(source, watched, after)
+        self._left: CollectionFeed | None = None  # its readers may not have ended yet
+        self._since = 0.0  # monotonic seconds: when the events of the backlog's stream were counted last
+        self._events = 0
+
+    @property
+    def health(self) -> Health:
+        return self._feed.health
+
+    @property
+    def queues(self) -> dict[str, tuple[int, int]]:
+        return self._feed.queues
+
+    def read(self) -> Pieces | None:
+        feed = self._feed
+        if isinstance(feed, CollectionFeed):
+            if feed.behind:
+                self._catch_up(feed)
+        elif time.monotonic() - self._since >= _CALM[1] and not feed.in_transaction:
+            self._count(feed)
+        pieces = self._feed.read()
+        self._events += sum(len(piece.events) for piece in pieces.pieces) if pieces else 0
+        return pieces
+
+    def close(self) -> None:
+        self._feed.close()
+        if self._left is not None:
+            self._left.close()
+
+    def _catch_up(self, feed: CollectionFeed) -> None:
+        log.debug("backlog: reading the database as one stream")
+        feed.leave()
+        self._left = feed
+        self._feed = DatabaseFeed(self._source, self._watched, feed.progress)
+        self._since, self._events = time.monotonic(), 0
+
+    def _count(self, feed: DatabaseFeed) -> None:
+        if self._events < _CALM[0]:
+            log.debug("no backlog: reading each collection by itself")
+            self.close()
+            self._left = None
+            self._feed = CollectionFeed(self._source, self._watched, feed.progress)
+        self._since, self._events = time.monotonic(), 0
+
+
+def _but_the_last(events: list[Document]) -> list[Document]:
+    """Without those of the last clusterTime, of which there may be more."""
+    last = position.of_token(events[-1]["_id"]) if events else 0
+    return [event for event in events if position.of_token(event["_id"]) != last]
+
+
 def open_feed(scope: str, source: Source, watched: Mapping[str, Watched], after: int) -> Feed:
     """The live feed of setting ``feed.scope``."""
-    return (DatabaseFeed if scope == "database" else CollectionFeed)(source, watched, after)
+    return (DatabaseFeed if scope == "database" else AdaptiveFeed)(source, watched, after)

@@ -56,6 +56,11 @@ class Topology:
         return self.version >= (6, 0)
 
     @property
+    def groups_inserts(self) -> bool:
+        """Events outside of a multi-document transaction may share their clusterTime, too (the inserts of a batch)."""
+        return self.version >= (8, 0)
+
+    @property
     def has_documents_stage(self) -> bool:
         return self.version >= (5, 1)
 

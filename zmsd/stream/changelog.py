@@ -13,9 +13,9 @@ _ENTRY_BYTES = 400
 """What an entry costs besides its frames."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen ones take 1 µs more to make
 class Entry:
-    """A transaction, or a part of a large one."""
+    """A transaction, or a part of a large one. Never changed."""
 
     watermark: str
     commit_ms: int

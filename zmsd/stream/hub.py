@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from threading import BoundedSemaphore, Condition, Event
 from typing import Protocol
@@ -100,7 +100,7 @@ class Hub:
     def between(self, encoder: Encoder, edition: Edition, after: int, end: int, stop: Event) -> Iterator[Entry]:
         """Everything after one position up to another one, which must have been reached. Raises ResumeLost."""
         self._check_reach(after)
-        with DatabaseFeed(self.source, edition.watched, after, stop) as feed:
+        with closing(DatabaseFeed(self.source, edition.watched, after, stop)) as feed:
             while feed.progress < end:
                 pieces = feed.read()
                 for piece in pieces.pieces if pieces else ():

@@ -34,7 +34,7 @@ _ADDRESS_IN_USE = 48  # mongod's exit status
 
 # Small, quiet, loopback only, and gone at once on SIGTERM. Journal files of 10 MB: the usual ones take 300 MB of disk.
 _OPTIONS = (
-    *("--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "0.25"),
+    *("--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "1"),
     *("--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=10MB)"),
     *("--setParameter", "diagnosticDataCollectionEnabled=false"),
     *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"),
