@@ -25,10 +25,11 @@ from zmsd.errors import SourceUnavailable, StoreError, ZmsdError
 from zmsd.feed.feed import Feed, open_feed
 from zmsd.feed.source import Source
 from zmsd.gateway import tls
+from zmsd.gateway.handler import Limits
 from zmsd.gateway.meters import register
 from zmsd.gateway.monitor import Monitor
 from zmsd.gateway.pages import pages
-from zmsd.gateway.server import Limits, Server
+from zmsd.gateway.server import Server
 from zmsd.log import kv
 from zmsd.metrics import Registry
 from zmsd.rows.rejects import Rejects

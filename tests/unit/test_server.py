@@ -19,8 +19,10 @@ from tests.support.wait import wait_until
 from tests.support.websocket import Closed, Refused, WebSocket
 from zmsd.deadline import Deadline
 from zmsd.feed.position import watermark
+from zmsd.gateway import handler as handlers
 from zmsd.gateway import server as servers
-from zmsd.gateway.server import Limits, Page, Server, subscription
+from zmsd.gateway.handler import Limits, Page, subscription
+from zmsd.gateway.server import Server
 from zmsd.gateway.session import Subscription
 from zmsd.gateway.wire import GOING_AWAY, Peer
 from zmsd.stream.changelog import ChangeLog
@@ -73,7 +75,7 @@ def page(text: str) -> Callable[[], Page]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "Session", Hello)
-    monkeypatch.setattr(servers, "REFUSAL_DELAY", 0.0)
+    monkeypatch.setattr(handlers, "REFUSAL_DELAY", 0.0)
     serve = Server.serve_forever
     monkeypatch.setattr(Server, "serve_forever", lambda self, poll_interval: serve(self, min(poll_interval, 0.01)))
 
@@ -221,7 +223,7 @@ def test_no_token_stands_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_refusal_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """zero-cache comes back at once, for ever."""
-    monkeypatch.setattr(servers, "REFUSAL_DELAY", 0.2)
+    monkeypatch.setattr(handlers, "REFUSAL_DELAY", 0.2)
     with serving(TOKENS) as server:
         for path, status in ((STREAM, 401), (f"{STREAM}&token=secret", 426)):
             before = time.monotonic()
@@ -230,7 +232,7 @@ def test_a_refusal_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_refusal_does_not_hold_up_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "REFUSAL_DELAY", 60)
+    monkeypatch.setattr(handlers, "REFUSAL_DELAY", 60)
     with serving(TOKENS) as server:
         with socket.create_connection(("127.0.0.1", port(server)), timeout=10) as sock:
             sock.sendall(f"GET {STREAM} HTTP/1.1\r\n\r\n".encode())
@@ -357,7 +359,7 @@ def test_a_path_that_is_no_url_is_no_bug_of_ours(caplog: pytest.LogCaptureFixtur
 
 def test_a_request_that_does_not_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a byte comes now and then."""
-    monkeypatch.setattr(servers, "REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(handlers, "REQUEST_SECONDS", 0.3)
     with serving() as server, socket.create_connection(("127.0.0.1", port(server)), timeout=10) as sock:
         sock.settimeout(0.02)
         ended = time.monotonic() + 10
@@ -376,7 +378,7 @@ def test_a_request_that_does_not_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_session_outlives_the_time_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(handlers, "REQUEST_SECONDS", 0.1)
     with serving() as server, streaming(server) as client:
         assert client.receive() == "hello zero_0"
         over = time.monotonic() + 0.2

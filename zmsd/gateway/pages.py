@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 
 from zmsd import __version__
+from zmsd.gateway.handler import Page
 from zmsd.gateway.monitor import Monitor
-from zmsd.gateway.server import Page
 from zmsd.gateway.status import PAGE, status
 from zmsd.metrics import CONTENT_TYPE, Registry
 from zmsd.stream import protocol

@@ -101,13 +101,14 @@ class Edition:
             if not table.mapping.plain:
                 computed.setdefault(table.mapping.collection, []).append(table)
         self._evaluators = {name: Evaluator(self._run, tables, rejects) for name, tables in computed.items()}
+        # A reader tries again by itself, and tells of it.
+        of_readers = {name: Evaluator(source.run, tables, rejects) for name, tables in computed.items()}
         used = used_fields(self.catalog, self.shard_tables)
         needing = {table.mapping.collection for table in self.catalog.tables if not follows_from_id(table)}
         needing |= {table.collection for table in self.shard_tables}
         filters = row_filters(self.catalog, self.shard_tables)
         self.watched = {
-            name: Watched(used[name], self._evaluators.get(name), name in needing, filters.get(name, ()))
-            for name in used
+            name: Watched(used[name], of_readers.get(name), name in needing, filters.get(name, ())) for name in used
         }
         """Every collection that is read, and what is wanted of it."""
 

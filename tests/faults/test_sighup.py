@@ -1,0 +1,60 @@
+"""SIGHUP, a hundred times, with documents that are the same, others, or wrong, while everything is written to."""
+
+from __future__ import annotations
+
+import copy
+import signal
+from typing import Any
+
+import pytest
+
+from tests.faults.load import MAPPINGS, SCHEMA, Db, Follow, Serve, load
+from tests.faults.tally import Tally, pick
+from tests.support.compare import assert_same
+from tests.support.wait import wait_until
+
+TIMES = pick(100, 500)
+
+
+def with_one_more() -> tuple[dict[str, Any], dict[str, Any]]:
+    """A table from a collection that is published already, of a part of its documents."""
+    schema, mappings = copy.deepcopy(SCHEMA), copy.deepcopy(MAPPINGS)
+    schema["more"] = copy.deepcopy(schema["a"]) | {"tableName": "more"}
+    mappings["more"] = copy.deepcopy(mappings["a"]) | {"filter": {"flag": True}}
+    return schema, mappings
+
+
+@pytest.mark.parametrize("scope", ["collection", "database"])
+def test_a_hundred_reloads(scope: str, loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope}})
+    client = follow(zmsd)
+    documents = [(SCHEMA, MAPPINGS), with_one_more()]
+    good = bad = 0
+    with load(loaded, client, tally=tally):
+        for number in range(TIMES):
+            if number % 4 == 3:
+                zmsd.write(schema={"a": {"columns": 5}}, mappings=MAPPINGS)
+                bad += 1
+            else:
+                schema, mappings = documents[number % 8 // 4]
+                zmsd.write(schema=schema, mappings=mappings)
+                good += 1
+            zmsd.signal(signal.SIGHUP)
+            wait_until(
+                lambda good=good, bad=bad: (
+                    len(zmsd.log("INFO .*reloaded")) >= good and len(zmsd.log("reload refused")) >= bad
+                ),
+                "it was read",
+            )
+            tally.survived += 1
+    crossings = sum(
+        any(change.tag in ("create-table", "drop-table") for change in one.changes)
+        for one in client.replica.transactions
+    )
+    tally.note(f"{crossings} changes of what is published")
+    assert crossings >= TIMES // 10
+    assert not client.closings
+    zmsd.write(*with_one_more())
+    zmsd.signal(signal.SIGHUP)
+    client.wait_for(lambda replica: "more" in replica.rows, "the client has it")
+    assert_same(loaded, *with_one_more(), client.replica)

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from threading import Event
+from unittest.mock import MagicMock
+
+import pytest
+
+from tests.support.frames import data
+from zmsd.catalog.catalog import Catalog, Table
+from zmsd.catalog.mapping import Mapping
+from zmsd.catalog.schema import Column, TableSpec
+from zmsd.errors import SourceUnavailable
+from zmsd.rows.computed import TAG
+from zmsd.rows.rejects import Rejects
+from zmsd.stream.edition import Edition, Published
+
+
+def test_a_reader_hears_that_mongodb_is_away_and_a_copy_waits() -> None:
+    """The reader tries again by itself and tells of it; to wait in silence would look like a hanging one."""
+    spec = TableSpec("t", (Column("id", "string"),), ("id",))
+    table = Table(spec, Mapping("c", None, pipeline=[{"$set": {"id": "$_id"}}]))
+    source = MagicMock()
+    edition = Edition(Published(Catalog((table,))), source, Rejects(), Event())
+    answers = [SourceUnavailable("away"), [{TAG: 0, "id": "a"}]]
+    evaluator = edition.watched["c"].evaluator
+    assert evaluator is not None
+    source.run.side_effect = answers
+    with pytest.raises(SourceUnavailable):
+        evaluator.evaluate([{"_id": "a"}])
+    source.run.side_effect = answers
+    (message,) = edition.encoder().copied("c", [{"_id": "a"}])
+    assert data(message)[0]["new"] == {"id": "a"}
