@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from zmsd.feed.faults import LOST, REFUSED, REOPEN_BY_TIME, RESUME, SNAPSHOT_GON
 
 HEALING = pick([6, 10107, 63, 43], sorted(RESUME))
 UNKNOWN = pick([999_999], [8, 96, 999_999])  # in no line of the table: they are taken to pass
+STALE_CONFIG = 13388  # the fail point makes the unknown 40671 of it
 FAILURES = pick(3, 4)
 ONCE_LOST = pick([280, 286, 136], sorted(REOPEN_BY_TIME | LOST))
 
@@ -58,7 +60,8 @@ def test_errors_that_pass(
     with load(loaded, client, tally=tally, threads=1) as writer:
         for code in (*HEALING, *UNKNOWN):
             # What an aggregate over documents that zmsd sends fails with, if unknown, is the fault of the documents.
-            fail(replica_set, code, FAILURES, *(["getMore"] if code in UNKNOWN else ["aggregate", "getMore"]))
+            unknown = code in UNKNOWN or code == STALE_CONFIG
+            fail(replica_set, code, FAILURES, *(["getMore"] if unknown else ["aggregate", "getMore"]))
             received(client, 3)
             tally.survived += FAILURES
         wait_until(zmsd.ready, "it is ready")
@@ -112,7 +115,9 @@ def test_a_position_that_is_lost(
     caught_up(afresh, writer)
     tally.check(writer.log, afresh.replica)
     assert_same(loaded, SCHEMA, MAPPINGS, afresh.replica)
-    assert str(code) in str(client.replica.reset_required), "what was the matter"
+    # A token that does not fit may be asked for once more when the feed begins anew.
+    matter = f"{code}|not in this database's history" if code in REOPEN_BY_TIME else f"{code}"
+    assert re.search(matter, str(client.replica.reset_required)), "what was the matter"
     assert said < 20, "it does not flood the log"
 
 
@@ -139,7 +144,7 @@ def test_the_copy(loaded: Db, replica_set: ReplicaSet, serve: Serve, follow: Fol
     codes = pick([10107, 43, 246, 250], sorted(RESUME | SNAPSHOT_GONE | SNAPSHOT_RETRY))
     with Writer(loaded.client, loaded.name, COLLECTIONS, threads=1, pause=0.01) as writer:
         writer.seed(5000)
-        zmsd = serve(WITH_EVEN, MAPPED)
+        zmsd = serve(WITH_EVEN, MAPPED, settings={"server": {"max_sessions_per_address": 64}})
         writer.start()
         clients = []
         for shard, code in enumerate(codes):

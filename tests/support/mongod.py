@@ -128,9 +128,9 @@ class ReplicaSet:
             wait_until(rolled, f"the oplog begins after {past}", timeout)
 
     def take_large_transactions(self) -> None:
-        """Give the primary 1 GB of cache: the usual quarter holds no transaction of 10 MB."""
+        """Give the primary 4 GB of cache, as much as a transaction of 200,000 changes wants with its images."""
         with self.primary().client() as client:
-            client.admin.command("setParameter", 1, wiredTigerEngineRuntimeConfig="cache_size=1G")
+            client.admin.command("setParameter", 1, wiredTigerEngineRuntimeConfig="cache_size=4G")
 
     @contextlib.contextmanager
     def failing(
