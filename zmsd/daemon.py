@@ -214,8 +214,9 @@ class Daemon:
             log.warning(kv("reload goes on without a look at MongoDB", error=error))
 
     def _edition(self, published: Published) -> Edition:
-        def shards() -> list[str]:
-            return [f"{app}_{number}" for app, number in self._store.shards()]
+        def shards() -> set[str]:
+            known = {f"{app}_{number}" for app, number in self._store.shards()}
+            return known.union(session.wanted.shard_name for session in self.server.sessions())
 
         return Edition(published, self._source, self._rejects, self._halt, shards)
 
@@ -237,7 +238,7 @@ class Daemon:
         feed, hub = self._config.feed, self.hub
 
         def open_live(edition: Edition, after: int) -> Feed:
-            return open_feed(feed.scope, hub.source, edition.watched, after)
+            return open_feed(feed.scope, hub.source, edition.watched, after, hub.stop)
 
         def prepared(edition: Edition) -> int:
             now = prepare(hub, edition, self._config.feed.images)

@@ -41,6 +41,8 @@ class FakeEncoder:
         for one in made:
             if one.events:
                 text = str(one.events[0]["text"]).encode()
+                if text == b"fails":
+                    raise SourceUnavailable("away")
                 yield [Entry(position.watermark(one.position), 0, 1, text, one.last)]
 
 
@@ -180,6 +182,15 @@ def test_a_feed_that_fails_begins_again_at_its_progress(failure: Exception) -> N
     assert scene.opened == [0, 2]
     assert reasons == [str(failure)]
     assert all(feed.closed for feed in scene.made)
+    assert not scene.deaths
+
+
+def test_what_is_in_the_log_before_the_rest_of_its_batch_fails_does_not_come_again() -> None:
+    scene = Scene([pieces(piece(1, "a"), piece(3, "fails"), upto=4)], [pieces(piece(3, "b"), upto=4)])
+    with scene.running() as dispatcher:
+        wait_until(lambda: dispatcher.place == START + 4, "all was read")
+        assert texts(scene.tail()) == ["a", "b"]
+    assert scene.opened == [0, 1]
     assert not scene.deaths
 
 

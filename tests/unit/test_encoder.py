@@ -386,3 +386,13 @@ def test_a_swap_of_keys_may_come_in_two_batches_of_its_transaction() -> None:
     strictly(rows, entries_of(one, Piece(AT, [first], True, False)))
     strictly(rows, entries_of(one, Piece(AT, [second], False, True)))
     assert rows == {"a": {"name": "a", "v": 2}, "b": {"name": "b", "v": 1}}
+
+
+def test_who_had_a_key_is_forgotten_where_a_transaction_begins_in_the_middle_of_a_batch() -> None:
+    """In a backlog each batch may begin within a transaction."""
+    one = encoder(table("t", "c", KEYED))
+    a, b = {"name": "a", "v": 1}, {"name": "b", "v": 1}
+    entries_of(one, Piece(AT, [event("insert", "c", 1, None, a)], True, False))
+    later = event("update", "c", 2, a, b)  # 2 has taken "a" over by now, unseen by us
+    made = changes(entries_of(one, Piece(AT, [], False, True), whole(later, at=AT + 1)))
+    assert ("update", "t", {"name": "a"}, {"name": "b", "v": 1}) in made

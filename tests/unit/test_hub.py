@@ -184,6 +184,25 @@ def test_the_log_is_not_met_inside_of_a_transaction(hub: Hub) -> None:
     assert got == [["private 110"], [], ["private 110"], ["private 110"], ["live 120"]]
 
 
+def test_who_goes_in_the_middle_leaves_nothing_behind(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was reading is ended at once, not when somebody looks for cycles."""
+    ended: list[int] = []
+
+    def entries(self: FakeEncoder, pieces: Sequence[Piece]) -> Iterator[list[Entry]]:
+        try:
+            for one in pieces:
+                yield [entry(one.position, "private", last=False)]
+        finally:
+            ended.append(1)
+
+    monkeypatch.setattr(FakeEncoder, "entries", entries)
+    FakeFeed.batches = [Pieces([piece(90), piece(95)], 95)]
+    found = changes(hub, 85)
+    assert len(texts(found)) == 1
+    found.close()
+    assert ended == [1]
+
+
 def test_a_log_for_another_edition_is_not_met(hub: Hub) -> None:
     hub.log.start(watermark(100), "g")
     with pytest.raises(Overrun):

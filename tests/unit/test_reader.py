@@ -28,7 +28,7 @@ from zmsd.feed.feed import AdaptiveFeed, CollectionFeed, DatabaseFeed, Feed, Str
 from zmsd.feed.lookup import Lookup
 from zmsd.feed.reader import Health, Reader
 from zmsd.feed.sequencer import Piece
-from zmsd.feed.source import Document, Source, Topology
+from zmsd.feed.source import Document, Source
 from zmsd.metrics import Counter
 
 T = 1795407798 << 32 | 20
@@ -95,7 +95,8 @@ class Script:
             events, self._last[stream] = answer
         if not events:
             Event().wait(0.005)  # as an idle stream does
-        return {"cursor": {"id": number, "ns": "db.c", key: events, "postBatchResumeToken": self._last[stream]}}
+        reply = {"id": number, "ns": "db.c", key: events, "postBatchResumeToken": self._last[stream]}
+        return {"cursor": reply, "operationTime": Timestamp(T >> 32, 99)}
 
 
 def cursor(script: Script, collection: str | None = None) -> ChangeCursor:
@@ -342,13 +343,18 @@ def test_a_reader_in_trouble_does_not_hold_up_the_feed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "more", "known"),
-    [(7, {}, True), (7, {"txnNumber": 5}, False), (7, {"operationType": "dropDatabase"}, False), (8, {}, False)],
+    ("grouped", "more", "known"),
+    [
+        (False, {}, True),
+        (False, {"txnNumber": 5}, False),
+        (False, {"operationType": "dropDatabase"}, False),
+        (True, {}, False),
+    ],
 )
-def test_what_is_in_no_transaction_is_whole_at_once(version: int, more: Document, known: bool) -> None:
-    """From MongoDB 8 on the inserts of a batch share their time without being in one."""
+def test_what_is_in_no_transaction_is_whole_at_once(grouped: bool, more: Document, known: bool) -> None:
+    """Up to MongoDB 6.0: later ones group TTL deletes, and inserts, which share their time without being in one."""
     script = Script(database=[batch(event(T + 1, **more))])
-    script.source.topology = Topology(False, (version, 0), "rs0")
+    script.source.groups_writes.return_value = grouped  # type: ignore[attr-defined]
     with reading(DatabaseFeed, script) as feed:
         (piece,) = pieces_of(feed, bool)
         assert piece.last == known
@@ -359,9 +365,12 @@ class Oplog(Script):
 
     def __init__(self) -> None:
         super().__init__()
-        self.source.topology = Topology(False, (8, 0), "rs0")
         self.events: list[Document] = []
         self._places: list[int] = []  # of each stream: how many events it has seen
+
+    @property
+    def newest(self) -> int:
+        return position.of_token(self.events[-1]["_id"]) if self.events else T
 
     def write(self, at: int, count: int, rng: random.Random) -> None:
         """One transaction."""
@@ -392,7 +401,7 @@ class Oplog(Script):
             Event().wait(0.005)
         key = "firstBatch" if "aggregate" in command else "nextBatch"
         reply = {"id": number, "ns": "db.c", key: found, "postBatchResumeToken": token}
-        return {"cursor": reply}
+        return {"cursor": reply, "operationTime": position.to_timestamp(self.newest)}
 
 
 def test_a_backlog_is_read_as_one_stream_and_what_comes_later_by_collection(monkeypatch: pytest.MonkeyPatch) -> None:

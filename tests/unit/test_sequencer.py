@@ -125,7 +125,7 @@ def channels(**batches: list[list[Document]]) -> dict[str, Channel[Batch]]:
     for name, contents in batches.items():
         made[name] = Channel(len(contents) + 1)
         for events in contents:
-            made[name].put(Batch(events, token(0), True))
+            made[name].put(Batch(events, token(0), True, 0))
         made[name].close()
     return made
 

@@ -72,7 +72,7 @@ def test_what_another_document_has_taken_over_is_not_deleted(encoder: TableEncod
 
 def test_another_batch_knows_nothing_of_it(encoder: TableEncoder, rejects: Rejects) -> None:
     changes(encoder, 1, None, "a")
-    encoder.begin_batch()
+    encoder.forget_owners()
     assert changes(encoder, 2, None, "a") == ["insert a"]
     assert not rejects.counts()
 

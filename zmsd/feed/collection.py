@@ -109,7 +109,7 @@ class ContentReader(Reader):
             kind = event["operationType"]
             if kind in OF_DOCUMENTS:
                 by_collection.setdefault(event["ns"]["coll"], []).append(event)
-            else:
+            elif kind != "gone":
                 # What comes under these names has none yet, or its own.
                 self._source.forget_images(event["ns"].get("coll"), event.get("to", {}).get("coll"))
         for collection, group in by_collection.items():

@@ -36,6 +36,8 @@ class Batch(NamedTuple):
     """postBatchResumeToken: everything up to it has been delivered."""
     short: bool
     """It ended below its batchSize: nothing more was visible, unless 16 MB were reached first."""
+    now: int
+    """The position of the database's newest operation by then."""
 
 
 class ChangeCursor:
@@ -99,7 +101,8 @@ class ChangeCursor:
         if not events and token["_data"][2:18] == self._begin:
             # Opened by time, it answers with the token of that time, though nothing has been read of it yet.
             token = {"_data": f"82{int(self._begin, 16) - 1:016X}"}
-        return Batch(events, token, len(events) < self._batch_size)
+        now = position.of_timestamp(reply["operationTime"])
+        return Batch(events, token, len(events) < self._batch_size, now)
 
     def read_without_documents(self) -> Batch:
         """The next few events without their documents: after EventTooLarge, which does not say which one was it."""

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _BACKLOG = 3
 """Full batches after which it is one."""
 _CALM = (1000, 1.0)
-"""Less than so many events in so many seconds: it is none any more."""
+"""With less than so many events in so many seconds, the end of it having been reached, it is none any more."""
 SETTLE_MS = 1
 """Milliseconds that a stream with content is asked again for the rest of a transaction whose end is not known."""
 
@@ -97,7 +97,9 @@ class DatabaseFeed(StreamFeed):
 
     def __init__(self, source: Source, watched: Mapping[str, Watched], after: int, stop: Event | None = None) -> None:
         super().__init__(source, watched, after, stop)
-        self._groups_inserts = source.topology.groups_inserts
+        self._source = source
+        self.caught_up = False
+        """It was within a second of the database's own time."""
         self._reader = DatabaseReader(source, watched, after, self._stop, self.health)
 
     def read(self) -> Pieces | None:
@@ -106,6 +108,7 @@ class DatabaseFeed(StreamFeed):
         batch = self._reader.step(SETTLE_MS if self._grouper.is_open else AWAIT_MS)
         if batch is None:
             return None
+        self.caught_up = position.seconds(batch.now) - position.seconds(position.of_token(batch.token)) <= 1
         return self._grouper.group(batch.events, batch.token, ended=not self._sharded and self._ended(batch))
 
     def close(self) -> None:
@@ -115,7 +118,7 @@ class DatabaseFeed(StreamFeed):
         """Nothing more has the last event's time. A batch of content may have been cut at 16 MB, so only an empty one
         says so; but what is in no transaction is alone at its time, which saves that question: 1.5 of 4.7 ms."""
         return not batch.events or (
-            not self._groups_inserts
+            not self._source.groups_writes()
             and "txnNumber" not in batch.events[-1]
             and batch.events[-1]["operationType"] in OF_DOCUMENTS
         )
@@ -181,9 +184,11 @@ class AdaptiveFeed(Feed):
     collections and their order.
     """
 
-    def __init__(self, source: Source, watched: Mapping[str, Watched], after: int) -> None:
+    def __init__(self, source: Source, watched: Mapping[str, Watched], after: int, stop: Event | None = None) -> None:
+        """:param stop: ends it from outside"""
         self._source = source
         self._watched = watched
+        self._stop = stop
         self._feed: CollectionFeed | DatabaseFeed = CollectionFeed(source, watched, after)
         self._left: CollectionFeed | None = None  # its readers may not have ended yet
         self._since = 0.0  # monotonic seconds: when the events of the backlog's stream were counted last
@@ -217,11 +222,11 @@ class AdaptiveFeed(Feed):
         log.debug("backlog: reading the database as one stream")
         feed.leave()
         self._left = feed
-        self._feed = DatabaseFeed(self._source, self._watched, feed.progress)
+        self._feed = DatabaseFeed(self._source, self._watched, feed.progress, self._stop)
         self._since, self._events = time.monotonic(), 0
 
     def _count(self, feed: DatabaseFeed) -> None:
-        if self._events < _CALM[0]:
+        if self._events < _CALM[0] and feed.caught_up and not feed.health.trouble:
             log.debug("no backlog: reading each collection by itself")
             self.close()
             self._left = None
@@ -235,6 +240,6 @@ def _but_the_last(events: list[Document]) -> list[Document]:
     return [event for event in events if position.of_token(event["_id"]) != last]
 
 
-def open_feed(scope: str, source: Source, watched: Mapping[str, Watched], after: int) -> Feed:
+def open_feed(scope: str, source: Source, watched: Mapping[str, Watched], after: int, stop: Event) -> Feed:
     """The live feed of setting ``feed.scope``."""
-    return (DatabaseFeed if scope == "database" else AdaptiveFeed)(source, watched, after)
+    return (DatabaseFeed if scope == "database" else AdaptiveFeed)(source, watched, after, stop)

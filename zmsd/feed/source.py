@@ -32,6 +32,7 @@ CODEC: CodecOptions[Document] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # years beyond 9999 come as DatetimeMS
 )
 
+_WIRE_6_0 = 17
 _TIMEOUTS = {
     "serverSelectionTimeoutMS": 5000,
     "connectTimeoutMS": 5000,
@@ -54,11 +55,6 @@ class Topology:
     @property
     def has_images(self) -> bool:
         return self.version >= (6, 0)
-
-    @property
-    def groups_inserts(self) -> bool:
-        """Events outside of a multi-document transaction may share their clusterTime, too (the inserts of a batch)."""
-        return self.version >= (8, 0)
 
     @property
     def has_documents_stage(self) -> bool:
@@ -114,6 +110,13 @@ class Source:
         old, client = self.client, self._make_client()
         self.client, self.db = client, client.get_database(self.db.name, codec_options=CODEC)
         old.close()
+
+    def groups_writes(self) -> bool:
+        """Whether events outside of a multi-document transaction may share their clusterTime, too: since MongoDB 6.1
+        those of TTL deletes, since 8.0 those of insert_many. As the driver has it from each member, for it may be
+        upgraded while we read."""
+        members = self.client.topology_description.server_descriptions().values()
+        return any(member.max_wire_version > _WIRE_6_0 for member in members)
 
     def command(self, command: Document) -> Document:
         with translated():

@@ -167,7 +167,7 @@ class Session:
         if copy is None:
             # Written down, or it would be taken for the wrong one after the next change of what is published.
             store.add_edition(self._has.fingerprint, self._has.to_json())
-            store.copied(wanted.app, wanted.shard, CopyRecord(last, last, self._has.fingerprint))
+            store.copied_first(wanted.app, wanted.shard, CopyRecord(last, last, self._has.fingerprint))
         else:
             self._place = copy.stream_from if copy.watermark == last else last
             document = store.edition(copy.edition)

@@ -128,6 +128,9 @@ class Dispatcher:
         if self._place is not None:
             self._hub.check_place(position.watermark(self._place))
         self._log.cut()
+        if self._place is not None and self._log.head is not None:
+            # A part of a batch may have got into it before the rest failed.
+            self._place = max(self._place, position.parse(self._log.head)[0])
         if self._place is None or edition is not self._hub.edition:
             # The sessions find their places again, and take their clients over to the new edition.
             self._place = now if self._place is None else self._place

@@ -68,12 +68,13 @@ class Encoder:
 
     def entries(self, pieces: Sequence[Piece]) -> Iterator[list[Entry]]:
         """The entries of a batch of pieces: at once, but for those of an event that makes many rows."""
-        if pieces and pieces[0].first:
-            for tables in self.tables.values():
-                for table in tables:
-                    table.begin_batch()
         made: list[Entry] = []
+        fresh = False
         for piece in pieces:
+            if piece.first and not fresh:  # but what its transaction has done before belongs to it
+                fresh = True
+                for table in itertools.chain.from_iterable(self.tables.values()):
+                    table.forget_owners()
             for entry in self._entries(piece):
                 made.append(entry)
                 if entry.rows >= _PART:
@@ -147,6 +148,8 @@ class Encoder:
             return ()
         target = event.get("to", {}).get("coll")
         emptied = [table for name in (collection, target) for table in self.tables.get(name, ())]
+        for table in emptied:
+            table.forget_owners()
         return itertools.chain([[table.messages.truncate() for table in emptied]], self._all(target, at, None))
 
     def _of_shards(self, event: Document, collection: str, at: int) -> Iterator[tuple[str, bytes]]:
@@ -171,6 +174,7 @@ class Encoder:
         now = self._reading.now()
         log.warning(kv("table copied afresh", table=table.name, reason="a change came without the document before"))
         table.copied_at = now
+        table.forget_owners()
         yield [table.messages.truncate()]
         yield from self._all(collection, now, [table])
 

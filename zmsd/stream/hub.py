@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from threading import BoundedSemaphore, Condition, Event
@@ -164,7 +164,7 @@ class CatchUp:
         assert self._tail is not None
         return self._tail.take(rows, size, timeout)
 
-    def _read(self) -> Iterator[Sequence[Entry]]:
+    def _read(self) -> Generator[Sequence[Entry], None, None]:
         """What the private feed brings, until the log has what comes next."""
         while self._tail is None:
             pieces = self._feed.read()
@@ -175,9 +175,13 @@ class CatchUp:
                 place = position.watermark(self._feed.progress)
                 self._tail = self._hub.log.tail(place, self._edition.fingerprint)
         log.info(kv("caught up", place=place))
-        self.close()
+        self._free()
 
     def close(self) -> None:
+        self._entries.close()  # it holds us, and what it was making entries of
+        self._free()
+
+    def _free(self) -> None:
         self._feed.close()
         if self._release is not None:
             self._release()

@@ -33,7 +33,7 @@ class TableEncoder:
         self.copied_at = -1
         """Everything up to this position is in its rows already, from a copy later than the stream's place."""
         self._rejects = rejects
-        self._owners: dict[str, Any] = {}  # key -> _id of the document that gave a row in this batch
+        self._owners: dict[str, Any] = {}  # key -> _id of the document that gave a row in this batch or transaction
         self._plain = table.mapping.plain
         mapping, source_id = _of_results(table)
         self._row = compile_rows(replace(table, mapping=mapping), rejects, source_id)
@@ -42,7 +42,7 @@ class TableEncoder:
         fields = table.mapping.fields or tuple((column.name, "_id") for column in table.spec.columns)
         self._row_of_id = compile_rows(replace(table, mapping=TableMapping(mapping.collection, fields)))
 
-    def begin_batch(self) -> None:
+    def forget_owners(self) -> None:
         self._owners.clear()
 
     def changes(self, event: Document) -> list[bytes]:
