@@ -92,8 +92,12 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def dotted(path: Keys) -> str:
-    """``nats.servers[0]``."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+    """``nats.servers[0]``; a key that does not print as a literal."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{_printable(part)}" for part in path).removeprefix(".")
+
+
+def _printable(key: str) -> str:
+    return key if key.isprintable() else repr(key)
 
 
 class _Mark:

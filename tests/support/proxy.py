@@ -122,7 +122,7 @@ class _Link:
             events = selectors.EVENT_READ if lane.wants else 0
             events |= selectors.EVENT_WRITE if back.due() else 0
             if events:
-                with contextlib.suppress(ValueError, KeyError):  # closed meanwhile by reset()
+                with contextlib.suppress(OSError, ValueError, KeyError):  # closed meanwhile by reset()
                     selector.register(lane.source, events)
 
     def pump(self, delay: float, silent: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from threading import Event
+from threading import Event, Thread
 from types import TracebackType
 
 from zmsd.deadline import Deadline
@@ -164,17 +164,16 @@ class CollectionFeed(StreamFeed):
         # An entry of the order is far too small for 16 MB to end a batch: a short one ended because all was said.
         return self._grouper.group(events, batch.token, ended=batch.short and not self._sharded)
 
-    def leave(self) -> None:
-        """Its readers may end, which those that wait for events do within a second."""
+    def leave(self) -> list[Thread]:
+        """Its readers may end, which those that wait for events do within a second; their threads."""
         self._stop.set()
-        for reader in (self._order, *self._readers.values()):
+        readers = [self._order, *self._readers.values()]
+        for reader in readers:
             reader.channel.close()
+        return [reader.thread for reader in readers]
 
     def close(self) -> None:
-        self.leave()
-        deadline = Deadline(5.0)
-        for reader in (self._order, *self._readers.values()):
-            reader.thread.join(deadline.remaining())
+        _join(self.leave())
 
 
 class AdaptiveFeed(Feed):
@@ -190,7 +189,7 @@ class AdaptiveFeed(Feed):
         self._watched = watched
         self._stop = stop
         self._feed: CollectionFeed | DatabaseFeed = CollectionFeed(source, watched, after)
-        self._left: CollectionFeed | None = None  # its readers may not have ended yet
+        self._left: list[Thread] = []  # readers that may not have ended yet
         self._since = 0.0  # monotonic seconds: when the events of the backlog's stream were counted last
         self._events = 0
 
@@ -215,13 +214,11 @@ class AdaptiveFeed(Feed):
 
     def close(self) -> None:
         self._feed.close()
-        if self._left is not None:
-            self._left.close()
+        _join(self._left)
 
     def _catch_up(self, feed: CollectionFeed) -> None:
         log.debug("backlog: reading the database as one stream")
-        feed.leave()
-        self._left = feed
+        self._left = feed.leave()
         self._feed = DatabaseFeed(self._source, self._watched, feed.progress, self._stop)
         self._since, self._events = time.monotonic(), 0
 
@@ -229,9 +226,15 @@ class AdaptiveFeed(Feed):
         if self._events < _CALM[0] and feed.caught_up and not feed.health.trouble:
             log.debug("no backlog: reading each collection by itself")
             self.close()
-            self._left = None
+            self._left = []
             self._feed = CollectionFeed(self._source, self._watched, feed.progress)
         self._since, self._events = time.monotonic(), 0
+
+
+def _join(threads: list[Thread]) -> None:
+    deadline = Deadline(5.0)
+    for thread in threads:
+        thread.join(deadline.remaining())
 
 
 def _but_the_last(events: list[Document]) -> list[Document]:
