@@ -231,7 +231,7 @@ odd = st.one_of(
 def mutated(document: Any, rng: random.Random, new: list[Any]) -> Any:
     """The document with values of ``new`` put in at places of it, or things left out, moved, doubled."""
     document = json.loads(json.dumps(document))
-    for value in copy.deepcopy(new):
+    for value in map(copy.deepcopy, new):
         holder, key = document, None
         while isinstance(holder, dict | list) and holder:
             key = rng.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
