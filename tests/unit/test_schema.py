@@ -155,7 +155,7 @@ def test_an_optional_column_of_the_primary_key_is_not_optional() -> None:
         ({"a": ITEM, "b": {**ITEM, "tableName": "Item"}}, "b: the server name Item is taken by item"),
         (
             {"a": {"columns": {**ID, "x\u0000": {"type": "string"}}, "primaryKey": ["id"]}},
-            "a.columns.x\u0000: its server name must be text that can be printed, got 'x\\x00'",
+            "a.columns.'x\\x00': its server name must be text that can be printed, got 'x\\x00'",
         ),
     ],
 )
