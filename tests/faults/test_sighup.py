@@ -52,7 +52,7 @@ def test_a_hundred_reloads(scope: str, loaded: Db, serve: Serve, follow: Follow,
         for one in client.replica.transactions
     )
     tally.note(f"{crossings} changes of what is published")
-    assert crossings >= TIMES // 10
+    assert crossings > 1, "some are replaced by the next before the client has crossed"
     assert not client.closings
     zmsd.write(*with_one_more())
     zmsd.signal(signal.SIGHUP)
