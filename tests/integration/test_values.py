@@ -104,3 +104,23 @@ def test_a_key_of_several_columns_and_a_key_that_changes(
     database.v.update_one({"_id": 1}, {"$set": {"year": 2025}})
     client.wait_for(lambda replica: replica.transactions, "the change")
     assert client.rows("v") == {(2025, "a"): {"year": 2025, "name": "a", "text": "t"}}
+
+
+def test_a_document_that_looks_like_a_reference(
+    database: Database[dict[str, Any]],
+    serve: Callable[..., ZmsdProcess],
+    follow: Callable[..., ChangeSourceClient],
+) -> None:
+    """pymongo makes a DBRef of one with ``$ref`` and ``$id`` at its top, where all its fields are read."""
+    row = {"id": "$$ROOT._id", "string": "$$ROOT.value"}
+    mappings = {"v": {"source": "v", "pipeline": [{"$replaceRoot": {"newRoot": row}}]}}
+    reference = {"$ref": "other", "$id": 5, "value": "x"}
+    database.command({"insert": "v", "documents": [{"_id": "copied", **reference}]})
+    client = follow(serve(SCHEMA, mappings))
+    assert {key: row["string"] for key, row in client.rows("v").items()} == {("copied",): "x"}
+    database.command({"insert": "v", "documents": [{"_id": "streamed", **reference}]})
+    database.v.update_one({"_id": "copied"}, {"$set": {"value": "y"}})
+    client.wait_for(lambda replica: len(replica.rows["v"]) == 2 and replica.rows["v"]["copied",]["string"] == "y", "y")
+    database.v.delete_one({"_id": "copied"})
+    client.wait_rows("v", 1)
+    assert client.rows("v")["streamed",]["string"] == "x"
