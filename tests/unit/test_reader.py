@@ -406,7 +406,7 @@ class Oplog(Script):
 
 def test_a_backlog_is_read_as_one_stream_and_what_comes_later_by_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is lost, or comes twice or torn, where one takes over from the other."""
-    monkeypatch.setattr(feeds, "_CALM", (1000, 0.05))
+    monkeypatch.setattr(feeds, "_CALM_SECONDS", 0.05)
     rng = random.Random(5)
     script = Oplog()
     at = T

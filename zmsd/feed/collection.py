@@ -16,7 +16,7 @@ from bson import DBRef
 
 from zmsd.feed.cursor import ENVELOPE, Batch, ChangeCursor
 from zmsd.feed.faults import EventTooLarge
-from zmsd.feed.lookup import AFTER, BEFORE, Lookup
+from zmsd.feed.lookup import AFTER, BEFORE, OF_DOCUMENTS, WITH_AFTER, WITH_BEFORE, Lookup
 from zmsd.feed.order import events_of
 from zmsd.feed.reader import Health, Reader
 from zmsd.feed.source import Document, Source
@@ -41,10 +41,6 @@ class Watched(NamedTuple):
     """Plain ones: a document that none of them takes has no rows. Empty where any document may have some."""
 
 
-_WITH_AFTER, _WITH_BEFORE = ("insert", "update", "replace"), ("update", "replace", "delete")
-OF_DOCUMENTS = frozenset((*_WITH_AFTER, *_WITH_BEFORE))
-
-
 def projection(fields: Fields) -> Document:
     """The $project that leaves of an event what rows are made of (and never updateDescription)."""
     if fields is None:
@@ -61,7 +57,7 @@ def wanted_changes(watched: Mapping[str, Watched]) -> list[Document]:
     filtered = {name: wanted.filters for name, wanted in watched.items() if wanted.filters}
     if not filtered:
         return []
-    images = {AFTER: _WITH_AFTER, BEFORE: _WITH_BEFORE}
+    images = {AFTER: WITH_AFTER, BEFORE: WITH_BEFORE}
     stay: list[Document] = [{"operationType": {"$nin": sorted(OF_DOCUMENTS)}}, {"ns.coll": {"$nin": sorted(filtered)}}]
     stay += [{"operationType": {"$in": list(kinds)}, image: None} for image, kinds in images.items()]
     stay += [

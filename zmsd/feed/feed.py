@@ -11,8 +11,9 @@ from types import TracebackType
 from zmsd.deadline import Deadline
 from zmsd.feed import position
 from zmsd.feed.channel import Closed
-from zmsd.feed.collection import OF_DOCUMENTS, CollectionReader, DatabaseReader, Watched
+from zmsd.feed.collection import CollectionReader, DatabaseReader, Watched
 from zmsd.feed.cursor import AWAIT_MS, Batch
+from zmsd.feed.lookup import OF_DOCUMENTS
 from zmsd.feed.order import OrderReader
 from zmsd.feed.reader import Health, ReaderThread
 from zmsd.feed.sequencer import Grouper, Pieces, Sequencer
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 3
 """Full batches after which it is one."""
-_CALM = (1000, 1.0)
+_CALM_EVENTS, _CALM_SECONDS = 1000, 1.0
 """With less than so many events in so many seconds, the end of it having been reached, it is none any more."""
 SETTLE_MS = 1
 """Milliseconds that a stream with content is asked again for the rest of a transaction whose end is not known."""
@@ -206,7 +207,7 @@ class AdaptiveFeed(Feed):
         if isinstance(feed, CollectionFeed):
             if feed.behind:
                 self._catch_up(feed)
-        elif time.monotonic() - self._since >= _CALM[1] and not feed.in_transaction:
+        elif time.monotonic() - self._since >= _CALM_SECONDS and not feed.in_transaction:
             self._count(feed)
         pieces = self._feed.read()
         self._events += sum(len(piece.events) for piece in pieces.pieces) if pieces else 0
@@ -223,7 +224,7 @@ class AdaptiveFeed(Feed):
         self._since, self._events = time.monotonic(), 0
 
     def _count(self, feed: DatabaseFeed) -> None:
-        if self._events < _CALM[0] and feed.caught_up and not feed.health.trouble:
+        if self._events < _CALM_EVENTS and feed.caught_up and not feed.health.trouble:
             log.debug("no backlog: reading each collection by itself")
             self.close()
             self._left = []

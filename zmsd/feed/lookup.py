@@ -19,9 +19,12 @@ from zmsd.feed.faults import SNAPSHOT_GONE, SNAPSHOT_RETRY, classify, code_of
 from zmsd.feed.source import CODEC, Document, Source, as_documents
 
 Found = dict[bytes, Document]
-_WITH_AFTER = frozenset(("insert", "update", "replace"))
-_KNOWN = "beforeKnown"
 AFTER, BEFORE = "fullDocument", "fullDocumentBeforeChange"
+BEFORE_KNOWN = "beforeKnown"
+"""Set where BEFORE was looked up, so that None says that there was none."""
+WITH_AFTER, WITH_BEFORE = ("insert", "update", "replace"), ("update", "replace", "delete")
+OF_DOCUMENTS = frozenset((*WITH_AFTER, *WITH_BEFORE))
+"""Values of operationType."""
 
 
 class Lookup:
@@ -37,7 +40,7 @@ class Lookup:
 
         :param before: also the document before, which then may be None: there was none
         """
-        lacking = [event for event in events if event["operationType"] in _WITH_AFTER and event.get(AFTER) is None]
+        lacking = [event for event in events if event["operationType"] in WITH_AFTER and event.get(AFTER) is None]
         for event, document in self._each(lacking, lambda at: at, fallback=True):
             event[AFTER] = document
             if document is None:
@@ -45,11 +48,11 @@ class Lookup:
         if before:
             _take_over(events)
             unknown = [
-                e for e in events if e["operationType"] != "insert" and e.get(BEFORE) is None and _KNOWN not in e
+                e for e in events if e["operationType"] != "insert" and e.get(BEFORE) is None and BEFORE_KNOWN not in e
             ]
             for event, document in self._each(unknown, lambda at: at - 1, fallback=False):
                 event[BEFORE] = document
-                event[_KNOWN] = True
+                event[BEFORE_KNOWN] = True
 
     def _each(
         self, events: list[Document], time: Callable[[int], int], *, fallback: bool
@@ -90,7 +93,7 @@ def _take_over(events: list[Document]) -> None:
         place = (event["_id"]["_data"][2:18], _hashable(event["documentKey"]["_id"]))
         if place in left and event["operationType"] != "insert" and event.get(BEFORE) is None:
             event[BEFORE] = left[place]
-            event[_KNOWN] = True
+            event[BEFORE_KNOWN] = True
         left[place] = event.get(AFTER)
 
 

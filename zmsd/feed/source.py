@@ -62,7 +62,8 @@ class Topology:
 
 
 def as_documents(found: list[Any]) -> list[Document]:
-    """Documents of a reply: pymongo makes a DBRef of one that has ``$ref`` and ``$id`` at its top."""
+    """Documents of a reply: pymongo makes a DBRef of one that has ``$ref`` and ``$id`` at its top, as
+    ``$replaceRoot`` may make one."""
     if DBRef in set(map(type, found)):
         return [one.as_doc() if isinstance(one, DBRef) else one for one in found]
     return found
@@ -127,7 +128,7 @@ class Source:
         are too much with their documents."""
         command = {"aggregate": 1, "pipeline": pipeline, "cursor": {"batchSize": 1_000_000}}
         try:
-            return list(self.db.cursor_command(command, codec_options=CODEC))
+            return as_documents(list(self.db.cursor_command(command, codec_options=CODEC)))
         except OperationFailure as error:
             fault = classify(error)
             if isinstance(fault, SourceRefused):

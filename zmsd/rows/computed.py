@@ -11,8 +11,6 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from bson.dbref import DBRef
-
 from zmsd.catalog.catalog import Table
 from zmsd.catalog.mapping import path_problem
 from zmsd.documents import Keys
@@ -67,8 +65,6 @@ class Evaluator:
             failures: dict[int, str] = {}
             for start in range(0, len(marked), _BATCH):
                 for row in self._halving(stages, marked[start : start + _BATCH], failures):
-                    if isinstance(row, DBRef):  # what $replaceRoot made of one
-                        row = row.as_doc()
                     tag = row[TAG]
                     row[SOURCE_ID] = documents[tag].get("_id")
                     found[tag].append(documents[tag] if name in self._filters else row)

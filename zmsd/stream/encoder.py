@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from zmsd.catalog.catalog import Catalog
 from zmsd.feed import position
-from zmsd.feed.lookup import BEFORE
+from zmsd.feed.lookup import AFTER, BEFORE, BEFORE_KNOWN, OF_DOCUMENTS
 from zmsd.feed.sequencer import Piece
 from zmsd.feed.source import Document
 from zmsd.log import kv
@@ -23,7 +23,6 @@ from zmsd.stream.tables import TableEncoder
 
 log = logging.getLogger(__name__)
 
-_ROWS = frozenset(("insert", "update", "replace", "delete"))
 _PART = 2000
 """Messages after which a transaction goes on in another entry."""
 
@@ -131,8 +130,8 @@ class Encoder:
     def _frames(self, event: Document, collection: str, at: int) -> Iterable[list[bytes]]:
         """Messages, in lists of a length that memory bears."""
         kind = event["operationType"]
-        if kind in _ROWS:
-            known = kind == "insert" or event.get(BEFORE) is not None or "beforeKnown" in event
+        if kind in OF_DOCUMENTS:
+            known = kind == "insert" or event.get(BEFORE) is not None or BEFORE_KNOWN in event
             made: list[Iterable[list[bytes]]] = []
             for table in self.tables[collection]:
                 if at <= table.copied_at:
@@ -154,7 +153,7 @@ class Encoder:
 
     def _of_shards(self, event: Document, collection: str, at: int) -> Iterator[tuple[str, bytes]]:
         kind = event["operationType"]
-        if kind in _ROWS:
+        if kind in OF_DOCUMENTS:
             yield from self._shards[collection].changes(event)
         elif kind in ("drop", "rename"):
             target = event.get("to", {}).get("coll")
@@ -164,7 +163,7 @@ class Encoder:
                 for documents in self._reading.documents(target, at):
                     self.progress()
                     for document in documents:
-                        yield from self._shards[target].changes({"operationType": "insert", "fullDocument": document})
+                        yield from self._shards[target].changes({"operationType": "insert", AFTER: document})
 
     def _afresh(self, collection: str, table: TableEncoder) -> Iterator[list[bytes]]:
         """A table whose change cannot be told without the document before: all its rows, as they are now.

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from zmsd.catalog.catalog import Table
 from zmsd.catalog.mapping import Mapping
 from zmsd.catalog.schema import Column, TableSpec
+from zmsd.feed.lookup import AFTER, BEFORE, WITH_AFTER
 from zmsd.feed.source import Document
 from zmsd.rows.changes import RowChange, between
 from zmsd.rows.plain import Row, compile_rows
@@ -43,8 +44,8 @@ class ShardTable:
     def changes(self, event: Document) -> Iterator[tuple[str, bytes]]:
         """(shard, message) for each row change of an event."""
         kind = event["operationType"]
-        after = event.get("fullDocument") if kind in ("insert", "update", "replace") else None
-        before = event.get("fullDocumentBeforeChange")
+        after = event.get(AFTER) if kind in WITH_AFTER else None
+        before = event.get(BEFORE)
         if kind == "delete" and before is None:
             self._rejects.add(f"(shard).{self.kind}", "delete without the document before", event["documentKey"]["_id"])
             return
