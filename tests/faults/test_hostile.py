@@ -62,14 +62,28 @@ def test_connections_one_after_the_other(loaded: Db, zmsd: ZmsdProcess, follow: 
     """As a client that crashes at once does: some say goodbye, some break, some do not even ask."""
     with unharmed(loaded, zmsd, follow, tally):
         for number in range(pick(150, 1000)):
-            sock = WebSocket(zmsd.port)
             if number % 3:
-                sock.upgrade(INITIAL, {})
+                sock = wait_until(lambda: admitted(zmsd.port), "there is room: those before it have been noticed to go")
+            else:
+                sock = WebSocket(zmsd.port)
             if number % 2:
                 sock.close()
             else:
                 sock.abort(reset=number % 4 == 0)
             tally.survived += 1
+
+
+def admitted(port: int) -> WebSocket | None:
+    """A connection that asked for a copy; None where too many are connected from here just now."""
+    sock = WebSocket(port)
+    try:
+        sock.upgrade(INITIAL, {})
+    except Refused as refused:
+        sock.abort()
+        if refused.status != 503:
+            raise
+        return None
+    return sock
 
 
 def test_many_connections_at_once(loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally) -> None:
