@@ -165,14 +165,15 @@ class StubSource:
                     case Request():
                         query = parse_qs(urlsplit(event.target).query)
                         self.connections.append(query)
-                        sock.sendall(connection.send(AcceptConnection()))
+                        with contextlib.suppress(OSError):
+                            sock.sendall(connection.send(AcceptConnection()))
                         target = self._stream if "lastWatermark" in query else self._copy
                         threading.Thread(target=target, args=(sock, lock), daemon=True).start()
                         started = time.monotonic()
                     case TextMessage():
                         self.acks.append(json.loads(event.data)[2]["watermark"])
                     case Ping():
-                        with lock:
+                        with lock, contextlib.suppress(OSError):
                             sock.sendall(connection.send(event.response()))
                     case CloseConnection():
                         if "lastWatermark" not in query:
@@ -181,7 +182,7 @@ class StubSource:
                         return
 
     def _copy(self, sock: socket.socket, lock: threading.Lock) -> None:
-        with lock:
+        with lock, contextlib.suppress(OSError):  # its client may have gone
             sock.sendall(self.initial)
 
     def _stream(self, sock: socket.socket, lock: threading.Lock) -> None:
