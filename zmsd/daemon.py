@@ -66,7 +66,7 @@ class Daemon:
         self._rejects = Rejects()
         self._registry = Registry()
         self._source = Source(settings.mongodb.uri, settings.mongodb.database)
-        self._store = open_store(settings)
+        self._store = open_store(settings, serves=True)
         self._epochs = Epochs(self._store, _values(settings, published))
         self._prepared = Event()
         self.hub = self._make_hub()

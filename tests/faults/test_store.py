@@ -158,3 +158,24 @@ def test_files_may_not_grow(loaded: Db, serve: Serve, follow: Follow, tally: Tal
         received(client, 40)
         tally.survived += 1
     assert not client.closings
+
+
+def test_two_daemons_on_one_file(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+    """The second one is refused, and the first one goes on; killed, it leaves nothing that has to be cleared away."""
+    first = serve(SCHEMA, MAPPINGS)
+    client = follow(first)
+    path = str(first.directory / "watermarks.db")
+    second = serve(SCHEMA, MAPPINGS, settings={"watermarks": {"path": path}}, start=False)
+    with load(loaded, client, tally=tally):
+        second.launch()
+        assert second.wait_exit() == 1
+        (line,) = second.stderr().splitlines()
+        assert line == (
+            f"zmsd: watermark store {path} is used by another zmsd that runs: end that, or give each one a file of its "
+            "own (watermarks.path)"
+        )
+        received(client, 20)
+        first.kill()
+        first.start()
+        received(client, 20)
+    tally.survived += 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pymongo.database import Database
 
 from tests.integration.chat import named, table
 from tests.support.client import ChangeSourceClient
@@ -70,3 +72,26 @@ def test_an_older_state_or_another_database_is_a_reset(
         fresh = follow(zmsd)
         names = {"new"} if kind == "another" else {"old", "new"}
         fresh.wait_for(lambda replica: {key[0] for key in replica.rows["note"]} == names, "the copy is right")
+
+
+def test_another_database_of_the_same_replica_set_is_a_reset(
+    database: Database[dict[str, Any]], replica_set: ReplicaSet, serve: Callable[..., ZmsdProcess], follow: Follow
+) -> None:
+    """mongodb.database was changed, and the store was left where it is."""
+    other = database.client[f"{database.name}-2"]
+    database.notes.insert_one({"_id": "here", "text": "t"})
+    other.notes.insert_one({"_id": "there", "text": "t"})
+    zmsd = serve(SCHEMA, MAPPINGS)
+    client = follow(zmsd)
+    client.wait_rows("note", 1)
+    client.close()
+    zmsd.stop()
+    zmsd.write(settings={"mongodb": {"uri": replica_set.uri(other.name)}})
+    zmsd.start()
+    other.notes.insert_one({"_id": "new", "text": "t"})
+    client = follow(zmsd, replica=client.replica, wait=False)
+    client.wait_for(lambda replica: replica.reset_required, "reset-required")
+    assert f"(that was {database.name})" in str(client.replica.reset_required)
+    assert set(client.rows("note")) == {("here",)}
+    assert set(follow(zmsd).rows("note")) == {("there",), ("new",)}
+    other.client.drop_database(other.name)

@@ -230,6 +230,33 @@ def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.
         again.close()
 
 
+def test_a_file_of_an_older_zmsd(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "_MIGRATIONS", sqlite._MIGRATIONS[:1])
+    store = SqliteStore(path)
+    store._write("INSERT INTO identity VALUES (1, 'set', '{}')")
+    store.close()
+    monkeypatch.undo()
+    again = SqliteStore(path)
+    assert again.identity() == Identity("set", {}, None)
+    again.identify(Identity("set", {}, "db"))
+    assert again.identity() == Identity("set", {}, "db")
+    again.close()
+
+
+def test_one_serves_and_others_may_look(path: Path) -> None:
+    serving = SqliteStore(path, serves=True)
+    with pytest.raises(StoreError, match=r"used by another zmsd .*watermarks\.path"):
+        SqliteStore(path, serves=True)
+    tool = SqliteStore(path)
+    tool.copied_first("zero", 0, CopyRecord(mark(5), mark(5), "e"))
+    tool.close()
+    serving.acked("zero", 0, mark(6))
+    serving.close()
+    next_one = SqliteStore(path, serves=True)
+    assert next_one.shard("zero", 0) == ShardRecord(mark(5), mark(6))
+    next_one.close()
+
+
 def test_after_it_was_closed(store: SqliteStore) -> None:
     store.close()
     for use in (store.shards, lambda: store.acked("zero", 0, mark(1)), lambda: store.checkpoint(mark(1), "t")):

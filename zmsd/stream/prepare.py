@@ -50,10 +50,13 @@ def faults_of_mappings(source: Source, catalog: Catalog) -> list[Fault]:
 
 def remember_identity(hub: Hub) -> None:
     """Keep what the database is known by, as collections come and go."""
-    known = hub.store.identity()
-    here = Identity(hub.source.set_id(), hub.source.collection_ids())
+    known, here = hub.store.identity(), _identity(hub.source)
     if here != known:
         hub.store.identify(here)
+
+
+def _identity(source: Source) -> Identity:
+    return Identity(source.set_id(), source.collection_ids(), source.db.name)
 
 
 def _check_identity(hub: Hub, now: int) -> None:
@@ -61,20 +64,24 @@ def _check_identity(hub: Hub, now: int) -> None:
 
     Raises ResumeLost when that has happened.
     """
-    known = hub.store.identity()
-    here = Identity(hub.source.set_id(), hub.source.collection_ids())
+    known, here = hub.store.identity(), _identity(hub.source)
     if here != known:
         hub.store.identify(here)
-    if known is not None and not _same(known, here):
+    other = None if known is None else _difference(known, here)
+    if other is not None:
         reason = (
-            f"database {hub.source.db.name} is not the one that was read before (another replica set, or all "
-            "collections are new): its changes do not follow on the client's copy"
+            f"database {here.database} is not the one that was read before ({other}): its changes do not follow on "
+            "the client's copy"
         )
         hub.store.invalidate(position.watermark(now), reason)
         raise ResumeLost(reason)
 
 
-def _same(known: Identity, here: Identity) -> bool:
+def _difference(known: Identity, here: Identity) -> str | None:
+    """Why it is another database; None where it is the same, as far as can be told."""
+    if known.database not in (None, here.database):
+        return f"that was {known.database}"
     if known.set_id is not None and here.set_id is not None:
-        return known.set_id == here.set_id
-    return not known.collections or bool(set(known.collections.values()) & set(here.collections.values()))
+        return None if known.set_id == here.set_id else "another replica set"
+    same = not known.collections or set(known.collections.values()) & set(here.collections.values())
+    return None if same else "all collections are new"

@@ -23,7 +23,7 @@ Kind = Literal["sqlite", "nats-kv"]
 def show(path: Path | None, environ: Mapping[str, str]) -> int:
     settings = config.load(path, environ)
     with _opened(settings, settings.watermarks.storage) as store:
-        for line in render(store.contents(), time.time()):
+        for line in [*render(store.contents(), time.time())] or ["nothing yet"]:
             print("".join(char if char.isprintable() else "?" for char in line))
     return 0
 
@@ -66,7 +66,8 @@ def render(found: Contents, now: float) -> Iterator[str]:
     :param now: seconds since the epoch
     """
     if found.identity is not None:
-        yield f"database: replica set {found.identity.set_id or '-'}, {len(found.identity.collections)} collections"
+        set_id, collections, name = found.identity
+        yield f"database {name or '-'}: replica set {set_id or '-'}, {len(collections)} collections"
     if found.invalid is not None:
         yield f"void below {_mark(found.invalid[0], now)}: {found.invalid[1]}"
     for number, fingerprint in enumerate(found.epochs, 1):

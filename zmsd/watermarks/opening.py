@@ -8,10 +8,13 @@ from zmsd.watermarks.sqlite import SqliteStore
 from zmsd.watermarks.store import WatermarkStore
 
 
-def open_store(settings: Config) -> WatermarkStore:
-    """Raises StoreError."""
+def open_store(settings: Config, *, serves: bool = False) -> WatermarkStore:
+    """Raises StoreError.
+
+    :param serves: it is for a daemon: what only one of them may use, no other one may have meanwhile
+    """
     if settings.watermarks.storage == "sqlite":
-        return SqliteStore(settings.watermarks.path)
+        return SqliteStore(settings.watermarks.path, serves=serves)
     try:
         from zmsd.watermarks.shared import SharedStore
     except ImportError as error:

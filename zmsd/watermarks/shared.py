@@ -121,10 +121,11 @@ class SharedStore:
 
     def identity(self) -> Identity | None:
         known = self._value("identity")
-        return None if known is None else Identity(known["setId"], known["collections"])
+        return None if known is None else Identity(known["setId"], known["collections"], known.get("database"))
 
     def identify(self, identity: Identity) -> None:
-        self._set("identity", {"setId": identity.set_id, "collections": identity.collections})
+        set_id, collections, database = identity
+        self._set("identity", {"setId": set_id, "collections": collections, "database": database})
 
     def valid_from(self) -> tuple[str, str] | None:
         known = self._value("invalid")

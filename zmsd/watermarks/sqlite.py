@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from zmsd.errors import StoreError
+from zmsd.log import kv
 from zmsd.watermarks.store import Contents, CopyRecord, Identity, ShardRecord
+
+log = logging.getLogger(__name__)
 
 # Each runs once, in a transaction together with the new user_version. Never change one that was released: add another.
 _MIGRATIONS = (
@@ -30,6 +36,7 @@ _MIGRATIONS = (
     CREATE TABLE identity (one INTEGER PRIMARY KEY CHECK (one = 1), set_id TEXT, collections TEXT NOT NULL);
     CREATE TABLE invalid (one INTEGER PRIMARY KEY CHECK (one = 1), below TEXT NOT NULL, reason TEXT NOT NULL);
     """,
+    "ALTER TABLE identity ADD COLUMN database TEXT;",
 )
 
 _CHECKPOINTS = 1000
@@ -37,24 +44,27 @@ _CHECKPOINTS = 1000
 
 
 class SqliteStore:
-    """watermarks.storage: sqlite. For one daemon."""
+    """watermarks.storage: sqlite. For one daemon; tools may look and write beside it."""
 
     trouble: str | None = None
 
-    def __init__(self, path: Path) -> None:
-        """Opens or creates the file. Raises StoreError with what to do."""
+    def __init__(self, path: Path, *, serves: bool = False) -> None:
+        """Opens or creates the file. Raises StoreError with what to do.
+
+        :param serves: it is for a daemon; a second one is refused
+        """
         self._path = path
         self._lock = Lock()
-        with self._said("opened"):
+        with ExitStack() as stack, self._said("opened"):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if serves:
+                self._claim(stack)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+            stack.callback(self._db.close)  # first: the end of any descriptor of the file ends sqlite's own locks
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")  # a lost last write is found again by deriving it
-            try:
-                self._migrate()
-            except BaseException:
-                self._db.close()
-                raise
+            self._migrate()
+            self._end = stack.pop_all()
 
     def shard(self, app: str, number: int) -> ShardRecord | None:
         return self.shards().get((app, number))
@@ -105,12 +115,13 @@ class SqliteStore:
         return rows[0] if rows else None
 
     def identity(self) -> Identity | None:
-        rows = self._rows("SELECT set_id, collections FROM identity")
-        return Identity(rows[0][0], json.loads(rows[0][1])) if rows else None
+        rows = self._rows("SELECT set_id, collections, database FROM identity")
+        return Identity(rows[0][0], json.loads(rows[0][1]), rows[0][2]) if rows else None
 
     def identify(self, identity: Identity) -> None:
         collections = json.dumps(identity.collections, sort_keys=True)
-        self._write("INSERT OR REPLACE INTO identity VALUES (1, ?, ?)", identity.set_id, collections)
+        statement = "INSERT OR REPLACE INTO identity VALUES (1, ?, ?, ?)"
+        self._write(statement, identity.set_id, collections, identity.database)
 
     def valid_from(self) -> tuple[str, str] | None:
         rows = self._rows("SELECT below, reason FROM invalid")
@@ -160,7 +171,21 @@ class SqliteStore:
 
     def close(self) -> None:
         with self._lock, self._said("closed"):
-            self._db.close()
+            self._end.close()
+
+    def _claim(self, stack: ExitStack) -> None:
+        """Hold a lock on the file that no other process or store can have meanwhile."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        stack.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(
+                f"watermark store {self._path} is used by another zmsd that runs: end that, or give each one a file of "
+                "its own (watermarks.path)"
+            ) from None
+        except OSError as error:  # a file system without such locks
+            log.debug(kv("watermark store not locked", file=self._path, error=error))
 
     def _migrate(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]

@@ -33,6 +33,8 @@ class Identity(NamedTuple):
     """The replica set's own id, where reading it is allowed."""
     collections: dict[str, str]
     """Collection name -> UUID."""
+    database: str | None = None
+    """Its name; None where an older zmsd wrote this."""
 
 
 class Contents(NamedTuple):
