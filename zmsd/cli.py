@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     about = "see it work: a MongoDB, a small chat, its changes on the terminal"
     demo = command("demo", _demo, about, "zmsd demo --seconds 30")
     demo.add_argument("--uri", help="use this MongoDB (a replica set) instead of starting one; its database is filled")
-    demo.add_argument("--port", type=int, default=3000, help="port of 127.0.0.1 to serve on (%(default)s)")
+    demo.add_argument("--port", type=_port, default=3000, help="port of 127.0.0.1 to serve on (%(default)s)")
     demo.add_argument("--seconds", type=float, help="end by itself after so many seconds")
     return parser
 
@@ -122,10 +122,17 @@ def _target_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+    return _number(text, 1, None)
+
+
+def _port(text: str) -> int:
+    return _number(text, 0, 65535)
+
+
+def _number(text: str, low: int, high: int | None) -> int:
+    if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
+        raise argparse.ArgumentTypeError(f"must be {low} or more" if high is None else f"must be from {low} to {high}")
+    return int(text)
 
 
 # What only one command needs is loaded by no other.

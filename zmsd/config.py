@@ -198,6 +198,8 @@ def _with_uri(reader: Reader, section: MongodbConfig) -> MongodbConfig:
         database, place = section.database, ("mongodb", "database")
     if not database:
         reader.fault(place, "names no database: end it with /DATABASE, or set mongodb.database")
+    elif "@" in database and place[1] != "database":
+        reader.fault(place, "the user name and password must be percent-encoded")
     elif not re.fullmatch(r"[^\s/\\.\"$*<>:|?@]{1,63}", database):
         reader.fault(place, "the name of the database has characters that MongoDB does not allow")
     elif database in ("admin", "config", "local"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import gc
 import logging
@@ -21,7 +22,7 @@ from zmsd.catalog.publication import Publication, publication
 from zmsd.catalog.refresh import Refresh
 from zmsd.config import Config
 from zmsd.deadline import Deadline
-from zmsd.errors import SourceUnavailable, StoreError, ZmsdError
+from zmsd.errors import SourceUnavailable, StoreError, ZmsdError, reason_of
 from zmsd.feed.feed import Feed, open_feed
 from zmsd.feed.source import Source
 from zmsd.gateway import tls
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 _FIXED = ("mongodb", "feed", "watermarks", "nats")
 """Sections that a reload does not change in a running daemon."""
 STOP_SECONDS = 25.0
-"""The Deadline of a stop; systemd's own is 90 s."""
+"""The Deadline of a stop; systemd's is 30 s (TimeoutStopSec of the unit)."""
 
 
 class Daemon:
@@ -55,6 +56,7 @@ class Daemon:
 
     def __init__(self, settings: Config, published: Publication, path: Path | None, environ: Mapping[str, str]) -> None:
         self._config = settings
+        """As it was started. What a reload changes is not kept here but handed on."""
         self._published = published
         self._path = path
         self._environ = environ
@@ -133,7 +135,7 @@ class Daemon:
             published = publication(new)
             edition = self._edition(_values(new, published))
             if edition.fingerprint != self.hub.edition.fingerprint:
-                self._try(edition, new)
+                self._try(edition)
             self._epochs.reload(edition.published)
         except ZmsdError as error:
             faults = str(error).splitlines()
@@ -149,8 +151,9 @@ class Daemon:
         if _fixed_server(new) != _fixed_server(self._config):
             fixed.append("server")
         if fixed:
-            log.warning(kv("settings that need a restart have changed", sections=",".join(fixed)))
-        self._config = new
+            log.warning(
+                kv("settings are other than those it was started with and need a restart", sections=",".join(fixed))
+            )
         self._publish()
         log.info(kv("reloaded", tables=len(published.catalog.tables)))
         self._monitor.reloaded(restart=fixed)
@@ -206,10 +209,10 @@ class Daemon:
         same = current.fingerprint == self.hub.edition.fingerprint
         self._dispatcher.publish(self.hub.edition if same else self._edition(current))
 
-    def _try(self, edition: Edition, settings: Config) -> None:
+    def _try(self, edition: Edition) -> None:
         """Whether MongoDB takes it; an unreachable one is asked again by the dispatcher."""
         try:
-            prepare(self.hub, edition, settings.feed.images)
+            prepare(self.hub, edition, self._config.feed.images)
         except SourceUnavailable as error:
             log.warning(kv("reload goes on without a look at MongoDB", error=error))
 
@@ -260,9 +263,9 @@ class Daemon:
                 self._died,
             )
         except OSError as error:
+            hint = "the port is in use by another process" if error.errno == errno.EADDRINUSE else reason_of(error)
             raise ZmsdError(
-                f"cannot listen on {server.host}:{server.port}: {error.strerror or error}: "
-                "is another process using the port? (server.host, server.port)"
+                f"cannot listen on {server.host}:{server.port}: {hint} (server.host, server.port)"
             ) from error
 
 

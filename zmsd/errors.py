@@ -80,3 +80,8 @@ class PeerProtocolError(PeerError):
 
 class StoreError(ZmsdError):
     """The watermark store cannot be read or written."""
+
+
+def reason_of(error: OSError) -> str:
+    """The system's words for it, without what Python appends to them."""
+    return (error.strerror or str(error)).partition(" (while ")[0]

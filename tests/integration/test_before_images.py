@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo.database import Database
 
+from tests.faults.test_copy import wait_history_gone
+from tests.integration.chat import named, table
 from tests.integration.test_state import COLLECTIONS, FROM_ID, MAPPINGS, SCHEMA, Writes, compare
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
@@ -81,3 +87,129 @@ def test_a_table_is_copied_afresh_where_that_history_is_gone(
         assert [change.tag for one in back.replica.transactions[transactions:] for change in one.changes] == [
             *("insert", "insert", "delete", "delete")
         ]
+
+
+# ONE TABLE, WHOSE KEY NO _id TELLS
+
+ONE = named(one=table(id="string", n="number"), end=table(id="string"))
+BY_CODE = {
+    "one": {"collection": "one", "fields": {"id": "code"}},
+    "end": {"collection": "ends", "fields": {"id": "_id"}},
+}
+scopes = pytest.mark.parametrize("scope", ["collection", "database"])
+
+
+def images(database: Db, on: bool, name: str = "one") -> None:
+    database.command({"collMod": name, "changeStreamPreAndPostImages": {"enabled": on}})
+
+
+def codes(database: Db, client: ChangeSourceClient) -> set[str]:
+    """The keys of the rows, when all that was written has arrived."""
+    name = str(database.ends.insert_one({"_id": f"end {database.ends.count_documents({})}"}).inserted_id)
+    client.wait_for(lambda replica: (name,) in replica.rows["end"], name)
+    return {str(key) for (key,) in client.rows("one")}
+
+
+@scopes
+@pytest.mark.parametrize("what", ["key", "filter"])
+@pytest.mark.parametrize("how", ["apart", "transaction"])
+def test_a_change_whose_document_is_gone_by_now(
+    how: str, what: str, scope: str, mongo: Client, database: Db, serve: Serve, follow: Follow
+) -> None:
+    """The delete knows only the document as the change left it, and that one had no row, or another one."""
+    database.one.insert_many([{"_id": str(n), "code": f"c{n}", "kind": "user"} for n in range(3)])
+    database.create_collection("ends")
+    by_id = {"collection": "one", "fields": {"id": "_id"}, "filter": {"kind": "user"}}
+    mappings = BY_CODE if what == "key" else {**BY_CODE, "one": by_id}
+    zmsd = serve(ONE, mappings, settings={"feed": {"scope": scope}})
+    client = follow(zmsd)
+    change = {"$set": {"code": "moved", "kind": "system"}}
+    zmsd.signal(signal.SIGSTOP)
+    images(database, False)
+    if how == "apart":
+        database.one.update_one({"_id": "0"}, change)
+        images(database, True)
+        database.one.delete_one({"_id": "0"})
+    else:
+        with mongo.start_session() as session, session.start_transaction():
+            database.one.update_one({"_id": "0"}, change, session=session)
+            database.one.delete_one({"_id": "0"}, session=session)
+    zmsd.signal(signal.SIGCONT)
+    assert codes(database, client) == ({"c1", "c2"} if what == "key" else {"1", "2"})
+
+
+def replace_it(database: Db) -> None:
+    """Another collection takes its name, and changes."""
+    database.create_collection("other", changeStreamPreAndPostImages={"enabled": True})
+    database.other.insert_many([{"_id": "p", "code": "p"}, {"_id": "q", "code": "q"}])
+    database.other.rename("one", dropTarget=True)
+    database.one.insert_one({"_id": "r", "code": "r"})
+    database.one.delete_one({"_id": "q"})
+
+
+@scopes
+def test_a_rename_before_the_time_of_a_fresh_copy_is_in_it(
+    scope: str, database: Db, serve: Serve, follow: Follow
+) -> None:
+    database.one.insert_many([{"_id": n, "code": f"c{n}"} for n in range(3)])
+    database.create_collection("ends")
+    zmsd = serve(ONE, BY_CODE, settings={"feed": {"scope": scope}})
+    client = follow(zmsd)
+    zmsd.signal(signal.SIGSTOP)
+    images(database, False)
+    database.one.delete_one({"_id": 0})
+    images(database, True)
+    replace_it(database)
+    zmsd.signal(signal.SIGCONT)
+    assert codes(database, client) == {"p", "r"}
+
+
+@scopes
+def test_a_rename_before_a_new_edition_is_in_its_copy(scope: str, database: Db, serve: Serve, follow: Follow) -> None:
+    database.one.insert_one({"_id": "old", "code": "old"})
+    database.create_collection("ends")
+    zmsd = serve(ONE, BY_CODE, settings={"feed": {"scope": scope}})
+    client = follow(zmsd)
+    client.close()
+    replace_it(database)
+    schema = copy.deepcopy(ONE)
+    schema["one"]["columns"]["m"] = {"type": "number", "optional": True}
+    zmsd.write(schema)
+    zmsd.signal(signal.SIGHUP)
+    zmsd.wait_log("feed runs", count=2)
+    assert codes(database, follow(zmsd, replica=client.replica)) == {"p", "r"}
+
+
+@scopes
+def test_who_copies_while_a_table_is_copied_afresh_has_all_of_it(
+    scope: str, tmp_path: Path, serve: Serve, follow: Follow
+) -> None:
+    """Between the change that could not be told and the time of the fresh copy the stream passes the table over: who
+    begins there has neither."""
+    arguments = ("--setParameter", "minSnapshotHistoryWindowInSeconds=4", "--syncdelay", "1")
+    with ExitStack() as stack:
+        replicas = stack.enter_context(ReplicaSet(tmp_path / "set", arguments=arguments))
+        mongo = stack.enter_context(replicas.client())
+        database = mongo.gap
+        database.create_collection("ends")
+        database.one.insert_many([{"_id": n, "code": f"c{n}", "n": 0} for n in range(200)])
+        zmsd = serve(ONE, BY_CODE, uri=replicas.uri("gap"), settings={"feed": {"scope": scope}})
+        first = follow(zmsd)
+        zmsd.signal(signal.SIGSTOP)
+        # A backlog, at its end a change without images, and then time enough that its history is gone.
+        for number in range(200):
+            database.ends.insert_many([{"_id": f"{number} {n}"} for n in range(100)])
+        images(database, False)
+        database.one.update_one({"_id": 0}, {"$set": {"n": 1}})
+        images(database, True)
+        wait_history_gone(database, replicas.now())
+        zmsd.signal(signal.SIGCONT)
+        clients = [first, *(follow(zmsd, shard=shard, wait=False) for shard in (1, 2))]
+        number = 1
+        while not zmsd.log("table copied afresh"):
+            number += 1
+            code = {"code": f"d{number}", "n": number}
+            database.one.update_one({"_id": 20 + number % 180}, {"$set": code})
+        for client in clients:
+            client.wait_initial()
+            assert codes(database, client) == {one["code"] for one in database.one.find()}

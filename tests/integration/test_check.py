@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import socket
@@ -18,6 +19,8 @@ from tests.integration.chat import COLLECTIONS, MAPPINGS, SCHEMA, named, table
 from tests.support.daemon import ZmsdProcess, run_zmsd
 from tests.support.mongod import ADMIN, ReplicaSet
 from zmsd.tools.mongod import Mongod, free_port
+from zmsd.watermarks.sqlite import SqliteStore
+from zmsd.watermarks.store import Identity
 
 Db = Database[dict[str, Any]]
 Check = Callable[..., list[str]]
@@ -195,6 +198,42 @@ def test_a_standalone_mongod(tmp_path: Path) -> None:
         mongod.kill()
 
 
+def test_columns_that_get_nothing(database: Db, checker: Checker) -> None:
+    """A name that was written wrong, a type that does not fit; what may be missing may be missing."""
+    database.messages.insert_many(
+        [
+            *({"_id": str(n), "kind": "user", "room": "r", "text": "t", "likes": n if n else "none"} for n in range(5)),
+            {"_id": "s", "kind": "system", "room": {"id": "r"}, "evnt": "e"},
+        ]
+    )
+    schema = copy.deepcopy(SCHEMA)
+    for name in ("userMessage", "systemMessage"):
+        for column in schema[name]["columns"].values():
+            column["optional"] = False
+    lines = checker.lines(0, schema)
+    assert sorted(line for line in lines if line.startswith("warning: ")) == [
+        "warning: table systemMessage: column event: none of 1 documents has a field event: is the name right?",
+        "warning: table systemMessage: column roomId: of 1 documents 1 object do not fit type string: null is sent for "
+        "those",
+        "warning: table userMessage: column likes: of 5 documents 1 string do not fit type number: null is sent for "
+        "those",
+    ]
+    assert not [line for line in checker.lines(0) if "is the name right?" in line]
+
+
+def test_the_store_is_another_ones(database: Db, checker: Checker) -> None:
+    file = checker.directory / "watermarks.db"
+    store = SqliteStore(file)
+    store.identify(Identity("set", {}, "other"))
+    fault = one(checker.lines(1), "fault: store: ")
+    assert f"is about database other, not {database.name}" in fault
+    store.identify(Identity("set", {}, database.name))
+    store.close()
+    one(checker.lines(0), "ok: store: ")
+    file.write_bytes(b"no database at all " * 100)
+    assert "move the file away" in one(checker.lines(1), "fault: store: ")
+
+
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
     with ReplicaSet(tmp_path_factory.mktemp("secured"), auth=True) as replica_set:
@@ -228,12 +267,13 @@ def test_privileges(secured: ReplicaSet, tmp_path: Path) -> None:
 
     found = lines(("nobody", "p"), 1)
     fault = one(found, "fault: privileges: nobody@admin lacks find, changeStream, listCollections on chat")
+    assert not [line for line in found if line.startswith("fault: collections")], "it was said"
     assert 'grantRolesToUser("nobody", [{role: "read", db: "chat"}])' in fault
 
     wrong = one(lines(("reader", "SECRET"), 1), "fault: mongodb: Authentication failed")
     assert "authSource" in wrong
     assert "SECRET" not in wrong
     found = Checker(tmp_path, secured.uri("chat")).lines(1)
-    assert one(found, "fault: ")
+    assert "give a user: mongodb://USER:PASSWORD@HOST/" in one(found, "fault: collections: ")
 
     assert not [line for line in lines(ADMIN, 0) if line.startswith("warning: ")]

@@ -58,7 +58,9 @@ def test_an_unknown_path_is_404_with_a_reason(zmsd: ZmsdProcess) -> None:
     status, body = zmsd.get("/nothing/here")
     assert status == 404
     assert "/nothing/here" in body
-    assert refused(zmsd, "/changes/v1/stream?appID=zero&shardNum=0").status == 404
+    for path in ("/changes/v1/stream?appID=zero&shardNum=0", "/"):
+        assert refused(zmsd, path).status == 404
+        assert zmsd.wait_log(f"no WebSocket at {path.partition('?')[0]}: it is at {INITIAL.partition('?')[0]}")
 
 
 def test_the_stream_without_websocket_is_426_with_a_reason(zmsd: ZmsdProcess) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import signal
 import socket
 import time
@@ -91,6 +92,18 @@ def test_limits_and_tokens_change_on_sighup(serve: Serve, follow: Follow) -> Non
     zmsd.signal(signal.SIGHUP)
     zmsd.wait_log("reloaded", count=2)
     follow(zmsd, app="anybody", again=True)
+
+
+def test_what_needs_a_restart_is_said_until_it_is_as_at_the_start(serve: Serve) -> None:
+    """Also where nothing has changed since the last reload."""
+    zmsd = serve(SCHEMA, MAPPINGS)
+    for count, (scope, said) in enumerate([("database", 1), ("database", 2), ("collection", 2)], 1):
+        zmsd.write(settings={"feed": {"scope": scope}})
+        zmsd.signal(signal.SIGHUP)
+        zmsd.wait_log(" reloaded", count=count)
+        assert len(zmsd.log("need a restart sections=feed")) == said
+        restart = json.loads(zmsd.get("/status.json")[1])["last_reload"]["restart"]
+        assert restart == (["feed"] if scope == "database" else [])
 
 
 def raw(zmsd: ZmsdProcess, request: bytes) -> bytes:

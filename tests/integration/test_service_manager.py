@@ -118,6 +118,7 @@ def test_sigusr1_logs_every_thread_and_the_queues(database: Db, serve: Serve, fo
     zmsd = serve(SCHEMA, MAPPINGS)
     follow(zmsd)
     zmsd.wait_log("session ends")  # that of its copy
+    zmsd.wait_log("session begins", count=2)
     zmsd.signal(signal.SIGUSR1)
     (line,) = zmsd.wait_log(r"queues ")
     for reader in ("order", "collection-users", "collection-rooms", "collection-messages"):

@@ -83,9 +83,18 @@ def _value(value: Any, kind: str) -> Any:
             return _jsonable(value)
         case "string", bool():
             return str(value).lower()
-        case "string", int() | float():
+        case "string", int():
             return str(value)
+        case "string", float():
+            return _javascript(value)
     return None  # it does not fit
+
+
+def _javascript(value: float) -> str:
+    """As JavaScript writes it; only for what it writes without an exponent."""
+    if math.isfinite(value):
+        return str(int(value)) if value.is_integer() else repr(value)
+    return str(value).replace("nan", "NaN").replace("inf", "Infinity")
 
 
 def _jsonable(value: Any) -> Any:

@@ -199,6 +199,31 @@ def test_a_reader_that_is_ahead_of_the_log_gets_nothing_twice() -> None:
     assert taken(ahead) == ["7.0"]
 
 
+def test_who_stands_in_a_gap_is_sent_elsewhere() -> None:
+    """An entry may tell more than its own time: those who are past it lack what was told too early."""
+    log = started()
+    waiting, early, late = tail(log, 6), tail(log, 3), tail(log, 9)
+    ahead = Entry(watermark(5), 0, 1, b"5.0", ahead_to=watermark(9))
+    log.extend([entry(4), ahead, entry(10)])
+    with pytest.raises(Overrun):
+        taken(waiting)
+    assert taken(early) == ["4.0", "5.0", "10.0"]
+    assert taken(late) == ["10.0"]
+    assert [log.tail(watermark(at), EDITION) is None for at in (4, 5, 6, 8, 9)] == [False, False, True, True, False]
+    log.start(watermark(6), EDITION)
+    assert log.tail(watermark(6), EDITION) is not None
+
+
+def test_a_gap_is_forgotten_when_the_log_begins_after_it() -> None:
+    log = started(limit=3000)
+    log.extend([Entry(watermark(5), 0, 1, b"", ahead_to=watermark(9)), entry(6), entry(7)])
+    log.extend([entry(at, size=1000) for at in (8, 10)])
+    assert log.tail(watermark(8), EDITION) is None
+    log.extend([entry(at, size=1000) for at in range(11, 20)])
+    assert log.tail(watermark(19), EDITION) is not None
+    assert not log._gaps
+
+
 # THREADS
 
 

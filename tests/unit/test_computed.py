@@ -101,7 +101,7 @@ class Server:
             self.passing -= 1
             raise EvaluationError("a moment's trouble")
         if any(document["_id"] in self.bad for document in documents):
-            raise EvaluationError("Failed to parse number 'abc' in $convert with 17 things: Did not")
+            raise EvaluationError("Failed to parse number 'abc, it's: secret' in $convert with 17 things: Did not")
         return [{"id": document["_id"], TAG: document[TAG]} for document in documents]
 
 

@@ -244,7 +244,7 @@ def test_sections_that_are_none(faults_of: Callable[..., list[str]], section: st
         ("mongodb://u:SE?CRET@h/db", "the user name and password must be percent-encoded"),
         ("mongodb://u:SE@CRET@h/db", "the user name and password must be percent-encoded"),
         ("mongodb://u:SE%CRET@h/db", "the user name and password must be percent-encoded"),
-        ("mongodb://u:123/SECRET@h", "the name of the database has characters that MongoDB does not allow"),
+        ("mongodb://u:123/SECRET@h", "the user name and password must be percent-encoded"),
     ],
 )
 def test_uris_that_are_wrong_without_their_secrets(

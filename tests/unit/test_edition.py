@@ -28,5 +28,6 @@ def test_a_reader_hears_that_mongodb_is_away_and_a_copy_waits() -> None:
     with pytest.raises(SourceUnavailable):
         evaluator.evaluate([{"_id": "a"}])
     source.run.side_effect = answers
-    (message,) = edition.encoder().copied("c", [{"_id": "a"}])
+    encoder = edition.encoder()
+    (message,) = encoder.copied("c", [{"_id": "a"}], encoder.tables["c"])
     assert data(message)[0]["new"] == {"id": "a"}

@@ -21,7 +21,7 @@ from pymongo.errors import (
 )
 
 from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceUnavailable
-from zmsd.feed.faults import EventTooLarge, TokenUnfit, backoff, classify, code_of, is_transient
+from zmsd.feed.faults import EventUnreadable, TokenUnfit, backoff, classify, code_of, is_transient
 
 RESUMABLE, NON_RESUMABLE = "ResumableChangeStreamError", "NonResumableChangeStreamError"
 
@@ -39,7 +39,7 @@ BY_CODE: dict[type[SourceError], tuple[int, ...]] = {
     TokenUnfit: (280, 260),
     ResumeLost: (286, 136, 40576, 40585, 40615, 47),
     SourceRefused: (13, 18, 20, 40573, 166, 40324, 40415),
-    EventTooLarge: (10334,),
+    EventUnreadable: (10334,),
 }
 
 
@@ -95,8 +95,44 @@ def test_the_text_is_one_line_for_a_person() -> None:
         "db:1: [Errno 111] Connection refused (configured timeouts: socketTimeoutMS: 1.0ms), Timeout: 5.0s, "
         "Topology Description: <TopologyDescription id: 1, servers: [\n<ServerDescription …>]>"
     )
-    assert str(classify(error)) == "ServerSelectionTimeoutError: db:1: [Errno 111] Connection refused"
+    assert str(classify(error)) == (
+        "ServerSelectionTimeoutError: db:1: [Errno 111] Connection refused: is it running, and can it be reached from "
+        "here? (mongodb.uri)"
+    )
     assert str(classify(AutoReconnect(""))) == "AutoReconnect: "
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (
+            'not authorized on db to execute command { find: "a", lsid: { id: UUID("1") }, $db: "db" }',
+            "not authorized on db to execute command find (Unauthorized, code 13): its user lacks a role, zmsd check "
+            "says which (mongodb.uri)",
+        ),
+        (
+            "command find requires authentication",
+            "command find requires authentication (Unauthorized, code 13): give a user: "
+            "mongodb://USER:PASSWORD@HOST/... (mongodb.uri)",
+        ),
+    ],
+)
+def test_what_to_do_about_rights(message: str, text: str) -> None:
+    details = {"ok": 0, "errmsg": message, "code": 13, "codeName": "Unauthorized"}
+    assert str(classify(OperationFailure(message, 13, details))) == text
+
+
+@pytest.mark.parametrize(
+    ("message", "advice"),
+    [
+        ('No replica set members available for replica set name "rs0"', "run rs.initiate() once, or correct the URI"),
+        ('No replica set members match selector "Primary()"', "an election is under way, or rs.initiate() was never"),
+    ],
+)
+def test_what_to_do_about_a_replica_set(message: str, advice: str) -> None:
+    text = str(classify(ServerSelectionTimeoutError(f"{message}, Timeout: 5.0s, Topology Description: <…>")))
+    assert text.startswith(f"ServerSelectionTimeoutError: {message}: ")
+    assert advice in text
 
 
 def test_waits_double_up_to_a_limit_with_jitter() -> None:

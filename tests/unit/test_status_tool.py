@@ -30,14 +30,17 @@ def test_a_copy_under_way() -> None:
 
 def test_troubles() -> None:
     assert "refused\n  a.yaml:1:1: wrong" in shown(last_reload={"when": 0.0, "faults": ["a.yaml:1:1: wrong"]})
+    text = shown(last_reload={"when": 0.0, "faults": [], "restart": ["feed", "server"]})
+    assert "done\n  a restart is needed for: feed, server" in text
     assert "cannot be written: disk full" in shown(store_trouble="disk full")
     rejected = {
         "counts": [{"table": "user", "reason": "no key", "count": 1200}],
-        "newest": [{"table": "user", "id": "x"}] * 9,
+        "newest": [{"when": 0.0, "table": "user", "id": "x"}] * 9,
     }
     text = shown(rejected=rejected)
     assert "1,200" in text
     assert text.count("table=user id=x") == 5
+    assert text.count("when=19") == 5, "a date, and no figure"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from bson import DBRef
 
 from zmsd.feed.cursor import ENVELOPE, Batch, ChangeCursor
-from zmsd.feed.faults import EventTooLarge
+from zmsd.feed.faults import EventUnreadable
 from zmsd.feed.lookup import AFTER, BEFORE, OF_DOCUMENTS, WITH_AFTER, WITH_BEFORE, Lookup
 from zmsd.feed.order import events_of
 from zmsd.feed.reader import Health, Reader
@@ -92,11 +92,11 @@ class ContentReader(Reader):
         self._without_images: set[str] = set()
 
     def _read(self, wait_ms: int) -> Batch:
-        """An event may not have more than 16 MB, though its documents, together or alone, do: they are looked up."""
+        """An event that cannot be had, though its documents, together or alone, perhaps can: they are looked up."""
         try:
             return super()._read(wait_ms)
-        except EventTooLarge as error:
-            log.info(kv("event over 16 MB, documents are looked up", stream=self.name, error=error))
+        except EventUnreadable as error:
+            log.info(kv("event unreadable, documents are looked up", stream=self.name, error=error))
             return self._cursor.read_without_documents()
 
     def fill(self, events: list[Document]) -> None:
@@ -105,7 +105,7 @@ class ContentReader(Reader):
             kind = event["operationType"]
             if kind in OF_DOCUMENTS:
                 by_collection.setdefault(event["ns"]["coll"], []).append(event)
-            elif kind != "gone":
+            else:
                 # What comes under these names has none yet, or its own.
                 self._source.forget_images(event["ns"].get("coll"), event.get("to", {}).get("coll"))
         for collection, group in by_collection.items():

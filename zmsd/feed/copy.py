@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from threading import Event, Thread
 
+from bson.errors import InvalidBSON
 from pymongo.errors import OperationFailure, PyMongoError
 
 from zmsd.errors import SourceError, SourceRefused, SourceUnavailable, ZmsdError
 from zmsd.feed import position
 from zmsd.feed.channel import Channel, Closed
 from zmsd.feed.collection import Fields
-from zmsd.feed.faults import REFUSED_WAIT, SNAPSHOT_GONE, SNAPSHOT_RETRY, backoff, classify, code_of
+from zmsd.feed.faults import REFUSED_WAIT, SNAPSHOT_GONE, SNAPSHOT_RETRY, backoff, classify, code_of, no_bson
 from zmsd.feed.source import CODEC, Document, Source, as_documents
 from zmsd.log import Repeated, kv
 
@@ -59,6 +60,8 @@ class Scan:
                 return
             except PyMongoError as error:
                 self._heal(error)
+            except InvalidBSON as error:
+                raise no_bson(self.collection, error) from error
 
     def end(self) -> None:
         """Nobody wants the rest. Any thread."""

@@ -11,13 +11,14 @@ import contextlib
 from contextlib import closing
 from typing import NamedTuple
 
+from bson.errors import InvalidBSON
 from bson.int64 import Int64
 from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
 from zmsd.errors import ResumeLost
 from zmsd.feed import position
-from zmsd.feed.faults import TokenUnfit, classify
+from zmsd.feed.faults import EventUnreadable, TokenUnfit, classify
 from zmsd.feed.source import CODEC, Document, Source
 
 ENVELOPE = ("operationType", "ns.coll", "to.coll", "documentKey", "txnNumber", "wallTime")
@@ -87,6 +88,9 @@ class ChangeCursor:
         """
         try:
             reply = self._get_more(wait_ms) if self._id else self._open()
+        except InvalidBSON as error:
+            self._drop()
+            raise EventUnreadable(f"bytes that are no BSON: {error}") from error
         except PyMongoError as error:
             self._drop()
             fault = classify(error)
@@ -105,7 +109,7 @@ class ChangeCursor:
         return Batch(events, token, len(events) < self._batch_size, now)
 
     def read_without_documents(self) -> Batch:
-        """The next few events without their documents: after EventTooLarge, which does not say which one was it."""
+        """The next few events without their documents: after EventUnreadable, which does not say which one was it."""
         envelope = {"$project": dict.fromkeys(ENVELOPE, 1)}
         with closing(ChangeCursor(self._source, self._collection, 0, [*self._matches, envelope], {}, _FEW)) as few:
             few._place = self._place

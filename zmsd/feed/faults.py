@@ -7,14 +7,17 @@ the code, never the text. Codes as in MongoDB's error_codes.yml and its change s
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 
+from bson.errors import InvalidBSON
 from pymongo.errors import (
     AutoReconnect,
     ConfigurationError,
     ConnectionFailure,
     OperationFailure,
     PyMongoError,
+    ServerSelectionTimeoutError,
     WaitQueueTimeoutError,
 )
 
@@ -36,8 +39,8 @@ SNAPSHOT_RETRY = frozenset((250, 272))
 OVERSIZE = 10334
 
 
-class EventTooLarge(SourceError):
-    """A change event over 16 MB that the server cannot split."""
+class EventUnreadable(SourceError):
+    """A change event over 16 MB that the server cannot split, or one with bytes in it that are no BSON."""
 
 
 class TokenUnfit(SourceError):
@@ -55,7 +58,7 @@ def classify(error: PyMongoError) -> SourceError:
     if code in REOPEN_BY_TIME:
         return TokenUnfit(text)
     if code == OVERSIZE:
-        return EventTooLarge(text)
+        return EventUnreadable(text)
     if code in LOST or error.has_error_label("NonResumableChangeStreamError"):
         return ResumeLost(text)
     if code in REFUSED:
@@ -64,6 +67,12 @@ def classify(error: PyMongoError) -> SourceError:
         return SourceRefused(text)
     # Transient, or unknown: resumed in both cases, because giving up would be worse and "from now" is never right.
     return SourceUnavailable(text)
+
+
+def no_bson(collection: str, error: InvalidBSON) -> SourceRefused:
+    """mongod takes what it does not look into, such as a binary of subtype 2 with a wrong length inside."""
+    reason = f"collection {collection} has a document with bytes that are no BSON ({error})"
+    return SourceRefused(f"{reason}: replace or delete it, mongod's validate finds it from 6.2 on")
 
 
 def is_transient(error: PyMongoError) -> bool:
@@ -75,14 +84,34 @@ def is_transient(error: PyMongoError) -> bool:
     )
 
 
+_ADVICE = (
+    (
+        "No replica set members available",
+        "start mongod with this --replSet and run rs.initiate() once, or correct the URI",
+    ),
+    ("No replica set members match", "it has no primary: an election is under way, or rs.initiate() was never run"),
+    ("requires authentication", "give a user: mongodb://USER:PASSWORD@HOST/..."),
+    ("not authorized on", "its user lacks a role, zmsd check says which"),
+)
+"""What to do, by what the text says. Behind "No replica set members available" stands the name that the URI gives."""
+_COMMAND = re.compile(r"( to execute command) \{ (\w+):.*", re.DOTALL)
+
+
 def _text(error: PyMongoError) -> str:
-    """One line of the error, without the topology dump that pymongo appends to time-outs."""
+    """One line of the error, without the dumps that pymongo and mongod append, and what to do."""
     if isinstance(error, OperationFailure):
         details = error.details or {}
-        name = details.get("codeName") or "error"
-        return f"{details.get('errmsg') or error} ({name}, code {error.code})"
-    text = str(error).split(", Timeout: ")[0].split(" (configured timeouts:")[0].splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"
+        text = _COMMAND.sub(r"\1 \2", str(details.get("errmsg") or error))
+        text += f" ({details.get('codeName') or 'error'}, code {error.code})"
+    else:
+        lines = str(error).split(", Timeout: ")[0].split(" (configured timeouts:")[0].splitlines()
+        text = f"{type(error).__name__}: {lines[0] if lines else ''}"
+    for found, advice in _ADVICE:
+        if found in text:
+            return f"{text}: {advice} (mongodb.uri)"
+    if isinstance(error, ServerSelectionTimeoutError):
+        return f"{text}: is it running, and can it be reached from here? (mongodb.uri)"
+    return text
 
 
 def backoff(first: float = 0.1, most: float = 10.0) -> Iterator[float]:

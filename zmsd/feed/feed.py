@@ -48,7 +48,7 @@ class Feed:
     def read(self) -> Pieces | None:
         """What came next, perhaps nothing but progress; None when there was nothing in about a second.
 
-        Raises ResumeLost, EventTooLarge, SourceUnavailable (begin again at ``progress``) and Closed.
+        Raises ResumeLost, EventUnreadable, SourceUnavailable (begin again at ``progress``) and Closed.
         """
         raise NotImplementedError
 

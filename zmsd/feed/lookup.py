@@ -12,10 +12,11 @@ from itertools import groupby
 from typing import Any
 
 import bson
+from bson.errors import InvalidBSON
 from pymongo.errors import PyMongoError
 
 from zmsd.feed import position
-from zmsd.feed.faults import SNAPSHOT_GONE, SNAPSHOT_RETRY, classify, code_of
+from zmsd.feed.faults import SNAPSHOT_GONE, SNAPSHOT_RETRY, classify, code_of, no_bson
 from zmsd.feed.source import CODEC, Document, Source, as_documents
 
 Found = dict[bytes, Document]
@@ -36,7 +37,8 @@ class Lookup:
         self._select = None if fields is None else dict.fromkeys(fields | {"_id"}, 1)
 
     def complete(self, events: list[Document], *, before: bool) -> None:
-        """Put in what is missing, in place. A change whose document is gone by now becomes ``operationType: gone``.
+        """Put in what is missing, in place. A change whose document is gone by now becomes ``operationType: delete``:
+        the event that deleted it may know only a document that no row was made of.
 
         :param before: also the document before, which then may be None: there was none
         """
@@ -44,7 +46,9 @@ class Lookup:
         for event, document in self._each(lacking, lambda at: at, fallback=True):
             event[AFTER] = document
             if document is None:
-                event["operationType"] = "gone"
+                if event["operationType"] == "insert":
+                    event[BEFORE_KNOWN] = True  # there was none
+                event["operationType"] = "delete"
         if before:
             _take_over(events)
             unknown = [
@@ -84,6 +88,8 @@ class Lookup:
             if code_of(error) in SNAPSHOT_GONE | SNAPSHOT_RETRY:
                 return None
             raise classify(error) from error
+        except InvalidBSON as error:
+            raise no_bson(self._collection, error) from error
 
 
 def _take_over(events: list[Document]) -> None:

@@ -60,6 +60,18 @@ def of_token(token: dict[str, Any]) -> int:
     return int(token["_data"][2:18], 16)
 
 
+def text_of_token(token: dict[str, Any]) -> str:
+    """A resume token to be kept. Where the event's ``_id`` has a double or a Decimal128, mongod cannot read the token
+    again without its type bits (MongoDB 6.0: error 50810, KeyString format error)."""
+    bits = token.get("_typeBits")
+    return str(token["_data"]) if bits is None else f"{token['_data']}.{bytes(bits).hex()}"
+
+
+def token_of_text(text: str) -> dict[str, Any]:
+    data, _, bits = text.partition(".")
+    return {"_data": data, "_typeBits": bytes.fromhex(bits)} if bits else {"_data": data}
+
+
 def seconds(position: int) -> int:
     """Seconds since the epoch of a position."""
     return position >> 32

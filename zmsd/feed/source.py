@@ -143,8 +143,11 @@ class Source:
             raise classify(error) from error
 
     def has_event(self, token: str) -> bool:
-        """Whether the event of a resume token is in the oplog, or was before the oplog's first entry."""
-        stream = {"$changeStream": {"resumeAfter": {"_data": token}}}
+        """Whether the event of a resume token is in the oplog, or was before the oplog's first entry.
+
+        :param token: as :func:`position.text_of_token` wrote it
+        """
+        stream = {"$changeStream": {"resumeAfter": position.token_of_text(token)}}
         command = {"aggregate": 1, "pipeline": [stream], "cursor": {"batchSize": 1}}
         try:
             with self.db.cursor_command(command, codec_options=CODEC, max_await_time_ms=1) as cursor:
@@ -247,11 +250,9 @@ class Source:
 
     def _topology(self) -> Topology:
         reply = self.command({"hello": 1})
-        sharded = reply.get("msg") == "isdbgrid"
-        if not sharded and "setName" not in reply:
-            raise _standalone()
+        check_streams(reply)
         build = self.command({"buildInfo": 1})["versionArray"]
-        return Topology(sharded, (build[0], build[1]), reply.get("setName"))
+        return Topology(reply.get("msg") == "isdbgrid", (build[0], build[1]), reply.get("setName"))
 
     def _see_to_images(self, wanted: list[str], found: dict[str, Document], mode: str) -> None:
         if not self.topology.has_images:
@@ -271,6 +272,12 @@ class Source:
         if what not in self._warned:
             self._warned.add(what)
             log.warning(kv(what, reason=why))
+
+
+def check_streams(hello: Document) -> None:
+    """Raises SourceRefused where the server that answered so has no change streams."""
+    if hello.get("msg") != "isdbgrid" and "setName" not in hello:
+        raise _standalone()
 
 
 def _standalone() -> SourceRefused:

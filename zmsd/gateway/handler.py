@@ -131,6 +131,8 @@ class Handler(BaseHTTPRequestHandler):
         page = self.host.pages.get(url.path)
         if url.path == protocol.PATH:
             self._stream(parse_qs(url.query, keep_blank_values=True))
+        elif self._wants_websocket():  # of a refusal zero-cache shows its operator no more than the status
+            self._refuse(404, f"no WebSocket at {url.path}: it is at {protocol.PATH}")
         elif page is None:
             known = " ".join(sorted([protocol.PATH, *self.host.pages]))
             self._answer(404, f"nothing at {url.path}; there is: {known}")
@@ -142,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
     def _stream(self, query: dict[str, list[str]]) -> None:
         if not self._allowed(query):
             return self._refuse(401, "wrong or missing token: give it as ?token=…, as Basic password or as Bearer")
-        if self.headers.get("Upgrade", "").lower() != "websocket":
+        if not self._wants_websocket():
             return self._answer(426, "this is a WebSocket endpoint", {"Upgrade": "websocket", "Connection": "Upgrade"})
         try:
             wanted = subscription(query)
@@ -160,6 +162,9 @@ class Handler(BaseHTTPRequestHandler):
             log.debug(kv("connection lost", address=self.client_address[0], error=error))
         finally:
             self.host.leave(session)
+
+    def _wants_websocket(self) -> bool:
+        return bool(self.headers.get("Upgrade", "").lower() == "websocket")
 
     def _allowed(self, query: dict[str, list[str]]) -> bool:
         tokens = self.host.limits.tokens

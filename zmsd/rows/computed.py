@@ -134,7 +134,8 @@ def used_fields(table: Table) -> frozenset[str] | None:
     if names is None:
         return None
     # What a pipeline leaves alone may be a column; fields are read from the documents themselves.
-    columns = [column.name for column in table.spec.columns] if table.mapping.pipeline is not None else []
+    left = [column.name for column in table.spec.columns] if table.mapping.pipeline is not None else []
+    columns = [name.partition(".")[0] for name in left]
     paths = [path.partition(".")[0] for _, path in table.mapping.fields or ()]
     return frozenset({"_id", *filter(_is_name, names), *columns, *paths})
 
@@ -170,8 +171,9 @@ def _members(stage: Document) -> list[tuple[str, Document]]:
 
 
 def _label(message: str) -> str:
-    """mongod's message without values: what it says of a whole class of documents."""
-    general = re.sub(r"(?<!\w)'[^']*'|\"[^\"]*\"|-?\d[\w.+-]*", "…", re.split("[:,] ", message)[0])
+    """mongod's message without values: what it says of a whole class of documents. A value may have quotes in it."""
+    quoted = re.sub(r"(?<!\w)'.*'|\".*\"", "…", message, flags=re.DOTALL)
+    general = re.sub(r"-?\d[\w.+-]*", "…", re.split("[:,] ", quoted)[0])
     return general if len(general) <= _LABEL else general[:_LABEL] + "…"
 
 

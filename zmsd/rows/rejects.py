@@ -13,6 +13,8 @@ from zmsd.log import kv
 log = logging.getLogger(__name__)
 
 _KEPT = 50
+_KINDS = 20
+"""Of each table; further reasons are counted as one, as each is a time series for whoever keeps the metrics."""
 _LOGGED = 5
 """Of each kind so many are logged; all are counted."""
 
@@ -39,6 +41,8 @@ class Rejects:
         """:param reason: short, without values: it is a metric's label"""
         case = Reject(time(), table, reason, str(document_id)[:200])
         with self._lock:
+            if (table, reason) not in self._counts and sum(name == table for name, _ in self._counts) >= _KINDS:
+                reason = "other reasons"
             self._counts[table, reason] += 1
             count = self._counts[table, reason]
             self._newest.append(case)

@@ -5,7 +5,7 @@ BSON               string                 number                 boolean        
 =================  =====================  =====================  ==================  ============================
 string             itself                 --                     --                  string
 int, long          exact digits           number [1]_            --                  number [1]_
-double             shortest digits        number; NaN, inf null  --                  number; NaN, inf null
+double             as JavaScript does     number; NaN, inf null  --                  number; NaN, inf null
 decimal            exact digits           nearest double         --                  exact digits in a string
 bool               ``true``, ``false``    --                     itself              itself
 date               ISO 8601, UTC          ms since the epoch     --                  ISO 8601 in a string
@@ -32,6 +32,7 @@ import re
 from base64 import b64encode
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from bson import Binary, DBRef, Decimal128, ObjectId, Regex, Timestamp
@@ -47,6 +48,7 @@ _JS_DATE = 8_640_000_000_000_000
 """Milliseconds on either side of the epoch that JavaScript's Date takes."""
 _EPOCH = datetime(1970, 1, 1)
 _MS = timedelta(milliseconds=1)
+_NO_DIGITS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _LONG_DIGITS = re.compile(r"\d{16}")
 
 
@@ -83,7 +85,7 @@ def string(value: Any) -> str | None:
     if isinstance(value, int):
         return f'"{int(value)}"'
     if isinstance(value, float):
-        return f'"{value!r}"'
+        return f'"{_digits(value)}"'
     return None
 
 
@@ -92,6 +94,8 @@ def number(value: Any) -> str | None:
     if value is None:
         return "null"
     if isinstance(value, float):
+        if value.is_integer() and -SAFE <= value <= SAFE:
+            return str(int(value))  # a key has one text, whether MongoDB keeps it as an integer or as a double
         text = float.__repr__(value)
         if _INT64 <= abs(value) < 1e21:
             # JavaScript writes these without an exponent, and zero-cache dies of the integer that it then reads back.
@@ -179,6 +183,17 @@ def _clean(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and not -SAFE <= value <= SAFE:
         return float(value)
     return value
+
+
+def _digits(value: float) -> str:
+    """What JavaScript's String gives, so that 5 and 5.0 are the same."""
+    text = float.__repr__(value)
+    if text.endswith(".0"):
+        return text[:-2] if value else "0"
+    if "e" in text:
+        plain = 1e-6 <= abs(value) < 1e21
+        return format(Decimal(text), "f") if plain else text.replace("e-0", "e-")
+    return _NO_DIGITS.get(text, text)
 
 
 def _double(value: Decimal128) -> float:

@@ -26,6 +26,8 @@ class Entry:
     """The transaction ends here."""
     shard_frames: Mapping[str, bytes] | None = None
     """Data messages for the clients of one shard only (``app_0``)."""
+    ahead_to: str | None = None
+    """A table's rows are given as of this later watermark, and what happens to it up to there is not told again."""
 
     @property
     def size(self) -> int:
@@ -34,7 +36,7 @@ class Entry:
 
 
 class Overrun(Exception):
-    """What this reader had to read next is not in the log any more."""
+    """What this reader had to read next is not in the log, or not any more."""
 
 
 class ChangeLog:
@@ -55,6 +57,8 @@ class ChangeLog:
         self._edition = ""
         self._head: str | None = None
         self._whole: str | None = None  # the newest transaction whose end is in
+        self._gaps: list[tuple[str, str]] = []
+        """Who is between these watermarks has not got the first one's entry, and lacks what comes up to the second."""
         self._closed = False
 
     @property
@@ -75,6 +79,7 @@ class ChangeLog:
         with self._changed:
             self._generation += 1
             self._entries = []
+            self._gaps = []
             self._size = 0
             self._floor = self._head = self._whole = floor
             self._edition = edition
@@ -92,6 +97,8 @@ class ChangeLog:
                 self._entries.append(entry)
                 self._size += entry.size
                 self._head = entry.watermark
+                if entry.ahead_to is not None:
+                    self._gaps.append((entry.watermark, entry.ahead_to))
                 if entry.last:
                     self._whole = entry.watermark
             if self._size > self._limit:
@@ -116,14 +123,14 @@ class ChangeLog:
             self._changed.notify_all()
 
     def tail(self, after: str, edition: str) -> Tail | None:
-        """A reader from the first transaction above a watermark; None where the log does not reach back that far.
+        """A reader from the first transaction above a watermark; None where the log lacks some of what comes after it.
 
         Raises Overrun where the log is for another edition.
         """
         with self._changed:
             if self._floor is not None and edition != self._edition:
                 raise Overrun
-            if self._floor is None or after < self._floor:
+            if self._floor is None or after < self._floor or any(first < after < end for first, end in self._gaps):
                 return None
             index = bisect_right(self._entries, after, key=lambda entry: entry.watermark)
             return Tail(self, self._generation, self._base + index, after)
@@ -175,7 +182,8 @@ class ChangeLog:
         while self._size > self._limit * 3 // 4 and count < len(self._entries) - 1:
             self._size -= self._entries[count].size
             count += 1
-        self._floor = self._entries[count - 1].watermark
+        self._floor = floor = self._entries[count - 1].watermark
+        self._gaps = [gap for gap in self._gaps if gap[1] > floor]
         del self._entries[:count]
         self._base += count
 
@@ -196,6 +204,8 @@ class Tail:
         self._number += len(taken)
         if self._after is not None and taken:
             known = bisect_right(taken, self._after, key=lambda entry: entry.watermark)
+            if any((entry.ahead_to or "") > self._after for entry in taken[:known]):
+                raise Overrun  # its reader is in a gap
             self._after = None if known < len(taken) else self._after
             return taken[known:]
         return taken

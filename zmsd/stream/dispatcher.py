@@ -186,7 +186,8 @@ class Dispatcher:
             return
         self._last_checkpoint = time.monotonic()
         try:
-            self._hub.store.checkpoint(position.watermark(whole.position), whole.events[-1]["_id"]["_data"])
+            token = position.text_of_token(whole.events[-1]["_id"])
+            self._hub.store.checkpoint(position.watermark(whole.position), token)
         except StoreError as error:  # positions can be derived without it
             self._store_trouble.failed(error)
         else:

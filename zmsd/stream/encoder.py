@@ -64,6 +64,7 @@ class Encoder:
         self.progress: Callable[[], None] = lambda: None
         """Called now and then while a whole collection is read."""
         self._begun = False
+        self._ahead_to: int | None = None
 
     def entries(self, pieces: Sequence[Piece]) -> Iterator[list[Entry]]:
         """The entries of a batch of pieces: at once, but for those of an event that makes many rows."""
@@ -103,6 +104,7 @@ class Encoder:
 
     def _part(self, piece: Piece, frames: list[bytes], by_shard: Mapping[str, list[bytes]], *, last: bool) -> Entry:
         self._begun = True
+        ahead_to, self._ahead_to = self._ahead_to, None
         return Entry(
             position.watermark(piece.position),
             commit_ms(piece),
@@ -110,18 +112,16 @@ class Encoder:
             b"".join(frames),
             last,
             {shard: b"".join(data) for shard, data in by_shard.items()} or None,
+            None if ahead_to is None else position.watermark(ahead_to),
         )
 
-    def copied(
-        self, collection: str, documents: Sequence[Document], tables: Iterable[TableEncoder] | None = None
-    ) -> list[bytes]:
-        """Insert messages of a collection's tables, or of some of them."""
-        chosen = self.tables.get(collection, []) if tables is None else list(tables)
+    def copied(self, collection: str, documents: Sequence[Document], tables: Sequence[TableEncoder]) -> list[bytes]:
+        """Insert messages of some of a collection's tables."""
         evaluator = self._evaluators.get(collection)
-        names = {table.name for table in chosen}
+        names = {table.name for table in tables}
         computed = evaluator.evaluate(documents, only=names) if evaluator is not None else {}
         frames: list[bytes] = []
-        for table in chosen:
+        for table in tables:
             rows = table.copied(documents, computed.get(table.name))
             self.rows[table.name] += len(rows)
             frames += rows
@@ -146,10 +146,14 @@ class Encoder:
         if kind not in ("drop", "rename"):
             return ()
         target = event.get("to", {}).get("coll")
-        emptied = [table for name in (collection, target) for table in self.tables.get(name, ())]
+        stale = {
+            name: [table for table in self.tables.get(name, ()) if at > table.copied_at]
+            for name in (collection, target)
+        }
+        emptied = list(itertools.chain.from_iterable(stale.values()))
         for table in emptied:
             table.forget_owners()
-        return itertools.chain([[table.messages.truncate() for table in emptied]], self._all(target, at, None))
+        return itertools.chain([[table.messages.truncate() for table in emptied]], self._all(target, at, stale[target]))
 
     def _of_shards(self, event: Document, collection: str, at: int) -> Iterator[tuple[str, bytes]]:
         kind = event["operationType"]
@@ -172,13 +176,13 @@ class Encoder:
         """
         now = self._reading.now()
         log.warning(kv("table copied afresh", table=table.name, reason="a change came without the document before"))
-        table.copied_at = now
+        table.copied_at = self._ahead_to = now
         table.forget_owners()
         yield [table.messages.truncate()]
         yield from self._all(collection, now, [table])
 
-    def _all(self, collection: str, at: int, tables: list[TableEncoder] | None) -> Iterator[list[bytes]]:
-        if tables or self.tables.get(collection):
+    def _all(self, collection: str, at: int, tables: list[TableEncoder]) -> Iterator[list[bytes]]:
+        if tables:
             for documents in self._reading.documents(collection, at):
                 self.progress()
                 yield self.copied(collection, documents, tables)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import bson
+
 from zmsd.catalog.catalog import Catalog, Table
 from zmsd.catalog.mapping import Mapping as TableMapping
 from zmsd.feed.collection import Fields
@@ -98,7 +100,7 @@ class TableEncoder:
         """Where any document may give a row of any key: what another one has taken over stays its own, as far as that
         happened in this batch."""
         owners = self._owners
-        kept = [(key, text) for key, text in old if owners.get(key, source_id) == source_id]
+        kept = [(key, text) for key, text in old if key not in owners or _same(owners[key], source_id)]
         for key, _ in kept:
             owners.pop(key, None)
         for key, _ in new:
@@ -112,6 +114,11 @@ class TableEncoder:
                 frames.append(self.messages.frame(RowChange("delete", new[0][0], None)))
             frames.append(self.messages.frame(change))
         return frames
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values of ``_id`` are the same for MongoDB, for which NaN is."""
+    return bool(one == other) or bson.encode({"": one}) == bson.encode({"": other})
 
 
 def _of_results(table: Table) -> tuple[TableMapping, str]:

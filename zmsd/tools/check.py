@@ -13,10 +13,11 @@ from zmsd import config
 from zmsd import log as logs
 from zmsd.catalog.publication import Publication, publication
 from zmsd.config import Config
-from zmsd.errors import PeerError
+from zmsd.errors import PeerError, StoreError, reason_of
 from zmsd.log import redact_uri
 from zmsd.tools.preflight import Finding, preflight
 from zmsd.tools.target import Target, of_config, words
+from zmsd.watermarks import sqlite
 
 
 def check(path: Path | None, environ: Mapping[str, str], offline: bool) -> int:
@@ -71,7 +72,16 @@ def _store(settings: Config) -> Finding:
     for place, wanted in ((folder, os.W_OK | os.X_OK), *([(file, os.R_OK | os.W_OK)] if there else [])):
         if not os.access(place, wanted):
             return Finding("fault", f"store: {file}: this user may not write {place} (watermarks.path)")
-    return Finding("ok", f"store: {file}" + ("" if there else " will be made"))
+    if not there:
+        return Finding("ok", f"store: {file} will be made")
+    try:
+        database = sqlite.look(file)
+    except StoreError as error:
+        return Finding("fault", f"store: {error}")
+    if database not in (None, settings.mongodb.database):
+        text = f"is about database {database}, not {settings.mongodb.database}: its clients would have to copy afresh"
+        return Finding("fault", f"store: {file}: {text}: take another file (watermarks.path), or the right database")
+    return Finding("ok", f"store: {file}")
 
 
 def _port(settings: Config) -> Finding:
@@ -81,7 +91,7 @@ def _port(settings: Config) -> Finding:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            return Finding("fault", f"{where}: {error.strerror or error} (server.host, server.port)")
+            return Finding("fault", f"{where}: {reason_of(error)} (server.host, server.port)")
         if _is_zmsd(of_config(settings)):
             return Finding("ok", f"{where}: a zmsd serves there now")
         return Finding("fault", f"{where}: another process uses it: end that, or choose another port (server.port)")

@@ -21,7 +21,7 @@ from zmsd.stream.protocol import PATH
 Message = list[Any]
 
 _REFUSALS = {
-    400: "HTTP 400, it does not take the request",
+    400: "HTTP 400, it does not take appID, shardNum or lastWatermark as they are",
     401: "HTTP 401, wrong or missing token",
     404: "HTTP 404, it has no such path",
     503: "HTTP 503, it has too many clients",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from zmsd import log as logs
 from zmsd.catalog.publication import publication
 from zmsd.daemon import Daemon
 from zmsd.errors import PeerGone, ZmsdError
-from zmsd.feed.source import translated
+from zmsd.feed.source import check_streams, translated
 from zmsd.log import redact_uri
 from zmsd.stream.protocol import PATH
 from zmsd.tools.chat import COLLECTIONS, Chat
@@ -32,8 +33,10 @@ _FILES = Path(__file__).parent / "chat_files"
 
 
 def demo(uri: str | None, port: int, seconds: float | None) -> int:
-    """Runs until ``seconds`` are over or Ctrl-C. Raises ZmsdError."""
+    """Runs until ``seconds`` are over, Ctrl-C, SIGTERM or SIGHUP. Raises ZmsdError."""
     logs.setup("warning")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     # The driver tells of every connection that ends with the mongod; here that is the plan.
     logging.getLogger("pymongo").setLevel(logging.CRITICAL)
     stop = Event()
@@ -49,7 +52,7 @@ def demo(uri: str | None, port: int, seconds: float | None) -> int:
             print(f"zmsd serves it:  ws://{address}{PATH}")
             print(f"for a zero-cache:  ZERO_UPSTREAM_TYPE=custom ZERO_UPSTREAM_DB=ws://{address}{PATH}")
             print(f"see also:  http://{address}/  http://{address}/readyz  (Ctrl-C ends the demo)\n")
-            client = SourceClient(f"ws://{address}")
+            client = SourceClient(f"ws://{address}", app=DATABASE)  # not as the zero-cache that may come too
             stack.callback(client.close)
             writer = Thread(target=chat.go_on, args=(stop,), name="chat", daemon=True)
             writer.start()
@@ -83,6 +86,7 @@ def _chat(uri: str) -> Iterator[Chat]:
         client: MongoClient[dict[str, object]] = MongoClient(uri, serverSelectionTimeoutMS=5000)
         with client:
             db = client.get_database(_database(uri))
+            check_streams(db.command("hello"))
             there = sorted(set(COLLECTIONS).intersection(db.list_collection_names()))
             if there:
                 raise ZmsdError(

@@ -1,7 +1,9 @@
-"""What ``zmsd check`` asks MongoDB: nothing is changed there, and of documents only the ``_id`` of a sample is read."""
+"""What ``zmsd check`` asks MongoDB: nothing is changed there, and of documents only the types of a sample are read."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -9,7 +11,7 @@ from zmsd.catalog.catalog import Catalog, Table
 from zmsd.config import Config
 from zmsd.errors import SourceError, SourceRefused
 from zmsd.feed import position
-from zmsd.feed.source import Document, Source, Topology, translated
+from zmsd.feed.source import Document, Source, Topology, check_streams, translated
 from zmsd.rows.computed import follows_from_id
 from zmsd.stream.prepare import faults_of_mappings
 from zmsd.tools.target import words
@@ -26,6 +28,12 @@ _FITS: dict[str, Callable[[str], bool]] = {
     "boolean": lambda kind: kind == "bool",
 }
 """Column type -> whether a BSON type fits a key of it (rows/values.py)."""
+_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+"""Paths that mean the same in an expression of mongod as in a mapping: without $, and without an index."""
+
+
+_ACTIONS = ("find", "changeStream", "listCollections")
+"""What the user must be allowed in the database."""
 
 
 class Finding(NamedTuple):
@@ -63,7 +71,7 @@ class _Preflight:
             yield Finding("fault", f"mongodb: {error}: see to user, password and authSource in mongodb.uri")
             return
         except SourceError as error:
-            yield Finding("fault", f"mongodb: {error}: is it running, and can it be reached from here? (mongodb.uri)")
+            yield Finding("fault", f"mongodb: {error}")
             return
         for what, look in (
             ("privileges", self._privileges_of_the_user),
@@ -82,9 +90,10 @@ class _Preflight:
         version = build["version"]
         sharded = hello.get("msg") == "isdbgrid"
         self._source.topology = topology = Topology(sharded, tuple(build["versionArray"][:2]), hello.get("setName"))
-        if not sharded and topology.set_name is None:
-            reason = "change streams need a replica set: start mongod with --replSet rs0, and run rs.initiate() once"
-            yield Finding("fault", f"mongodb: MongoDB {version}, standalone: {reason}")
+        try:
+            check_streams(hello)
+        except SourceRefused as error:
+            yield Finding("fault", f"mongodb: {error}")
         else:
             yield Finding("ok", f"mongodb: {'sharded cluster' if sharded else f'replica set {topology.set_name}'}")
         if topology.has_images:
@@ -101,7 +110,7 @@ class _Preflight:
             yield Finding("ok", "privileges: MongoDB is used without a user")
             return
         self._privileges = found["authenticatedUserPrivileges"]
-        missing = [action for action in ("find", "changeStream", "listCollections") if not self._may(action)]
+        missing = [action for action in _ACTIONS if not self._may(action)]
         if missing:
             grant = (
                 f'grantRolesToUser("{found["authenticatedUsers"][0]["user"]}", [{{role: "read", db: "{self._name}"}}])'
@@ -118,6 +127,8 @@ class _Preflight:
         )
 
     def _oplog(self) -> Iterator[Finding]:
+        if not self._source.topology.sharded and self._source.topology.set_name is None:
+            return  # it has none
         if self._source.topology.sharded:
             yield Finding("warning", "oplog: not looked at behind mongos: see that each shard's holds a day or more")
             return
@@ -140,6 +151,8 @@ class _Preflight:
             yield Finding("warning", f"{text}: a client that is away for longer must copy everything afresh: {advice}")
 
     def _collections(self) -> Iterator[Finding]:
+        if not all(map(self._may, _ACTIONS)):
+            return  # it was said what is missing
         found = self._source.collections()
         zero = self._settings.zero
         shard_tables = {zero.clients_collection, zero.mutations_collection} - {None}
@@ -162,6 +175,8 @@ class _Preflight:
                 yield self._images(name, options, needing)
                 yield from self._oddities(name, options, tables)
                 yield from self._ids(name, tables)
+                for table in tables:
+                    yield from self._columns(table)
 
     def _images(self, name: str, options: Document, needing: list[str]) -> Finding:
         mode, here = self._settings.feed.images, f"collection {name}: "
@@ -214,12 +229,45 @@ class _Preflight:
         elif kinds and not misfits:
             yield Finding("ok", f"collection {name}: _id are {next(iter(kinds))}")
 
+    def _columns(self, table: Table) -> Iterator[Finding]:
+        """Columns for which a sample has no value, as where a name was written wrong, or one of a wrong type."""
+        if not table.mapping.plain:
+            return
+        types = {column.name: column.type for column in table.spec.columns}
+        optional = {column.name: column.optional for column in table.spec.columns}
+        paths = [(name, path) for name, path in table.mapping.fields or () if path != "_id" and _PATH.fullmatch(path)]
+        kinds: Document = {f"c{number}": {"$type": f"${path}"} for number, (_, path) in enumerate(paths)}
+        stages: list[Document] = [
+            {"$sample": {"size": _SAMPLE}},
+            {"$match": table.mapping.filter or {}},
+            {"$project": kinds | {"_id": 0}},
+        ]
+        with translated():
+            found = list(self._source.db[table.mapping.collection].aggregate(stages)) if kinds else []
+        for number, (name, path) in enumerate(paths):
+            counts = Counter(one[f"c{number}"] for one in found)
+            misfits = {kind: count for kind, count in counts.items() if not _fits(types[name], kind)}
+            column = f"table {table.name}: column {name}"
+            if found and set(counts) == {"missing"} and not optional[name]:
+                text = f"{column}: none of {len(found)} documents has a field {path}: is the name right?"
+                yield Finding("warning", text)
+            elif misfits:
+                shown = ", ".join(f"{count} {kind}" for kind, count in misfits.items())
+                text = (
+                    f"{column}: of {len(found)} documents {shown} do not fit type {types[name]}: null is sent for those"
+                )
+                yield Finding("warning", text)
+
     def _mappings(self) -> Iterator[Finding]:
         faults = faults_of_mappings(self._source, self._catalog)
         yield from (Finding("fault", str(fault)) for fault in faults)
         computed = [table.name for table in self._catalog.tables if not table.mapping.plain]
         if computed and not faults:
             yield Finding("ok", f"mappings: mongod evaluates {', '.join(computed)}")
+
+
+def _fits(column: str, kind: str) -> bool:
+    return kind in ("missing", "null", "undefined") or column not in _FITS or _FITS[column](kind)
 
 
 def _covers(resource: dict[str, Any], database: str, collection: str) -> bool:

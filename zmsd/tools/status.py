@@ -48,6 +48,8 @@ def render(data: Data) -> Iterator[str]:
         faults = reload.get("faults") or ()
         yield f"last reload {_clock(reload.get('when'))}: {'refused' if faults else 'done'}"
         yield from (f"  {fault}" for fault in faults)
+        if reload.get("restart"):
+            yield f"  a restart is needed for: {', '.join(map(str, reload['restart']))}"
     yield from _table(
         ("collection", "events", "per second", "lag", "queue", "images", "tables"),
         (
@@ -76,7 +78,7 @@ def render(data: Data) -> Iterator[str]:
         ((_get(one, "table"), _number(one.get("count")), _get(one, "reason")) for one in counts),
     )
     for one in rejected.get("newest", ())[:_REJECTS]:
-        yield "  " + " ".join(f"{key}={value}" for key, value in one.items())
+        yield "  " + " ".join(f"{key}={_clock(value) if key == 'when' else value}" for key, value in one.items())
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -8,7 +8,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -55,7 +55,7 @@ class SqliteStore:
         """
         self._path = path
         self._lock = Lock()
-        with ExitStack() as stack, self._said("opened"):
+        with ExitStack() as stack, _said(self._path, "opened"):
             path.parent.mkdir(parents=True, exist_ok=True)
             if serves:
                 self._claim(stack)
@@ -170,7 +170,7 @@ class SqliteStore:
         self._write("DELETE FROM edition WHERE fingerprint = ?", fingerprint)
 
     def close(self) -> None:
-        with self._lock, self._said("closed"):
+        with self._lock, _said(self._path, "closed"):
             self._end.close()
 
     def _claim(self, stack: ExitStack) -> None:
@@ -198,16 +198,16 @@ class SqliteStore:
             self._db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
 
     def _rows(self, query: str, *values: object) -> list[Any]:
-        with self._lock, self._said("read"):
+        with self._lock, _said(self._path, "read"):
             return self._db.execute(query, values).fetchall()
 
     def _write(self, statement: str, *values: object) -> None:
-        with self._lock, self._said("written"):
+        with self._lock, _said(self._path, "written"):
             self._db.execute(statement, values)
 
     @contextmanager
     def _transaction(self, what: str) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._said(what):
+        with self._lock, _said(self._path, what):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -216,13 +216,22 @@ class SqliteStore:
                 raise
             self._db.execute("COMMIT")
 
-    @contextmanager
-    def _said(self, what: str) -> Iterator[None]:
-        """sqlite3's errors and the file system's as one line that says what to do."""
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"watermark store {self._path} cannot be {what}: {error}: {_advice(error)}") from error
+
+@contextmanager
+def _said(path: Path, what: str) -> Iterator[None]:
+    """sqlite3's errors and the file system's as one line that says what to do."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"watermark store {path} cannot be {what}: {error}: {_advice(error)}") from error
+
+
+def look(path: Path) -> str | None:
+    """The name of the database that a file is about, where it says so. Changes nothing; raises StoreError."""
+    with _said(path, "read"), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        columns = [name for _, name, *_ in db.execute("PRAGMA table_info(identity)")]
+        found = db.execute("SELECT database FROM identity").fetchall() if "database" in columns else []
+    return found[0][0] if found else None
 
 
 def _advice(error: Exception) -> str:

@@ -1,0 +1,102 @@
+"""``zmsd demo``: it shows a copy and changes, and however it ends, nothing of it is left."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.client import ChangeSourceClient
+from tests.support.daemon import ROOT, run_zmsd
+from tests.support.mongod import ReplicaSet
+from tests.support.wait import FACTOR, wait_until
+from zmsd.tools.mongod import Mongod, free_port
+
+
+class Demo:
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.port = free_port()
+        self.temporary = directory / "tmp"
+        self.temporary.mkdir()
+        self.output = directory / "output"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "zmsd", "demo", "--port", str(self.port), *arguments],
+                cwd=directory,
+                env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "TMPDIR": str(self.temporary)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_for(self, text: str) -> None:
+        wait_until(lambda: text in self.output.read_text(), f"the demo says {text!r}", 60)
+
+    def processes(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(30 * FACTOR)
+
+
+@contextmanager
+def demo(directory: Path, *arguments: str) -> Iterator[Demo]:
+    process = Demo(directory, *arguments)
+    try:
+        yield process
+    finally:
+        left = process.processes() if process.process.poll() is None else []
+        for one in [*left, process.process]:
+            one.kill()
+        process.process.wait()
+        print(process.output.read_text())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_nothing_is_left(number: signal.Signals, tmp_path: Path) -> None:
+    with demo(tmp_path) as shown:
+        shown.wait_for("copy complete at watermark")
+        shown.wait_for("    + ")
+        with ChangeSourceClient(shown.port) as client:  # as a zero-cache that somebody points at it
+            client.wait_initial()
+            assert client.rows("userMessage")
+        (mongod,) = shown.processes()
+        assert shown.end(number) == 0
+        assert not mongod.is_running()
+        assert not list(shown.temporary.iterdir())
+
+
+def test_it_ends_by_itself_in_a_database_of_ones_own(replica_set: ReplicaSet, tmp_path: Path) -> None:
+    name = f"demo_{tmp_path.parent.name}_{replica_set.nodes[0].port}"[:60].replace("-", "_")
+    uri = replica_set.uri(name)
+    done = run_zmsd("demo", "--uri", uri, "--port", str(free_port()), "--seconds", "3", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "    + " in done.stdout
+    with replica_set.client() as client:
+        assert client[name].list_collection_names() == []
+        client[name].users.insert_one({})
+        again = run_zmsd("demo", "--uri", uri, "--port", str(free_port()), "--seconds", "3", cwd=tmp_path)
+        assert again.returncode == 1
+        assert f"database {name} has collections users already" in again.stderr
+        assert client[name].users.count_documents({}) == 1
+        client.drop_database(name)
+
+
+def test_a_standalone_mongod_is_refused_before_it_is_filled(tmp_path: Path) -> None:
+    mongod = Mongod(tmp_path / "mongod", standalone=True)
+    try:
+        mongod.start()
+        done = run_zmsd("demo", "--uri", f"mongodb://{mongod.address}/demo", cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert "rs.initiate()" in done.stderr
+        assert "filling" not in done.stdout
+    finally:
+        mongod.kill()

@@ -1,0 +1,169 @@
+"""What few databases have: an ``_id`` that is a double, a key that changes only its type, bytes that are no BSON."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bson import Decimal128
+from bson.raw_bson import RawBSONDocument
+from pymongo.database import Database
+
+from tests.integration.chat import named, table
+from tests.support.client import ChangeSourceClient, watermark_of
+from tests.support.daemon import ZmsdProcess
+from tests.support.mongod import Client, ReplicaSet
+from tests.support.wait import wait_until
+
+Db = Database[dict[str, Any]]
+Serve = Callable[..., ZmsdProcess]
+Follow = Callable[..., ChangeSourceClient]
+
+SCHEMA = named(a=table(id="string", n="number"), end=table(id="string"))
+END = {"end": {"collection": "ends", "fields": {"id": "_id"}}}
+BY_ID = {**END, "a": {"collection": "a", "fields": {"id": "_id"}}}
+BY_CODE = {**END, "a": {"collection": "a", "fields": {"id": "code"}}}
+scopes = pytest.mark.parametrize("scope", ["collection", "database"])
+
+
+def wait_end(database: Db, client: ChangeSourceClient, name: str = "end") -> None:
+    database.ends.insert_one({"_id": name})
+    client.wait_for(lambda replica: (name,) in replica.rows["end"], f"all before {name}")
+
+
+KINDS = [2.5, 2.0, -0.0, float("nan"), Decimal128("7.5"), Decimal128("0E+3"), Decimal128("NaN"), Decimal128("1E+6000")]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=repr)
+@pytest.mark.parametrize("restart", [False, True], ids=["client", "daemon"])
+def test_a_place_after_a_change_with_such_an_id_is_found_again(
+    restart: bool, kind: Any, database: Db, serve: Serve, follow: Follow
+) -> None:
+    """Its resume token cannot be read again without the type bits."""
+    zmsd = serve(SCHEMA, BY_ID)
+    client = follow(zmsd)
+    database.a.insert_one({"_id": kind, "n": 0})
+    first = watermark_of(database.client.admin.command("ping")["operationTime"])
+
+    def checkpoint() -> bool:
+        database.a.update_one({}, {"$inc": {"n": 1}})
+        with contextlib.closing(sqlite3.connect(zmsd.directory / "watermarks.db")) as store:
+            ((newest,),) = store.execute("SELECT max(watermark) FROM checkpoint")
+        return newest is not None and newest > first
+
+    wait_until(checkpoint, "a checkpoint is made of its change")
+    wait_end(database, client, "before")
+    if restart:
+        zmsd.kill()
+        zmsd.start()
+    else:
+        client.hang_up()
+    database.a.update_one({}, {"$set": {"n": -1}})
+    wait_end(database, client)
+    assert client.replica.reset_required is None
+    assert [row["n"] for row in client.rows("a").values()] == [-1]
+
+
+@scopes
+@pytest.mark.parametrize("kind", [float("nan"), {"k": float("nan")}], ids=["id", "inside"])
+def test_what_is_not_equal_to_itself(
+    kind: Any, scope: str, mongo: Client, database: Db, serve: Serve, follow: Follow
+) -> None:
+    client = follow(serve(SCHEMA, BY_CODE, settings={"feed": {"scope": scope}}))
+    with mongo.start_session() as session, session.start_transaction():
+        database.a.insert_one({"_id": kind, "code": "x", "n": 1}, session=session)
+        database.a.update_one({}, {"$set": {"code": "y"}}, session=session)
+    wait_end(database, client)
+    assert set(client.rows("a")) == {("y",)}
+
+
+@scopes
+def test_two_documents_swap_a_number_and_its_type_changes(
+    scope: str, mongo: Client, database: Db, serve: Serve, follow: Follow
+) -> None:
+    """2 and 2.0 are one key for Zero."""
+    schema = named(a=table(id="number", name="string"), end=table(id="string"))
+    mappings = {**END, "a": {"collection": "a", "fields": {"id": "place"}}}
+    client = follow(serve(schema, mappings, settings={"feed": {"scope": scope}}))
+    database.a.insert_many([{"_id": "A", "place": 1, "name": "A"}, {"_id": "B", "place": 2, "name": "B"}])
+    wait_end(database, client, "before")
+    with mongo.start_session() as session, session.start_transaction():
+        database.a.update_one({"_id": "A"}, {"$set": {"place": 2.0}}, session=session)
+        database.a.update_one({"_id": "B"}, {"$set": {"place": 1.0}}, session=session)
+    wait_end(database, client)
+    assert {key: row["name"] for key, row in client.rows("a").items()} == {(1,): "B", (2,): "A"}
+
+
+@scopes
+@pytest.mark.parametrize("images", ["auto", "off"])
+def test_an_id_that_becomes_a_double(images: str, scope: str, database: Db, serve: Serve, follow: Follow) -> None:
+    """MongoDB lets it be replaced by an equal one of another type."""
+    client = follow(serve(SCHEMA, BY_ID, settings={"feed": {"scope": scope, "images": images}}))
+    database.a.insert_one({"_id": 1, "n": 1})
+    wait_end(database, client, "before")
+    database.a.replace_one({"_id": 1}, {"_id": 1.0, "n": 2})
+    wait_end(database, client)
+    assert client.rows("a") == {("1",): {"id": "1", "n": 2}}
+
+
+def test_a_column_below_a_field_that_a_pipeline_uses(database: Db, serve: Serve, follow: Follow) -> None:
+    columns = {"id": {"type": "string"}, "address.city": {"type": "string"}, "n": {"type": "number"}}
+    schema = {**SCHEMA, "a": {"tableName": "a", "columns": columns, "primaryKey": ["id"]}}
+    size = {"$size": {"$objectToArray": "$address"}}
+    mappings = {**END, "a": {"source": "a", "pipeline": [{"$set": {"id": "$_id", "n": size}}]}}
+    database.a.insert_one({"_id": "x", "address": {"city": "c", "zip": 1}})
+    client = follow(serve(schema, mappings))
+    database.a.insert_one({"_id": "y", "address": {"city": "d"}})
+    wait_end(database, client)
+    assert {key: (row["address.city"], row["n"]) for key, row in client.rows("a").items()} == {
+        ("x",): ("c", 2),
+        ("y",): ("d", 1),
+    }
+
+
+def test_reasons_that_hold_values_do_not_become_metrics_without_end(database: Db, serve: Serve, follow: Follow) -> None:
+    zmsd = serve(SCHEMA, {**END, "a": {"source": "a", "projection": {"id": "$_id", "n": {"$toInt": "$text"}}}})
+    client = follow(zmsd)
+    names = [f"{chr(97 + n % 26)}{chr(97 + n // 26)}" for n in range(100)]
+    database.a.insert_many([{"_id": name, "text": f"Hello {name}, it's secret"} for name in names])
+    wait_end(database, client)
+    lines = [line for line in zmsd.get("/metrics")[1].splitlines() if "evaluation failed" in line]
+    assert len(lines) == 1
+    assert lines[0].endswith(" 100")
+    assert "secret" not in lines[0]
+
+
+def broken(name: str) -> RawBSONDocument:
+    """A document with a binary of the old subtype 2 whose inner length is wrong: mongod takes it, drivers do not."""
+    identity = b"\x02_id\0" + struct.pack("<i", len(name) + 1) + name.encode() + b"\0"
+    body = identity + b"\x05v\0" + struct.pack("<i", 4) + b"\x02\xff\xff\xff\x7f"
+    return RawBSONDocument(struct.pack("<i", len(body) + 5) + body + b"\0")
+
+
+@pytest.fixture
+def forgetful(tmp_path: Path) -> Iterator[ReplicaSet]:
+    """A replica set that keeps no history for reads in the past."""
+    with ReplicaSet(tmp_path / "forgetful", arguments=("--setParameter", "minSnapshotHistoryWindowInSeconds=0")) as own:
+        yield own
+
+
+@scopes
+def test_bytes_that_no_driver_reads_are_said_and_nothing_is_lost(
+    scope: str, forgetful: ReplicaSet, serve: Serve, follow: Follow
+) -> None:
+    mappings = {**END, "a": {"collection": "a", "fields": {"id": "_id", "n": "v"}}}
+    with forgetful.client() as mongo:
+        zmsd = serve(SCHEMA, mappings, settings={"feed": {"scope": scope}}, uri=forgetful.uri("odd"))
+        client = follow(zmsd)
+        mongo.odd.a.insert_one(broken("x"))
+        (said, *_) = zmsd.wait_log("no BSON.*replace or delete it")
+        assert "collection a " in said
+        wait_until(lambda: "no BSON" in zmsd.get("/readyz")[1], "it is not ready, and says why")
+        mongo.odd.a.delete_one({"_id": "x"})
+        wait_end(mongo.odd, client)
+        assert client.rows("a") == {}
