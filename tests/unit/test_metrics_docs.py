@@ -45,6 +45,7 @@ def test_each_metric_is_documented(metrics: dict[str, tuple[str, tuple[str, ...]
     rows = re.findall(r"   \* - ``(\w+)``\n     - (\w+)\n     -(.*)\n     - \S", text)
     documented = {name: (kind, tuple(re.findall(r"\w+", labels))) for name, kind, labels in rows}
     assert documented == metrics
+    assert len(rows) == len(documented), "each once"
     assert set(re.findall(r"\b(?:zmsd|process)_[a-z_]+\b", text)) <= set(metrics)
 
 

