@@ -58,7 +58,7 @@ def _of_documents(settings: Config, published: Publication) -> Iterator[Finding]
 def _store(settings: Config) -> Finding:
     if settings.watermarks.storage == "nats-kv":
         if importlib.util.find_spec("nats") is None:
-            return Finding("fault", "store: watermarks.storage nats-kv needs nats-py: pip install nats-py")
+            return Finding("fault", "store: watermarks.storage nats-kv needs nats-py: pip install 'nats-py[nkeys]'")
         return Finding("ok", f"store: NATS bucket {settings.nats.bucket} (it is not asked)")
     file = settings.watermarks.path.absolute()
     try:

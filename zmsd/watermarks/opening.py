@@ -18,5 +18,5 @@ def open_store(settings: Config, *, serves: bool = False) -> WatermarkStore:
     try:
         from zmsd.watermarks.shared import SharedStore
     except ImportError as error:
-        raise StoreError(f"watermarks.storage nats-kv needs nats-py ({error}): pip install nats-py") from error
+        raise StoreError(f"watermarks.storage nats-kv needs nats-py ({error}): pip install 'nats-py[nkeys]'") from error
     return SharedStore(settings.nats, settings.mongodb.database)
