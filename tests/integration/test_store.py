@@ -220,6 +220,8 @@ def test_an_identity_may_be_unknown_in_part(store: WatermarkStore) -> None:
     assert store.identity() == Identity(None, {})
     store.identify(Identity("set", {"b": "2", "a": "1"}))
     assert store.identity() == Identity("set", {"a": "1", "b": "2"})
+    store.identify(Identity("set", {}, "db"))
+    assert store.identity() == Identity("set", {}, "db")
 
 
 def test_a_shard_can_be_forgotten(store: WatermarkStore) -> None:
