@@ -204,6 +204,8 @@ def _parse_yaml(text: str, name: str) -> Document:
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         reason = "not YAML: " + ", ".join(part for part in (exc.context, exc.problem) if part)
+        if mark and any("://" in line for line in text.splitlines()[mark.line : mark.line + 1]):
+            reason += ": put the URI in quotes"
         line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
         raise ConfigError([Fault(name, line, column, "", reason)]) from exc
     except yaml.reader.ReaderError as exc:

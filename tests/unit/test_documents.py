@@ -111,6 +111,7 @@ def test_every_key_that_stands_twice_in_json_is_a_fault() -> None:
         ("yaml", "[" * 500, "file: is nested too deeply"),
         ("yaml", "a: &a [*a]", "file: is nested too deeply"),
         ("yaml", "a: b: c", "file:1:5: not YAML: mapping values are not allowed here"),
+        ("yaml", "a: b: m://h", "file:1:5: not YAML: mapping values are not allowed here: put the URI in quotes"),
         ("yaml", "a: 1\nb: \x01", "file:2:4: not YAML: special characters are not allowed"),
         ("yaml", "a: 1\n---\nb: 1", "file:2:1: not YAML: expected a single document in the stream, but found"),
         ("yaml", "a: 1\n? [b]\n: 1", "file:2:3: a key must be text"),
