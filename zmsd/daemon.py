@@ -205,16 +205,18 @@ class Daemon:
             self.stop(1)
 
     def _publish(self) -> None:
-        current = self._epochs.current
-        same = current.fingerprint == self.hub.edition.fingerprint
-        self._dispatcher.publish(self.hub.edition if same else self._edition(current))
+        current, running = self._epochs.current, self.hub.edition
+        same = current.fingerprint == running.fingerprint
+        self._dispatcher.publish(running if same else self._edition(current))
 
     def _try(self, edition: Edition) -> None:
-        """Whether MongoDB takes it; an unreachable one is asked again by the dispatcher."""
+        """Raises ZmsdError where MongoDB does not take it, or cannot be asked: it would be too late afterwards."""
         try:
             prepare(self.hub, edition, self._config.feed.images)
         except SourceUnavailable as error:
-            log.warning(kv("reload goes on without a look at MongoDB", error=error))
+            raise ZmsdError(
+                f"MongoDB cannot be asked whether it takes what is new, reload again later: {error}"
+            ) from error
 
     def _edition(self, published: Published) -> Edition:
         def shards() -> set[str]:

@@ -180,6 +180,35 @@ def test_a_rename_before_a_new_edition_is_in_its_copy(scope: str, database: Db, 
     assert codes(database, follow(zmsd, replica=client.replica)) == {"p", "r"}
 
 
+def test_who_comes_from_a_daemon_that_was_ahead_lacks_nothing(
+    forgetful: ReplicaSet, serve: Serve, follow: Follow
+) -> None:
+    """It has the fresh copy from there, as of another time."""
+    with forgetful.client() as mongo:
+        database = mongo.two
+        database.one.insert_many([{"_id": n, "code": f"c{n}", "n": 0} for n in range(3)])
+        database.create_collection("ends")
+        one, other = (serve(ONE, BY_CODE, uri=forgetful.uri("two")) for _ in range(2))
+        client = follow(one)
+        for zmsd in (one, other):
+            zmsd.signal(signal.SIGSTOP)
+        images(database, False)
+        database.one.update_one({"_id": 0}, {"$set": {"n": 1}})
+        at = forgetful.now()
+        images(database, True)
+        database.filler.insert_one({})
+        wait_history_gone(database, at)
+        one.signal(signal.SIGCONT)
+        client.wait_for(lambda replica: replica.rows["one"][("c0",)]["n"] == 1, "the fresh copy")
+        client.close()
+        database.one.update_one({"_id": 1}, {"$set": {"n": 7}})
+        other.signal(signal.SIGCONT)
+        other.wait_log("table copied afresh")
+        back = follow(other, replica=client.replica, wait=False)
+        codes(database, back)
+        assert back.rows("one")[("c1",)]["n"] == 7
+
+
 @scopes
 def test_who_copies_while_a_table_is_copied_afresh_has_all_of_it(
     scope: str, tmp_path: Path, serve: Serve, follow: Follow

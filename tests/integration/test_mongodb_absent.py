@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA
 from tests.support.client import ChangeSourceClient
@@ -108,3 +109,19 @@ def test_the_administrator_is_served_with_images(secured: ReplicaSet, tmp_path: 
     with ZmsdProcess(tmp_path, secured.uri("full", ADMIN), SCHEMA, MAPPINGS).start() as zmsd:
         follow(zmsd).close()
         assert ADMIN[1] not in zmsd.stderr()
+
+
+def test_one_stream_gives_up_where_nothing_happens(
+    replica_set: ReplicaSet, database: Database[dict[str, Any]], serve: Callable[..., ZmsdProcess], follow: Follow
+) -> None:
+    """The others go on: no event would ever ask for what has ended it."""
+    database.users.insert_one({"_id": "ann", "name": "Ann"})
+    database.create_collection("rooms")
+    zmsd = serve(SCHEMA, MAPPINGS)
+    follow(zmsd)
+    place = f"{database.name}.rooms"
+    with replica_set.failing("getMore", "aggregate", errorCode=262, namespace=place):
+        zmsd.wait_log("feed failed", timeout=60)
+    wait_until(zmsd.ready, "it is ready again", 30)
+    database.rooms.insert_one({"_id": "one"})
+    follow(zmsd, shard=1).wait_rows("room", 1)

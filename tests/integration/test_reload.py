@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,9 @@ from pymongo.database import Database
 from tests.integration.chat import MAPPINGS, SCHEMA, table
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
+from tests.support.mongod import ReplicaSet
+from tests.support.nats import NatsServer
+from tests.support.wait import wait_until
 
 Db = Database[dict[str, Any]]
 Serve = Callable[..., ZmsdProcess]
@@ -162,3 +166,81 @@ def test_a_bad_document_changes_nothing_and_every_fault_is_said(database: Db, se
     database.users.insert_one({"_id": "later", "name": "later"})
     client.wait_rows("user", 51)
     assert len(client.transactions()) == 1
+
+
+def test_mongodb_goes_away_while_a_client_crosses(
+    replica_set: ReplicaSet, database: Db, serve: Serve, follow: Follow
+) -> None:
+    """What was begun is rolled back, and comes again."""
+    fill(database)
+    zmsd = serve(SCHEMA, MAPPINGS)
+    client = follow(zmsd)
+    client.close()
+    for number in range(6):
+        database.users.insert_many([{"_id": f"{number}-{n}", "name": "y" * 8000} for n in range(500)])
+    schema, mappings = changed()
+    add_table(schema, mappings)
+    zmsd.write(schema, mappings)
+    zmsd.signal(signal.SIGHUP)
+    zmsd.wait_log("feed runs", count=2)
+    back = follow(zmsd, replica=client.replica, wait=False, receive_buffer=1 << 16)
+    wait_until(lambda: back.replica.in_transaction, "it begins")
+    back.stop_reading()
+    with replica_set.failing("getMore", "aggregate", errorCode=262):
+        back.go_on_reading()
+        wait_until(lambda: not back.replica.in_transaction, "it is rolled back", 60)
+    back.wait_rows("tag", 30, 60)
+    assert len(back.rows("user")) == 3050
+
+
+@pytest.mark.parametrize("storage", ["sqlite", "nats-kv"])
+def test_a_change_that_a_client_never_got_is_taken_back(
+    storage: str, database: Db, serve: Serve, follow: Follow, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """As where zero-cache cannot take it, or is put back to a backup of itself."""
+    fill(database)
+    settings: dict[str, Any] = {}
+    if storage == "nats-kv":
+        nats = NatsServer(tmp_path / "nats")
+        request.addfinalizer(lambda: nats.__exit__(None, None, None))
+        settings = {"watermarks": {"storage": storage}, "nats": {"servers": [nats.__enter__().url]}}
+    zmsd = serve(SCHEMA, MAPPINGS, settings=settings)
+    client = follow(zmsd)
+    before = copy.deepcopy(client.replica)
+    schema, mappings = changed()
+    add_table(schema, mappings)
+    zmsd.write(schema, mappings)
+    zmsd.signal(signal.SIGHUP)
+    client.wait_rows("tag", 30)
+    client.close()
+    zmsd.write(SCHEMA, MAPPINGS)
+    zmsd.signal(signal.SIGHUP)
+    zmsd.wait_log("feed runs", count=3)
+    back = follow(zmsd, replica=before)
+    for name in ("one", "two", "three"):  # from the second on it is past the change that it never got
+        database.users.insert_one({"_id": name, "name": "x"})
+        back.wait_for(lambda replica: len(replica.rows["user"]) == database.users.count_documents({}), "it goes on")
+        connections = back.connections
+        back.hang_up()
+        back.wait_connected(connections + 1)
+    assert back.replica.reset_required is None
+
+
+def test_a_reload_for_which_mongodb_cannot_be_asked_is_refused(
+    replica_set: ReplicaSet, database: Db, serve: Serve, follow: Follow
+) -> None:
+    """What MongoDB would refuse must not take the place of what runs."""
+    fill(database)
+    zmsd = serve(SCHEMA, MAPPINGS)
+    client = follow(zmsd)
+    schema, mappings = changed()
+    add_table(schema, mappings)
+    zmsd.write(schema, mappings)
+    with replica_set.failing("hello", "listCollections", errorCode=262):
+        zmsd.signal(signal.SIGHUP)
+        (said,) = zmsd.wait_log("reload refused")
+        assert "MongoDB cannot be asked" in said
+    database.users.insert_one({"_id": "later", "name": "later"})
+    client.wait_rows("user", 51)
+    zmsd.signal(signal.SIGHUP)
+    client.wait_rows("tag", 30)

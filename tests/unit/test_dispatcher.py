@@ -154,6 +154,31 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatchers, "REFUSED_WAIT", 0.01)
 
 
+def test_no_new_connection_can_be_made() -> None:
+    """As where the names behind mongodb+srv cannot be had."""
+    away = SourceUnavailable("away")
+    scene = Scene([away], [away], [away], [pieces(piece(1), upto=1)])
+    scene.hub.source.renew.side_effect = SourceRefused("no such name")
+    with scene.running():
+        scene.wait_head(1)
+    assert not scene.deaths
+
+
+def test_a_store_that_cannot_be_written_is_waited_for() -> None:
+    scene = Scene([pieces(piece(1), upto=1)], prepare=[StoreError("disk full"), START])
+    with scene.running():
+        scene.wait_head(1)
+    assert not scene.deaths
+
+
+def test_the_last_change_before_the_end_is_kept_too() -> None:
+    scene = Scene([pieces(piece(1), upto=1), pieces(piece(2), upto=2)])
+    with scene.running():
+        scene.wait_head(2)
+    kept = [call.args[0] for call in scene.store.checkpoint.call_args_list]
+    assert kept == [position.watermark(START + 1), position.watermark(START + 2)]
+
+
 def test_what_happens_is_put_into_the_log() -> None:
     scene = Scene([pieces(piece(1, "a"), piece(2, "b"), upto=5), pieces(piece(7, "c"), upto=7)])
     with scene.running() as dispatcher:

@@ -13,6 +13,7 @@ from zmsd.feed.cursor import Batch
 from zmsd.feed.sequencer import Grouper, Piece, SequenceError, Sequencer
 from zmsd.feed.source import Document
 
+NOW = 1 << 62
 BEGIN = 1 << 33
 repeatable = settings(derandomize=True, database=None, deadline=None, max_examples=200)
 
@@ -69,7 +70,7 @@ def test_pieces_are_the_transactions_however_the_batches_were_cut(
         if whole and beyond is not None:
             reached = token(min(newest + beyond, following - 1))
         ended = whole and may_end
-        got = grouper.group([document for _, document in batch], reached, ended=ended)
+        got = grouper.group([document for _, document in batch], reached, NOW, ended=ended)
         pieces += got.pieces
         assert got.progress == grouper.progress >= progress
         progress = got.progress
@@ -90,30 +91,39 @@ def test_pieces_are_the_transactions_however_the_batches_were_cut(
 def test_a_transaction_over_many_batches_needs_no_memory_for_them() -> None:
     grouper = Grouper(BEGIN)
     for number in range(5):
-        (piece,) = grouper.group([event(BEGIN + 1, number)], token(BEGIN + 1, number), ended=False).pieces
+        (piece,) = grouper.group([event(BEGIN + 1, number)], token(BEGIN + 1, number), NOW, ended=False).pieces
         assert (len(piece.events), piece.first, piece.last) == (1, number == 0, False)
     assert grouper.is_open
     assert grouper.progress == BEGIN
-    nothing, progress = grouper.group([], token(BEGIN + 1, 4), ended=False)
+    nothing, progress = grouper.group([], token(BEGIN + 1, 4), NOW, ended=False)
     assert (nothing, progress) == ([], BEGIN)
-    assert grouper.group([], token(BEGIN + 5), ended=False).pieces == [Piece(BEGIN + 1, [], False, True)]
+    assert grouper.group([], token(BEGIN + 5), NOW, ended=False).pieces == [Piece(BEGIN + 1, [], False, True)]
     assert not grouper.is_open
 
 
 def test_the_next_transaction_says_that_the_one_before_is_whole() -> None:
     grouper = Grouper(BEGIN)
-    grouper.group([event(BEGIN + 1)], token(BEGIN + 1, 0), ended=False)
-    pieces, progress = grouper.group([event(BEGIN + 2)], token(BEGIN + 2, 0), ended=False)
+    grouper.group([event(BEGIN + 1)], token(BEGIN + 1, 0), NOW, ended=False)
+    pieces, progress = grouper.group([event(BEGIN + 2)], token(BEGIN + 2, 0), NOW, ended=False)
     assert pieces == [Piece(BEGIN + 1, [], False, True), Piece(BEGIN + 2, [event(BEGIN + 2)], True, False)]
     assert progress == BEGIN + 1
 
 
 def test_an_empty_batch_brings_progress() -> None:
     grouper = Grouper(BEGIN)
-    assert not grouper.group([], token(BEGIN + 1000), ended=True).pieces
+    assert not grouper.group([], token(BEGIN + 1000), NOW, ended=True).pieces
     assert BEGIN < grouper.progress <= BEGIN + 1000
-    grouper.group([], token(BEGIN + 10), ended=True)
+    grouper.group([], token(BEGIN + 10), NOW, ended=True)
     assert grouper.progress > BEGIN + 10, "it never goes back"
+
+
+def test_a_member_that_has_not_come_as_far_cannot_say_that_a_transaction_is_whole() -> None:
+    """After a failover the stream goes on at another one, whose majority point may still be before it."""
+    grouper = Grouper(BEGIN)
+    grouper.group([event(BEGIN + 5, 0)], token(BEGIN + 5, 0), NOW, ended=False)
+    assert grouper.group([], token(BEGIN + 5, 0), BEGIN + 4, ended=True) == ([], BEGIN)
+    (rest,) = grouper.group([event(BEGIN + 5, 1)], token(BEGIN + 5, 1), BEGIN + 5, ended=True).pieces
+    assert (rest.first, rest.last) == (False, True)
 
 
 # SEQUENCER

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.support.frames import messages
 from tests.support.wait import wait_until
-from zmsd.errors import PeerGone, ResumeLost, SourceRefused, StoreError
+from zmsd.errors import PeerGone, ResumeLost, SourceRefused, SourceUnavailable, StoreError
 from zmsd.feed.channel import Closed
 from zmsd.feed.position import watermark
 from zmsd.gateway import session as sessions
@@ -416,6 +416,7 @@ def test_a_source_that_refuses_ends_the_session_and_not_at_once(monkeypatch: pyt
 class FakeCopy:
     def __init__(self, *chunks: bytes | Callable[[], object]) -> None:
         self.chunks = chunks
+        self.at = 30
         self.watermark = watermark(30)
         self.edition = SimpleNamespace(published=PUBLISHED, fingerprint="f")
         self.record = SimpleNamespace(watermark=watermark(30), stream_from=watermark(40), edition="f")
@@ -451,6 +452,54 @@ def test_a_copy_that_is_cut_short_has_no_commit(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(sessions, "Snapshot", lambda *_: copy)
     assert not [message for message in scene.run() if message[0] == "commit"]
     scene.store.copied_first.assert_not_called()
+
+
+@pytest.mark.parametrize("last", [None, watermark(10)], ids=["first", "crossing"])
+def test_a_copy_over_which_the_history_became_another_is_not_committed(
+    monkeypatch: pytest.MonkeyPatch, last: str | None
+) -> None:
+    scene = Scene(last=last)
+    copy = FakeCopy(protocol.begin(watermark(30)), data("a"), protocol.commit(watermark(30), 30))
+    monkeypatch.setattr(sessions, "Snapshot", lambda *_: copy)
+    monkeypatch.setattr(sessions, "Crossing", lambda *_: copy)
+    scene.hub.edition = SimpleNamespace(published=PUBLISHED, fingerprint="g")
+
+    def check_place(place: str) -> None:
+        if place == watermark(30):
+            raise ResumeLost("restored")
+
+    scene.hub.check_place = check_place
+    monkeypatch.setattr(scene.session, "_has", PUBLISHED)
+    sent = [message[0] for message in scene.run()]
+    assert sent == (["begin", "data"] if last is None else ["begin", "data", "rollback", "control"])
+    assert scene.peer.closed is not None
+    assert ("restored" in scene.peer.closed[1]) is (last is None)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("error", [SourceUnavailable, ResumeLost])
+def test_a_crossing_that_fails_is_rolled_back(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception], begun: bool
+) -> None:
+    """A second begin in a transaction ends zero-cache."""
+    scene = Scene()
+    scene.hub.edition = SimpleNamespace(published=PUBLISHED, fingerprint="g")
+    monkeypatch.setattr(scene.session, "_has", PUBLISHED)
+
+    def fail() -> None:
+        raise error("MongoDB is away")
+
+    whole = [protocol.begin(watermark(30)), data("a"), data("b"), protocol.commit(watermark(30), 30)]
+    copies = [FakeCopy(*whole[: 3 if begun else 1], fail), FakeCopy(*whole)]
+    for copy in copies:
+        copy.edition.published = SimpleNamespace(fingerprint="g", to_json=lambda: "{}")
+    monkeypatch.setattr(sessions, "Crossing", lambda *_: copies.pop(0))
+    sent = scene.run()
+    failed = [*transaction(30, "a")[:-1], ROLLBACK] if begun else []
+    if error is SourceUnavailable:
+        assert sent == [*failed, *transaction(30, "a", "b")]
+    else:
+        assert sent == [*failed, ["control", {"tag": "reset-required", "message": "MongoDB is away"}]]
 
 
 def test_a_client_whose_copy_took_long_goes_on_where_the_copy_ended() -> None:

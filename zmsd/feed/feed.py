@@ -110,7 +110,7 @@ class DatabaseFeed(StreamFeed):
         if batch is None:
             return None
         self.caught_up = position.seconds(batch.now) - position.seconds(position.of_token(batch.token)) <= 1
-        return self._grouper.group(batch.events, batch.token, ended=not self._sharded and self._ended(batch))
+        return self._grouper.group(batch.events, batch.token, batch.now, ended=not self._sharded and self._ended(batch))
 
     def close(self) -> None:
         self._reader.close()
@@ -152,6 +152,7 @@ class CollectionFeed(StreamFeed):
         return {name: (len(reader.channel), reader.channel.limit) for name, reader in readers.items()}
 
     def read(self) -> Pieces | None:
+        self.health.check()
         batch = self._batch or self._order.channel.get(AWAIT_MS / 1000)
         events = None if batch is None else self._sequencer.pair(batch.events, AWAIT_MS / 2000)
         if batch is None or events is None:
@@ -161,9 +162,9 @@ class CollectionFeed(StreamFeed):
         self._full = 0 if batch.short else self._full + 1
         if self._full >= _BACKLOG and (whole := _but_the_last(events)):
             self.behind = True
-            return self._grouper.group(whole, whole[-1]["_id"], ended=True)
+            return self._grouper.group(whole, whole[-1]["_id"], batch.now, ended=True)
         # An entry of the order is far too small for 16 MB to end a batch: a short one ended because all was said.
-        return self._grouper.group(events, batch.token, ended=batch.short and not self._sharded)
+        return self._grouper.group(events, batch.token, batch.now, ended=batch.short and not self._sharded)
 
     def leave(self) -> list[Thread]:
         """Its readers may end, which those that wait for events do within a second; their threads."""

@@ -15,6 +15,7 @@ import bson
 from bson.errors import InvalidBSON
 from pymongo.errors import PyMongoError
 
+from zmsd.errors import SourceUnavailable
 from zmsd.feed import position
 from zmsd.feed.faults import SNAPSHOT_GONE, SNAPSHOT_RETRY, classify, code_of, no_bson
 from zmsd.feed.source import CODEC, Document, Source, as_documents
@@ -72,7 +73,10 @@ class Lookup:
             done += _matched(together, found)
             rest = rest[len(together) :]
         if rest and fallback:
-            done += _matched(rest, self._read(rest, {"level": "majority"}) or {})
+            found = self._read(rest, {"level": "majority"})
+            if found is None:
+                raise SourceUnavailable(f"{self._collection}: documents cannot be read just now")
+            done += _matched(rest, found)
         return done
 
     def _read(self, events: list[Document], concern: Document) -> Found | None:

@@ -43,6 +43,7 @@ class Health:
         self._lock = Lock()
         self._trouble: dict[str, str] = {}
         self._silent: dict[str, float] = {}
+        self._error: SourceError | None = None
         self._failures = failures or Counter()
 
     def opens(self, name: str) -> None:
@@ -63,6 +64,15 @@ class Health:
             self._trouble.pop(name, None)
             self._silent.pop(name, None)
 
+    def ended(self, error: SourceError) -> None:
+        """A reader's thread is at its end."""
+        self._error = error
+
+    def check(self) -> None:
+        """Raises what has ended a reader: no event of an idle collection would ask for its channel and tell it."""
+        if self._error is not None:
+            raise self._error
+
     @property
     def silent_until(self) -> float:
         """Monotonic seconds until which some reader may have nothing to say, although it does not hang."""
@@ -80,9 +90,9 @@ class Reader:
 
     def __init__(self, name: str, cursor: ChangeCursor, stop: Event, health: Health) -> None:
         self.name = name
+        self.health = health
         self._cursor = cursor
         self._stop = stop
-        self._health = health
         self._backoff = backoff()
         self._repeated = Repeated(log, f"change stream {name}")
         self._failing_since = 0.0  # monotonic seconds
@@ -98,7 +108,7 @@ class Reader:
             self._stop.wait(_PAUSE)
         opens = not self._cursor.is_open
         if opens:
-            self._health.opens(self.name)
+            self.health.opens(self.name)
         try:
             batch = self._read(wait_ms)
         except (ResumeLost, TokenUnfit):
@@ -147,7 +157,7 @@ class Reader:
             if not self._repeated.attempts:
                 self._failing_since = time.monotonic()
             self._repeated.failed(error)
-            self._health.failed(self.name, str(error), wait)
+            self.health.failed(self.name, str(error), wait)
             if time.monotonic() - self._failing_since > _GIVE_UP:
                 raise error
             self._stop.wait(wait)
@@ -155,7 +165,7 @@ class Reader:
     def _recovered(self) -> None:
         self._repeated.recovered()
         self._backoff = backoff()
-        self._health.well(self.name)
+        self.health.well(self.name)
 
 
 class ReaderThread:
@@ -186,3 +196,5 @@ class ReaderThread:
         finally:
             self._reader.close()
             self.channel.close(error)
+            if error is not None:
+                self._reader.health.ended(error)

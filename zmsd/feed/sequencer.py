@@ -89,8 +89,9 @@ class Grouper:
     def is_open(self) -> bool:
         return self._open is not None
 
-    def group(self, events: list[Document], token: Document, *, ended: bool) -> Pieces:
+    def group(self, events: list[Document], token: Document, now: int, *, ended: bool) -> Pieces:
         """:param token: everything up to it has been delivered
+        :param now: the database's time for the member that answered: after a failover it may not have come as far
         :param ended: nothing more was visible, so the last event's transaction is whole (a token beyond it says so too)
         """
         times = [event["_id"]["_data"][2:18] for event in events]  # as text: compared without making a Timestamp
@@ -98,7 +99,7 @@ class Grouper:
         pieces: list[Piece] = []
         begun = self._open
         newest = times[-1] if times else begun
-        complete = newest is None or ended or reached > newest
+        complete = newest is None or reached > newest or (ended and now >= int(newest, 16))
         if begun is not None and (times[0] != begun if times else complete):
             pieces.append(Piece(int(begun, 16), [], False, True))
             begun = None

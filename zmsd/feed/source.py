@@ -107,8 +107,12 @@ class Source:
 
     def renew(self) -> None:
         """Connect anew. A driver that has once seen a later election turns every primary of an earlier one away, and
-        such is the primary of a restored or another replica set: that it is another shall be seen."""
-        old, client = self.client, self._make_client()
+        such is the primary of a restored or another replica set: that it is another shall be seen.
+
+        Raises SourceError where the names behind mongodb+srv cannot be had; all stays as it is then.
+        """
+        with translated():
+            old, client = self.client, self._make_client()
         self.client, self.db = client, client.get_database(self.db.name, codec_options=CODEC)
         old.close()
 
@@ -117,7 +121,8 @@ class Source:
         those of TTL deletes, since 8.0 those of insert_many. As the driver has it from each member, for it may be
         upgraded while we read."""
         members = self.client.topology_description.server_descriptions().values()
-        return any(member.max_wire_version > _WIRE_6_0 for member in members)
+        # Of a member that cannot be reached just now the driver knows nothing.
+        return self.topology.version > (6, 0) or any(member.max_wire_version > _WIRE_6_0 for member in members)
 
     def command(self, command: Document) -> Document:
         with translated():

@@ -113,7 +113,11 @@ class Server(ThreadingMixIn, TCPServer):
             self._crowded.recovered()
         thread = Thread(target=self._run, args=(request, client_address), name="connection", daemon=True)
         self._threads.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # the system gives no more threads
+            self._threads.discard(thread)
+            raise
 
     def service_actions(self) -> None:
         """What the listener does between connections, five times a second."""

@@ -178,7 +178,10 @@ class Session:
         """Send the first copy."""
         edition, wanted, store = self._hub.edition, self.wanted, self._hub.store
         snapshot = Snapshot(self._hub, edition, wanted.app, wanted.shard, self._stop)
-        self._send_copy(snapshot, lambda: store.copied_first(wanted.app, wanted.shard, snapshot.record))
+        try:
+            self._send_copy(snapshot, lambda: store.copied_first(wanted.app, wanted.shard, snapshot.record))
+        except ResumeLost as error:
+            raise SourceUnavailable(f"the copy is lost, another one begins: {error}") from error
 
     def _cross(self, edition: Edition) -> None:
         """Take the client to an edition that it does not have yet."""
@@ -191,16 +194,21 @@ class Session:
         log.info(kv("copy begins", session=self.number, watermark=copy.watermark))
         held = b""
         for frames in copy.frames():
-            self._send(held)
+            if held:
+                self._send(held)
+                # One that has a copy can go back to it; an unfinished first one ends with the connection.
+                self._open = None if self.sent is None else copy.watermark
             held = frames
             self._listen()
             if self._stop.is_set():
-                return  # unfinished: the client throws it away
+                raise Closed  # unfinished: the client throws it away
+        # What was not read at the position may be of another history, if that has changed meanwhile.
+        persist("session", lambda: self._hub.check_place(position.watermark(copy.at)), self._stop)
         # Kept before the commit is sent: the client may come back with it at once, to any daemon that shares the store.
         self._hub.store.add_edition(copy.edition.fingerprint, copy.edition.published.to_json())
         keep()
         self._send(held)
-        self.copy = None
+        self.copy = self._open = None
         self.rows += copy.progress.rows
         self._hub.tally.sent_rows.inc(copy.progress.rows)
         self.sent, self._place = copy.watermark, copy.record.stream_from
@@ -264,6 +272,7 @@ class Session:
         self._hub.tally.sent_bytes.inc(len(frames))
 
     def _roll_back(self) -> None:
+        self.copy = None
         if self._open is not None:
             self._open = None
             self._send(protocol.ROLLBACK)

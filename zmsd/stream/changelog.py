@@ -58,7 +58,8 @@ class ChangeLog:
         self._head: str | None = None
         self._whole: str | None = None  # the newest transaction whose end is in
         self._gaps: list[tuple[str, str]] = []
-        """Who is between these watermarks has not got the first one's entry, and lacks what comes up to the second."""
+        """Who begins between these watermarks may not have got the first one's entry, and lacks what comes up to the
+        second."""
         self._closed = False
 
     @property
@@ -130,7 +131,7 @@ class ChangeLog:
         with self._changed:
             if self._floor is not None and edition != self._edition:
                 raise Overrun
-            if self._floor is None or after < self._floor or any(first < after < end for first, end in self._gaps):
+            if self._floor is None or after < self._floor or any(first <= after < end for first, end in self._gaps):
                 return None
             index = bisect_right(self._entries, after, key=lambda entry: entry.watermark)
             return Tail(self, self._generation, self._base + index, after)

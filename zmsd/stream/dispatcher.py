@@ -61,6 +61,7 @@ class Dispatcher:
         self._place: int | None = None  # everything up to it is in the log
         self._last_entry = time.monotonic()
         self._last_checkpoint = 0.0
+        self._newest: tuple[str, str] | None = None  # what the next checkpoint will be
         self._last_identity = time.monotonic()
         self._store_trouble = Repeated(log, "keeping a checkpoint")
         self._repeated = Repeated(log, "feed")
@@ -104,7 +105,7 @@ class Dispatcher:
                     # Not a word to the sessions here: each is told when it asks for changes that cannot be had.
                     self._readiness.set(f"position lost, beginning anew: {error}")
                     self._repeated.failed(f"live position lost, beginning anew: {error}", logging.ERROR)
-                    self._place = None
+                    self._place = self._newest = None
                     self._wait(next(self._waits))
                 except SourceError as error:
                     self._readiness.set(str(error))
@@ -112,17 +113,24 @@ class Dispatcher:
                     level = logging.ERROR if isinstance(error, SourceRefused) else logging.WARNING
                     self._repeated.failed(error, level)
                     if self._repeated.attempts % _RENEW == 0:
-                        self._hub.source.renew()
+                        with suppress(SourceError):  # it was said that it is away
+                            self._hub.source.renew()
                     self._wait(REFUSED_WAIT if isinstance(error, SourceRefused) else next(self._waits))
+                except StoreError as error:  # what the database is known by must be kept before it is read
+                    self._readiness.set(str(error))
+                    self._repeated.failed(error, logging.ERROR)
+                    self._wait(next(self._waits))
         except Exception:
             log.exception("dispatcher failed")
         finally:
+            self._checkpoint(now=True)
             self._readiness.set("stopping")
             if not self._stop.is_set():
                 self._died("dispatcher")
 
     def _feed_once(self) -> None:
         """From preparing the database to the feed's end."""
+        self._checkpoint(now=True)  # what is looked for in the database, to see whether it is the same
         edition = self._next or self._hub.edition
         now = self._prepare(edition)
         if self._place is not None:
@@ -154,6 +162,7 @@ class Dispatcher:
                         self._repeated.recovered()
                         self._waits = backoff()
                     self._append(encoder, pieces)
+                self._checkpoint()
                 if self._next not in (None, edition):
                     return
             raise Closed
@@ -167,7 +176,10 @@ class Dispatcher:
         self._hub.tally.read(pieces.pieces)
         if made:
             self._last_entry = time.monotonic()
-            self._checkpoint(pieces)
+            whole = next((piece for piece in reversed(pieces.pieces) if piece.last and piece.events), None)
+            if whole is not None:
+                token = position.text_of_token(whole.events[-1]["_id"])
+                self._newest = position.watermark(whole.position), token
         elif time.monotonic() - self._last_entry >= self._heartbeat:
             self._last_entry = time.monotonic()
             now = position.watermark(pieces.progress)
@@ -179,18 +191,17 @@ class Dispatcher:
             with suppress(SourceError, StoreError):  # the next time will do
                 remember_identity(self._hub)
 
-    def _checkpoint(self, pieces: Pieces) -> None:
+    def _checkpoint(self, *, now: bool = False) -> None:
         """Keep the resume token of the newest whole transaction: it tells this history from another one."""
-        whole = next((piece for piece in reversed(pieces.pieces) if piece.last and piece.events), None)
-        if whole is None or time.monotonic() - self._last_checkpoint < _CHECKPOINT:
+        if self._newest is None or not (now or time.monotonic() - self._last_checkpoint >= _CHECKPOINT):
             return
         self._last_checkpoint = time.monotonic()
         try:
-            token = position.text_of_token(whole.events[-1]["_id"])
-            self._hub.store.checkpoint(position.watermark(whole.position), token)
+            self._hub.store.checkpoint(*self._newest)
         except StoreError as error:  # positions can be derived without it
             self._store_trouble.failed(error)
         else:
+            self._newest = None
             self._store_trouble.recovered()
 
     def _progressed(self) -> None:

@@ -65,15 +65,16 @@ def _check_identity(hub: Hub, now: int) -> None:
     Raises ResumeLost when that has happened.
     """
     known, here = hub.store.identity(), _identity(hub.source)
-    if here != known:
-        hub.store.identify(here)
     other = None if known is None else _difference(known, here)
+    reason = (
+        f"database {here.database} is not the one that was read before ({other}): its changes do not follow on the "
+        "client's copy"
+    )
     if other is not None:
-        reason = (
-            f"database {here.database} is not the one that was read before ({other}): its changes do not follow on "
-            "the client's copy"
-        )
         hub.store.invalidate(position.watermark(now), reason)
+    if here != known:
+        hub.store.identify(here)  # last: whoever dies before it finds the difference again
+    if other is not None:
         raise ResumeLost(reason)
 
 

@@ -65,7 +65,8 @@ class Tally:
         newest: dict[str, Piece] = {}
         for piece in pieces:
             for event in piece.events:
-                name = event["ns"].get("coll", "")  # dropDatabase has none
+                # Of a rename the new name: that of before may be one of many, as of $out. dropDatabase has none.
+                name = (event.get("to") or event["ns"]).get("coll", "")
                 self.events[name] += 1
                 newest[name] = piece
         for name, piece in newest.items():

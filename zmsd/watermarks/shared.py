@@ -91,8 +91,18 @@ class SharedStore:
         return found[-1] if found else None
 
     def forget_copies_above(self, app: str, number: int, watermark: str) -> None:
-        """Nothing: it would be wrong where it came late, after another daemon's copy to the same client, and is of use
-        only where an older edition is published again without becoming an epoch. Here it would be one."""
+        """Now or not at all: late it might meet another daemon's copy to the same client."""
+        unreached = [copy for copy in self._shard(app, number)["copies"] if copy[0] > watermark]
+        if not unreached:
+            return
+
+        def update(shard: dict[str, Any]) -> None:
+            shard["copies"] = [copy for copy in shard["copies"] if copy not in unreached]
+
+        change = self._change_shard(f"forgetting above {watermark}", app, number, update)
+        if not self._mirror.wait(change, WRITE_SECONDS, withdraw=True):
+            reason = self.trouble or "NATS does not answer"
+            log.warning(kv("copies that did not arrive are not forgotten", app=app, shard=number, reason=reason))
 
     def acked(self, app: str, number: int, watermark: str) -> None:
         def update(shard: dict[str, Any]) -> None:

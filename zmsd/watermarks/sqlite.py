@@ -41,6 +41,8 @@ _MIGRATIONS = (
 
 _CHECKPOINTS = 1000
 """Token checkpoints that are kept behind the newest one, besides those that some shard has not yet confirmed."""
+_CHECKPOINTS_AT_MOST = 100_000
+"""A day of them, for a client that never comes back."""
 
 
 class SqliteStore:
@@ -106,6 +108,11 @@ class SqliteStore:
                 " WHERE watermark < (SELECT coalesce(min(coalesce(acked, replica_version)), '~') FROM shard)"
                 " AND watermark < (SELECT watermark FROM checkpoint ORDER BY watermark DESC LIMIT 1 OFFSET ?)",
                 (_CHECKPOINTS,),
+            )
+            db.execute(
+                "DELETE FROM checkpoint"
+                " WHERE watermark < (SELECT watermark FROM checkpoint ORDER BY watermark DESC LIMIT 1 OFFSET ?)",
+                (_CHECKPOINTS_AT_MOST,),
             )
 
     def checkpoint_before(self, watermark: str) -> tuple[str, str] | None:

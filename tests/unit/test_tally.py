@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from zmsd.feed.sequencer import Piece
+from zmsd.metrics import Registry
+from zmsd.stream.tally import Tally
+
+
+def test_a_collection_that_is_replaced_time_and_again_is_one_name() -> None:
+    """$out renames a collection with a name of its own onto the old one."""
+    tally = Tally(Registry())
+    for number in range(3):
+        event = {"ns": {"db": "d", "coll": f"tmp.agg_out.{number}"}, "to": {"db": "d", "coll": "a"}}
+        tally.read([Piece(number << 32, [event], True, True)])
+    assert tally.events == {"a": 3}
+    assert list(tally.lags) == ["a"]
