@@ -138,6 +138,28 @@ def test_a_change_whose_document_is_gone_by_now(
     assert codes(database, client) == ({"c1", "c2"} if what == "key" else {"1", "2"})
 
 
+@scopes
+@pytest.mark.parametrize("mode", ["auto", "off"])
+def test_a_transaction_of_more_than_a_batch_in_a_collection_that_is_new(
+    mode: str, scope: str, mongo: Client, database: Db, serve: Serve, follow: Follow
+) -> None:
+    """The document before is the one that the same transaction left, in an earlier batch."""
+    schema = {**ONE, "other": {"tableName": "other", **table(id="string", n="number")}}
+    mappings = {**BY_CODE, "other": {"collection": "one", "fields": {"id": "_id"}}}
+    zmsd = serve(schema, mappings, settings={"feed": {"scope": scope, "images": mode}})
+    client = follow(zmsd)
+    for name in ("one", "ends"):
+        database.create_collection(name)
+    with mongo.start_session() as session, session.start_transaction():
+        database.one.insert_many([{"_id": name, "code": f"{name}0", "n": 1} for name in "xyz"], session=session)
+        database.one.insert_many([{"_id": f"f{n}", "code": f"f{n}"} for n in range(1500)], session=session)
+        database.one.update_one({"_id": "x"}, {"$set": {"code": "x1"}}, session=session)
+        database.one.delete_one({"_id": "y"}, session=session)
+        database.one.replace_one({"_id": "z"}, {"_id": "z", "n": 3}, session=session)
+    assert codes(database, client) == {one["code"] for one in database.one.find({"code": {"$exists": True}})}
+    assert {key for (key,) in client.rows("other")} == {one["_id"] for one in database.one.find()}
+
+
 def replace_it(database: Db) -> None:
     """Another collection takes its name, and changes."""
     database.create_collection("other", changeStreamPreAndPostImages={"enabled": True})

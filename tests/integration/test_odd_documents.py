@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bson import Decimal128
+from bson import Decimal128, ObjectId
 from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 
@@ -109,6 +109,31 @@ def test_an_id_that_becomes_a_double(images: str, scope: str, database: Db, serv
     database.a.replace_one({"_id": 1}, {"_id": 1.0, "n": 2})
     wait_end(database, client)
     assert client.rows("a") == {("1",): {"id": "1", "n": 2}}
+
+
+@pytest.mark.parametrize("how", ["each", "all", "transaction"])
+def test_ids_change_from_text_to_object_ids(
+    how: str, mongo: Client, database: Db, serve: Serve, follow: Follow
+) -> None:
+    """The one is inserted before the other is deleted, and both are the same text."""
+    schema = {**SCHEMA, "by_code": {"tableName": "by_code", **table(id="string")}}
+    mappings = {**BY_ID, "by_code": {"collection": "a", "fields": {"id": "code"}}}
+    new = [ObjectId() for _ in range(20)]
+    database.a.insert_many([{"_id": str(one), "code": str(one)} for one in new])
+    client = follow(serve(schema, mappings))
+    with mongo.start_session() as session:
+        if how == "all":
+            database.a.insert_many([{"_id": one, "code": str(one), "n": 1} for one in new])
+            client.wait_for(lambda replica: all(row["n"] == 1 for row in replica.rows["a"].values()), "the new ones")
+            database.a.delete_many({"_id": {"$type": "string"}})
+        else:
+            with session.start_transaction() if how == "transaction" else contextlib.nullcontext():
+                for one in new:
+                    database.a.insert_one({"_id": one, "code": str(one), "n": 1}, session=session)
+                    database.a.delete_one({"_id": str(one)}, session=session)
+    wait_end(database, client)
+    assert [row["n"] for row in client.rows("a").values()] == [1] * 20
+    assert len(client.rows("by_code")) == 20
 
 
 def test_a_column_below_a_field_that_a_pipeline_uses(database: Db, serve: Serve, follow: Follow) -> None:

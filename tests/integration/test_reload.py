@@ -226,6 +226,24 @@ def test_a_change_that_a_client_never_got_is_taken_back(
     assert back.replica.reset_required is None
 
 
+def test_a_replica_from_before_another_copy_and_a_reload_is_reset(database: Db, serve: Serve, follow: Follow) -> None:
+    """What was published for it went with the newer copy of its shard: it must not be taken for what is now."""
+    fill(database)
+    zmsd = serve(SCHEMA, MAPPINGS)
+    old = follow(zmsd)
+    old.close()
+    database.users.insert_one({"_id": "between", "name": "x"})
+    follow(zmsd).close()
+    schema, mappings = changed()
+    add_column(schema, mappings)
+    zmsd.write(schema, mappings)
+    zmsd.signal(signal.SIGHUP)
+    zmsd.wait_log("feed runs", count=2)
+    back = follow(zmsd, replica=old.replica, wait=False)
+    back.wait_for(lambda replica: replica.reset_required, "reset-required")
+    assert "older than the newest copy" in str(back.replica.reset_required)
+
+
 def test_a_reload_for_which_mongodb_cannot_be_asked_is_refused(
     replica_set: ReplicaSet, database: Db, serve: Serve, follow: Follow
 ) -> None:

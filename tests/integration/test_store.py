@@ -17,7 +17,7 @@ from zmsd.feed.position import watermark as mark
 from zmsd.watermarks import shared, sqlite
 from zmsd.watermarks.shared import SharedStore
 from zmsd.watermarks.sqlite import SqliteStore
-from zmsd.watermarks.store import Contents, CopyRecord, Identity, ShardRecord, WatermarkStore
+from zmsd.watermarks.store import COPIES, Contents, CopyRecord, Identity, ShardRecord, WatermarkStore
 
 Open = Callable[[], WatermarkStore]
 KINDS = ("sqlite", "nats-kv")
@@ -152,6 +152,14 @@ def test_a_copy_may_be_sent_again(store: WatermarkStore) -> None:
     store.copied("zero", 0, copy(7, "c", 8))
     assert store.copy_before("zero", 0, mark(7)) == copy(7, "c", 8)
     assert store.copy_before("zero", 0, mark(6)) == copy(5, "b", 6)
+
+
+def test_a_shard_that_was_reloaded_often(store: WatermarkStore) -> None:
+    store.copied_first("zero", 0, copy(1))
+    for number in range(2, COPIES + 20):
+        store.copied("zero", 0, copy(number))
+    (kept,) = store.contents().copies.values()
+    assert [one.watermark for one in kept] == [mark(number) for number in range(20, COPIES + 20)]
 
 
 def test_copies_that_did_not_arrive_are_forgotten(store: WatermarkStore) -> None:

@@ -92,6 +92,7 @@ class Scene:
         self.readiness.set(None)
         self.store = MagicMock()
         self.store.copy_before.return_value = None
+        self.store.shard.return_value = None
         self.store.epochs.return_value = ()
         self.peer = FakePeer()
         self.changes = list(changes)

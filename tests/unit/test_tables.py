@@ -6,11 +6,13 @@ import json
 from typing import Any
 
 import pytest
+from bson import ObjectId
 
 from zmsd.catalog.catalog import Catalog, Table
 from zmsd.catalog.mapping import Mapping
 from zmsd.catalog.schema import Column, TableSpec
 from zmsd.rows.rejects import Rejects
+from zmsd.stream import tables
 from zmsd.stream.tables import TableEncoder, row_filters
 
 SPEC = TableSpec("t", (Column("code", "string"), Column("n", "number")), ("code",))
@@ -70,11 +72,44 @@ def test_what_another_document_has_taken_over_is_not_deleted(encoder: TableEncod
     assert rejects.counts() == {TAKEN: 1}
 
 
-def test_another_batch_knows_nothing_of_it(encoder: TableEncoder, rejects: Rejects) -> None:
+def test_in_an_empty_table_nobody_has_taken_anything(encoder: TableEncoder, rejects: Rejects) -> None:
     changes(encoder, 1, None, "a")
     encoder.forget_owners()
     assert changes(encoder, 2, None, "a") == ["insert a"]
     assert not rejects.counts()
+
+
+def test_the_newest_owners_are_remembered(encoder: TableEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_OWNERS", 10)
+    for number in range(21):
+        changes(encoder, number, None, f"k{number}")
+    encoder.trim_owners()
+    assert changes(encoder, 99, f"k{10}", None) == ["delete k10"], "it is not known whose it is"
+    assert changes(encoder, 99, f"k{11}", None) == [], "it is another one's"
+
+
+KEPT = ObjectId("0123456789abcdef01234567")
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["images", "no images"])
+def test_an_id_of_another_type_takes_the_place_of_one_with_the_same_digits(known: bool, rejects: Rejects) -> None:
+    spec = TableSpec("t", (Column("code", "string"),), ("code",))
+    encoder = TableEncoder(Table(spec, Mapping("c", (("code", "_id"),))), rejects)
+
+    def change(kind: str, key: Any) -> list[str]:
+        document = {"_id": key}
+        event = {"operationType": kind, "documentKey": document, "fullDocument": None if kind == "delete" else document}
+        if known:
+            return told(encoder.changes({**event, "fullDocumentBeforeChange": document if kind == "delete" else None}))
+        return told(encoder.changes_from_unknown(event))
+
+    text = str(KEPT)
+    assert len(change("insert", KEPT)) == 1
+    assert change("delete", text) == []
+    assert change("delete", KEPT) == [f"delete {text}"]
+    assert len(change("insert", 7)) == len(change("insert", "8")) == 1
+    assert change("delete", 7.0) == ["delete 7"], "they are one for MongoDB"
+    assert change("delete", 8) == []
 
 
 def test_equal_keys_in_a_copy_are_counted(encoder: TableEncoder, rejects: Rejects) -> None:

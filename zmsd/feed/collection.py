@@ -90,6 +90,7 @@ class ContentReader(Reader):
         self._source = source
         self._watched = watched
         self._without_images: set[str] = set()
+        self._lookups = {name: Lookup(source, name, wanted.fields) for name, wanted in watched.items()}
 
     def _read(self, wait_ms: int) -> Batch:
         """An event that cannot be had, though its documents, together or alone, perhaps can: they are looked up."""
@@ -116,9 +117,11 @@ class ContentReader(Reader):
             if self._source.wants_images and collection not in self._source.images:
                 self._without_images.add(collection)
             wanted = self._watched[collection]
-            Lookup(self._source, collection, wanted.fields).complete(group, before=wanted.needs_before)
+            self._lookups[collection].complete(group, before=wanted.needs_before)
             if wanted.evaluator is not None:
                 _evaluate(wanted.evaluator, group)
+        for collection in by_collection:
+            self._lookups[collection].settle()
 
     def idle(self) -> None:
         """A quiet moment is the time to switch images on for a collection that has appeared meanwhile: what happened

@@ -7,8 +7,8 @@ give the document as it is by now. Where the history is gone, so does this; then
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from itertools import groupby
 from typing import Any
 
 import bson
@@ -21,6 +21,8 @@ from zmsd.feed.faults import SNAPSHOT_GONE, SNAPSHOT_RETRY, classify, code_of, n
 from zmsd.feed.source import CODEC, Document, Source, as_documents
 
 Found = dict[bytes, Document]
+Left = dict[tuple[str, bytes], Document | None]
+"""(clusterTime in hexadecimal, _id) -> the document after the newest event."""
 AFTER, BEFORE = "fullDocument", "fullDocumentBeforeChange"
 BEFORE_KNOWN = "beforeKnown"
 """Set where BEFORE was looked up, so that None says that there was none."""
@@ -36,6 +38,9 @@ class Lookup:
         self._source = source
         self._collection = collection
         self._select = None if fields is None else dict.fromkeys(fields | {"_id"}, 1)
+        self._left: Left = {}
+        """What the transaction at whose end we may not be has left of its documents in earlier batches."""
+        self._newly_left: Left = {}
 
     def complete(self, events: list[Document], *, before: bool) -> None:
         """Put in what is missing, in place. A change whose document is gone by now becomes ``operationType: delete``:
@@ -51,7 +56,7 @@ class Lookup:
                     event[BEFORE_KNOWN] = True  # there was none
                 event["operationType"] = "delete"
         if before:
-            _take_over(events)
+            self._take_over(events)
             unknown = [
                 e for e in events if e["operationType"] != "insert" and e.get(BEFORE) is None and BEFORE_KNOWN not in e
             ]
@@ -59,13 +64,36 @@ class Lookup:
                 event[BEFORE] = document
                 event[BEFORE_KNOWN] = True
 
+    def settle(self) -> None:
+        """The events that were completed last will not be given again."""
+        # With images nobody asks for it, and a transaction may be large.
+        kept = {} if self._collection in self._source.images else self._newly_left
+        newest = next(reversed(kept), ("", b""))[0]
+        if any(time != newest for time, _ in itertools.islice(self._left, 1)):
+            self._left = {}
+        self._left |= {place: document for place, document in kept.items() if place[0] == newest}
+        self._newly_left = {}
+
+    def _take_over(self, events: list[Document]) -> None:
+        """Within a transaction the document before is the one that the event before left, not that of the moment
+        before."""
+        left: Left = {}
+        for event in events:
+            place = (event["_id"]["_data"][2:18], _hashable(event["documentKey"]["_id"]))
+            known = left if place in left else self._left
+            if place in known and event["operationType"] != "insert" and event.get(BEFORE) is None:
+                event[BEFORE] = known[place]
+                event[BEFORE_KNOWN] = True
+            left[place] = event.get(AFTER)
+        self._newly_left = left
+
     def _each(
         self, events: list[Document], time: Callable[[int], int], *, fallback: bool
     ) -> list[tuple[Document, Document | None]]:
         """(event, document) for those that could be read: one query for each cluster time, and one for the rest."""
         done: list[tuple[Document, Document | None]] = []
         rest = events
-        for at, group in groupby(events, key=lambda event: position.of_token(event["_id"])):
+        for at, group in itertools.groupby(events, key=lambda event: position.of_token(event["_id"])):
             together = list(group)
             found = self._read(together, {"level": "snapshot", "atClusterTime": position.to_timestamp(time(at))})
             if found is None:  # nor can the later ones be read, until the feed has caught up
@@ -94,17 +122,6 @@ class Lookup:
             raise classify(error) from error
         except InvalidBSON as error:
             raise no_bson(self._collection, error) from error
-
-
-def _take_over(events: list[Document]) -> None:
-    """Within a transaction the document before is the one that the event before left, not that of the moment before."""
-    left: dict[tuple[str, bytes], Document | None] = {}
-    for event in events:
-        place = (event["_id"]["_data"][2:18], _hashable(event["documentKey"]["_id"]))
-        if place in left and event["operationType"] != "insert" and event.get(BEFORE) is None:
-            event[BEFORE] = left[place]
-            event[BEFORE_KNOWN] = True
-        left[place] = event.get(AFTER)
 
 
 def _matched(events: list[Document], found: Found) -> list[tuple[Document, Document | None]]:

@@ -123,9 +123,9 @@ class Session:
 
     def _serve(self) -> None:
         last = self.wanted.last_watermark
-        known = None if last is None else self._known(last)
-        self._wait_ready()
         try:
+            known = None if last is None else self._known(last)
+            self._wait_ready()
             if last is None:
                 self._copy()
             else:
@@ -150,9 +150,15 @@ class Session:
 
     def _known(self, last: str) -> CopyRecord | None:
         """The newest copy that a client has. To be asked before all else: later it may be connected anew, and have been
-        sent another."""
+        sent another. Raises ResumeLost where that is not known any more."""
         wanted, store = self.wanted, self._hub.store
         copy = store.copy_before(wanted.app, wanted.shard, last)
+        newest = store.shard(wanted.app, wanted.shard)
+        if copy is None and newest is not None and newest.replica_version > last:
+            raise ResumeLost(
+                f"this replica is older than the newest copy of {wanted.shard_name}, {newest.replica_version}, and "
+                "what was published for it is not known any more"
+            )
         store.forget_copies_above(wanted.app, wanted.shard, last)
         if copy is not None and copy.watermark < (wanted.replica_version or ""):
             return None  # of an earlier life of it: the copy that it has was never written down

@@ -74,7 +74,7 @@ class Encoder:
             if piece.first and not fresh:  # but what its transaction has done before belongs to it
                 fresh = True
                 for table in itertools.chain.from_iterable(self.tables.values()):
-                    table.forget_owners()
+                    table.trim_owners()
             for entry in self._entries(piece):
                 made.append(entry)
                 if entry.rows >= _PART:

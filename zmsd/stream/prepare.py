@@ -21,7 +21,11 @@ def prepare(hub: Hub, edition: Edition, images: str) -> int:
     found = hub.source.collections()
     for table in edition.catalog.tables:
         collection = table.mapping.collection
-        if not follows_from_id(table) and collection in found and collection not in hub.source.images:
+        if follows_from_id(table) or collection not in found or collection in hub.source.images:
+            continue
+        if images != "off" and hub.source.switch_images_on(collection):
+            continue  # it has appeared just now
+        if collection in hub.source.collections():
             raise SourceRefused(
                 f"table {table.name}: its rows do not follow from _id alone, so it needs pre-images of {collection}, "
                 f"which are not on (feed.images: {images}; MongoDB 6.0 and the right to run collMod)"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import bson
+from bson import Decimal128, Int64
 
 from zmsd.catalog.catalog import Catalog, Table
 from zmsd.catalog.mapping import Mapping as TableMapping
@@ -22,6 +23,10 @@ from zmsd.stream.protocol import TableMessages, frame
 from zmsd.stream.shards import ShardTable
 
 _TAKEN = "replaces a row with the same key"
+_OWNERS = 10_000
+"""Keys of which a table remembers whose row it is: the newest, and those of the transaction that is open."""
+_ONE_KIND = {int: float, Int64: float, Decimal128: float}
+"""Numbers that are equal are one ``_id``, whatever their types."""
 
 
 class TableEncoder:
@@ -35,7 +40,10 @@ class TableEncoder:
         self.copied_at = -1
         """Everything up to this position is in its rows already, from a copy later than the stream's place."""
         self._rejects = rejects
-        self._owners: dict[str, Any] = {}  # key -> _id of the document that gave a row in this batch or transaction
+        # Key -> _id of the document whose row it is, or only its type where nothing else can have the same key.
+        self._owners: dict[str, Any] = {}
+        types = {column.name: column.type for column in table.spec.columns}
+        self._of_kinds = any(types[name] == "string" for name in table.spec.primary_key)
         self._plain = table.mapping.plain
         mapping, source_id = _of_results(table)
         self._row = compile_rows(replace(table, mapping=mapping), rejects, source_id)
@@ -45,7 +53,13 @@ class TableEncoder:
         self._row_of_id = compile_rows(replace(table, mapping=TableMapping(mapping.collection, fields)))
 
     def forget_owners(self) -> None:
+        """The table is emptied."""
         self._owners.clear()
+
+    def trim_owners(self) -> None:
+        """To be called between transactions."""
+        if len(self._owners) > 2 * _OWNERS:
+            self._owners = dict(itertools.islice(self._owners.items(), len(self._owners) - _OWNERS, None))
 
     def changes(self, event: Document) -> list[bytes]:
         """Messages for a change whose document before is known (or there was none)."""
@@ -53,6 +67,8 @@ class TableEncoder:
         new = [] if event["operationType"] == "delete" else self._rows(event, AFTER, self._row)
         if not self.follows_from_id:
             return self._changes_of_keys(old, new, event["documentKey"]["_id"])
+        if not self._owns(old, new, event["documentKey"]["_id"]):
+            old = []
         change = between(old[0] if old else None, new[0] if new else None)
         return [] if change is None else [self.messages.frame(change)]
 
@@ -62,10 +78,14 @@ class TableEncoder:
         An update of a missing row inserts it and a delete of one does nothing, so both are right in either case.
         """
         new = [] if event["operationType"] == "delete" else self._rows(event, AFTER, self._row)
+        source_id = event["documentKey"]["_id"]
         if new:
+            self._owns([], new, source_id)
             return [self.messages.frame(RowChange("update", None, new[0][1]))]
-        old = self._row_of_id({"_id": event["documentKey"]["_id"]})
-        return [] if old is None else [self.messages.frame(RowChange("delete", old[0], None))]
+        old = self._row_of_id({"_id": source_id})
+        if old is None or not self._owns([old], [], source_id):
+            return []
+        return [self.messages.frame(RowChange("delete", old[0], None))]
 
     def copied(self, documents: Sequence[Document], results: list[list[Document]] | None) -> list[bytes]:
         """Insert messages for whole documents.
@@ -96,9 +116,22 @@ class TableEncoder:
                 elif row is not None:
                     keys.add(row[0])
 
+    def _owns(self, old: list[Row], new: list[Row], source_id: Any) -> bool:
+        """Whether the old row is this document's: 7 and "7", an ObjectId and its digits give the same key, and the
+        usual way to change the type of ``_id`` is to insert the one and then delete the other."""
+        if not self._of_kinds:
+            return True
+        kind: type = _ONE_KIND.get(type(source_id), type(source_id))
+        owned = not old or self._owners.get(old[0][0], kind) is kind
+        if new:
+            self._owners[new[0][0]] = kind
+        elif old and owned:
+            self._owners.pop(old[0][0], None)
+        return owned
+
     def _changes_of_keys(self, old: list[Row], new: list[Row], source_id: Any) -> list[bytes]:
         """Where any document may give a row of any key: what another one has taken over stays its own, as far as that
-        happened in this batch."""
+        is remembered."""
         owners = self._owners
         kept = [(key, text) for key, text in old if key not in owners or _same(owners[key], source_id)]
         for key, _ in kept:

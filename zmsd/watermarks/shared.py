@@ -15,7 +15,7 @@ from zmsd.errors import StoreError
 from zmsd.log import kv
 from zmsd.watermarks.mirror import Change
 from zmsd.watermarks.nats import Buckets
-from zmsd.watermarks.store import Contents, CopyRecord, Identity, ShardRecord
+from zmsd.watermarks.store import COPIES, Contents, CopyRecord, Identity, ShardRecord
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +26,6 @@ CHECKPOINT_AGE = 24 * 3600.0
 _CHECKPOINTS = 1000
 """As of sqlite: those that are kept behind the newest one, besides those that some shard has not yet confirmed."""
 _CHECKPOINTS_AT_MOST = 100_000
-_COPIES = 100
-"""Copies that are known of a shard."""
 
 
 class SharedStore:
@@ -79,7 +77,7 @@ class SharedStore:
         def update(shard: dict[str, Any]) -> None:
             if shard["replicaVersion"] is None or shard["replicaVersion"] <= copy.watermark:
                 others = [other for other in shard["copies"] if other[0] != copy.watermark]
-                shard["copies"] = sorted([*others, list(copy)])[-_COPIES:]
+                shard["copies"] = sorted([*others, list(copy)])[-COPIES:]
 
         change = self._change_shard(f"copy {copy.watermark}", app, number, update)
         self._write_now("copy", change, app=app, shard=number)

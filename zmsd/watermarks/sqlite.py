@@ -15,7 +15,7 @@ from typing import Any
 
 from zmsd.errors import StoreError
 from zmsd.log import kv
-from zmsd.watermarks.store import Contents, CopyRecord, Identity, ShardRecord
+from zmsd.watermarks.store import COPIES, Contents, CopyRecord, Identity, ShardRecord
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,13 @@ class SqliteStore:
             db.execute("INSERT INTO copy VALUES (?, ?, ?, ?, ?)", (app, number, *copy))
 
     def copied(self, app: str, number: int, copy: CopyRecord) -> None:
-        self._write("INSERT OR REPLACE INTO copy VALUES (?, ?, ?, ?, ?)", app, number, *copy)
+        with self._transaction("written") as db:
+            db.execute("INSERT OR REPLACE INTO copy VALUES (?, ?, ?, ?, ?)", (app, number, *copy))
+            db.execute(
+                "DELETE FROM copy WHERE app = ? AND number = ? AND watermark < (SELECT watermark FROM copy"
+                " WHERE app = ? AND number = ? ORDER BY watermark DESC LIMIT 1 OFFSET ?)",
+                (app, number, app, number, COPIES - 1),
+            )
 
     def copy_before(self, app: str, number: int, watermark: str) -> CopyRecord | None:
         rows = self._rows(

@@ -53,6 +53,10 @@ class Contents(NamedTuple):
     """As of ``valid_from``."""
 
 
+COPIES = 100
+"""Copies that are known of a shard."""
+
+
 class WatermarkStore(Protocol):
     """May be used from any thread; each method raises StoreError."""
 
