@@ -6,6 +6,7 @@ import base64
 import json
 import math
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -91,10 +92,24 @@ def _value(value: Any, kind: str) -> Any:
 
 
 def _javascript(value: float) -> str:
-    """As JavaScript writes it; only for what it writes without an exponent."""
-    if math.isfinite(value):
-        return str(int(value)) if value.is_integer() else repr(value)
-    return str(value).replace("nan", "NaN").replace("inf", "Infinity")
+    """ECMA-262, Number::toString."""
+    if math.isnan(value) or not value:
+        return "NaN" if value else "0"
+    sign = "-" if value < 0 else ""
+    if math.isinf(value):
+        return f"{sign}Infinity"
+    _, numbers, exponent = Decimal(repr(value)).normalize().as_tuple()
+    digits = "".join(map(str, numbers))
+    k, n = len(digits), len(digits) + int(exponent)
+    if k <= n <= 21:
+        text = digits + "0" * (n - k)
+    elif 0 < n <= 21:
+        text = f"{digits[:n]}.{digits[n:]}"
+    elif -6 < n <= 0:
+        text = f"0.{'0' * -n}{digits}"
+    else:
+        text = f"{digits[0]}{'.' if k > 1 else ''}{digits[1:]}e{n - 1:+d}"
+    return sign + text
 
 
 def _jsonable(value: Any) -> Any:
