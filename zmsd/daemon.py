@@ -10,6 +10,7 @@ import os
 import signal
 import ssl
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -23,6 +24,7 @@ from zmsd.catalog.refresh import Refresh
 from zmsd.config import Config
 from zmsd.deadline import Deadline
 from zmsd.errors import SourceUnavailable, StoreError, ZmsdError, reason_of
+from zmsd.feed.faults import REFUSED_WAIT
 from zmsd.feed.feed import Feed, open_feed
 from zmsd.feed.source import Source
 from zmsd.gateway import tls
@@ -62,6 +64,7 @@ class Daemon:
         self._environ = environ
         self._mailbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._exit: int | None = None
+        self._reload_at: float | None = None  # monotonic seconds: a reload waits for MongoDB
         self._halt = Event()
         self._refresh = Refresh(lambda: self.tell(self.reload))
         self._manager = systemd.Conversation()
@@ -98,6 +101,9 @@ class Daemon:
         while self._exit is None:
             waited = not self._manager.announced
             self._tick()
+            ready = self.hub.readiness.reason is None
+            if self._reload_at is not None and ready and time.monotonic() >= self._reload_at:
+                self.reload()
             if waited and self._manager.announced:
                 on_ready()
             try:
@@ -127,6 +133,7 @@ class Daemon:
 
     def reload(self) -> None:
         """Read everything again; a fault in it changes nothing."""
+        self._reload_at = None
         self._tick()  # the watchdog waits from here: the documents' servers and MongoDB may take some time
         self._manager.reloading()
         try:
@@ -214,9 +221,9 @@ class Daemon:
         try:
             prepare(self.hub, edition, self._config.feed.images)
         except SourceUnavailable as error:
-            raise ZmsdError(
-                f"MongoDB cannot be asked whether it takes what is new, reload again later: {error}"
-            ) from error
+            self._reload_at = time.monotonic() + REFUSED_WAIT
+            reason = f"MongoDB cannot be asked whether it takes what is new, this is tried again: {error}"
+            raise ZmsdError(reason) from error
 
     def _edition(self, published: Published) -> Edition:
         def shards() -> set[str]:
