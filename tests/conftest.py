@@ -45,6 +45,14 @@ def database(mongo: Client, request: pytest.FixtureRequest) -> Iterator[Database
 
 
 @pytest.fixture
+def forgetful(tmp_path: Path) -> Iterator[ReplicaSet]:
+    """A replica set of the test's own that keeps no history for reads in the past."""
+    arguments = ("--setParameter", "minSnapshotHistoryWindowInSeconds=0")
+    with ReplicaSet(tmp_path / "forgetful", arguments=arguments) as own:
+        yield own
+
+
+@pytest.fixture
 def stack() -> Iterator[contextlib.ExitStack]:
     """Entered here, left when the test ends, before its database goes."""
     with contextlib.ExitStack() as entered:

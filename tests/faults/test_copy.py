@@ -10,13 +10,11 @@ from typing import Any
 
 import pytest
 from bson import Binary, Decimal128, Int64, MaxKey, MinKey, ObjectId, Timestamp
-from pymongo.errors import OperationFailure
 
 from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, Db, Follow, Serve, caught_up, in_copy, stream_from, written
 from tests.faults.tally import Tally, pick
 from tests.support.compare import assert_same
-from tests.support.mongod import ReplicaSet
-from tests.support.wait import wait_until
+from tests.support.mongod import ReplicaSet, wait_history_gone
 from tests.support.writer import Writer
 
 SEED = pick(20_000, 200_000)
@@ -28,20 +26,6 @@ def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
     arguments = ("--setParameter", "minSnapshotHistoryWindowInSeconds=2", "--syncdelay", "1")
     with ReplicaSet(tmp_path_factory.mktemp("forgetful"), arguments=arguments) as replica_set:
         yield replica_set
-
-
-def wait_history_gone(database: Db, since: Timestamp) -> None:
-    """Until the documents of that moment cannot be read any more."""
-
-    def gone() -> bool:
-        concern = {"level": "snapshot", "atClusterTime": since}
-        try:
-            database.command({"find": "a", "limit": 1, "readConcern": concern})
-        except OperationFailure as error:
-            return error.code == 239
-        return False
-
-    wait_until(gone, "the history is gone", 60)
 
 
 @pytest.mark.parametrize("scope", ["collection", "database"])

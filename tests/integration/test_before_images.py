@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from tests.faults.test_copy import wait_history_gone
 from tests.integration.chat import named, table
 from tests.integration.test_state import COLLECTIONS, FROM_ID, MAPPINGS, SCHEMA, Writes, compare
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
-from tests.support.mongod import Client, ReplicaSet
+from tests.support.mongod import Client, ReplicaSet, wait_history_gone
 from tests.support.wait import wait_until
 
 Db = Database[dict[str, Any]]
@@ -56,14 +55,6 @@ def test_documents_are_read_at_the_time_of_the_change(
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope}}, start=False)
     back = come_back(mongo, database, zmsd, follow)
     assert not truncated(back)
-
-
-@pytest.fixture
-def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
-    """A replica set that keeps no history for reads in the past."""
-    arguments = ("--setParameter", "minSnapshotHistoryWindowInSeconds=0")
-    with ReplicaSet(tmp_path_factory.mktemp("forgetful"), arguments=arguments) as replicas:
-        yield replicas
 
 
 @pytest.mark.parametrize("scope", ["collection", "database"])

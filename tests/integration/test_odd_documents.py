@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import struct
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -168,13 +167,6 @@ def broken(name: str) -> RawBSONDocument:
     identity = b"\x02_id\0" + struct.pack("<i", len(name) + 1) + name.encode() + b"\0"
     body = identity + b"\x05v\0" + struct.pack("<i", 4) + b"\x02\xff\xff\xff\x7f"
     return RawBSONDocument(struct.pack("<i", len(body) + 5) + body + b"\0")
-
-
-@pytest.fixture
-def forgetful(tmp_path: Path) -> Iterator[ReplicaSet]:
-    """A replica set that keeps no history for reads in the past."""
-    with ReplicaSet(tmp_path / "forgetful", arguments=("--setParameter", "minSnapshotHistoryWindowInSeconds=0")) as own:
-        yield own
 
 
 @scopes

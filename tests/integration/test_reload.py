@@ -37,6 +37,14 @@ def changed() -> tuple[dict[str, Any], dict[str, Any]]:
     return copy.deepcopy(SCHEMA), copy.deepcopy(MAPPINGS)
 
 
+def reload(zmsd: ZmsdProcess, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> None:
+    """SIGHUP with a change of both documents."""
+    schema, mappings = changed()
+    change(schema, mappings)
+    zmsd.write(schema, mappings)
+    zmsd.signal(signal.SIGHUP)
+
+
 def add_table(schema: dict[str, Any], mappings: dict[str, Any]) -> None:
     schema["tag"] = TAG
     mappings["tag"] = {"collection": "tags", "fields": {"id": "_id"}}
@@ -95,10 +103,7 @@ def test_a_change_of_what_is_published_is_one_transaction(
     fill(database)
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
-    schema, mappings = changed()
-    change(schema, mappings)
-    zmsd.write(schema, mappings)
-    zmsd.signal(signal.SIGHUP)
+    reload(zmsd, change)
     client.wait_for(done(client, change), "the change arrives")
     assert len(client.transactions()) == 1
     expect(client, change, database)
@@ -178,10 +183,7 @@ def test_mongodb_goes_away_while_a_client_crosses(
     client.close()
     for number in range(6):
         database.users.insert_many([{"_id": f"{number}-{n}", "name": "y" * 8000} for n in range(500)])
-    schema, mappings = changed()
-    add_table(schema, mappings)
-    zmsd.write(schema, mappings)
-    zmsd.signal(signal.SIGHUP)
+    reload(zmsd, add_table)
     zmsd.wait_log("feed runs", count=2)
     back = follow(zmsd, replica=client.replica, wait=False, receive_buffer=1 << 16)
     wait_until(lambda: back.replica.in_transaction, "it begins")
@@ -207,10 +209,7 @@ def test_a_change_that_a_client_never_got_is_taken_back(
     zmsd = serve(SCHEMA, MAPPINGS, settings=settings)
     client = follow(zmsd)
     before = copy.deepcopy(client.replica)
-    schema, mappings = changed()
-    add_table(schema, mappings)
-    zmsd.write(schema, mappings)
-    zmsd.signal(signal.SIGHUP)
+    reload(zmsd, add_table)
     client.wait_rows("tag", 30)
     client.close()
     zmsd.write(SCHEMA, MAPPINGS)
@@ -234,10 +233,7 @@ def test_a_replica_from_before_another_copy_and_a_reload_is_reset(database: Db, 
     old.close()
     database.users.insert_one({"_id": "between", "name": "x"})
     follow(zmsd).close()
-    schema, mappings = changed()
-    add_column(schema, mappings)
-    zmsd.write(schema, mappings)
-    zmsd.signal(signal.SIGHUP)
+    reload(zmsd, add_column)
     zmsd.wait_log("feed runs", count=2)
     back = follow(zmsd, replica=old.replica, wait=False)
     back.wait_for(lambda replica: replica.reset_required, "reset-required")
@@ -251,11 +247,8 @@ def test_a_reload_for_which_mongodb_cannot_be_asked_is_tried_again(
     fill(database)
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
-    schema, mappings = changed()
-    add_table(schema, mappings)
-    zmsd.write(schema, mappings)
     with replica_set.failing("hello", "listCollections", errorCode=262):
-        zmsd.signal(signal.SIGHUP)
+        reload(zmsd, add_table)
         (said,) = zmsd.wait_log("reload refused")
         assert "MongoDB cannot be asked" in said
     database.users.insert_one({"_id": "later", "name": "later"})

@@ -184,7 +184,7 @@ def test_checkpoints_far_behind_all_acks_are_forgotten(
     store: WatermarkStore, another: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (shared, sqlite):
-        monkeypatch.setattr(module, "_CHECKPOINTS", 3)
+        monkeypatch.setattr(module, "CHECKPOINTS", 3)
     store.copied_first("zero", 0, copy(4))
     store.copied_first("zero", 1, copy(1))
     store.acked("zero", 0, mark(100))
@@ -207,8 +207,8 @@ def test_checkpoints_far_behind_all_acks_are_forgotten(
 def test_checkpoints_do_not_wait_for_ever(store: WatermarkStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a client that was tried once, and never came back."""
     for module in (shared, sqlite):
-        monkeypatch.setattr(module, "_CHECKPOINTS", 3)
-        monkeypatch.setattr(module, "_CHECKPOINTS_AT_MOST", 10)
+        monkeypatch.setattr(module, "CHECKPOINTS", 3)
+        monkeypatch.setattr(module, "CHECKPOINTS_AT_MOST", 10)
     store.copied_first("zero", 0, copy(0))
     for number in range(1, 31):
         store.checkpoint(mark(number), str(number))
@@ -218,7 +218,7 @@ def test_checkpoints_do_not_wait_for_ever(store: WatermarkStore, monkeypatch: py
 
 def test_checkpoints_do_not_wait_for_a_client(store: WatermarkStore, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (shared, sqlite):
-        monkeypatch.setattr(module, "_CHECKPOINTS", 3)
+        monkeypatch.setattr(module, "CHECKPOINTS", 3)
     for number in range(20):
         store.checkpoint(mark(number), str(number))
     assert len(store.contents().checkpoints) == 4

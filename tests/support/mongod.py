@@ -11,7 +11,8 @@ from typing import Any
 
 from bson import Timestamp
 from pymongo import MongoClient
-from pymongo.errors import AutoReconnect
+from pymongo.database import Database
+from pymongo.errors import AutoReconnect, OperationFailure
 from pymongo.write_concern import WriteConcern
 
 from tests.support.wait import wait_until
@@ -170,3 +171,17 @@ class ReplicaSet:
             return all(member["state"] in (1, 2) for member in members)
 
         wait_until(healthy, "every node is primary or secondary", timeout)
+
+
+def wait_history_gone(database: Database[dict[str, Any]], since: Timestamp) -> None:
+    """Until the documents of that moment cannot be read any more."""
+
+    def gone() -> bool:
+        concern = {"level": "snapshot", "atClusterTime": since}
+        try:
+            database.command({"find": "a", "limit": 1, "readConcern": concern})
+        except OperationFailure as error:
+            return error.code == 239
+        return False
+
+    wait_until(gone, "the history is gone", 60)

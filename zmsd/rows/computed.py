@@ -134,8 +134,8 @@ def used_fields(table: Table) -> frozenset[str] | None:
     if names is None:
         return None
     # What a pipeline leaves alone may be a column; fields are read from the documents themselves.
-    left = [column.name for column in table.spec.columns] if table.mapping.pipeline is not None else []
-    columns = [name.partition(".")[0] for name in left]
+    left_alone = table.spec.columns if table.mapping.pipeline is not None else ()
+    columns = [column.name.partition(".")[0] for column in left_alone]
     paths = [path.partition(".")[0] for _, path in table.mapping.fields or ()]
     return frozenset({"_id", *filter(_is_name, names), *columns, *paths})
 

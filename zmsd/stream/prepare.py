@@ -69,17 +69,19 @@ def _check_identity(hub: Hub, now: int) -> None:
     Raises ResumeLost when that has happened.
     """
     known, here = hub.store.identity(), _identity(hub.source)
+    if here == known:
+        return
     other = None if known is None else _difference(known, here)
+    if other is None:
+        hub.store.identify(here)
+        return
     reason = (
         f"database {here.database} is not the one that was read before ({other}): its changes do not follow on the "
         "client's copy"
     )
-    if other is not None:
-        hub.store.invalidate(position.watermark(now), reason)
-    if here != known:
-        hub.store.identify(here)  # last: whoever dies before it finds the difference again
-    if other is not None:
-        raise ResumeLost(reason)
+    hub.store.invalidate(position.watermark(now), reason)
+    hub.store.identify(here)  # last: whoever dies before it finds the difference again
+    raise ResumeLost(reason)
 
 
 def _difference(known: Identity, here: Identity) -> str | None:

@@ -15,7 +15,7 @@ from zmsd.errors import StoreError
 from zmsd.log import kv
 from zmsd.watermarks.mirror import Change
 from zmsd.watermarks.nats import Buckets
-from zmsd.watermarks.store import COPIES, Contents, CopyRecord, Identity, ShardRecord
+from zmsd.watermarks.store import CHECKPOINTS, CHECKPOINTS_AT_MOST, COPIES, Contents, CopyRecord, Identity, ShardRecord
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +23,6 @@ WRITE_SECONDS = 3.0
 """Seconds that a write is waited for which should be there before the client has what it is about."""
 CHECKPOINT_AGE = 24 * 3600.0
 """Seconds that a resume token is kept at most."""
-_CHECKPOINTS = 1000
-"""As of sqlite: those that are kept behind the newest one, besides those that some shard has not yet confirmed."""
-_CHECKPOINTS_AT_MOST = 100_000
 
 
 class SharedStore:
@@ -114,11 +111,11 @@ class SharedStore:
         value = token.encode()
         self._mirror.change(("checkpoint", watermark), self._checkpoints, watermark, lambda _: value)
         marks = sorted(self._mirror.values(self._checkpoints))
-        kept_anyway = max(len(marks) - _CHECKPOINTS - 1, 0)
+        kept_anyway = max(len(marks) - CHECKPOINTS - 1, 0)
         if kept_anyway:
             confirmed = min((acked or version for version, acked in self.shards().values()), default="~")
             behind = min(bisect_left(marks, confirmed), kept_anyway)
-            behind = max(behind, len(marks) - _CHECKPOINTS_AT_MOST)
+            behind = max(behind, len(marks) - CHECKPOINTS_AT_MOST)
             if behind:
                 self._mirror.purge(self._checkpoints, marks[:behind])
 

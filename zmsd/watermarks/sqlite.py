@@ -15,7 +15,7 @@ from typing import Any
 
 from zmsd.errors import StoreError
 from zmsd.log import kv
-from zmsd.watermarks.store import COPIES, Contents, CopyRecord, Identity, ShardRecord
+from zmsd.watermarks.store import CHECKPOINTS, CHECKPOINTS_AT_MOST, COPIES, Contents, CopyRecord, Identity, ShardRecord
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +38,6 @@ _MIGRATIONS = (
     """,
     "ALTER TABLE identity ADD COLUMN database TEXT;",
 )
-
-_CHECKPOINTS = 1000
-"""Token checkpoints that are kept behind the newest one, besides those that some shard has not yet confirmed."""
-_CHECKPOINTS_AT_MOST = 100_000
-"""A day of them, for a client that never comes back."""
 
 
 class SqliteStore:
@@ -113,12 +108,12 @@ class SqliteStore:
                 "DELETE FROM checkpoint"
                 " WHERE watermark < (SELECT coalesce(min(coalesce(acked, replica_version)), '~') FROM shard)"
                 " AND watermark < (SELECT watermark FROM checkpoint ORDER BY watermark DESC LIMIT 1 OFFSET ?)",
-                (_CHECKPOINTS,),
+                (CHECKPOINTS,),
             )
             db.execute(
                 "DELETE FROM checkpoint"
                 " WHERE watermark < (SELECT watermark FROM checkpoint ORDER BY watermark DESC LIMIT 1 OFFSET ?)",
-                (_CHECKPOINTS_AT_MOST,),
+                (CHECKPOINTS_AT_MOST,),
             )
 
     def checkpoint_before(self, watermark: str) -> tuple[str, str] | None:

@@ -55,6 +55,10 @@ class Contents(NamedTuple):
 
 COPIES = 100
 """Copies that are known of a shard."""
+CHECKPOINTS = 1000
+"""Those that are kept behind the newest one, besides those that some shard has not yet confirmed."""
+CHECKPOINTS_AT_MOST = 100_000
+"""A day of them, for a client that never comes back."""
 
 
 class WatermarkStore(Protocol):
