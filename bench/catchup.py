@@ -19,6 +19,8 @@ from bench.support.timing import paced
 COLLECTIONS = 5
 _PART = 50_000
 _BLOCK = 25
+_LATE = 1
+"""The shard of the one that is behind."""
 
 
 def measure(scene: Scene, short: bool) -> Iterator[Figure]:
@@ -31,8 +33,8 @@ def measure(scene: Scene, short: bool) -> Iterator[Figure]:
     zmsd = scene.make_zmsd(db)
     with zmsd:
         zmsd.start()
-        old, _, _ = counter.copy(zmsd.port)
-        with Follower(zmsd.port, old) as follower:
+        old, _, _ = counter.copy(zmsd.port, _LATE)
+        with Follower(zmsd.port, old, shard=_LATE) as follower:
             backlogs = [
                 drain(scene, zmsd, follower, _PART, partial(insert, db, documents(_PART), COLLECTIONS)).rate
                 for _ in range(2 if short else 3)
@@ -47,7 +49,7 @@ def measure(scene: Scene, short: bool) -> Iterator[Figure]:
         with Live(zmsd.port, new) as live:
             live.skip()
             before = paced(4 * _BLOCK, write, lambda: live.arrived(1))[_BLOCK:]
-            with Follower(zmsd.port, old) as late:
+            with Follower(zmsd.port, old, shard=_LATE) as late:
                 started = time.monotonic()
                 late.expect(there)
                 meanwhile: list[float] = []

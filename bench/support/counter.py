@@ -26,13 +26,16 @@ SPAWN = multiprocessing.get_context("spawn")
 class Connection:
     """A WebSocket to zmsd: connects, receives, counts, confirms every commit."""
 
-    def __init__(self, port: int, watermark: str | None = None) -> None:
-        """:param watermark: of the copy after which to stream; None: to be sent the copy"""
-        place = f"&lastWatermark={watermark}&replicaVersion={watermark}" if watermark else ""
+    def __init__(self, port: int, watermark: str | None = None, shard: int = 0) -> None:
+        """:param watermark: of the copy after which to stream; None: to be sent the copy
+        :param shard: a copy takes the place of the shard's earlier one, from which nobody can go on then
+        """
+        query = f"appID=zero&shardNum={shard}"
+        query += f"&lastWatermark={watermark}&replicaVersion={watermark}" if watermark else ""
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         request = (
-            f"GET /changes/v0/stream?appID=zero&shardNum=0{place} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\n"
+            f"GET /changes/v0/stream?{query} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         )
         self.socket.sendall(request.encode())
@@ -181,8 +184,8 @@ class Worker:
 class Follower(Worker):
     """Sessions that stream, in a process of their own."""
 
-    def __init__(self, port: int, watermark: str, sessions: int = 1) -> None:
-        super().__init__(_follow, port, watermark, sessions)
+    def __init__(self, port: int, watermark: str, sessions: int = 1, shard: int = 0) -> None:
+        super().__init__(_follow, port, watermark, sessions, shard)
 
     def expect(self, messages: int) -> None:
         """Begin to count: each session shall get so many messages from now on."""
@@ -195,19 +198,19 @@ class Follower(Worker):
         return count
 
 
-def copy(port: int) -> tuple[str, float, int]:
+def copy(port: int, shard: int = 0) -> tuple[str, float, int]:
     """Be sent the copy, in a process of its own: watermark, seconds from connecting to the commit, messages."""
-    with Worker(_copy, port) as worker:
+    with Worker(_copy, port, shard) as worker:
         worker.ask(None)
         result: tuple[str, float, int] = worker.answer()
         return result
 
 
-def _copy(pipe: Pipe, port: int) -> None:
+def _copy(pipe: Pipe, port: int, shard: int) -> None:
     pipe.send(None)
     pipe.recv()
     started = time.monotonic()
-    connection = Connection(port)
+    connection = Connection(port, shard=shard)
     while not connection.receive():
         pass
     seconds = time.monotonic() - started
@@ -215,8 +218,8 @@ def _copy(pipe: Pipe, port: int) -> None:
     pipe.send((connection.last, seconds, connection.messages))
 
 
-def _follow(pipe: Pipe, port: int, watermark: str, sessions: int) -> None:
-    connections = [Connection(port, watermark) for _ in range(sessions)]
+def _follow(pipe: Pipe, port: int, watermark: str, sessions: int, shard: int) -> None:
+    connections = [Connection(port, watermark, shard) for _ in range(sessions)]
     selector = selectors.DefaultSelector()
     for connection in connections:
         selector.register(connection.socket, selectors.EVENT_READ, connection)

@@ -149,7 +149,7 @@ class DatabaseReader(ContentReader):
         union: Fields = None if None in every else frozenset().union(*(f for f in every if f is not None))
         # Not in a collection's own stream: there each event is the partner of one in the order.
         stages = [events_of(watched), *wanted_changes(watched), projection(union)]
-        cursor = ChangeCursor(source, None, after, stages, _options(source))
+        cursor = ChangeCursor(source, None, after, stages, _options(source), ahead=True)
         super().__init__(source, "database", cursor, watched, stop, health)
 
 

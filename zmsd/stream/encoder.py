@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from zmsd.catalog.catalog import Catalog
 from zmsd.feed import position
@@ -22,6 +23,8 @@ from zmsd.stream.shards import ShardTable
 from zmsd.stream.tables import TableEncoder
 
 log = logging.getLogger(__name__)
+
+_milliseconds = lru_cache(maxsize=16)(milliseconds)  # of a backlog many have the same
 
 _PART = 2000
 """Messages after which a transaction goes on in another entry."""
@@ -111,7 +114,7 @@ class Encoder:
             len(frames),
             b"".join(frames),
             last,
-            {shard: b"".join(data) for shard, data in by_shard.items()} or None,
+            {shard: b"".join(data) for shard, data in by_shard.items()} if by_shard else None,
             None if ahead_to is None else position.watermark(ahead_to),
         )
 
@@ -191,4 +194,4 @@ class Encoder:
 def commit_ms(piece: Piece) -> int:
     """When MongoDB committed: the wall time of the last event, or the clusterTime where an old server gives none."""
     wall = piece.events[-1].get("wallTime") if piece.events else None
-    return milliseconds(wall) if wall is not None else position.seconds(piece.position) * 1000
+    return _milliseconds(wall) if wall is not None else position.seconds(piece.position) * 1000

@@ -63,13 +63,14 @@ class TableEncoder:
 
     def changes(self, event: Document) -> list[bytes]:
         """Messages for a change whose document before is known (or there was none)."""
-        old = self._rows(event, BEFORE, self._row_before)
-        new = [] if event["operationType"] == "delete" else self._rows(event, AFTER, self._row)
+        deleted = event["operationType"] == "delete"
+        source_id = event["documentKey"]["_id"]
         if not self.follows_from_id:
-            return self._changes_of_keys(old, new, event["documentKey"]["_id"])
-        if not self._owns(old, new, event["documentKey"]["_id"]):
-            old = []
-        change = between(old[0] if old else None, new[0] if new else None)
+            before = self._rows(event, BEFORE, self._row_before)
+            return self._changes_of_keys(before, [] if deleted else self._rows(event, AFTER, self._row), source_id)
+        old = self._only_row(event, BEFORE, self._row_before)
+        new = None if deleted else self._only_row(event, AFTER, self._row)
+        change = between(old if self._owns(old, new, source_id) else None, new)
         return [] if change is None else [self.messages.frame(change)]
 
     def changes_from_unknown(self, event: Document) -> list[bytes]:
@@ -77,13 +78,13 @@ class TableEncoder:
 
         An update of a missing row inserts it and a delete of one does nothing, so both are right in either case.
         """
-        new = [] if event["operationType"] == "delete" else self._rows(event, AFTER, self._row)
+        new = None if event["operationType"] == "delete" else self._only_row(event, AFTER, self._row)
         source_id = event["documentKey"]["_id"]
-        if new:
-            self._owns([], new, source_id)
-            return [self.messages.frame(RowChange("update", None, new[0][1]))]
+        if new is not None:
+            self._owns(None, new, source_id)
+            return [self.messages.frame(RowChange("update", None, new[1]))]
         old = self._row_of_id({"_id": source_id})
-        if old is None or not self._owns([old], [], source_id):
+        if old is None or not self._owns(old, None, source_id):
             return []
         return [self.messages.frame(RowChange("delete", old[0], None))]
 
@@ -98,6 +99,13 @@ class TableEncoder:
             self._tell_taken(documents, results)
         head = self.messages.insert
         return [frame(f"{head}{text}}}]") for _, text in rows]
+
+    def _only_row(self, event: Document, image: str, function: RowFunction) -> Row | None:
+        """Where a document has no more than one."""
+        document = event.get(image)
+        if document is None or self._plain:
+            return None if document is None else function(document)
+        return next(filter(None, map(function, event["computed"][self.name, image])), None)
 
     def _rows(self, event: Document, image: str, function: RowFunction) -> list[Row]:
         document = event.get(image)
@@ -116,17 +124,17 @@ class TableEncoder:
                 elif row is not None:
                     keys.add(row[0])
 
-    def _owns(self, old: list[Row], new: list[Row], source_id: Any) -> bool:
+    def _owns(self, old: Row | None, new: Row | None, source_id: Any) -> bool:
         """Whether the old row is this document's: 7 and "7", an ObjectId and its digits give the same key, and the
         usual way to change the type of ``_id`` is to insert the one and then delete the other."""
         if not self._of_kinds:
             return True
         kind: type = _ONE_KIND.get(type(source_id), type(source_id))
-        owned = not old or self._owners.get(old[0][0], kind) is kind
-        if new:
-            self._owners[new[0][0]] = kind
-        elif old and owned:
-            self._owners.pop(old[0][0], None)
+        owned = old is None or self._owners.get(old[0], kind) is kind
+        if new is not None:
+            self._owners[new[0]] = kind
+        elif old is not None and owned:
+            self._owners.pop(old[0], None)
         return owned
 
     def _changes_of_keys(self, old: list[Row], new: list[Row], source_id: Any) -> list[bytes]:

@@ -62,14 +62,11 @@ class Tally:
     def read(self, pieces: Sequence[Piece]) -> None:
         """What the live feed has read at once."""
         now = time.time()
-        newest: dict[str, Piece] = {}
-        for piece in pieces:
-            for event in piece.events:
-                # Of a rename the new name: that of before may be one of many, as of $out. dropDatabase has none.
-                name = (event.get("to") or event["ns"]).get("coll", "")
-                self.events[name] += 1
-                newest[name] = piece
-        for name, piece in newest.items():
+        # Of a rename the new name: that of before may be one of many, as of $out. dropDatabase has none.
+        of_events = ((event, piece) for piece in pieces for event in piece.events)
+        named = [((event.get("to") or event["ns"]).get("coll", ""), piece) for event, piece in of_events]
+        self.events.update([name for name, _ in named])
+        for name, piece in dict(named).items():
             self.lags[name] = max(now - commit_ms(piece) / 1000, 0.0)
 
     def made(self, entries: Sequence[Entry]) -> None:

@@ -1,0 +1,129 @@
+"""A backlog is read ahead and decoded in slices: nothing of it is lost, comes twice or out of order for that."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from bson.raw_bson import RawBSONDocument
+from pymongo.database import Database
+
+from tests.support.mongod import ReplicaSet
+from tests.support.wait import wait_until
+from zmsd.feed.collection import Watched
+from zmsd.feed.cursor import BATCH, ChangeCursor
+from zmsd.feed.faults import EventUnreadable
+from zmsd.feed.feed import DatabaseFeed
+from zmsd.feed.sequencer import Piece
+from zmsd.feed.source import Source
+
+Db = Database[dict[str, Any]]
+MANY = 6 * BATCH + 50
+
+
+@pytest.fixture
+def source(replica_set: ReplicaSet, database: Db) -> Iterator[Source]:
+    for name in ("a", "b"):
+        database.create_collection(name)
+    source = Source(replica_set.uri(database.name), database.name)
+    source.prepare(["a", "b"], "auto")
+    yield source
+    source.close()
+
+
+def write(database: Db) -> list[int]:
+    """Single inserts and a transaction of more than two batches in their middle; the ids in their order."""
+    database.a.insert_many([{"_id": number} for number in range(2 * BATCH)])
+    middle = range(2 * BATCH, 4 * BATCH + 300)
+    with database.client.start_session() as session, session.start_transaction():
+        for number in middle:
+            database["ab"[number % 2]].insert_one({"_id": number}, session=session)
+    database.b.insert_many([{"_id": number} for number in range(middle.stop, MANY)])
+    return list(range(MANY))
+
+
+def read(feed: DatabaseFeed, end: int) -> list[Piece]:
+    found: list[Piece] = []
+    while feed.progress < end:
+        pieces = feed.read()
+        found += pieces.pieces if pieces else []
+    return found
+
+
+def ids(pieces: list[Piece]) -> list[Any]:
+    return [event["documentKey"]["_id"] for piece in pieces for event in piece.events]
+
+
+def broken(number: int) -> RawBSONDocument:
+    """mongod takes it, drivers do not."""
+    body = b"\x10_id\0" + struct.pack("<i", number) + b"\x05v\0" + struct.pack("<i", 4) + b"\x02\xff\xff\xff\x7f"
+    return RawBSONDocument(struct.pack("<i", len(body) + 5) + body + b"\0")
+
+
+def cursors(database: Db) -> int:
+    return int(database.command("serverStatus")["metrics"]["cursor"]["open"]["total"])
+
+
+def asked_for(database: Db) -> int:
+    return int(database.command("serverStatus")["opcounters"]["getmore"])
+
+
+def wait_asked(database: Db, before: int) -> None:
+    wait_until(lambda: asked_for(database) > before, "the next batch is asked for while this one is worked on")
+
+
+def under_way() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "ahead"]
+
+
+def test_connections_that_break_on_the_way(replica_set: ReplicaSet, source: Source, database: Db) -> None:
+    begin = source.operation_time()
+    wanted = write(database)
+    with DatabaseFeed(source, {"a": Watched(None), "b": Watched(None)}, begin) as feed:
+        failed = replica_set.failed()
+        with replica_set.failing("getMore", probability=0.4, closeConnection=True):
+            found = read(feed, source.operation_time())
+        assert replica_set.failed() > failed
+    assert ids(found) == wanted
+    assert len({piece.position for piece in found if piece.events}) == len(wanted) - (2 * BATCH + 300) + 1
+    for before, piece in itertools.pairwise(found):
+        assert piece.first == before.last
+        assert (piece.position == before.position) == (not piece.first)
+
+
+def test_who_leaves_in_the_midst_of_it_leaves_nothing_behind(source: Source, database: Db) -> None:
+    begin = source.operation_time()
+    write(database)
+    open_before = cursors(database)
+    for batches in range(1, 8):
+        before = asked_for(database)
+        with DatabaseFeed(source, {"a": Watched(None), "b": Watched(None)}, begin) as feed:
+            feed.read()
+            wait_asked(database, before)
+            for _ in range(batches):
+                feed.read()
+        assert not under_way()
+    wait_until(lambda: cursors(database) == open_before, "the cursors are closed")
+
+
+def test_bytes_that_no_driver_reads_in_the_midst_of_it(source: Source, database: Db) -> None:
+    begin = source.operation_time()
+    bad = {BATCH + 1, 2 * BATCH + 500, 2 * BATCH + 501}
+    database.a.insert_many([broken(number) if number in bad else {"_id": number} for number in range(4 * BATCH)])
+    got: list[int] = []
+    unreadable = 0
+    with closing(ChangeCursor(source, "a", begin, [], ahead=True)) as cursor:
+        while len(got) < 4 * BATCH:
+            try:
+                batch = cursor.read()
+            except EventUnreadable:
+                unreadable += 1
+                batch = cursor.read_without_documents()
+            got += [event["documentKey"]["_id"] for event in batch.events]
+    assert got == list(range(4 * BATCH))
+    assert unreadable
