@@ -10,11 +10,8 @@ from threading import Event, Lock, Thread
 from typing import Any, TypeVar, cast
 from unittest.mock import MagicMock
 
-import bson
 import pytest
 from bson import Timestamp
-from bson.codec_options import CodecOptions
-from bson.raw_bson import RawBSONDocument
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
 from tests.support.wait import wait_until
@@ -31,7 +28,7 @@ from zmsd.feed.feed import AdaptiveFeed, CollectionFeed, DatabaseFeed, Feed, Str
 from zmsd.feed.lookup import Lookup
 from zmsd.feed.reader import Health, Reader
 from zmsd.feed.sequencer import Piece
-from zmsd.feed.source import CODEC, Document, Source
+from zmsd.feed.source import Document, Source
 from zmsd.metrics import Counter
 
 T = 1795407798 << 32 | 20
@@ -379,7 +376,7 @@ class Oplog(Script):
         """One transaction."""
         self.events += [event(at, number, rng.choice("ab")) for number in range(count)]
 
-    def command(self, command: Document, codec_options: CodecOptions[Any] = CODEC, **_: Any) -> Document:
+    def command(self, command: Document, **_: Any) -> Document:
         with self._lock:
             if "killCursors" in command:
                 return {}
@@ -403,9 +400,7 @@ class Oplog(Script):
         if not found:
             Event().wait(0.005)
         key = "firstBatch" if "aggregate" in command else "nextBatch"
-        raw = codec_options.document_class is RawBSONDocument
-        batch = [RawBSONDocument(bson.encode(one)) for one in found] if raw else found
-        reply = {"id": number, "ns": "db.c", key: batch, "postBatchResumeToken": token}
+        reply = {"id": number, "ns": "db.c", key: found, "postBatchResumeToken": token}
         return {"cursor": reply, "operationTime": position.to_timestamp(self.newest)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from threading import BoundedSemaphore, Condition, Event
 from typing import Protocol
@@ -154,20 +154,14 @@ class CatchUp:
         log.info(kv("catching up", place=place, log_head=hub.log.head))
 
     def take(self, rows: int, size: int, timeout: float) -> Sequence[Entry]:
-        """As Tail.take; until it meets the log a bit more, as the feed brings it, and it waits as the feed does.
+        """As Tail.take; until it meets the log ``rows`` and ``size`` bound nothing here but by the batches of the feed.
 
         After an error this is of no use any more.
         """
-        taken: list[Entry] = []
-        while self._tail is None and rows > 0 and size > 0:
-            more = next(self._entries, ())
-            taken += more
-            rows -= sum(max(entry.rows, 1) for entry in more)
-            size -= sum(entry.size for entry in more)
-            if not more or self._feed.caught_up:
-                break
-        if taken or self._tail is None:
-            return taken
+        if self._tail is None:
+            with suppress(StopIteration):
+                return next(self._entries)
+        assert self._tail is not None
         return self._tail.take(rows, size, timeout)
 
     def _read(self) -> Generator[Sequence[Entry], None, None]:
