@@ -308,6 +308,6 @@ def run(path: Path | None) -> int:
     gc.freeze()
     gc.set_threshold(100_000)
     # A client that catches up keeps the interpreter busy, and a live change asks for it about eight times on its way:
-    # it takes 7 ms meanwhile, with 1 ms here 8. With 0.2 ms, 16 sessions take a quarter more processor than with 1 ms.
+    # it takes 9 ms meanwhile. With 0.2 ms here it takes 8, but 16 sessions a quarter more of the processor.
     sys.setswitchinterval(0.0005)
     return daemon.run()

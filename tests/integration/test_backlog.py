@@ -84,7 +84,7 @@ def under_way() -> list[threading.Thread]:
 def test_connections_that_break_on_the_way(replica_set: ReplicaSet, source: Source, database: Db) -> None:
     begin = source.operation_time()
     wanted = write(database)
-    with DatabaseFeed(source, {"a": Watched(None), "b": Watched(None)}, begin, ahead=True) as feed:
+    with DatabaseFeed(source, {"a": Watched(None), "b": Watched(None)}, begin) as feed:
         failed = replica_set.failed()
         with replica_set.failing("getMore", probability=0.4, closeConnection=True):
             found = read(feed, source.operation_time())
@@ -102,7 +102,7 @@ def test_who_leaves_in_the_midst_of_it_leaves_nothing_behind(source: Source, dat
     open_before = cursors(database)
     for batches in range(1, 8):
         before = asked_for(database)
-        with DatabaseFeed(source, {"a": Watched(None), "b": Watched(None)}, begin, ahead=True) as feed:
+        with DatabaseFeed(source, {"a": Watched(None), "b": Watched(None)}, begin) as feed:
             feed.read()
             wait_asked(database, before)
             for _ in range(batches):

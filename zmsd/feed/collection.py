@@ -144,21 +144,12 @@ class CollectionReader(ContentReader):
 class DatabaseReader(ContentReader):
     """Many collections in one stream that carries order and content together."""
 
-    def __init__(
-        self,
-        source: Source,
-        watched: Mapping[str, Watched],
-        after: int,
-        stop: Event,
-        health: Health,
-        *,
-        ahead: bool,
-    ) -> None:
+    def __init__(self, source: Source, watched: Mapping[str, Watched], after: int, stop: Event, health: Health) -> None:
         every = [wanted.fields for wanted in watched.values()]
         union: Fields = None if None in every else frozenset().union(*(f for f in every if f is not None))
         # Not in a collection's own stream: there each event is the partner of one in the order.
         stages = [events_of(watched), *wanted_changes(watched), projection(union)]
-        cursor = ChangeCursor(source, None, after, stages, _options(source), ahead=ahead)
+        cursor = ChangeCursor(source, None, after, stages, _options(source), ahead=True)
         super().__init__(source, "database", cursor, watched, stop, health)
 
 
