@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import struct
 import threading
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 import pytest
-from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 
+from tests.support.documents import broken
 from tests.support.mongod import ReplicaSet
 from tests.support.wait import wait_until
 from zmsd.feed.collection import Watched
@@ -24,14 +23,15 @@ from zmsd.feed.source import Source
 
 Db = Database[dict[str, Any]]
 MANY = 6 * BATCH + 50
+WATCHED = {"a": Watched(None), "b": Watched(None)}
 
 
 @pytest.fixture
 def source(replica_set: ReplicaSet, database: Db) -> Iterator[Source]:
-    for name in ("a", "b"):
+    for name in WATCHED:
         database.create_collection(name)
     source = Source(replica_set.uri(database.name), database.name)
-    source.prepare(["a", "b"], "auto")
+    source.prepare(WATCHED, "auto")
     yield source
     source.close()
 
@@ -59,12 +59,6 @@ def ids(pieces: list[Piece]) -> list[Any]:
     return [event["documentKey"]["_id"] for piece in pieces for event in piece.events]
 
 
-def broken(number: int) -> RawBSONDocument:
-    """mongod takes it, drivers do not."""
-    body = b"\x10_id\0" + struct.pack("<i", number) + b"\x05v\0" + struct.pack("<i", 4) + b"\x02\xff\xff\xff\x7f"
-    return RawBSONDocument(struct.pack("<i", len(body) + 5) + body + b"\0")
-
-
 def cursors(database: Db) -> int:
     return int(database.command("serverStatus")["metrics"]["cursor"]["open"]["total"])
 
@@ -84,7 +78,7 @@ def under_way() -> list[threading.Thread]:
 def test_connections_that_break_on_the_way(replica_set: ReplicaSet, source: Source, database: Db) -> None:
     begin = source.operation_time()
     wanted = write(database)
-    with DatabaseFeed(source, {"a": Watched(None), "b": Watched(None)}, begin) as feed:
+    with DatabaseFeed(source, WATCHED, begin) as feed:
         failed = replica_set.failed()
         with replica_set.failing("getMore", probability=0.4, closeConnection=True):
             found = read(feed, source.operation_time())
@@ -102,7 +96,7 @@ def test_who_leaves_in_the_midst_of_it_leaves_nothing_behind(source: Source, dat
     open_before = cursors(database)
     for batches in range(1, 8):
         before = asked_for(database)
-        with DatabaseFeed(source, {"a": Watched(None), "b": Watched(None)}, begin) as feed:
+        with DatabaseFeed(source, WATCHED, begin) as feed:
             feed.read()
             wait_asked(database, before)
             for _ in range(batches):

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import struct
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from bson import Decimal128, ObjectId
-from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 
 from tests.integration.chat import named, table
 from tests.support.client import ChangeSourceClient, watermark_of
 from tests.support.daemon import ZmsdProcess
+from tests.support.documents import broken
 from tests.support.mongod import Client, ReplicaSet
 from tests.support.wait import wait_until
 
@@ -160,13 +159,6 @@ def test_reasons_that_hold_values_do_not_become_metrics_without_end(database: Db
     assert len(lines) == 1
     assert lines[0].endswith(" 100")
     assert "secret" not in lines[0]
-
-
-def broken(name: str) -> RawBSONDocument:
-    """A document with a binary of the old subtype 2 whose inner length is wrong: mongod takes it, drivers do not."""
-    identity = b"\x02_id\0" + struct.pack("<i", len(name) + 1) + name.encode() + b"\0"
-    body = identity + b"\x05v\0" + struct.pack("<i", 4) + b"\x02\xff\xff\xff\x7f"
-    return RawBSONDocument(struct.pack("<i", len(body) + 5) + body + b"\0")
 
 
 @scopes

@@ -8,7 +8,9 @@ try again.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from threading import Thread
 from typing import NamedTuple
 
@@ -25,7 +27,8 @@ from zmsd.feed.source import CODEC, Document, Source
 ENVELOPE = ("operationType", "ns.coll", "to.coll", "documentKey", "txnNumber", "wallTime")
 """What is wanted of every event, besides its documents."""
 _FEW = 20
-_AT_ONCE_MS = 1
+AT_ONCE_MS = 1
+"""Milliseconds for a getMore that shall bring what there is, not wait for more."""
 AWAIT_MS = 1000
 """Milliseconds that a getMore may wait for events: also how long a stop may wait for it."""
 BATCH = 1000
@@ -114,7 +117,7 @@ class ChangeCursor:
             token = {"_data": f"82{int(self._begin, 16) - 1:016X}"}
         short = len(events) < self._batch_size
         if self._reads_ahead and self._id and not short:
-            self._ahead = _Ahead(self)
+            self._ahead = _Ahead(partial(self._get_more, AT_ONCE_MS))
         return Batch(events, token, short, position.of_timestamp(reply["operationTime"]))
 
     def read_without_documents(self) -> Batch:
@@ -137,7 +140,7 @@ class ChangeCursor:
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             return ahead.reply()
-        return self.get_more(wait_ms) if self._id else self._open()
+        return self._get_more(wait_ms) if self._id else self._open()
 
     def _open(self) -> Document:
         self._source.check_set(self._set)  # a token would go on in another one too, in silence
@@ -151,8 +154,7 @@ class ChangeCursor:
         self._namespace = reply["cursor"]["ns"].partition(".")[2]
         return reply
 
-    def get_more(self, wait_ms: int) -> Document:
-        """The reply as it came; changes nothing here."""
+    def _get_more(self, wait_ms: int) -> Document:
         command = {
             "getMore": Int64(self._id),
             "collection": self._namespace,
@@ -175,16 +177,16 @@ class _Ahead(Thread):
     """The next reply of a backlog, which mongod makes while the caller works on the one before: where they took turns,
     a backlog of 20,000 inserts/s or 15,000 updates/s was read, now 25,000 or 22,000."""
 
-    def __init__(self, cursor: ChangeCursor) -> None:
+    def __init__(self, get_more: Callable[[], Document]) -> None:
         super().__init__(name="ahead", daemon=True)
-        self._cursor = cursor
+        self._get_more = get_more
         self._reply: Document | None = None
         self._error: Exception | None = None
         self.start()
 
     def run(self) -> None:
         try:
-            self._reply = self._cursor.get_more(_AT_ONCE_MS)
+            self._reply = self._get_more()
         except Exception as error:  # for the caller
             self._error = error
 

@@ -12,7 +12,7 @@ from zmsd.deadline import Deadline
 from zmsd.feed import position
 from zmsd.feed.channel import Closed
 from zmsd.feed.collection import CollectionReader, DatabaseReader, Watched
-from zmsd.feed.cursor import AWAIT_MS, Batch
+from zmsd.feed.cursor import AT_ONCE_MS, AWAIT_MS, Batch
 from zmsd.feed.lookup import OF_DOCUMENTS
 from zmsd.feed.order import OrderReader
 from zmsd.feed.reader import Health, ReaderThread
@@ -25,8 +25,6 @@ _BACKLOG = 3
 """Full batches after which it is one."""
 _CALM_EVENTS, _CALM_SECONDS = 1000, 1.0
 """With less than so many events in so many seconds, the end of it having been reached, it is none any more."""
-SETTLE_MS = 1
-"""Milliseconds that a stream with content is asked again for the rest of a transaction whose end is not known."""
 
 
 class Feed:
@@ -106,7 +104,7 @@ class DatabaseFeed(StreamFeed):
     def read(self) -> Pieces | None:
         if self._stop.is_set():
             raise Closed
-        batch = self._reader.step(SETTLE_MS if self._grouper.is_open else AWAIT_MS)
+        batch = self._reader.step(AT_ONCE_MS if self._grouper.is_open else AWAIT_MS)
         if batch is None:
             return None
         self.caught_up = position.seconds(batch.now) - position.seconds(position.of_token(batch.token)) <= 1

@@ -103,8 +103,10 @@ class TableEncoder:
     def _only_row(self, event: Document, image: str, function: RowFunction) -> Row | None:
         """Where a document has no more than one."""
         document = event.get(image)
-        if document is None or self._plain:
-            return None if document is None else function(document)
+        if document is None:
+            return None
+        if self._plain:
+            return function(document)
         return next(filter(None, map(function, event["computed"][self.name, image])), None)
 
     def _rows(self, event: Document, image: str, function: RowFunction) -> list[Row]:
