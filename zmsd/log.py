@@ -48,7 +48,7 @@ class kv:
 class Repeated:
     """Log a failure that recurs in a retry loop: the first time, then at intervals, then the recovery.
 
-    A failure of a higher level than those before is logged at once. For one thread.
+    A failure of another kind, or of a higher level, than those before is logged at once. For one thread.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Repeated:
         self._every = every
         self._clock = clock
         self._level = 0
+        self._kinds: set[type] = set()
         self._since = self._logged = 0.0
 
     def failed(self, error: object, /, level: int = logging.WARNING, **fields: object) -> None:
@@ -70,9 +71,11 @@ class Repeated:
         first = self.attempts == 1
         if first:
             self._since = now
-        elif level <= self._level and now - self._logged < self._every:
+            self._kinds.clear()
+        elif type(error) in self._kinds and level <= self._level and now - self._logged < self._every:
             return
         self._logged = now
+        self._kinds.add(type(error))
         self._level = level if first else max(level, self._level)
         count = {} if first else {"attempts": self.attempts, "seconds": now - self._since}
         self._log.log(level, kv(f"{self._what} failed", error=str(error) or repr(error), **count, **fields))

@@ -38,7 +38,7 @@ def told(client: ChangeSourceClient) -> str:
 def afresh(database: Db, zmsd: ZmsdProcess, follow: Follow, before: ChangeSourceClient, tally: Tally) -> None:
     """As zero-cache after reset-required: a new copy, above the old one, from which all goes on."""
     client = follow(zmsd)
-    assert str(client.replica.version) > before.replica.watermark, "it is above all that the old one had"
+    assert str(client.replica.version) > str(before.replica.version), "it is above the old one"
     begun = client.replica.version
     with Writer(database.client, database.name, COLLECTIONS, threads=1) as writer:
         writer.start(50)

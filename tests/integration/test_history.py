@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bson import Timestamp
 from pymongo.database import Database
 
 from tests.integration.chat import named, table
@@ -95,3 +96,72 @@ def test_another_database_of_the_same_replica_set_is_a_reset(
     assert set(client.rows("note")) == {("here",)}
     assert set(follow(zmsd).rows("note")) == {("there",), ("new",)}
     other.client.drop_database(other.name)
+
+
+def write_later(own: ReplicaSet, seconds: int, name: str) -> Timestamp:
+    """Write at a time that is ahead of the clock, as on a machine whose clock is; the time."""
+    with own.client() as client, client.start_session() as session:
+        ahead = Timestamp(own.now().time + seconds, 1)
+        session.advance_cluster_time({"clusterTime": ahead, "signature": {"hash": bytes(20), "keyId": 0}})
+        client.app.notes.insert_one({"_id": name, "text": name}, session=session)
+        assert session.operation_time is not None
+        return session.operation_time
+
+
+def replace(own: ReplicaSet) -> None:
+    """Another replica set under the same address."""
+    (node,) = own.nodes
+    node.stop()
+    shutil.rmtree(node.directory / "data")
+    node.start()
+    initiate([node])
+    own.primary()
+
+
+def test_another_database_whose_clock_is_behind_is_a_reset(own_set: ReplicaSet, tmp_path: Path, follow: Follow) -> None:
+    """The client's place is above all that was kept, and above the time at which the other database came."""
+    write(own_set, "old")
+    with ZmsdProcess(tmp_path / "zmsd", own_set.uri("app"), SCHEMA, MAPPINGS) as zmsd:
+        zmsd.start()
+        client = follow(zmsd)
+        write(own_set, "lost1")
+        client.wait_rows("note", 2)
+        place = write_later(own_set, 20, "lost2")  # before the next checkpoint
+        client.wait_rows("note", 3)
+        zmsd.kill()
+        client.close()
+        replace(own_set)
+        write(own_set, "new1")
+        zmsd.start()
+        zmsd.wait_log("is not the one that was read before")
+        zmsd.wait_log("feed runs", count=2)
+        assert write_later(own_set, 30, "new2") > place
+        back = follow(zmsd, replica=client.replica, wait=False)
+        back.wait_for(lambda replica: replica.reset_required, "reset-required")
+        assert "is not the one that was read before" in str(back.replica.reset_required)
+        follow(zmsd).wait_rows("note", 2)
+
+
+def test_no_copy_is_below_one_of_the_database_before(own_set: ReplicaSet, tmp_path: Path, follow: Follow) -> None:
+    """It would be taken for one of that, or that for one of this."""
+    write_later(own_set, 1000, "old")
+    with ZmsdProcess(tmp_path / "zmsd", own_set.uri("app"), SCHEMA, MAPPINGS) as zmsd:
+        zmsd.start()
+        client = follow(zmsd)
+        client.wait_rows("note", 1)
+        client.close()
+        zmsd.stop()
+        replace(own_set)
+        write(own_set, "new")
+        zmsd.start(ready=False)
+        zmsd.wait_log(r"time is (9\d\d|1000|1001) s behind a copy of the one that was read before, is its clock right?")
+        status, why = zmsd.get("/readyz")
+        assert status == 503
+        assert "is its clock right?" in why
+        write_later(own_set, 1010, "later")
+        zmsd.wait_log("feed runs", count=2)
+        back = follow(zmsd, replica=client.replica, wait=False)
+        back.wait_for(lambda replica: replica.reset_required, "reset-required")
+        fresh = follow(zmsd)
+        fresh.wait_rows("note", 2)
+        assert fresh.replica.version > client.replica.version

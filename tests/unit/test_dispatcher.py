@@ -205,6 +205,7 @@ def test_a_feed_that_fails_begins_again_at_its_progress(failure: Exception) -> N
         wait_until(lambda: dispatcher.place == START + 4, "all was read")
         assert texts(scene.tail()) == ["a", "whole"]
     assert scene.opened == [0, 2]
+    scene.hub.check_place.assert_called_once_with(position.watermark(START + 2), position.watermark(START))
     assert reasons == [str(failure)]
     assert all(feed.closed for feed in scene.made)
     assert not scene.deaths
@@ -241,14 +242,16 @@ def test_where_the_position_is_lost_the_log_begins_anew() -> None:
     """Those who had read on are overrun, and find out for themselves what can still be had."""
     scene = Scene(
         [pieces(piece(1, "a"), upto=2), ResumeLost("gone")],
-        [pieces(piece(50, "b"), upto=50)],
+        [pieces(piece(50, "b"), upto=50), SourceUnavailable("away")],
         prepare=[START, START + 40],
     )
     with scene.running():
         scene.wait_head(50)
+        wait_until(lambda: len(scene.opened) == 3, "it has failed once more")
+        scene.hub.check_place.assert_called_once_with(position.watermark(START + 50), position.watermark(START + 40))
         assert scene.log.tail(position.watermark(START + 2), "f") is None
         assert texts(scene.tail(40)) == ["b"]
-    assert scene.opened == [0, 40]
+    assert scene.opened == [0, 40, 50]
 
 
 def test_a_position_that_is_lost_again_and_again_is_no_busy_loop() -> None:

@@ -279,6 +279,17 @@ def test_a_worse_failure_is_said_at_once(caplog: pytest.LogCaptureFixture) -> No
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
 
 
+def test_another_failure_in_between_is_said_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """And once, however often the two take turns."""
+    feed = Repeated(log, "feed", clock=lambda: 0.0)
+    for _ in range(2):
+        for error in (OSError("no route"), ValueError("its clock"), OSError("no route"), ValueError("its clock")):
+            feed.failed(error)
+        feed.recovered()
+    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert ["no route" in message for message in messages] == [True, False] * 2
+
+
 # redact_uri
 
 

@@ -101,7 +101,7 @@ class Scene:
             edition=SimpleNamespace(published=PUBLISHED, fingerprint="f"),
             store=self.store,
             tally=MagicMock(),
-            check_place=lambda place: None,
+            check_place=lambda place, begun: None,
             changes=self._changes,
         )
         wanted = Subscription("zero", 0, last, watermark(5) if last else None)
@@ -308,12 +308,13 @@ def test_a_lost_position_is_said_and_nothing_else() -> None:
 def test_a_place_of_another_history_is_lost() -> None:
     scene = Scene()
 
-    def refuse(place: str) -> None:
-        raise ResumeLost(f"{place} is another database's")
+    def refuse(place: str, begun: str) -> None:
+        raise ResumeLost(f"{place} after {begun} is another database's")
 
     scene.hub.check_place = refuse
     (message,) = scene.run()
-    assert message == ["control", {"tag": "reset-required", "message": f"{watermark(10)} is another database's"}]
+    said = f"{watermark(10)} after {watermark(5)} is another database's"
+    assert message == ["control", {"tag": "reset-required", "message": said}]
 
 
 def test_a_stop_is_no_loss_of_a_position() -> None:
@@ -465,7 +466,8 @@ def test_a_copy_over_which_the_history_became_another_is_not_committed(
     monkeypatch.setattr(sessions, "Crossing", lambda *_: copy)
     scene.hub.edition = SimpleNamespace(published=PUBLISHED, fingerprint="g")
 
-    def check_place(place: str) -> None:
+    def check_place(place: str, begun: str) -> None:
+        assert begun == (place if last is None else watermark(5))
         if place == watermark(30):
             raise ResumeLost("restored")
 

@@ -71,6 +71,7 @@ class Session:
         self._stop = Event()
         self._peer: Peer | None = None
         self._place = ""  # everything up to it was sent
+        self._begun = ""  # watermark of the first copy
         self._has = hub.edition.published  # what the client's tables are made for
         self._open: str | None = None  # watermark of the transaction that was begun and not yet committed
         self._ack_written: str | None = None
@@ -178,6 +179,7 @@ class Session:
             self._place = copy.stream_from if copy.watermark == last else last
             document = store.edition(copy.edition)
             self._has = Published.from_json(document) if document is not None else self._has
+        self._begun = wanted.replica_version or last
         self.sent = last
 
     def _copy(self) -> None:
@@ -209,7 +211,8 @@ class Session:
             if self._stop.is_set():
                 raise Closed  # unfinished: the client throws it away
         # What was not read at the position may be of another history, if that has changed meanwhile.
-        persist("session", lambda: self._hub.check_place(position.watermark(copy.at)), self._stop)
+        at = position.watermark(copy.at)
+        persist("session", lambda: self._hub.check_place(at, self._begun or at), self._stop)
         # Kept before the commit is sent: the client may come back with it at once, to any daemon that shares the store.
         self._hub.store.add_edition(copy.edition.fingerprint, copy.edition.published.to_json())
         keep()
@@ -218,6 +221,7 @@ class Session:
         self.rows += copy.progress.rows
         self._hub.tally.sent_rows.inc(copy.progress.rows)
         self.sent, self._place = copy.watermark, copy.record.stream_from
+        self._begun = self._begun or copy.watermark
         self._has = copy.edition.published
         seconds = time.monotonic() - copy.progress.started
         log.info(kv("copy done", session=self.number, rows=copy.progress.rows, seconds=seconds))
@@ -232,7 +236,7 @@ class Session:
             # Another daemon has published another one, and may have sent it to this client. This one follows soon.
             self._stop.wait(0.1)
             return self._listen()
-        persist("session", lambda: self._hub.check_place(self._place), self._stop)
+        persist("session", lambda: self._hub.check_place(self._place, self._begun), self._stop)
         if self._has.fingerprint != edition.fingerprint:
             self._cross(edition)
         changes = self._hub.changes(self._place, edition, self._stop, self._given_up)

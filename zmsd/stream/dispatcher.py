@@ -59,6 +59,7 @@ class Dispatcher:
         self._died = died
         self._stop = Event()
         self._place: int | None = None  # everything up to it is in the log
+        self._begun = 0  # the place at which that began
         self._last_entry = time.monotonic()
         self._last_checkpoint = 0.0
         self._newest: tuple[str, str] | None = None  # what the next checkpoint will be
@@ -134,14 +135,15 @@ class Dispatcher:
         edition = self._next or self._hub.edition
         now = self._prepare(edition)
         if self._place is not None:
-            self._hub.check_place(position.watermark(self._place))
+            self._hub.check_place(position.watermark(self._place), position.watermark(self._begun))
         self._log.cut()
         if self._place is not None and self._log.head is not None:
             # A part of a batch may have got into it before the rest failed.
             self._place = max(self._place, position.parse(self._log.head)[0])
         if self._place is None or edition is not self._hub.edition:
             # The sessions find their places again, and take their clients over to the new edition.
-            self._place = now if self._place is None else self._place
+            if self._place is None:
+                self._place = self._begun = now
             self._hub.edition = edition
             self._log.start(position.watermark(self._place), edition.fingerprint)
         encoder = edition.encoder()

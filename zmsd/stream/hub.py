@@ -76,10 +76,13 @@ class Hub:
         self.proven: set[str] = set()
         """Resume tokens that are known to be in the oplog of this database; emptied at each new beginning."""
 
-    def check_place(self, place: str) -> None:
-        """Raises ResumeLost where a watermark cannot be one of this database's history."""
+    def check_place(self, place: str, begun: str) -> None:
+        """Raises ResumeLost where a watermark cannot be one of this database's history.
+
+        :param begun: watermark of the copy from which all changes up to ``place`` were taken
+        """
         known = self.store.valid_from()
-        if known is not None and place < known[0]:
+        if known is not None and min(begun, place) < known[0]:
             raise ResumeLost(known[1])
         now = self.source.operation_time()
         if position.parse(place)[0] > now:
@@ -88,6 +91,14 @@ class Hub:
                 "this is another database, or an older state of it was restored"
             )
         self._check_history(place)
+
+    def invalidate(self, reason: str) -> None:
+        """The history has become another one: all that goes back to a copy of the one before is void.
+
+        The time alone does not part them: what ran before may have had a clock that is ahead of this database's.
+        """
+        copied = [position.parse(shard.replica_version)[0] + 1 for shard in self.store.shards().values()]
+        self.store.invalidate(position.watermark(max(self.source.operation_time(), *copied, 0)), reason)
 
     def changes(self, place: str, edition: Edition, stop: Event, give_up: Callable[[], bool]) -> Changes:
         """The changes after a watermark, encoded for an edition. Raises ResumeLost, and Overrun for an old edition.
@@ -119,7 +130,7 @@ class Hub:
                 f"the change at watermark {checkpoint[0]} is not in this database's history: "
                 "another state of it was restored"
             )
-            self.store.invalidate(position.watermark(self.source.operation_time()), reason)
+            self.invalidate(reason)
             raise ResumeLost(reason)
         self.proven.add(checkpoint[1])
 

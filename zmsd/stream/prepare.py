@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zmsd.catalog.catalog import Catalog
-from zmsd.errors import Fault, ResumeLost, SourceRefused
+from zmsd.errors import Fault, ResumeLost, SourceRefused, SourceUnavailable
 from zmsd.feed import position
 from zmsd.feed.source import Source
 from zmsd.rows.computed import follows_from_id, problems
@@ -33,9 +33,16 @@ def prepare(hub: Hub, edition: Edition, images: str) -> int:
     faults = faults_of_mappings(hub.source, edition.catalog)
     if faults:
         raise SourceRefused("; ".join(map(str, faults)))
-    now = hub.source.operation_time()
     hub.proven.clear()
-    _check_identity(hub, now)
+    _check_identity(hub)
+    now = hub.source.operation_time()
+    invalid = hub.store.valid_from()
+    if invalid is not None and position.watermark(now) < invalid[0]:
+        behind = position.seconds(position.parse(invalid[0])[0] - now) + 1
+        raise SourceUnavailable(
+            f"this database's time is {behind} s behind a copy of the one that was read before, is its clock right? No "
+            f"copy can be made until it is later ({invalid[1]})"
+        )
     return now
 
 
@@ -63,7 +70,7 @@ def _identity(source: Source) -> Identity:
     return Identity(source.set_id(), source.collection_ids(), source.db.name)
 
 
-def _check_identity(hub: Hub, now: int) -> None:
+def _check_identity(hub: Hub) -> None:
     """A time would resume silently on the wrong database: positions of another one are made void first.
 
     Raises ResumeLost when that has happened.
@@ -79,7 +86,7 @@ def _check_identity(hub: Hub, now: int) -> None:
         f"database {here.database} is not the one that was read before ({other}): its changes do not follow on the "
         "client's copy"
     )
-    hub.store.invalidate(position.watermark(now), reason)
+    hub.invalidate(reason)
     hub.store.identify(here)  # last: whoever dies before it finds the difference again
     raise ResumeLost(reason)
 
