@@ -40,6 +40,7 @@ from zmsd.stream.changelog import ChangeLog
 from zmsd.stream.dispatcher import Dispatcher
 from zmsd.stream.edition import Edition, Published
 from zmsd.stream.epochs import Epochs
+from zmsd.stream.history import History
 from zmsd.stream.hub import Hub, Readiness
 from zmsd.stream.prepare import prepare
 from zmsd.stream.tally import Tally
@@ -238,6 +239,7 @@ class Daemon:
             source=self._source,
             edition=self._edition(self._epochs.current),
             store=self._store,
+            history=History(self._source, self._store),
             log=ChangeLog(),
             readiness=Readiness(),
             rejects=self._rejects,

@@ -99,7 +99,7 @@ class Scene:
             store=self.store,
             tally=MagicMock(),
             source=MagicMock(),
-            check_place=MagicMock(),
+            history=MagicMock(),
         )
         self.heartbeat = 1000.0
 
@@ -205,7 +205,7 @@ def test_a_feed_that_fails_begins_again_at_its_progress(failure: Exception) -> N
         wait_until(lambda: dispatcher.place == START + 4, "all was read")
         assert texts(scene.tail()) == ["a", "whole"]
     assert scene.opened == [0, 2]
-    scene.hub.check_place.assert_called_once_with(position.watermark(START + 2), position.watermark(START))
+    scene.hub.history.check_place.assert_called_once_with(position.watermark(START + 2), position.watermark(START))
     assert reasons == [str(failure)]
     assert all(feed.closed for feed in scene.made)
     assert not scene.deaths
@@ -248,10 +248,36 @@ def test_where_the_position_is_lost_the_log_begins_anew() -> None:
     with scene.running():
         scene.wait_head(50)
         wait_until(lambda: len(scene.opened) == 3, "it has failed once more")
-        scene.hub.check_place.assert_called_once_with(position.watermark(START + 50), position.watermark(START + 40))
+        scene.hub.history.check_place.assert_called_once_with(
+            position.watermark(START + 50), position.watermark(START + 40)
+        )
         assert scene.log.tail(position.watermark(START + 2), "f") is None
         assert texts(scene.tail(40)) == ["b"]
     assert scene.opened == [0, 40, 50]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_what_a_reader_brings_after_a_failure_may_be_of_another_history(lost: bool) -> None:
+    """It has tried by itself; meanwhile an older state may have been restored."""
+
+    def check(place: str, begun: str) -> None:
+        scene.hub.history.doubt.assert_called_once()
+        assert (place, begun) == (position.watermark(START + 2), position.watermark(START))
+        assert texts(scene.tail()) == ["a"]
+        if lost:
+            raise ResumeLost("restored")
+
+    def recover() -> None:
+        scene.made[0].health.recovered()
+        scene.made[0].steps.insert(0, pieces(piece(3, "b"), upto=4))
+
+    scene = Scene([pieces(piece(1, "a"), upto=2), recover], [], prepare=[START, START + 40])
+    scene.hub.history.check_place.side_effect = check
+    with scene.running() as dispatcher:
+        wait_until(lambda: dispatcher.place == START + (40 if lost else 4), "all was read")
+        assert lost or texts(scene.tail()) == ["a", "b"]
+    assert scene.opened == ([0, 40] if lost else [0])
+    assert not scene.deaths
 
 
 def test_a_position_that_is_lost_again_and_again_is_no_busy_loop() -> None:

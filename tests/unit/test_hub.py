@@ -22,9 +22,7 @@ from zmsd.stream.changelog import ChangeLog, Entry, Overrun
 from zmsd.stream.edition import Edition
 from zmsd.stream.hub import Changes, Hub, Readiness
 from zmsd.watermarks.sqlite import SqliteStore
-from zmsd.watermarks.store import CopyRecord
 
-NOW = 1000
 ALL = 1 << 30
 
 
@@ -92,8 +90,6 @@ def hub(store: SqliteStore) -> Hub:
     log = ChangeLog()
     log.start(watermark(100), "f")
     source = MagicMock()
-    source.operation_time.return_value = NOW
-    source.has_event.return_value = True
     source.oplog_start.return_value = None  # not to be known
     given: dict[str, Any] = {"source": source, "store": store, "log": log, "private_feeds": 2, "stop": Event()}
     return Hub(**{field.name: given.get(field.name, MagicMock()) for field in dataclasses.fields(Hub) if field.init})
@@ -105,64 +101,6 @@ def changes(hub: Hub, place: int) -> Changes:
 
 def texts(changes: Changes) -> list[str]:
     return [one.frames.decode() for one in changes.take(ALL, ALL, 0)]
-
-
-# PLACES
-
-
-def test_a_place_of_this_history(hub: Hub) -> None:
-    for place in (watermark(5), watermark(NOW), watermark(NOW, 1)):
-        hub.check_place(place, watermark(5))
-
-
-def test_a_place_in_the_future_is_of_another_history(hub: Hub) -> None:
-    with pytest.raises(ResumeLost, match="later than the database's own time"):
-        hub.check_place(watermark(NOW + 1), watermark(5))
-
-
-def test_a_place_before_another_database_came(hub: Hub, store: SqliteStore) -> None:
-    store.invalidate(watermark(50), "another database")
-    with pytest.raises(ResumeLost, match="another database"):
-        hub.check_place(watermark(49), watermark(49))
-    hub.check_place(watermark(50), watermark(50))
-
-
-def test_a_place_that_goes_back_to_a_copy_of_another_database(hub: Hub, store: SqliteStore) -> None:
-    """Its clock was ahead."""
-    store.invalidate(watermark(50), "another database")
-    with pytest.raises(ResumeLost, match="another database"):
-        hub.check_place(watermark(60), watermark(49))
-    with pytest.raises(ResumeLost, match="another database"):
-        hub.check_place(watermark(49), watermark(60))  # as no client says it
-
-
-@pytest.mark.parametrize(("copied", "below"), [(None, NOW), (50, NOW), (NOW, NOW + 1), (NOW + 7, NOW + 8)])
-def test_whatever_was_copied_of_another_history_is_void(
-    hub: Hub, store: SqliteStore, copied: int | None, below: int
-) -> None:
-    for shard in (0, 1) if copied is not None else ():
-        mark = watermark((copied or 0) - shard)
-        store.copied_first("zero", shard, CopyRecord(mark, mark, "f"))
-    hub.invalidate("another database")
-    assert store.valid_from() == (watermark(below), "another database")
-
-
-def test_a_place_behind_a_change_that_is_not_in_the_oplog(hub: Hub, store: SqliteStore) -> None:
-    """An older state was restored, and has gone on: the time alone would not show it."""
-    store.checkpoint(watermark(40), "token 40")
-    hub.source.has_event.return_value = False  # type: ignore[attr-defined]
-    hub.check_place(watermark(39), watermark(5))
-    with pytest.raises(ResumeLost, match="not in this database's history"):
-        hub.check_place(watermark(41), watermark(5))
-
-
-def test_a_copy_that_was_made_of_this_history_is_of_this_history(hub: Hub, store: SqliteStore) -> None:
-    """Whatever was known of another one before. Else each copy would end in reset-required, for ever."""
-    store.checkpoint(watermark(40), "a token of another history")
-    store.invalidate(watermark(50), "another database")
-    hub.source.has_event.return_value = False  # type: ignore[attr-defined]
-    store.copied_first("zero", 0, CopyRecord(watermark(60), watermark(60), "f"))
-    hub.check_place(watermark(60), watermark(60))
 
 
 # CHANGES

@@ -101,7 +101,7 @@ class Scene:
             edition=SimpleNamespace(published=PUBLISHED, fingerprint="f"),
             store=self.store,
             tally=MagicMock(),
-            check_place=lambda place, begun: None,
+            history=SimpleNamespace(check_copy=lambda place, begun: None, doubts=0),
             changes=self._changes,
         )
         wanted = Subscription("zero", 0, last, watermark(5) if last else None)
@@ -311,10 +311,36 @@ def test_a_place_of_another_history_is_lost() -> None:
     def refuse(place: str, begun: str) -> None:
         raise ResumeLost(f"{place} after {begun} is another database's")
 
-    scene.hub.check_place = refuse
+    scene.hub.history.check_copy = refuse
     (message,) = scene.run()
     said = f"{watermark(10)} after {watermark(5)} is another database's"
     assert message == ["control", {"tag": "reset-required", "message": said}]
+
+
+def test_who_may_stand_in_another_history_is_checked_again() -> None:
+    """The connection to MongoDB was lost: at the end of the transaction that is under way."""
+    checks: list[tuple[str, str]] = []
+    history = SimpleNamespace(check_copy=lambda *place: checks.append(place), doubts=0)
+
+    def doubt() -> None:
+        history.doubts += 1
+
+    scene = Scene(Script([entry(11, "a")], doubt, [entry(12, "b", last=False)], [entry(12, "c")], [entry(13, "d")]))
+    scene.hub.history = history
+    assert scene.run() == [*transaction(11, "a"), *transaction(12, "b", "c")]
+    assert checks == [(watermark(10), watermark(5)), (watermark(12), watermark(5))]
+
+
+@pytest.mark.parametrize(
+    ("newest", "why"), [(5, "the last 100 changes"), (11, f"the newest copy of zero_0, {watermark(11)}")]
+)
+def test_who_has_what_is_not_known_any_more_copies_afresh(newest: int, why: str) -> None:
+    """Else it would be taken to have what is published now, and zero-cache dies of a column that it has not."""
+    scene = Scene()
+    scene.store.shard.return_value = SimpleNamespace(replica_version=watermark(newest), acked=None)
+    ((_, said),) = scene.run()
+    assert said["tag"] == "reset-required"
+    assert f"older than {why}" in said["message"]
 
 
 def test_a_stop_is_no_loss_of_a_position() -> None:
@@ -471,7 +497,7 @@ def test_a_copy_over_which_the_history_became_another_is_not_committed(
         if place == watermark(30):
             raise ResumeLost("restored")
 
-    scene.hub.check_place = check_place
+    scene.hub.history.check_copy = check_place
     monkeypatch.setattr(scene.session, "_has", PUBLISHED)
     sent = [message[0] for message in scene.run()]
     assert sent == (["begin", "data"] if last is None else ["begin", "data", "rollback", "control"])

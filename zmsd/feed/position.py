@@ -49,6 +49,10 @@ def watermark(position: int, minor: int = 0) -> str:
     return f"{lexi(position)}.{lexi(minor)}" if minor else lexi(position)
 
 
+LAST = watermark(_MAX)
+"""No watermark is above it."""
+
+
 def parse(text: str) -> tuple[int, int]:
     """(position, minor) of a watermark. Raises ValueError."""
     major, dot, minor = text.partition(".")

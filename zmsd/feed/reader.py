@@ -45,6 +45,8 @@ class Health:
         self._silent: dict[str, float] = {}
         self._error: SourceError | None = None
         self._failures = failures or Counter()
+        self.recoveries = 0
+        """Times that a reader has gone on after a failure."""
 
     def opens(self, name: str) -> None:
         """A reader opens its stream."""
@@ -57,6 +59,11 @@ class Health:
         with self._lock:
             self._trouble[name] = text
             self._silent[name] = time.monotonic() + wait + _STEP
+
+    def recovered(self) -> None:
+        """A reader goes on after a failure: to be told before anyone has what it has read since."""
+        with self._lock:
+            self.recoveries += 1
 
     def well(self, name: str) -> None:
         """A reader has got a batch."""
@@ -163,6 +170,8 @@ class Reader:
             self._stop.wait(wait)
 
     def _recovered(self) -> None:
+        if self._repeated.attempts:
+            self.health.recovered()
         self._repeated.recovered()
         self._backoff = backoff()
         self.health.well(self.name)

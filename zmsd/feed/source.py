@@ -18,7 +18,7 @@ from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
 
 from zmsd.errors import EvaluationError, ResumeLost, SourceRefused, SourceUnavailable
 from zmsd.feed import position
-from zmsd.feed.faults import LOST, REOPEN_BY_TIME, TokenUnfit, classify, code_of, is_transient
+from zmsd.feed.faults import TokenUnfit, classify, code_of, is_transient
 from zmsd.log import kv
 from zmsd.metrics import Counter
 
@@ -146,24 +146,6 @@ class Source:
             raise EvaluationError(str(error)) from error
         except PyMongoError as error:
             raise classify(error) from error
-
-    def has_event(self, token: str) -> bool:
-        """Whether the event of a resume token is in the oplog, or was before the oplog's first entry.
-
-        :param token: as :func:`position.text_of_token` wrote it
-        """
-        stream = {"$changeStream": {"resumeAfter": position.token_of_text(token)}}
-        command = {"aggregate": 1, "pipeline": [stream], "cursor": {"batchSize": 1}}
-        try:
-            with self.db.cursor_command(command, codec_options=CODEC, max_await_time_ms=1) as cursor:
-                cursor.try_next()
-        except PyMongoError as error:
-            if code_of(error) in REOPEN_BY_TIME:
-                return False
-            if code_of(error) in LOST:
-                return True  # too old to tell; whether the place itself can be had is another question
-            raise classify(error) from error
-        return True
 
     def operation_time(self) -> int:
         """The position of the newest operation that the primary has applied."""

@@ -21,7 +21,7 @@ from zmsd.stream.changelog import Entry, Overrun
 from zmsd.stream.edition import Edition, Published
 from zmsd.stream.hub import Hub
 from zmsd.stream.snapshot import Copy, Crossing, Snapshot
-from zmsd.watermarks.store import CopyRecord
+from zmsd.watermarks.store import COPIES, CopyRecord
 
 log = logging.getLogger(__name__)
 
@@ -155,11 +155,11 @@ class Session:
         wanted, store = self.wanted, self._hub.store
         copy = store.copy_before(wanted.app, wanted.shard, last)
         newest = store.shard(wanted.app, wanted.shard)
-        if copy is None and newest is not None and newest.replica_version > last:
-            raise ResumeLost(
-                f"this replica is older than the newest copy of {wanted.shard_name}, {newest.replica_version}, and "
-                "what was published for it is not known any more"
-            )
+        if copy is None and newest is not None:
+            older = f"the newest copy of {wanted.shard_name}, {newest.replica_version}"
+            if newest.replica_version <= last:
+                older = f"the last {COPIES} changes of what is published"
+            raise ResumeLost(f"this replica is older than {older}, and what was published for it is not known any more")
         store.forget_copies_above(wanted.app, wanted.shard, last)
         if copy is not None and copy.watermark < (wanted.replica_version or ""):
             return None  # of an earlier life of it: the copy that it has was never written down
@@ -212,7 +212,7 @@ class Session:
                 raise Closed  # unfinished: the client throws it away
         # What was not read at the position may be of another history, if that has changed meanwhile.
         at = position.watermark(copy.at)
-        persist("session", lambda: self._hub.check_place(at, self._begun or at), self._stop)
+        persist("session", lambda: self._hub.history.check_copy(at, self._begun or at), self._stop)
         # Kept before the commit is sent: the client may come back with it at once, to any daemon that shares the store.
         self._hub.store.add_edition(copy.edition.fingerprint, copy.edition.published.to_json())
         keep()
@@ -236,13 +236,16 @@ class Session:
             # Another daemon has published another one, and may have sent it to this client. This one follows soon.
             self._stop.wait(0.1)
             return self._listen()
-        persist("session", lambda: self._hub.check_place(self._place, self._begun), self._stop)
+        doubts = self._hub.history.doubts
+        persist("session", lambda: self._hub.history.check_copy(self._place, self._begun), self._stop)
         if self._has.fingerprint != edition.fingerprint:
             self._cross(edition)
         changes = self._hub.changes(self._place, edition, self._stop, self._given_up)
         self.state = "streaming"
         try:
-            while self._open is not None or not (self._stop.is_set() or self._hub.edition is not edition):
+            while self._open is not None or not (
+                self._stop.is_set() or self._hub.edition is not edition or self._hub.history.doubts != doubts
+            ):
                 self._listen()
                 entries = changes.take(JOIN_ROWS, JOIN_BYTES, IDLE)
                 if entries:

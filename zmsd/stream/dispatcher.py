@@ -135,7 +135,7 @@ class Dispatcher:
         edition = self._next or self._hub.edition
         now = self._prepare(edition)
         if self._place is not None:
-            self._hub.check_place(position.watermark(self._place), position.watermark(self._begun))
+            self._check_place()
         self._log.cut()
         if self._place is not None and self._log.head is not None:
             # A part of a batch may have got into it before the rest failed.
@@ -152,9 +152,16 @@ class Dispatcher:
         self._progressed()
         with self._open_feed(edition, self._place) as feed:
             self._feed = feed
+            recoveries = feed.health.recoveries
             log.info(kv("feed runs", position=position.watermark(self._place)))
             while not self._stop.is_set():
                 pieces = feed.read()
+                if feed.health.recoveries != recoveries:
+                    # A reader has tried by itself for a while, in which an older state may have been restored.
+                    recoveries = feed.health.recoveries
+                    self._checkpoint(now=True)
+                    self._hub.history.doubt()
+                    self._check_place()
                 trouble = feed.health.trouble
                 if trouble != self._readiness.reason:
                     self._readiness.set(trouble)
@@ -168,6 +175,10 @@ class Dispatcher:
                 if self._next not in (None, edition):
                     return
             raise Closed
+
+    def _check_place(self) -> None:
+        assert self._place is not None
+        self._hub.history.check_place(position.watermark(self._place), position.watermark(self._begun))
 
     def _append(self, encoder: Encoder, pieces: Pieces) -> None:
         made = False

@@ -20,6 +20,7 @@ from zmsd.rows.rejects import Rejects
 from zmsd.stream.changelog import ChangeLog, Entry, Tail
 from zmsd.stream.edition import Edition
 from zmsd.stream.encoder import Encoder
+from zmsd.stream.history import History
 from zmsd.stream.tally import Tally
 from zmsd.watermarks.store import WatermarkStore
 
@@ -64,6 +65,7 @@ class Hub:
     edition: Edition
     """What is published now; set by the dispatcher."""
     store: WatermarkStore
+    history: History
     log: ChangeLog
     readiness: Readiness
     rejects: Rejects
@@ -73,32 +75,6 @@ class Hub:
 
     def __post_init__(self) -> None:
         self._private = BoundedSemaphore(self.private_feeds)
-        self.proven: set[str] = set()
-        """Resume tokens that are known to be in the oplog of this database; emptied at each new beginning."""
-
-    def check_place(self, place: str, begun: str) -> None:
-        """Raises ResumeLost where a watermark cannot be one of this database's history.
-
-        :param begun: watermark of the copy from which all changes up to ``place`` were taken
-        """
-        known = self.store.valid_from()
-        if known is not None and min(begun, place) < known[0]:
-            raise ResumeLost(known[1])
-        now = self.source.operation_time()
-        if position.parse(place)[0] > now:
-            raise ResumeLost(
-                f"watermark {place} is later than the database's own time {position.watermark(now)}: "
-                "this is another database, or an older state of it was restored"
-            )
-        self._check_history(place)
-
-    def invalidate(self, reason: str) -> None:
-        """The history has become another one: all that goes back to a copy of the one before is void.
-
-        The time alone does not part them: what ran before may have had a clock that is ahead of this database's.
-        """
-        copied = [position.parse(shard.replica_version)[0] + 1 for shard in self.store.shards().values()]
-        self.store.invalidate(position.watermark(max(self.source.operation_time(), *copied, 0)), reason)
 
     def changes(self, place: str, edition: Edition, stop: Event, give_up: Callable[[], bool]) -> Changes:
         """The changes after a watermark, encoded for an edition. Raises ResumeLost, and Overrun for an old edition.
@@ -117,22 +93,6 @@ class Hub:
                 for piece in pieces.pieces if pieces else ():
                     if piece.position <= end:
                         yield from itertools.chain.from_iterable(encoder.entries([piece]))
-
-    def _check_history(self, place: str) -> None:
-        """The event of the newest checkpoint up to a place must still be there: in a restored database it is not,
-        and its time alone would go on in silence."""
-        checkpoint = self.store.checkpoint_before(place)
-        known = self.store.valid_from()
-        if checkpoint is None or checkpoint[1] in self.proven or (known is not None and checkpoint[0] < known[0]):
-            return
-        if not self.source.has_event(checkpoint[1]):
-            reason = (
-                f"the change at watermark {checkpoint[0]} is not in this database's history: "
-                "another state of it was restored"
-            )
-            self.invalidate(reason)
-            raise ResumeLost(reason)
-        self.proven.add(checkpoint[1])
 
     def _check_reach(self, after: int) -> None:
         """mongod lets a stream begin at any time before its replica set was made, as if nothing could be missing."""

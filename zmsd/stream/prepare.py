@@ -33,16 +33,17 @@ def prepare(hub: Hub, edition: Edition, images: str) -> int:
     faults = faults_of_mappings(hub.source, edition.catalog)
     if faults:
         raise SourceRefused("; ".join(map(str, faults)))
-    hub.proven.clear()
+    hub.history.doubt()
     _check_identity(hub)
     now = hub.source.operation_time()
     invalid = hub.store.valid_from()
     if invalid is not None and position.watermark(now) < invalid[0]:
         behind = position.seconds(position.parse(invalid[0])[0] - now) + 1
         raise SourceUnavailable(
-            f"this database's time is {behind} s behind a copy of the one that was read before, is its clock right? No "
-            f"copy can be made until it is later ({invalid[1]})"
+            f"this database's time is {behind} s behind what was read of the one before, is the clock of its machine "
+            f"right? Nothing can be sent until it is later ({invalid[1]})"
         )
+    hub.history.check_newest()  # now: when a client comes, what would tell its place from others may be forgotten
     return now
 
 
@@ -86,7 +87,7 @@ def _check_identity(hub: Hub) -> None:
         f"database {here.database} is not the one that was read before ({other}): its changes do not follow on the "
         "client's copy"
     )
-    hub.invalidate(reason)
+    hub.history.invalidate(reason)
     hub.store.identify(here)  # last: whoever dies before it finds the difference again
     raise ResumeLost(reason)
 

@@ -1,0 +1,85 @@
+"""Whether a place is one of this database's history: where another database, or an older state of it, answers under
+the address, no change follows on what a client has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zmsd.errors import ResumeLost
+from zmsd.feed import oplog, position
+from zmsd.feed.source import Source
+from zmsd.watermarks.store import WatermarkStore
+
+_NOT_HERE = "is not in this database's history: another state of it was restored"
+
+
+class History:
+    """One for the process. Its methods may be called from any thread, and raise SourceError."""
+
+    def __init__(self, source: Source, store: WatermarkStore) -> None:
+        self._source = source
+        self._store = store
+        self._proven: set[str] = set()  # tokens and watermarks that are in the oplog
+        self.doubts = 0
+        """Grows where the connection was lost: another database may answer since. Then each place is to be checked."""
+
+    def doubt(self) -> None:
+        """Nothing is proven any more."""
+        self.doubts += 1
+        self._proven.clear()
+
+    def check_place(self, place: str, begun: str) -> None:
+        """Raises ResumeLost where a watermark is not one of this history.
+
+        :param begun: watermark from which all changes up to ``place`` were taken, as that of a copy
+        """
+        invalid = self._store.valid_from()
+        if invalid is not None and min(begun, place) < invalid[0]:
+            raise ResumeLost(invalid[1])
+        now = self._source.operation_time()
+        if position.parse(place)[0] > now:
+            raise ResumeLost(
+                f"watermark {place} is later than the database's own time {position.watermark(now)}: "
+                "this is another database, or an older state of it was restored"
+            )
+        self.check_newest(place)
+
+    def check_copy(self, place: str, begun: str) -> None:
+        """As ``check_place`` for what goes back to a copy: that was made at an operation which no election undoes."""
+        self.check_place(place, begun)
+        at = position.parse(begun)[0]
+        if not self._proves(begun, lambda: oplog.has_operation(self._source, at)):
+            raise ResumeLost(f"the copy at watermark {begun} {_NOT_HERE}")
+
+    def check_newest(self, place: str = position.LAST) -> None:
+        """The event of the newest checkpoint up to a place must still be there. Raises ResumeLost."""
+        checkpoint = self._store.checkpoint_before(place)
+        invalid = self._store.valid_from()
+        if checkpoint is None or (invalid is not None and checkpoint[0] < invalid[0]):
+            return
+        mark, token = checkpoint
+        if not self._proves(token, lambda: oplog.has_event(self._source, token)):
+            reason = f"the change at watermark {mark} {_NOT_HERE}"
+            self.invalidate(reason)
+            raise ResumeLost(reason)
+
+    def invalidate(self, reason: str) -> None:
+        """The history has become another one: all that goes back to what is known of the one before is void.
+
+        The time alone does not part them: what ran before may have had a clock that is ahead of this database's.
+        """
+        known = [shard.replica_version for shard in self._store.shards().values()]
+        newest = self._store.checkpoint_before(position.LAST)
+        if newest is not None:
+            known.append(newest[0])
+        after = max((position.parse(mark)[0] + 1 for mark in known), default=0)
+        self._store.invalidate(position.watermark(max(self._source.operation_time(), after)), reason)
+
+    def _proves(self, what: str, proof: Callable[[], bool]) -> bool:
+        doubts = self.doubts
+        if what in self._proven:
+            return True
+        found = proof()
+        if found and doubts == self.doubts:
+            self._proven.add(what)
+        return found
