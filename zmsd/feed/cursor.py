@@ -32,6 +32,9 @@ AT_ONCE_MS = 1
 AWAIT_MS = 1000
 """Milliseconds that a getMore may wait for events: also how long a stop may wait for it."""
 BATCH = 1000
+_ROOM = 4 << 20
+"""Bytes of resume tokens from which on a batch may have ended because its reply was full: a token holds the _id of its
+document, twice as long, and MongoDB takes one of megabytes."""
 
 
 class Batch(NamedTuple):
@@ -41,7 +44,7 @@ class Batch(NamedTuple):
     token: Document
     """postBatchResumeToken: everything up to it has been delivered."""
     short: bool
-    """It ended below its batchSize: nothing more was visible, unless 16 MB were reached first."""
+    """It ended below its batchSize: nothing more was visible, unless documents have filled its 16 MB."""
     now: int
     """The position of the database's newest operation by then."""
 
@@ -71,6 +74,7 @@ class ChangeCursor:
         self._matches = [stage for stage in stages if "$match" in stage]
         self._options = options or {}
         self._batch_size = batch_size
+        self._asked = batch_size  # events, by the command whose reply comes next
         self._reads_ahead = ahead
         self._ahead: _Ahead | None = None
         self._session: ClientSession | None = None
@@ -115,7 +119,8 @@ class ChangeCursor:
         if not events and token["_data"][2:18] == self._begin:
             # Opened by time, it answers with the token of that time, though nothing has been read of it yet.
             token = {"_data": f"82{int(self._begin, 16) - 1:016X}"}
-        short = len(events) < self._batch_size
+        tokens = sum([len(event["_id"]["_data"]) for event in events])
+        short = len(events) < self._asked and tokens < _ROOM
         if self._reads_ahead and self._id and not short:
             self._ahead = _Ahead(partial(self._get_more, AT_ONCE_MS))
         return Batch(events, token, short, position.of_timestamp(reply["operationTime"]))
@@ -145,16 +150,20 @@ class ChangeCursor:
     def _open(self) -> Document:
         self._source.check_set(self._set)  # a token would go on in another one too, in silence
         self._session = self._session or self._source.client.start_session(causal_consistency=False)
+        # Where the batch and the token after it come to more than a reply may have (a bug of MongoDB's, with an _id of
+        # kilobytes), a getMore says so (EventUnreadable); of an aggregate it would only cut the connection.
+        self._asked = min(self._batch_size, _FEW)
         command = {
             "aggregate": self._collection or 1,
             "pipeline": [{"$changeStream": {**self._options, **self._place}}, *self._stages],
-            "cursor": {"batchSize": self._batch_size},
+            "cursor": {"batchSize": self._asked},
         }
         reply = self._source.db.command(command, session=self._session, codec_options=CODEC)
         self._namespace = reply["cursor"]["ns"].partition(".")[2]
         return reply
 
     def _get_more(self, wait_ms: int) -> Document:
+        self._asked = self._batch_size
         command = {
             "getMore": Int64(self._id),
             "collection": self._namespace,

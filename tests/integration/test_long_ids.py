@@ -1,0 +1,47 @@
+"""Transactions of documents whose ``_id`` is kilobytes long: a resume token holds it, twice as long, so that even the
+entries of the order, which have no documents, can fill the 16 MB of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pymongo.client_session import ClientSession
+from pymongo.database import Database
+
+from tests.integration.chat import named, table
+from tests.support.client import ChangeSourceClient
+from tests.support.compare import assert_same
+from tests.support.daemon import ZmsdProcess
+
+SCHEMA = named(a=table(id="string", n="number"), b=table(id="string", n="number"))
+MAPPINGS = {name: {"collection": name, "fields": {"id": "_id", "n": "n"}} for name in "ab"}
+
+
+@pytest.mark.parametrize("scope", ["collection", "database"])
+@pytest.mark.parametrize("kilobytes", [12, 40])
+def test_a_transaction_stays_whole(
+    kilobytes: int,
+    scope: str,
+    database: Database[dict[str, Any]],
+    serve: Callable[..., ZmsdProcess],
+    follow: Callable[..., ChangeSourceClient],
+) -> None:
+    for name in "ab":
+        database.create_collection(name)
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope}})
+    client = follow(zmsd)
+
+    def write(session: ClientSession) -> None:
+        for name in "ab":
+            documents = [{"_id": f"{n:06d}{'x' * kilobytes * 1024}", "n": n} for n in range(450)]
+            database[name].insert_many(documents, session=session)
+
+    with database.client.start_session() as session:
+        session.with_transaction(write)
+    database.a.insert_one({"_id": "last", "n": 0})
+    client.wait_for(lambda replica: ("last",) in replica.rows["a"], "the last one", 120)
+    assert zmsd.running()
+    assert max(len(one.changes) for one in client.transactions()) == 900
+    assert_same(database, SCHEMA, MAPPINGS, client.replica)
