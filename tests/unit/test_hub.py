@@ -96,7 +96,7 @@ def hub(store: SqliteStore) -> Hub:
 
 
 def changes(hub: Hub, place: int) -> Changes:
-    return hub.changes(watermark(place), EDITION, Event(), lambda: False)
+    return hub.changes(watermark(place), EDITION, Event(), lambda: False, lambda: None)
 
 
 def texts(changes: Changes) -> list[str]:
@@ -183,7 +183,7 @@ def test_only_so_many_read_by_themselves(hub: Hub, feeds: list[FakeFeed]) -> Non
     asked: list[bool] = []
 
     def wait_for_one() -> None:
-        third.append(hub.changes(watermark(5), EDITION, Event(), lambda: bool(asked.append(True))))
+        third.append(hub.changes(watermark(5), EDITION, Event(), lambda: bool(asked.append(True)), lambda: None))
 
     thread = Thread(target=wait_for_one, daemon=True)
     thread.start()
@@ -204,7 +204,32 @@ def test_who_gives_up_waiting_has_lost_no_position(hub: Hub) -> None:
     changes(hub, 5)
     changes(hub, 5)
     with pytest.raises(Closed):
-        hub.changes(watermark(5), EDITION, Event(), lambda: True)
+        hub.changes(watermark(5), EDITION, Event(), lambda: True, lambda: None)
+
+
+def test_who_does_not_read_is_ended_where_others_wait(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that reads nothing, though its machine is there, would keep them waiting for ever."""
+    monkeypatch.setattr(hubs, "STUCK", 0.05)
+    hub.log.start(watermark(1000), "f")
+    found: dict[str, Changes] = {}
+    ended: list[str] = []
+
+    def catch_up(name: str) -> Changes:
+        def end() -> None:
+            ended.append(name)
+            found[name].close()  # as the end of its session does
+
+        found[name] = hub.changes(watermark(5), EDITION, Event(), lambda: False, end)
+        return found[name]
+
+    catch_up("has taken nothing yet")
+    assert texts(catch_up("stuck"))
+    catch_up("third")
+    assert ended == ["stuck"]
+    found["third"].close()
+    found["has taken nothing yet"].close()
+    assert texts(catch_up("stuck"))
+    assert texts(catch_up("last"))  # and none waits
 
 
 # READINESS

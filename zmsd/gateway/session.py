@@ -240,7 +240,7 @@ class Session:
         persist("session", lambda: self._hub.history.check_copy(self._place, self._begun), self._stop)
         if self._has.fingerprint != edition.fingerprint:
             self._cross(edition)
-        changes = self._hub.changes(self._place, edition, self._stop, self._given_up)
+        changes = self._hub.changes(self._place, edition, self._stop, self._given_up, self.kill)
         self.state = "streaming"
         try:
             while self._open is not None or not (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ from zmsd.stream.tally import Tally
 from zmsd.watermarks.store import WatermarkStore
 
 log = logging.getLogger(__name__)
+
+STUCK = 60.0
+"""Seconds for which a client may leave what its private feed has brought unread while others wait for theirs."""
 
 
 class Readiness:
@@ -75,14 +79,18 @@ class Hub:
 
     def __post_init__(self) -> None:
         self._private = BoundedSemaphore(self.private_feeds)
+        self._catching_up: set[CatchUp] = set()
 
-    def changes(self, place: str, edition: Edition, stop: Event, give_up: Callable[[], bool]) -> Changes:
+    def changes(
+        self, place: str, edition: Edition, stop: Event, give_up: Callable[[], bool], end: Callable[[], None]
+    ) -> Changes:
         """The changes after a watermark, encoded for an edition. Raises ResumeLost, and Overrun for an old edition.
 
         :param stop: ends the wait for MongoDB to come back
         :param give_up: asked now and then while waiting for one of the private feeds
+        :param end: ends the client, from any thread, that has one and does not read while others wait
         """
-        return self.log.tail(place, edition.fingerprint) or self._catch_up(place, edition, stop, give_up)
+        return self.log.tail(place, edition.fingerprint) or self._catch_up(place, edition, stop, give_up, end)
 
     def between(self, encoder: Encoder, edition: Edition, after: int, end: int, stop: Event) -> Iterator[Entry]:
         """Everything after one position up to another one, which must have been reached. Raises ResumeLost."""
@@ -101,23 +109,36 @@ class Hub:
             begins = position.watermark(start)
             raise ResumeLost(f"MongoDB's oplog begins at {begins}, later than watermark {position.watermark(after)}")
 
-    def _catch_up(self, place: str, edition: Edition, stop: Event, give_up: Callable[[], bool]) -> Changes:
+    def _catch_up(
+        self, place: str, edition: Edition, stop: Event, give_up: Callable[[], bool], end: Callable[[], None]
+    ) -> Changes:
         self._check_reach(position.parse(place)[0])
         if not self._private.acquire(blocking=False):
             log.info(kv("waiting for a private feed", place=place, limit=self.private_feeds))
             while not self._private.acquire(timeout=1.0):
                 if give_up():
                     raise Closed
-        return CatchUp(self, place, edition, stop, self._private.release)
+                for one in self._catching_up.copy():
+                    one.end_if_stuck()
+        made = CatchUp(self, place, edition, stop, end)
+        self._catching_up.add(made)
+        return made
+
+    def leave(self, one: CatchUp) -> None:
+        """It has met the log, or is given up."""
+        self._catching_up.discard(one)
+        self._private.release()
 
 
 class CatchUp:
     """A private feed from a place that the log does not reach, until it meets the log. For one thread."""
 
-    def __init__(self, hub: Hub, place: str, edition: Edition, stop: Event, release: Callable[[], None]) -> None:
+    def __init__(self, hub: Hub, place: str, edition: Edition, stop: Event, end: Callable[[], None]) -> None:
         self._hub = hub
         self._edition = edition
-        self._release: Callable[[], None] | None = release
+        self._end = end
+        self._holds = True  # one of the private feeds
+        self._given: float | None = None  # monotonic seconds: its client has had that long to send what it took
         self._tail: Tail | None = None
         self._encoder = edition.encoder()
         self._feed = DatabaseFeed(hub.source, edition.watched, position.parse(place)[0], stop)
@@ -130,8 +151,11 @@ class CatchUp:
         After an error this is of no use any more.
         """
         if self._tail is None:
+            self._given = None
             with suppress(StopIteration):
-                return next(self._entries)
+                entries = next(self._entries)
+                self._given = time.monotonic()
+                return entries
         assert self._tail is not None
         return self._tail.take(rows, size, timeout)
 
@@ -148,12 +172,19 @@ class CatchUp:
         log.info(kv("caught up", place=place))
         self._free()
 
+    def end_if_stuck(self) -> None:
+        """Any thread."""
+        given = self._given
+        if given is not None and time.monotonic() - given > STUCK:
+            log.warning(kv("a client that catches up does not read, and others wait: it is ended", seconds=STUCK))
+            self._end()
+
     def close(self) -> None:
         self._entries.close()  # it holds us, and what it was making entries of
         self._free()
 
     def _free(self) -> None:
         self._feed.close()
-        if self._release is not None:
-            self._release()
-            self._release = None
+        if self._holds:
+            self._holds = False
+            self._hub.leave(self)
