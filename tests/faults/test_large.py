@@ -160,3 +160,24 @@ def test_documents_of_15_mb(loaded: Db, serve: Serve, follow: Follow, tally: Tal
     assert all(len(c.row["text"]) == 15 * MB for c in changes if c.row)
     assert not client.closings
     tally.note(f"RSS grew by {memory.grown / MB:.0f} MiB")
+
+
+@pytest.mark.parametrize("images", ["auto", "off"])
+@pytest.mark.parametrize("scope", ["collection", "database"])
+def test_updates_of_large_documents(
+    scope: str, images: str, replica_set: ReplicaSet, serve: Serve, follow: Follow, stack: contextlib.ExitStack
+) -> None:
+    """A batch of a thousand changes would be a gigabyte. Their images are in the events, or they are looked up."""
+    database = empty(replica_set, stack, f"{scope}_{images}")
+    filler = "x" * 250_000
+    for hundred in range(15):
+        database.a.insert_many([{"_id": f"{hundred}-{n}", "n": 0, "text": filler} for n in range(100)])
+    zmsd = serve(
+        SCHEMA, MAPPINGS, uri=replica_set.uri(database.name), settings={"feed": {"scope": scope, "images": images}}
+    )
+    client = follow(zmsd)
+    with Memory(zmsd.pid) as memory:
+        database.a.update_many({}, {"$inc": {"n": 1}})
+        client.wait_for(lambda replica: all(row["n"] == 1 for row in replica.rows["a"].values()), "all", 120)
+    print(f"RSS +{memory.grown // MB} MiB")
+    assert memory.grown < 600 * MB

@@ -17,6 +17,7 @@ from zmsd.errors import ResumeLost, SourceRefused, SourceUnavailable, StoreError
 from zmsd.feed import position
 from zmsd.feed.reader import Health
 from zmsd.feed.sequencer import Piece, Pieces
+from zmsd.metrics import Counter
 from zmsd.stream import dispatcher as dispatchers
 from zmsd.stream.changelog import ChangeLog, Entry, Tail
 from zmsd.stream.dispatcher import Dispatcher
@@ -98,7 +99,7 @@ class Scene:
             edition=self.edition,
             store=self.store,
             tally=MagicMock(),
-            source=MagicMock(),
+            source=SimpleNamespace(failures=Counter(), recoveries=Counter(), renew=MagicMock()),
             history=MagicMock(),
         )
         self.heartbeat = 1000.0
@@ -268,7 +269,7 @@ def test_what_a_reader_brings_after_a_failure_may_be_of_another_history(lost: bo
             raise ResumeLost("restored")
 
     def recover() -> None:
-        scene.made[0].health.recovered()
+        scene.hub.source.recoveries.inc()
         scene.made[0].steps.insert(0, pieces(piece(3, "b"), upto=4))
 
     scene = Scene([pieces(piece(1, "a"), upto=2), recover], [], prepare=[START, START + 40])

@@ -409,6 +409,7 @@ def test_a_backlog_is_read_as_one_stream_and_what_comes_later_by_collection(monk
     monkeypatch.setattr(feeds, "_CALM_SECONDS", 0.05)
     rng = random.Random(5)
     script = Oplog()
+    script.source.wants_images = True  # the batches are larger then
     at = T
     ways: list[type] = []
     got: list[Piece] = []

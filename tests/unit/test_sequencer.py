@@ -150,15 +150,36 @@ def test_the_order_of_the_database_is_kept_over_collections() -> None:
     per = {name: [e for e in events if e["ns"]["coll"] == name] for name in "abc"}
     sequencer = Sequencer(channels(**{name: [some[:5], some[5:6], some[6:]] for name, some in per.items()}))
     entries = [entry(e) for e in events]
-    assert sequencer.pair(entries[:20]) == events[:20]
-    assert sequencer.pair([]) == []
-    assert sequencer.pair(entries[20:]) == events[20:]
+    assert paired(sequencer, entries[:20]) == events[:20]
+    assert sequencer.pair([]) == ([], [])
+    assert paired(sequencer, entries[20:]) == events[20:]
+
+
+def paired(sequencer: Sequencer, entries: list[Document]) -> list[Document]:
+    found: list[Document] = []
+    while entries:
+        got = sequencer.pair(entries)
+        assert got is not None
+        assert got.events, "there is an end to it"
+        found += got.events
+        entries = got.left
+    return found
+
+
+def test_only_some_batches_are_held_at_once() -> None:
+    events = [event(BEGIN + n, n, "aab"[n % 3]) for n in range(30)]
+    per = {name: [e for e in events if e["ns"]["coll"] == name] for name in "ab"}
+    sequencer = Sequencer(channels(a=[[one] for one in per["a"]], b=[per["b"]]))
+    entries = [entry(e) for e in events]
+    assert sequencer.pair(entries) == (events[:7], entries[7:]), "six batches, of b one"
+    assert sequencer.pair(entries[7:9]) == (events[7:9], [])
+    assert paired(sequencer, entries[9:]) == events[9:]
 
 
 def test_what_is_not_watched_is_passed_over() -> None:
     one = event(BEGIN, 0, "a")
     strangers = [event(BEGIN, 1, "other"), event(BEGIN, 2, None, operationType="dropDatabase")]
-    assert Sequencer(channels(a=[[one]])).pair([strangers[0], entry(one), strangers[1]]) == [one]
+    assert Sequencer(channels(a=[[one]])).pair([strangers[0], entry(one), strangers[1]]) == ([one], [])
 
 
 def rename(source: str, target: str) -> Document:
@@ -176,7 +197,7 @@ def test_a_rename_is_one_event(source: str, target: str, copies: set[str]) -> No
     later = {name: event(BEGIN + 1, number, name) for number, name in enumerate(("a", "b"))}
     batches = {name: [[renamed, e] if name in copies else [e]] for name, e in later.items()}
     sequencer = Sequencer(channels(**batches))
-    assert sequencer.pair([entry(renamed), *map(entry, later.values())]) == [renamed, *later.values()]
+    assert sequencer.pair([entry(renamed), *map(entry, later.values())]) == ([renamed, *later.values()], [])
 
 
 def test_streams_that_disagree_are_not_glossed_over() -> None:
@@ -190,7 +211,7 @@ def test_what_ended_a_reader_ends_the_pairing() -> None:
     pair = channels(a=[[event(BEGIN, 1)]], b=[])
     pair["a"].close(ResumeLost("gone"))
     sequencer = Sequencer(pair)
-    assert len(sequencer.pair([entry(event(BEGIN, 1))])) == 1, "what it had read comes first"
+    assert len(sequencer.pair([entry(event(BEGIN, 1))]).events) == 1, "what it had read comes first"
     with pytest.raises(ResumeLost, match="gone"):
         sequencer.pair([entry(event(BEGIN, 2))])
     with pytest.raises(Closed):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from bson import DBRef
 
-from zmsd.feed.cursor import ENVELOPE, Batch, ChangeCursor
+from zmsd.feed.cursor import BATCH, ENVELOPE, Batch, ChangeCursor
 from zmsd.feed.faults import EventUnreadable
 from zmsd.feed.lookup import AFTER, BEFORE, OF_DOCUMENTS, WITH_AFTER, WITH_BEFORE, Lookup
 from zmsd.feed.order import events_of
@@ -67,6 +67,14 @@ def wanted_changes(watched: Mapping[str, Watched]) -> list[Document]:
         for image in images
     ]
     return [{"$match": {"$or": stay}}]
+
+
+_LOOKED_UP = 100
+"""Events in a batch where the documents of all updates are looked up: those are not among the 16 MB of a reply."""
+
+
+def _batch_size(source: Source) -> int:
+    return BATCH if source.wants_images else _LOOKED_UP
 
 
 def _options(source: Source) -> Document:
@@ -137,7 +145,7 @@ class CollectionReader(ContentReader):
         self, source: Source, collection: str, wanted: Watched, after: int, stop: Event, health: Health
     ) -> None:
         options = _options(source)
-        cursor = ChangeCursor(source, collection, after, [projection(wanted.fields)], options)
+        cursor = ChangeCursor(source, collection, after, [projection(wanted.fields)], options, _batch_size(source))
         super().__init__(source, f"collection-{collection}", cursor, {collection: wanted}, stop, health)
 
 
@@ -149,7 +157,7 @@ class DatabaseReader(ContentReader):
         union: Fields = None if None in every else frozenset().union(*(f for f in every if f is not None))
         # Not in a collection's own stream: there each event is the partner of one in the order.
         stages = [events_of(watched), *wanted_changes(watched), projection(union)]
-        cursor = ChangeCursor(source, None, after, stages, _options(source), ahead=True)
+        cursor = ChangeCursor(source, None, after, stages, _options(source), _batch_size(source), ahead=True)
         super().__init__(source, "database", cursor, watched, stop, health)
 
 

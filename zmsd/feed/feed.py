@@ -71,7 +71,7 @@ class StreamFeed(Feed):
         :param after: the position after which it begins
         :param stop: ends it from outside, also where it waits for MongoDB to come back
         """
-        self._health = Health(source.failures)
+        self._health = Health(source.failures, source.recoveries)
         self._stop = stop or Event()
         self._sharded = source.topology.sharded
         self._grouper = Grouper(after, sharded=self._sharded)
@@ -152,10 +152,17 @@ class CollectionFeed(StreamFeed):
     def read(self) -> Pieces | None:
         self.health.check()
         batch = self._batch or self._order.channel.get(AWAIT_MS / 1000)
-        events = None if batch is None else self._sequencer.pair(batch.events, AWAIT_MS / 2000)
-        if batch is None or events is None:
+        paired = None if batch is None else self._sequencer.pair(batch.events, AWAIT_MS / 2000)
+        if batch is None or paired is None:
             self._batch = batch
             return None
+        events, left = paired
+        if left:
+            self._batch = batch._replace(events=left)
+            token: Document = events[-1]["_id"]
+            return self._grouper.group(
+                events, token, batch.now, ended=position.of_token(left[0]["_id"]) > position.of_token(token)
+            )
         self._batch = None
         self._full = 0 if batch.short else self._full + 1
         if self._full >= _BACKLOG and (whole := _but_the_last(events)):

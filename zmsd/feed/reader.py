@@ -38,15 +38,16 @@ _GIVE_UP = 10.0
 class Health:
     """Which readers are in trouble, and why, and which have reason to be silent; shared by all readers of a feed."""
 
-    def __init__(self, failures: Counter | None = None) -> None:
-        """:param failures: counts every failed try"""
+    def __init__(self, failures: Counter | None = None, recoveries: Counter | None = None) -> None:
+        """:param failures: counts every failed try
+        :param recoveries: counts the times that a reader goes on after one, before anyone has what it has read since
+        """
         self._lock = Lock()
         self._trouble: dict[str, str] = {}
         self._silent: dict[str, float] = {}
         self._error: SourceError | None = None
         self._failures = failures or Counter()
-        self.recoveries = 0
-        """Times that a reader has gone on after a failure."""
+        self._recoveries = recoveries or Counter()
 
     def opens(self, name: str) -> None:
         """A reader opens its stream."""
@@ -61,9 +62,8 @@ class Health:
             self._silent[name] = time.monotonic() + wait + _STEP
 
     def recovered(self) -> None:
-        """A reader goes on after a failure: to be told before anyone has what it has read since."""
-        with self._lock:
-            self.recoveries += 1
+        """A reader goes on after a failure."""
+        self._recoveries.inc()
 
     def well(self, name: str) -> None:
         """A reader has got a batch."""

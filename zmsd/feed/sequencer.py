@@ -14,6 +14,9 @@ from zmsd.feed.channel import Channel
 from zmsd.feed.cursor import Batch
 from zmsd.feed.source import Document
 
+_HELD = 6
+"""Batches of content that are taken for one of the order; of each reader at least one."""
+
 
 class Piece(NamedTuple):
     """Some or all events of one clusterTime."""
@@ -36,6 +39,15 @@ class SequenceError(SourceUnavailable):
     """The streams disagree about the order: a bug, here or in MongoDB. The feed begins again at its position."""
 
 
+class Paired(NamedTuple):
+    """What has become of some entries of the order."""
+
+    events: list[Document]
+    left: list[Document]
+    """Entries whose events are yet to be had: not so many batches are held at once, for a thousand events may be
+    gigabytes."""
+
+
 class Sequencer:
     """Pairs each entry of the order with the next event of its collection's channel."""
 
@@ -43,9 +55,10 @@ class Sequencer:
         self._channels = channels
         self._queues: dict[str, list[Document]] = {name: [] for name in channels}  # reversed: pop() takes the next
         self._paired: list[Document | None] = []  # of the entries that are being paired, one for each
+        self._fetched: list[str] = []  # whose batches were taken for them
 
-    def pair(self, entries: list[Document], seconds: float | None = None) -> list[Document] | None:
-        """The events of the entries, in order. Raises what ended a reader, or Closed.
+    def pair(self, entries: list[Document], seconds: float | None = None) -> Paired | None:
+        """The events of the entries, or of the first of them, in order. Raises what ended a reader, or Closed.
 
         None where a reader has not brought its event within so many seconds: call again with the same entries.
         """
@@ -53,19 +66,24 @@ class Sequencer:
         for entry in entries[len(self._paired) :]:
             collection = entry.get("ns", {}).get("coll")
             names = [name for name in dict.fromkeys((collection, entry.get("to", {}).get("coll"))) if name in queues]
-            if not all(queues[name] or self._fetch(name, seconds) for name in names):
+            lacking = [name for name in names if not queues[name]]
+            if len(self._fetched) >= _HELD and any(name in self._fetched for name in lacking):
+                break
+            if not all(self._fetch(name, seconds) for name in lacking):
                 return None
             # A rename between two watched collections is an event of both streams, and stands for both sides once.
             events = [self._next(name, entry) for name in names]
             self._paired.append(events[0] if events else None)
         paired, self._paired = self._paired, []
-        return [event for event in paired if event is not None]
+        self._fetched.clear()
+        return Paired([event for event in paired if event is not None], entries[len(paired) :])
 
     def _fetch(self, collection: str, seconds: float | None) -> bool:
         batch = self._channels[collection].get(seconds)
         if batch is None:
             return False
         self._queues[collection] = batch.events[::-1]
+        self._fetched.append(collection)
         return True
 
     def _next(self, collection: str, entry: Document) -> Document:

@@ -97,6 +97,8 @@ class Source:
         """Whether change streams shall ask for images."""
         self.failures = Counter()
         """Times that reading from it failed, and was tried again."""
+        self.recoveries = Counter()
+        """Times that a stream has gone on after a failure, perhaps of another database."""
         self.set: str | None = None
         """``set_id``, as of ``prepare``."""
         self._warned: set[str] = set()

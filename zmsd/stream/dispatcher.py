@@ -133,6 +133,7 @@ class Dispatcher:
         """From preparing the database to the feed's end."""
         self._checkpoint(now=True)  # what is looked for in the database, to see whether it is the same
         edition = self._next or self._hub.edition
+        recoveries = self._hub.source.recoveries.value()
         now = self._prepare(edition)
         if self._place is not None:
             self._check_place()
@@ -152,13 +153,12 @@ class Dispatcher:
         self._progressed()
         with self._open_feed(edition, self._place) as feed:
             self._feed = feed
-            recoveries = feed.health.recoveries
             log.info(kv("feed runs", position=position.watermark(self._place)))
             while not self._stop.is_set():
                 pieces = feed.read()
-                if feed.health.recoveries != recoveries:
+                known, recoveries = recoveries, self._hub.source.recoveries.value()
+                if recoveries != known:
                     # A reader has tried by itself for a while, in which an older state may have been restored.
-                    recoveries = feed.health.recoveries
                     self._checkpoint(now=True)
                     self._hub.history.doubt()
                     self._check_place()
