@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -99,14 +100,43 @@ def test_two_documents_swap_a_number_and_its_type_changes(
 
 @scopes
 @pytest.mark.parametrize("images", ["auto", "off"])
-def test_an_id_that_becomes_a_double(images: str, scope: str, database: Db, serve: Serve, follow: Follow) -> None:
-    """MongoDB lets it be replaced by an equal one of another type."""
+@pytest.mark.parametrize(
+    ("old", "new", "key"), [(1, 1.0, "1"), (1, Decimal128("1.00"), "1.00"), (Decimal128("1.0"), Decimal128("1"), "1")]
+)
+def test_an_id_that_is_replaced_by_an_equal_one(
+    old: Any, new: Any, key: str, images: str, scope: str, database: Db, serve: Serve, follow: Follow
+) -> None:
+    """MongoDB lets it change its type and its digits."""
+    database.create_collection("a")  # which has images from the start
     client = follow(serve(SCHEMA, BY_ID, settings={"feed": {"scope": scope, "images": images}}))
-    database.a.insert_one({"_id": 1, "n": 1})
+    database.a.insert_one({"_id": old, "n": 1})
     wait_end(database, client, "before")
-    database.a.replace_one({"_id": 1}, {"_id": 1.0, "n": 2})
+    database.a.replace_one({"_id": old}, {"_id": new, "n": 2})
     wait_end(database, client)
-    assert client.rows("a") == {("1",): {"id": "1", "n": 2}}
+    assert client.rows("a") == {(key,): {"id": key, "n": 2}}
+
+
+@pytest.mark.parametrize("images", ["auto", "off"])
+@pytest.mark.parametrize(
+    ("type_", "path", "old", "new"),
+    [
+        ("number", "_id", datetime(2024, 1, 1), 1704067200000),
+        ("string", "_id.t", {"t": "x", "n": 1}, {"n": 1, "t": "x"}),
+    ],
+    ids=["date", "object"],
+)
+def test_an_id_is_made_anew_with_the_same_key(
+    type_: str, path: str, old: Any, new: Any, images: str, database: Db, serve: Serve, follow: Follow
+) -> None:
+    """The one is inserted before the other is deleted."""
+    schema = {**SCHEMA, **named(a=table(id=type_, n="number"))}
+    database.a.insert_one({"_id": old, "n": 1})
+    mappings = {**END, "a": {"collection": "a", "fields": {"id": path}}}
+    client = follow(serve(schema, mappings, settings={"feed": {"images": images}}))
+    database.a.insert_one({"_id": new, "n": 2})
+    database.a.delete_one({"n": 1})
+    wait_end(database, client)
+    assert [row["n"] for row in client.rows("a").values()] == [2]
 
 
 @pytest.mark.parametrize("how", ["each", "all", "transaction"])

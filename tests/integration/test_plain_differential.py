@@ -1,4 +1,4 @@
-"""What zmsd evaluates in Python means what it means to mongod: plain filters and plain paths, over random documents."""
+"""What zmsd evaluates in Python means what it means to mongod: plain filters, plain paths, equal ids."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from bson.dbref import DBRef
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pymongo.database import Database
+from pymongo.errors import DuplicateKeyError
 
 from zmsd.feed.source import CODEC
-from zmsd.rows.filters import compile_filter
+from zmsd.rows.filters import compile_filter, identity
 from zmsd.rows.plain import walk
 
 BATCH = 10
@@ -102,6 +103,23 @@ def test_paths(database: Database[dict[str, Any]]) -> None:
                 assert bson.encode({"": ours}) == bson.encode({"": theirs}), f"{path} of {document}"
 
     check()
+
+
+def test_ids(database: Database[dict[str, Any]]) -> None:
+    """mongod takes each of them once, whatever its type."""
+    values = [*SCALARS, *OTHERS[1:], Code("x", {"a": 1.0}), Code("x", {}), DBRef("x", 1), DBRef("x", 1.0)]
+    inside = [inner for value in [*values, Regex("x")] for inner in ({"a": value}, {"a": [value]}, {"b": [[value], 0]})]
+    orders = [{"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 1.0, "b": 2}, {"a": {"a": 1, "b": 2}}, {"a": {"b": 2, "a": 1}}]
+    there: list[Any] = []
+    for value in [*values, *inside, *orders]:
+        one = identity(bson.decode(bson.encode({"_id": value}), CODEC)["_id"])
+        try:
+            database.c.insert_one({"_id": value})
+        except DuplicateKeyError:
+            assert one in there, f"{value!r} is there for mongod"
+        else:
+            assert one not in there, f"{value!r} is not there for mongod"
+            there.append(one)
 
 
 def batch(items: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:

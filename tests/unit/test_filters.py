@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +14,7 @@ from bson.datetime_ms import DatetimeMS
 from bson.dbref import DBRef
 
 from zmsd.feed.source import CODEC
-from zmsd.rows.filters import compile_filter
+from zmsd.rows.filters import compile_filter, identity
 
 OID = ObjectId(b"0" * 12)
 NAN = float("nan")
@@ -120,6 +121,56 @@ def test_all_conditions_must_hold() -> None:
     assert not matches(condition, {"kind": "user", "age": 1, "deleted": True})
     assert not matches(condition, {"kind": ["group"], "age": 1})
     assert matches({}, {"anything": 1})
+
+
+SAME_IDS: list[list[Any]] = [
+    [1, 1.0, Int64(1), Decimal128("1"), Decimal128("1.00")],
+    [0, -0.0, Decimal128("-0E+3")],
+    [NAN, Decimal128("NaN"), Decimal128("sNaN")],
+    [float("inf"), Decimal128("Infinity")],
+    *([one] for one in (Int64(2**53 + 1), 2.0**53, 0.1, Decimal128("0.1"), True, False, None, "1", "", "x", b"x")),
+    *([one] for one in (Binary(b"x", 5), OID, str(OID), Timestamp(1704067200, 0), 1704067200000)),
+    [datetime(2024, 1, 1), DatetimeMS(1704067200000)],
+    *([one] for one in (DatetimeMS(2**62), 2**62, Regex("x"), Regex("x", "i"), MinKey(), MaxKey())),
+    [Code("x")],
+    [Code("x", {"a": 1}), Code("x", {"a": 1.0})],
+    [Code("x", {})],
+    [{}],
+    [{"a": 1, "b": 2}, {"a": 1.0, "b": Decimal128("2")}],
+    *([one] for one in ({"b": 2, "a": 1}, {"a": 1}, {"a": True}, {"a": "1"}, {"a": [1]}, {"a": [[1]]}, {"b": 1})),
+    [{"a": [NAN, {"b": 0}]}, {"a": [Decimal128("NaN"), {"b": -0.0}]}],
+    [DBRef("c", 1), DBRef("c", 1.0)],
+    *([one] for one in (DBRef("c", "1"), DBRef("c", 1, "d"), DBRef("c", 1, a=1))),
+]
+
+
+def test_ids_are_the_same_where_mongodb_says_so() -> None:
+    for wrap in (lambda value: value, lambda value: {"k": value}, lambda value: {"k": [value]}):
+        classes = [
+            [identity(bson.decode(bson.encode({"_id": wrap(one)}), CODEC)["_id"]) for one in same] for same in SAME_IDS
+        ]
+        for number, same in enumerate(classes):
+            for other, found in enumerate(classes):
+                for one, another in itertools.product(same, found):
+                    assert (one == another) is (number == other), (one, another)
+
+
+def test_ids_as_deep_as_mongodb_goes() -> None:
+    one, two = {"k": [1]}, {"k": [1.0]}
+    for _ in range(175):
+        one, two = {"k": one}, {"k": two}
+    assert identity(one) == identity(two)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"\x06k\0", b"\x0ek\0\2\0\0\0x\0", b"\x0ck\0\2\0\0\0c\0" + b"0" * 12],
+    ids=["undefined", "symbol", "pointer"],
+)
+def test_ids_of_types_that_are_no_longer_written(value: bytes) -> None:
+    one, two = (bson.decode((len(value) + 5).to_bytes(4, "little") + value + b"\0", CODEC) for _ in range(2))
+    assert identity(one) == identity(two)
+    assert identity(one["k"]) == identity(two["k"])
 
 
 def test_a_name_may_hold_anything() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import Binary, Decimal128, ObjectId
 
 from zmsd.catalog.catalog import Catalog, Table
 from zmsd.catalog.mapping import Mapping
@@ -17,6 +19,7 @@ from zmsd.stream.tables import TableEncoder, row_filters
 
 SPEC = TableSpec("t", (Column("code", "string"), Column("n", "number")), ("code",))
 PLAIN = Mapping("c", (("code", "code"), ("n", "n")))
+BY_ID = Mapping("c", (("code", "_id"),))
 TAKEN = ("t", "replaces a row with the same key")
 
 
@@ -47,7 +50,7 @@ def told(frames: list[bytes]) -> list[str]:
     for frame in frames:
         body = json.loads(frame[frame.index(b"[") :])[1]
         codes = [body[part]["code"] for part in ("key", "new") if body.get(part)]
-        short.append(" ".join([body["tag"], *codes]))
+        short.append(" ".join([body["tag"], *map(str, codes)]))
     return short
 
 
@@ -91,10 +94,15 @@ def test_the_newest_owners_are_remembered(encoder: TableEncoder, monkeypatch: py
 KEPT = ObjectId("0123456789abcdef01234567")
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["images", "no images"])
-def test_an_id_of_another_type_takes_the_place_of_one_with_the_same_digits(known: bool, rejects: Rejects) -> None:
-    spec = TableSpec("t", (Column("code", "string"),), ("code",))
-    encoder = TableEncoder(Table(spec, Mapping("c", (("code", "_id"),))), rejects)
+Change = Callable[[str, Any], list[str]]
+"""What is sent for an insert or a delete of an _id."""
+images = pytest.mark.parametrize("known", [True, False], ids=["images", "no images"])
+
+
+def by_id(rejects: Rejects, known: bool, type_: Any = "string", path: str = "_id") -> Change:
+    """Of a table whose key is the _id, or a part of it."""
+    spec = TableSpec("t", (Column("code", type_),), ("code",))
+    encoder = TableEncoder(Table(spec, Mapping("c", (("code", path),))), rejects)
 
     def change(kind: str, key: Any) -> list[str]:
         document = {"_id": key}
@@ -103,6 +111,12 @@ def test_an_id_of_another_type_takes_the_place_of_one_with_the_same_digits(known
             return told(encoder.changes({**event, "fullDocumentBeforeChange": document if kind == "delete" else None}))
         return told(encoder.changes_from_unknown(event))
 
+    return change
+
+
+@images
+def test_an_id_of_another_type_takes_the_place_of_one_with_the_same_digits(known: bool, rejects: Rejects) -> None:
+    change = by_id(rejects, known)
     text = str(KEPT)
     assert len(change("insert", KEPT)) == 1
     assert change("delete", text) == []
@@ -110,6 +124,52 @@ def test_an_id_of_another_type_takes_the_place_of_one_with_the_same_digits(known
     assert len(change("insert", 7)) == len(change("insert", "8")) == 1
     assert change("delete", 7.0) == ["delete 7"], "they are one for MongoDB"
     assert change("delete", 8) == []
+
+
+@images
+@pytest.mark.parametrize(
+    ("type_", "path", "old", "new"),
+    [
+        ("number", "_id", datetime(2024, 1, 1), 1704067200000),
+        ("number", "_id.t", {"t": 1704067200000}, {"t": datetime(2024, 1, 1)}),
+        ("string", "_id.t", {"t": 7}, {"t": "7"}),
+        ("string", "_id.t", {"t": "x", "n": 1}, {"n": 1, "t": "x"}),
+        ("string", "_id", Binary(b"abc", 0x80), Binary(b"abc", 0x81)),
+    ],
+)
+def test_an_id_takes_the_place_of_another_one_that_gives_the_same_key(
+    type_: Any, path: str, old: Any, new: Any, known: bool, rejects: Rejects
+) -> None:
+    change = by_id(rejects, known, type_, path)
+    assert len(change("insert", old)) == len(change("insert", new)) == 1
+    assert change("delete", old) == []
+    assert len(change("delete", new)) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(1, True), ({"t": 1}, {"t": True}), ({"a": 1, "b": 2}, {"b": 2, "a": 1})], ids=repr
+)
+def test_what_python_takes_for_the_same_id(old: Any, new: Any, encoder: TableEncoder) -> None:
+    assert changes(encoder, old, None, "a") == changes(encoder, new, None, "a") == ["insert a"]
+    assert changes(encoder, old, "a", None) == []
+    assert changes(encoder, new, "a", None) == ["delete a"]
+
+
+def test_an_id_that_is_replaced_by_an_equal_one_keeps_its_row(encoder: TableEncoder) -> None:
+    assert changes(encoder, 1, None, "a") == ["insert a"]
+    assert changes(encoder, Decimal128("1.0"), "a", None) == ["delete a"]
+
+
+@images
+def test_an_id_that_is_replaced_by_an_equal_one_with_other_digits(known: bool, rejects: Rejects) -> None:
+    encoder = TableEncoder(Table(TableSpec("t", (Column("code", "string"),), ("code",)), BY_ID), rejects)
+    old, new = {"_id": Decimal128("1.0")}, {"_id": Decimal128("1.00")}
+    event = {"operationType": "replace", "documentKey": old, "fullDocument": new}
+    if known:
+        # Another document may have that key, and zero-cache does not survive an update that moves a row onto another.
+        assert told(encoder.changes({**event, "fullDocumentBeforeChange": old})) == ["delete 1.00", "update 1.0 1.00"]
+    else:
+        assert told(encoder.changes_from_unknown(event)) == ["delete 1.0", "update 1.00"]
 
 
 def test_equal_keys_in_a_copy_are_counted(encoder: TableEncoder, rejects: Rejects) -> None:

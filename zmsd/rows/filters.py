@@ -9,7 +9,9 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from bson import Binary, DBRef, Decimal128, ObjectId, Timestamp
+import bson
+from bson import Binary, DBRef, Decimal128, Int64, ObjectId, Timestamp
+from bson.code import Code
 from bson.datetime_ms import DatetimeMS
 
 from zmsd.rows.values import milliseconds
@@ -27,6 +29,23 @@ def compile_filter(conditions: dict[str, Any]) -> Predicate:
     if len(tests) == 1:
         return tests[0]
     return lambda document: all(test(document) for test in tests)
+
+
+def identity(value: Any) -> Any:
+    """A stand-in for an ``_id`` that is equal where two are one for MongoDB: as _comparable, objects by their fields in
+    their order."""
+    if type(value) in _OWN_IDENTITY:
+        return value
+    if isinstance(value, DBRef):
+        value = value.as_doc()
+    if isinstance(value, dict):
+        return dict, [(name, identity(item)) for name, item in value.items()]
+    if isinstance(value, list):
+        return list, [identity(item) for item in value]
+    if isinstance(value, Code):
+        return Code, str(value), identity(value.scope)
+    found = _comparable(value)
+    return bson.encode({"": value}) if found is _NEVER else found
 
 
 def _is_operators(condition: Any) -> bool:
@@ -91,6 +110,7 @@ def _exists(value: Any, path: tuple[str, ...], depth: int) -> bool:
     return False
 
 
+_OWN_IDENTITY = frozenset((str, ObjectId, int, Int64))
 _NEVER = (object(),)
 """Equal to no operand: objects, arrays, and what plain filters cannot ask for (some of it is not hashable)."""
 
@@ -103,9 +123,9 @@ def _comparable(value: Any) -> Any:
         return (bool, value)
     if isinstance(value, Decimal128):
         number = value.to_decimal()
-        return (float, "NaN") if number.is_nan() else (float, number)
+        return (float, "NaN") if number.is_nan() else number
     if isinstance(value, (int, float)):  # Python, too, compares these and Decimals exactly
-        return (float, "NaN") if value != value else (float, value)
+        return (float, "NaN") if value != value else value
     if isinstance(value, (datetime, DatetimeMS)):
         return (datetime, milliseconds(value))
     if isinstance(value, bytes):

@@ -7,9 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import bson
-from bson import Decimal128, Int64
-
 from zmsd.catalog.catalog import Catalog, Table
 from zmsd.catalog.mapping import Mapping as TableMapping
 from zmsd.feed.collection import Fields
@@ -17,6 +14,7 @@ from zmsd.feed.lookup import AFTER, BEFORE
 from zmsd.feed.source import Document
 from zmsd.rows import computed, plain
 from zmsd.rows.changes import RowChange, between, between_many
+from zmsd.rows.filters import identity
 from zmsd.rows.plain import Row, RowFunction, compile_rows
 from zmsd.rows.rejects import Rejects
 from zmsd.stream.protocol import TableMessages, frame
@@ -25,8 +23,6 @@ from zmsd.stream.shards import ShardTable
 _TAKEN = "replaces a row with the same key"
 _OWNERS = 10_000
 """Keys of which a table remembers whose row it is: the newest, and those of the transaction that is open."""
-_ONE_KIND = {int: float, Int64: float, Decimal128: float}
-"""Numbers that are equal are one ``_id``, whatever their types."""
 
 
 class TableEncoder:
@@ -40,10 +36,7 @@ class TableEncoder:
         self.copied_at = -1
         """Everything up to this position is in its rows already, from a copy later than the stream's place."""
         self._rejects = rejects
-        # Key -> _id of the document whose row it is, or only its type where nothing else can have the same key.
-        self._owners: dict[str, Any] = {}
-        types = {column.name: column.type for column in table.spec.columns}
-        self._of_kinds = any(types[name] == "string" for name in table.spec.primary_key)
+        self._owners: dict[str, Any] = {}  # key -> identity of the document whose row it is
         self._plain = table.mapping.plain
         mapping, source_id = _of_results(table)
         self._row = compile_rows(replace(table, mapping=mapping), rejects, source_id)
@@ -70,6 +63,8 @@ class TableEncoder:
             return self._changes_of_keys(before, [] if deleted else self._rows(event, AFTER, self._row), source_id)
         old = self._only_row(event, BEFORE, self._row_before)
         new = None if deleted else self._only_row(event, AFTER, self._row)
+        if old is not None and new is not None and old[0] != new[0]:  # replaced by an equal _id with other digits
+            return self._changes_of_keys([old], [new], source_id)
         change = between(old if self._owns(old, new, source_id) else None, new)
         return [] if change is None else [self.messages.frame(change)]
 
@@ -80,13 +75,14 @@ class TableEncoder:
         """
         new = None if event["operationType"] == "delete" else self._only_row(event, AFTER, self._row)
         source_id = event["documentKey"]["_id"]
-        if new is not None:
-            self._owns(None, new, source_id)
-            return [self.messages.frame(RowChange("update", None, new[1]))]
-        old = self._row_of_id({"_id": source_id})
-        if old is None or not self._owns(old, None, source_id):
-            return []
-        return [self.messages.frame(RowChange("delete", old[0], None))]
+        changes = [] if new is None else [RowChange("update", None, new[1])]
+        old = None
+        if new is None or event["operationType"] == "replace":  # perhaps by an equal _id with other digits
+            old = self._row_of_id({"_id": source_id})
+        owned = self._owns(old, new, source_id)
+        if old is not None and owned and (new is None or new[0] != old[0]):
+            changes.insert(0, RowChange("delete", old[0], None))
+        return [self.messages.frame(change) for change in changes]
 
     def copied(self, documents: Sequence[Document], results: list[list[Document]] | None) -> list[bytes]:
         """Insert messages for whole documents.
@@ -127,29 +123,28 @@ class TableEncoder:
                     keys.add(row[0])
 
     def _owns(self, old: Row | None, new: Row | None, source_id: Any) -> bool:
-        """Whether the old row is this document's: 7 and "7", an ObjectId and its digits give the same key, and the
-        usual way to change the type of ``_id`` is to insert the one and then delete the other."""
-        if not self._of_kinds:
-            return True
-        kind: type = _ONE_KIND.get(type(source_id), type(source_id))
-        owned = old is None or self._owners.get(old[0], kind) is kind
-        if new is not None:
-            self._owners[new[0]] = kind
-        elif old is not None and owned:
+        """Whether the old row is this document's: 7 and "7", an ObjectId and its digits, objects of which one member is
+        the key give the same one, and the usual way to change an ``_id`` is to insert the one and then delete the
+        other."""
+        whose = identity(source_id)
+        owned = old is None or self._owners.get(old[0], whose) == whose
+        if old is not None and owned:
             self._owners.pop(old[0], None)
+        if new is not None:
+            self._owners[new[0]] = whose
         return owned
 
     def _changes_of_keys(self, old: list[Row], new: list[Row], source_id: Any) -> list[bytes]:
         """Where any document may give a row of any key: what another one has taken over stays its own, as far as that
         is remembered."""
-        owners = self._owners
-        kept = [(key, text) for key, text in old if key not in owners or _same(owners[key], source_id)]
+        owners, whose = self._owners, identity(source_id)
+        kept = [(key, text) for key, text in old if owners.get(key, whose) == whose]
         for key, _ in kept:
             owners.pop(key, None)
         for key, _ in new:
             if key in owners:  # of another document, or of this one and another row
                 self._rejects.add(self.name, _TAKEN, source_id)
-            owners[key] = source_id
+            owners[key] = whose
         frames: list[bytes] = []
         for change in between_many(kept, new):
             if change.tag == "update" and change.key is not None:
@@ -157,11 +152,6 @@ class TableEncoder:
                 frames.append(self.messages.frame(RowChange("delete", new[0][0], None)))
             frames.append(self.messages.frame(change))
         return frames
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two values of ``_id`` are the same for MongoDB, for which NaN is."""
-    return bool(one == other) or bson.encode({"": one}) == bson.encode({"": other})
 
 
 def _of_results(table: Table) -> tuple[TableMapping, str]:
