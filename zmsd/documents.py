@@ -115,6 +115,10 @@ def _fault_at(name: str, text: str, offset: int, path: Keys, reason: str) -> Fau
     return Fault(name, line, column, dotted(path), reason)
 
 
+_HALF = "is no text: it has half of a surrogate pair in it"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 # JSON
 
 _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
@@ -138,6 +142,11 @@ def _parse_json(text: str, name: str) -> Document:
         raise ConfigError([Fault(name, exc.lineno, exc.colno, "", f"not JSON: {exc.msg}")]) from exc
     except ValueError as exc:  # a constant, or an integer of thousands of digits
         raise ConfigError([Fault(name, None, None, "", f"not JSON: {exc}")]) from exc
+    if r"\ud" in text.lower():
+        escaped = (token for token in _JSON_TOKEN.finditer(text) if token[0].startswith('"'))
+        halves = [token.start() for token in escaped if _SURROGATE.search(json.loads(token[0]))]
+        if halves:
+            raise ConfigError([_fault_at(name, text, at, (), _HALF) for at in halves])
     if not repeated:
         return Document(name, text, data)
     raise ConfigError([_fault_at(name, text, at, path, "stands here twice") for path, at in _json_marks(text)[1]])
@@ -245,19 +254,30 @@ class _YamlBuilder:
             if not isinstance(key, yaml.ScalarNode):
                 self._fault(key, path, "a key must be text")
                 continue
-            here = (*path, key.value)
-            if key.value in data:
+            name = self._word(key, path)
+            here = (*path, name)
+            if name in data:
                 self._fault(key, here, "stands here twice")
-            mark.children[key.value] = _Mark(key.start_mark.index)
-            data[key.value] = self.build(child, mark.children[key.value], here)
+            mark.children[name] = _Mark(key.start_mark.index)
+            data[name] = self.build(child, mark.children[name], here)
         return data
+
+    def _word(self, node: yaml.ScalarNode, path: Keys) -> str:
+        """Its text, in which a character may be written as in JSON: as a surrogate pair."""
+        value: str = node.value
+        if _SURROGATE.search(value):
+            try:
+                return value.encode("utf-16", "surrogatepass").decode("utf-16")
+            except UnicodeDecodeError:
+                self._fault(node, path, _HALF)
+        return value
 
     def _scalar(self, node: yaml.ScalarNode, path: Keys) -> Any:
         value: str = node.value
         try:
             match node.tag.removeprefix(_TAG):
                 case "str":
-                    return value
+                    return self._word(node, path)
                 case "null":
                     return None
                 case "bool":

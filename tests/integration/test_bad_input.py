@@ -104,6 +104,13 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
         "",
         r"mappings\.json:2:\d+: item.*(collection|source)",
     ),
+    "half of a surrogate pair": ("mappings.json", '"items"', r'"\ud83d"', r"mappings\.json:2:\d+: is no text: .*half"),
+    "a NUL in the name of a field": (
+        "mappings.json",
+        '"fields"',
+        r'"filter": {"$or": [{"a\u0000b": 1}]}, "fields"',
+        r"mappings\.json:2:\d+: item\.filter\.\$or\[0\]\.'a\\x00b': .*NUL",
+    ),
     "an unknown key in a mapping": (
         "mappings.json",
         '"fields"',

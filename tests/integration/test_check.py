@@ -221,6 +221,25 @@ def test_columns_that_get_nothing(database: Db, checker: Checker) -> None:
     assert not [line for line in checker.lines(0) if "is the name right?" in line]
 
 
+def test_computed_columns_that_get_nothing(database: Db, checker: Checker) -> None:
+    database.users.insert_many([{"_id": str(n), "lines": [{"name": "x"}, {"name": "y"}]} for n in range(5)])
+    schema = named(user={"columns": {name: {"type": "string"} for name in ("id", "name")}, "primaryKey": ["id"]})
+
+    def warnings(**mapping: Any) -> list[str]:
+        lines = checker.lines(0, schema, {"user": {"source": "users", **mapping}})
+        return [line for line in lines if re.search("^warning: table", line)]
+
+    missing = "warning: table user: column {0}: none of {1} documents has a field {0}: is the name right?"
+    assert warnings(projection={"id": "$_id", "name": {"$first": "$lines.name"}}) == []
+    unwind = {"$unwind": "$lines"}
+    assert warnings(pipeline=[unwind, {"$project": {"key": "$_id", "name": "$lines.name"}}]) == [
+        missing.format("id", 10)
+    ]
+    assert warnings(filter={"lines": {"$size": 2}}, fields={"id": "_id"}) == [missing.format("name", 5)]
+    fails = {"$toInt": {"$first": "$lines.name"}}
+    assert warnings(projection={"id": "$_id", "name": fails}) == [], "what fails on a document is not said here"
+
+
 def test_the_store_is_another_ones(database: Db, checker: Checker) -> None:
     file = checker.directory / "watermarks.db"
     store = SqliteStore(file)

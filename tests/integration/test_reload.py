@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -223,6 +224,21 @@ def test_a_change_that_a_client_never_got_is_taken_back(
         back.hang_up()
         back.wait_connected(connections + 1)
     assert back.replica.reset_required is None
+
+
+@pytest.mark.parametrize("unfit", [r'"city": {"$ne": "\ud800"}', r'"$and": [{"a\u0000b": 1}]'], ids=["half", "nul"])
+def test_a_mapping_that_no_bson_holds_is_refused(unfit: str, database: Db, serve: Serve, follow: Follow) -> None:
+    fill(database)
+    zmsd = serve(SCHEMA, MAPPINGS)
+    client = follow(zmsd)
+    file = zmsd.directory / "mappings.json"
+    mappings = {**MAPPINGS, "user": {**MAPPINGS["user"], "filter": {"unfit": 1}}}
+    file.write_text(json.dumps(mappings).replace('"unfit": 1', unfit))
+    zmsd.signal(signal.SIGHUP)
+    zmsd.wait_log("reload refused")
+    database.users.insert_one({"_id": "later"})
+    client.wait_for(lambda replica: ("later",) in replica.rows["user"], "the stream goes on")
+    assert not zmsd.log("Traceback")
 
 
 def test_a_replica_from_before_another_copy_and_a_reload_is_reset(database: Db, serve: Serve, follow: Follow) -> None:

@@ -24,6 +24,7 @@ SAME = [
     ("a: 1.5\nb: -3\nc: 0x1f\nd: 0o17\ne: 1e3\nf: 007", '{"a": 1.5, "b": -3, "c": 31, "d": 15, "e": 1000.0, "f": 7}'),
     ("a: !!str 1\nb: '2'", '{"a": "1", "b": "2"}'),
     ("a: &x [1]\nb: *x", '{"a": [1], "b": [1]}'),
+    (r'"\ud83d\ude00": "\uD83D\uDE00!"', r'{"\ud83d\ude00": "\uD83D\uDE00!"}'),
 ]
 
 
@@ -35,6 +36,10 @@ def test_yaml_and_json_give_the_same_data(yaml: str, same: str) -> None:
 @pytest.mark.parametrize("word", ["off", "no", "yes", "on", "2020-01-01", "1:30", "0x", "1_000"])
 def test_what_yaml_1_1_takes_for_something_else_is_text(word: str) -> None:
     assert parse(f"a: {word}\n{word}: 1", "f", kind="yaml").data == {"a": word, word: 1}
+
+
+def test_what_only_looks_like_half_of_a_surrogate_pair_is_text() -> None:
+    assert parse(r'["\\ud83d", "\ud7ff\ue000"]', "f", kind="json").data == [r"\ud83d", "\ud7ff\ue000"]
 
 
 def test_special_floats_of_yaml() -> None:
@@ -117,6 +122,10 @@ def test_every_key_that_stands_twice_in_json_is_a_fault() -> None:
         ("yaml", "a: 1\n? [b]\n: 1", "file:2:3: a key must be text"),
         ("yaml", "a:\n  - !!python/name:os.system x", "file:2:5: a[0]: unknown tag tag:yaml.org,2002:python/name"),
         ("yaml", "a: !!int x", "file:1:4: a: invalid literal"),
+        ("json", '{"a":\n "\\ud83d"}', "file:2:2: is no text: it has half of a surrogate pair in it"),
+        ("json", '[{"\\uDE00": 1}]', "file:1:3: is no text"),
+        ("yaml", 'a:\n  - "\\ud83d"', "file:2:5: a[0]: is no text: it has half of a surrogate pair in it"),
+        ("yaml", '"\\ude00": 1', "file:1:1: is no text"),
     ],
 )
 def test_what_cannot_be_read(kind: Kind, text: str, expected: str) -> None:

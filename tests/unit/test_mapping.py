@@ -337,6 +337,22 @@ def test_deeper_than_mongodb_goes() -> None:
             {"message": {"collection": "a", "fields": {"id": "$_id"}}},
             "message.fields.id: '$_id' is no path: names between dots, none of them empty or with a $ in front",
         ),
+        (
+            {"message": {"collection": "a", "filter": {"$\0": 1}}},
+            "message.filter.'$\\x00': '\\x00' is no path: names between dots, none of them empty or with a $ in front",
+        ),
+        (
+            {"message": {"collection": "a", "filter": {"$or": [{"a\0b": 1}]}}},
+            "message.filter.$or[0].'a\\x00b': is no name of a field: it has a NUL in it",
+        ),
+        (
+            {"message": {"collection": "a", "projection": {"id": {"$literal": {"a\0b": 1}}}}},
+            "message.projection.id.$literal.'a\\x00b': is no name of a field: it has a NUL in it",
+        ),
+        (
+            {"message": {"collection": "a", "pipeline": [{"$project": {"a\0b": 1}}]}},
+            "message.pipeline[0].$project.'a\\x00b': is no name of a field: it has a NUL in it",
+        ),
     ],
 )
 def test_faults(data: Any, fault: str) -> None:
@@ -357,6 +373,15 @@ def test_a_mapped_field_without_a_column_is_a_warning(form: dict[str, Any]) -> N
     assert not faults
     assert warnings == [f"message.{next(iter(form))}.contents: the table has no such column; did you mean content?"]
     assert mappings["messages"].fields == OWN_NAMES
+
+
+@pytest.mark.parametrize("form", [{"fields": {"content": "a.0.b"}}, {"projection": {"content": "$a.0"}}])
+def test_a_number_in_a_path_is_a_warning(form: dict[str, Any]) -> None:
+    """In a filter it may be an index, in an expression it is not."""
+    _, faults, warnings = read({"message": {"collection": "m", **form, "filter": {"a.0": 1}}})
+    assert not faults
+    reason = "a number names a field here, no place in an array: for that use $arrayElemAt"
+    assert warnings == [f"message.{next(iter(form))}.content: {reason}"]
 
 
 @pytest.mark.parametrize("path", ["a", "_id", "a.b.c", "a.0", "ü", "a b", "a$"])

@@ -163,6 +163,17 @@ def test_faults(document: Any, fault: str) -> None:
     assert faults_of(document) == [fault.replace("\\.", ".")]
 
 
+def test_as_many_columns_as_sqlite_takes() -> None:
+    """With zero-cache's own."""
+
+    def faults(count: int) -> list[str]:
+        more = {f"c{n}": {"type": "json"} for n in range(1, count)}
+        return faults_of({"a": {"columns": ID | more, "primaryKey": ["id"]}})
+
+    assert faults(1999) == []
+    assert faults(2000) == ["a.columns: are 2000, and zero-cache takes no more than 1999"]
+
+
 def test_all_faults_at_once_each_at_its_place() -> None:
     text = """\
 {

@@ -105,6 +105,9 @@ def literals(value: Any, fault: Callable[[Keys, str], None], place: Keys = ()) -
     if isinstance(value, list):
         return [literals(item, fault, (*place, index)) for index, item in enumerate(value)]
     if isinstance(value, dict):
+        for key in value:
+            if "\0" in key:
+                fault((*place, key), "is no name of a field: it has a NUL in it")
         inner = {key: literals(item, fault, (*place, key)) for key, item in value.items()}
         if value.keys() not in _LITERALS:
             return inner
@@ -198,6 +201,9 @@ class _Parser:
     def fault(self, place: Keys, reason: str) -> None:
         self.faults.append(self._document.fault(place, reason))
 
+    def warn(self, place: Keys, reason: str) -> None:
+        self.warnings.append(self._document.fault(place, reason))
+
     def mapping(self, data: Any, place: Keys, table: SchemaTable) -> Mapping | None:
         before = len(self.faults)
         if not isinstance(data, dict):
@@ -253,7 +259,7 @@ class _Parser:
         condition: dict[str, Any] = {}
         for path, value in self._object(data, "filter", place).items():
             here = (*place, "filter", path)
-            if not path.startswith("$") and (problem := path_problem(_REFERENCE.sub("", path))):
+            if problem := path_problem(_REFERENCE.sub("", path.removeprefix("$"))):
                 self.fault(here, problem)
             condition[path] = literals(value, self.fault, here)
         self._refuse((*place, "filter"), beyond.in_query(condition))
@@ -269,6 +275,8 @@ class _Parser:
                 column = table.column(key)
                 value = literals(written, self.fault, here)
                 path = value if form == "fields" else _path(key, value)
+                if isinstance(path, str) and any(map(str.isdigit, path.split(".")[1:])):
+                    self.warn(here, "a number names a field here, no place in an array: for that use $arrayElemAt")
                 if form == "fields" and not isinstance(path, str):
                     self.fault(here, "must be the path of a field")
                 elif path is not None and (problem := path_problem(path)):
@@ -278,7 +286,7 @@ class _Parser:
                         self.fault(here, "leaves out a column of the schema")
                 elif column is None:
                     near = suggestion(key, table.columns)
-                    self.warnings.append(self._document.fault(here, f"the table has no such column{near}"))
+                    self.warn(here, f"the table has no such column{near}")
                 elif column in paths or column in expressions:
                     self.fault(here, f"column {column} is mapped twice")
                 elif path is not None:

@@ -19,6 +19,9 @@ from zmsd.errors import Fault
 
 TYPES = ("string", "number", "boolean", "json", "null")
 
+_MOST_COLUMNS = 1999
+"""SQLite takes 2000, and one is zero-cache's own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -115,6 +118,8 @@ class _Parser:
         if not isinstance(data, dict) or not data:
             self._fault(place, "must be an object with at least one column")
             return {}
+        if len(data) > _MOST_COLUMNS:
+            self._fault(place, f"are {len(data)}, and zero-cache takes no more than {_MOST_COLUMNS}")
         columns = {key: self._column(key, definition, (*place, key)) for key, definition in data.items()}
         self.unique((column.name, (*place, key)) for key, column in columns.items())
         return columns

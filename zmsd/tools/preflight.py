@@ -12,7 +12,7 @@ from zmsd.config import Config
 from zmsd.errors import SourceError, SourceRefused
 from zmsd.feed import position
 from zmsd.feed.source import Document, Source, Topology, check_streams, translated
-from zmsd.rows.computed import follows_from_id
+from zmsd.rows.computed import follows_from_id, stages_of
 from zmsd.stream.prepare import faults_of_mappings
 from zmsd.tools.target import words
 
@@ -231,19 +231,27 @@ class _Preflight:
 
     def _columns(self, table: Table) -> Iterator[Finding]:
         """Columns for which a sample has no value, as where a name was written wrong, or one of a wrong type."""
-        if not table.mapping.plain:
-            return
         types = {column.name: column.type for column in table.spec.columns}
         optional = {column.name: column.optional for column in table.spec.columns}
-        paths = [(name, path) for name, path in table.mapping.fields or () if path != "_id" and _PATH.fullmatch(path)]
+        fields = table.mapping.fields
+        if fields is None:
+            paths = [(name, name) for name in types if _PATH.fullmatch(name)]
+        else:
+            paths = [(name, path) for name, path in fields if path != "_id" and _PATH.fullmatch(path)]
         kinds: Document = {f"c{number}": {"$type": f"${path}"} for number, (_, path) in enumerate(paths)}
         stages: list[Document] = [
             {"$sample": {"size": _SAMPLE}},
-            {"$match": table.mapping.filter or {}},
+            *stages_of(table),
+            {"$limit": _SAMPLE},
             {"$project": kinds | {"_id": 0}},
         ]
-        with translated():
-            found = list(self._source.db[table.mapping.collection].aggregate(stages)) if kinds else []
+        try:
+            with translated():
+                found = list(self._source.db[table.mapping.collection].aggregate(stages)) if kinds else []
+        except SourceError:
+            if table.mapping.plain:
+                raise
+            return  # mongod refuses the stages, which is said below, or they fail on one of the documents
         for number, (name, path) in enumerate(paths):
             counts = Counter(one[f"c{number}"] for one in found)
             misfits = {kind: count for kind, count in counts.items() if not _fits(types[name], kind)}
