@@ -15,6 +15,7 @@ from pymongo.database import Database
 
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess, run_zmsd
+from tests.support.documents import broken
 from tests.support.mongod import ReplicaSet
 from zmsd.tools.mongod import free_port
 
@@ -110,6 +111,22 @@ def test_a_sample_of_many(database: Db, replica_set: ReplicaSet, tmp_path: Path)
     database.users.insert_many([{"_id": n, "name": "x"} for n in range(3000)])
     done = infer(database, replica_set, tmp_path, "--sample", "50")
     assert "2 columns, 50 documents seen" in done.stdout
+
+
+def test_names_of_fields_stay_as_they_are(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> None:
+    names = ["temp [ C ]", "{ a }", "x]", "[y", "}", 'quo"te', "back\\slash", "a  b"]
+    database.things.insert_one({"_id": 1, **dict.fromkeys(names, "v")})
+    assert infer(database, replica_set, tmp_path).returncode == 0
+    mappings = json.loads((tmp_path / "mappings.json").read_text())
+    assert list(mappings["things"]["fields"].values()) == ["_id", *names]
+
+
+def test_bytes_that_no_driver_reads(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> None:
+    database.things.insert_one(broken("x"))
+    done = infer(database, replica_set, tmp_path)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "collection things has a document with bytes that are no BSON" in done.stderr
 
 
 @pytest.mark.parametrize(

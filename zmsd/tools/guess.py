@@ -24,6 +24,8 @@ _SAFE = 2**53
 _DEPTH = 4
 _MANY_COLUMNS = 200
 """With more than so many columns nothing is flattened."""
+_MOST_COLUMNS = 1000
+"""Half of what zero-cache takes."""
 _MOST_VALUES = 12
 _DOCUMENTS_PER_VALUE = 5
 _ALWAYS = 0.8
@@ -92,6 +94,8 @@ def find_discriminator(documents: Sequence[Document]) -> str | None:
     best: tuple[tuple[int, int], str] | None = None
     shapes = [(document, frozenset(_names(document))) for document in documents]
     for name in documents[0] if documents else ():
+        if _name_problem(name):
+            continue
         values = Counter(value for one in documents if isinstance(value := one.get(name), str))
         few = 2 <= len(values) <= min(_MOST_VALUES, len(documents) // _DOCUMENTS_PER_VALUE)
         if values.total() < len(documents) or not few or min(values.values()) < 2:
@@ -153,7 +157,7 @@ class _Node:
         """Whether it is an object with the same members everywhere, whose names can stand in a path."""
         if set(self.kinds) != {"object"} or not self.members:
             return False
-        if any(path_problem(name) or "." in name or _is_data(name) for name in self.members):
+        if any(_name_problem(name) or _is_data(name) for name in self.members):
             return False
         there = sum(member.kinds.total() for member in self.members.values())
         return len(self.members) <= 5 or there >= 0.25 * len(self.members) * self.kinds["object"]
@@ -172,7 +176,7 @@ class _Node:
         if self.kinds.keys() & {"object", "other"}:
             return None
         type_ = self.column_type()
-        return "string" if type_ == "json" else type_
+        return "string" if type_ == "json" or self.large else type_  # two large integers may be one number
 
 
 def _table(collection: str, documents: Sequence[Document], condition: dict[str, str] | None) -> Table | None:
@@ -198,8 +202,11 @@ def _table(collection: str, documents: Sequence[Document], condition: dict[str, 
     if len(leaves) > _MANY_COLUMNS:
         leaves = list(_leaves(top, (), False))
         table.notes.append("has many fields: objects were left whole, as json")
+    if len(leaves) > _MOST_COLUMNS:
+        table.notes.append(f"has {len(leaves)} fields: the {_MOST_COLUMNS} most frequent ones became columns")
+        leaves = sorted(leaves, key=lambda leaf: -leaf[1].kinds.total())[:_MOST_COLUMNS]
     for path, node in leaves:
-        problem = next((reason for name in path if (reason := path_problem(name) or _dotted(name))), None)
+        problem = next(filter(None, map(_name_problem, path)), None)
         if problem:
             table.notes.append(f"field left out: {problem}")
             continue
@@ -250,5 +257,6 @@ def _is_data(name: str) -> bool:
     return name.isdigit() or "@" in name or re.fullmatch(r"[0-9a-f]{24}|[0-9a-f-]{36}", name) is not None
 
 
-def _dotted(name: str) -> str | None:
-    return f"{name!r} has a dot in its name" if "." in name else None
+def _name_problem(name: str) -> str | None:
+    """Why no path can have it."""
+    return path_problem(name) or (f"{name!r} has a dot in its name" if "." in name else None)

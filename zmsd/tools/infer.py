@@ -10,12 +10,14 @@ from typing import Any
 
 import bson
 from bson.codec_options import CodecOptions
+from bson.errors import InvalidBSON
 from bson.raw_bson import RawBSONDocument
 
 from zmsd import config, documents
 from zmsd import log as logs
 from zmsd.catalog.catalog import load_catalog
 from zmsd.errors import ZmsdError
+from zmsd.feed.faults import no_bson
 from zmsd.feed.source import CODEC, Document, Source, translated
 from zmsd.tools.guess import Table, guess
 
@@ -95,7 +97,10 @@ def _sample(source: Source, name: str, size: int) -> list[Document]:
         few = collection.estimated_document_count() <= size
         stages = [{"$limit": size}] if few else [{"$sample": {"size": size}}]
         for raw in collection.aggregate(stages):
-            found.append(bson.decode(raw.raw, CODEC))
+            try:
+                found.append(bson.decode(raw.raw, CODEC))
+            except InvalidBSON as error:
+                raise no_bson(name, error) from error
             total += len(raw.raw)
             if total > _BYTES:
                 break
@@ -110,8 +115,8 @@ def _text(value: Document) -> str:
     """JSON, in which what is short stands on one line."""
 
     def joined(match: re.Match[str]) -> str:
-        text = match[0]
-        line = text[0] + re.sub(r"\n\s*", " ", text[1:-1]).strip() + text[-1]
+        text = match[0]  # a bracket may stand in a string, a line's end never does
+        line = re.sub(r"\n\s*", " ", re.sub(r"(?<=[\[{])\n\s*|\n\s*(?=[\]}])", "", text))
         return text if len(line) > 100 else line
 
     return re.sub(r"\[[^\[\]{}]*\]|\{[^\[\]{}]*\}", joined, json.dumps(value, indent=2, ensure_ascii=False)) + "\n"
