@@ -150,6 +150,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     document = _document(path)
     reader = Reader(document, environ, _ENVIRONMENT, f" (there is no {DEFAULT_FILE} either)")
     config = reader.build(Config, reader.data)
+    _check_host(reader, config.server)
     config = replace(config, mongodb=_with_uri(reader, config.mongodb), server=_with_tokens(reader, config.server))
     _check_source(reader, ("schema",), config.schema)
     _check_source(reader, ("mappings",), config.mappings)
@@ -175,18 +176,19 @@ def _document(path: Path | None) -> Document | None:
     return document
 
 
-# What one setting means for another. Each looks only at sections without faults, so that no fault is said twice.
+# What one setting means for another. Each looks only at settings without faults, so that no fault is said twice. What
+# is at fault is None: a section that is no object, a value, an item of a list or a mapping.
 
 
 def _with_uri(reader: Reader, section: MongodbConfig) -> MongodbConfig:
     """``section`` with the URI of its uri_file, and the name of its database."""
-    if ("mongodb",) in reader.faulty:
+    if section is None or not reader.sound(("mongodb",), "uri", "uri_file"):
         return section
     place: Keys = ("mongodb", "uri" if section.uri else "uri_file")
     if bool(section.uri) == bool(section.uri_file):
         reader.fault(("mongodb", "uri"), "give uri or uri_file, not both" if section.uri else "is required")
         return section
-    uri = section.uri or reader.secret(typing.cast(Path, section.uri_file))
+    uri = section.uri or reader.secret(typing.cast(Path, section.uri_file), place)
     if not uri:
         return section
     try:
@@ -194,17 +196,26 @@ def _with_uri(reader: Reader, section: MongodbConfig) -> MongodbConfig:
     except ValueError as exc:
         reader.fault(place, str(exc))
         return section
+    if not reader.sound(("mongodb",), "database"):
+        return section
     if section.database:
         database, place = section.database, ("mongodb", "database")
     if not database:
         reader.fault(place, "names no database: end it with /DATABASE, or set mongodb.database")
     elif "@" in database and place[1] != "database":
         reader.fault(place, "the user name and password must be percent-encoded")
-    elif not re.fullmatch(r"[^\s/\\.\"$*<>:|?@]{1,63}", database):
-        reader.fault(place, "the name of the database has characters that MongoDB does not allow")
-    elif database in ("admin", "config", "local"):
-        reader.fault(place, f"{database} is MongoDB's own database, which cannot be published")
+    elif problem := database_problem(database):
+        reader.fault(place, problem)
     return replace(section, uri=uri, database=database)
+
+
+def database_problem(name: str) -> str | None:
+    """Why a database of that name cannot be published; None if it may."""
+    if not re.fullmatch(r"[^\s/\\.\"$*<>:|?@]{1,63}", name):
+        return "the name of the database has characters that MongoDB does not allow"
+    if name in ("admin", "config", "local"):
+        return f"{name} is MongoDB's own database, which cannot be published"
+    return None
 
 
 def database_of(uri: str) -> str:
@@ -239,39 +250,56 @@ def _uri_reason(uri: str, exc: Exception) -> str:
     return " ".join(str(exc).split())
 
 
+def _check_host(reader: Reader, section: ServerConfig) -> None:
+    host = getattr(section, "host", None) or ""
+    if " " in host:
+        reader.fault(("server", "host"), "must not have blanks in it")
+    elif ":" in host and _address(host) is None:
+        reader.fault(("server", "host"), "has a port in it, which is server.port, or is no IPv6 address")
+
+
 def _with_tokens(reader: Reader, section: ServerConfig) -> ServerConfig:
     """``section`` with the tokens of its token_file, one a line."""
-    if ("server",) in reader.faulty:
+    if section is None:
         return section
     if section.token and section.token_file:
         reader.fault(("server", "token_file"), "give token or token_file, not both")
     tokens = section.token
     if section.token_file:
-        tokens = tuple(line.strip() for line in reader.secret(section.token_file).splitlines() if line.strip())
-    if not all(re.fullmatch(r"[!-~]+", token) for token in tokens):
+        text = reader.secret(section.token_file, ("server", "token_file"))
+        tokens = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not all(re.fullmatch(r"[!-~]+", token) for token in tokens if token):
         reader.fault(("server", "token_file" if section.token_file else "token"), "a token is ASCII without blanks")
-    if not (tokens or section.token_file or section.allow_anonymous or _is_loopback(section.host)):
+    guarded = tokens or section.token_file or section.allow_anonymous
+    known = reader.sound(("server",), "host", "token_file", "allow_anonymous")
+    if known and not (guarded or _is_loopback(section.host)):
         reason = f"is required, for other machines can reach {section.host} (or set server.allow_anonymous: true)"
         reader.fault(("server", "token"), reason)
     return replace(section, token=tokens)
 
 
 def _is_loopback(host: str) -> bool:
+    address = _address(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None for a name."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost"
+        return None
 
 
 def _check_source(reader: Reader, place: Keys, source: SourceConfig | None) -> None:
-    if place in reader.faulty or source is None:
+    if source is None or not reader.sound(place, "file", "url"):
         return
     if (source.file is None) == (source.url is None):
         reader.fault(place, "give file or url" + (", not both" if source.url else ""))
         return
     if source.url is None:
         for key in ("headers", "refresh"):
-            if getattr(source, key):
+            if getattr(source, key) and reader.sound(place, key):
                 reader.fault((*place, key), "goes with url only")
         return
     try:
@@ -283,8 +311,8 @@ def _check_source(reader: Reader, place: Keys, source: SourceConfig | None) -> N
         reader.fault((*place, "url"), "must be an http or https URL, percent-encoded")
     elif "@" in parts.netloc:
         reader.fault((*place, "url"), "must not hold a user or password; send headers: {Authorization: …}")
-    for key, value in source.headers.items():
-        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", key) or not value.isascii():
+    for key, value in (source.headers or {}).items():
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", key) or not (value or "").isascii():
             reader.fault((*place, "headers", key), "is no HTTP header")
 
 
@@ -309,12 +337,13 @@ def _check_collections(reader: Reader, section: ZeroConfig) -> None:
 
 
 def _check_nats(reader: Reader, config: Config) -> None:
-    if {("watermarks",), ("nats",)} & reader.faulty:
+    section, shared = config.nats, getattr(config.watermarks, "storage", None) == "nats-kv"
+    if section is None:
         return
-    if config.watermarks.storage == "nats-kv" and not config.nats.servers:
-        reader.fault(("nats", "servers"), "is required by watermarks.storage: nats-kv")
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", config.nats.bucket):
+    if section.bucket and not re.fullmatch(r"[A-Za-z0-9_-]+", section.bucket):
         reader.fault(("nats", "bucket"), "is made of letters, digits, _ and -")
-    for server in config.nats.servers:
-        if not re.fullmatch(r"((nats|tls|wss?)://)?[^\s/]+/?", server):
+    if shared and not section.servers:
+        reader.fault(("nats", "servers"), "is required by watermarks.storage: nats-kv")
+    for server in section.servers:
+        if server and not re.fullmatch(r"((nats|tls|wss?)://)?[^\s/]+/?", server):
             reader.fault(("nats", "servers"), "a server is nats://HOST:PORT (or tls://, ws://, wss://)")

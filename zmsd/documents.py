@@ -92,11 +92,13 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def dotted(path: Keys) -> str:
-    """``nats.servers[0]``; a key that does not print as a literal."""
+    """``nats.servers[0]``; a key that does not print as a literal, a URI (by mistake, and with a password) as ``…``."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{_printable(part)}" for part in path).removeprefix(".")
 
 
 def _printable(key: str) -> str:
+    if "://" in key:
+        return "…"
     return key if key.isprintable() else repr(key)
 
 

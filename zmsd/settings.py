@@ -72,15 +72,21 @@ class Reader:
             reason += self._hint
         self.faults.append(Fault("environment", None, None, variable or dotted(path), reason))
 
-    def secret(self, file: Path) -> str:
-        """What stands in ``file``, without white space around it; "" after a fault."""
+    def sound(self, path: Keys, *keys: str) -> bool:
+        """Whether no fault was found in any of these keys of the object at ``path``."""
+        return not any((*path, key) in self.faulty for key in keys)
+
+    def secret(self, file: Path, path: Keys) -> str:
+        """What stands in ``file``, which the setting at ``path`` names, without white space around it; "" after a
+        fault."""
         try:
             text = read(file).strip()
         except ConfigError as exc:
-            self.faults += exc.faults
+            for fault in exc.faults:
+                self.fault(path, f"{file} {fault.reason}")
             return ""
         if not text:
-            self.faults.append(Fault(str(file), None, None, "", "is empty"))
+            self.fault(path, f"{file} is empty")
         return text
 
     def build(self, cls: type[T], data: dict[str, Any], path: Keys = ()) -> T:
@@ -126,7 +132,7 @@ class Reader:
         if hint is Path:
             return self._file(value, path, rules)
         if not isinstance(value, dict):
-            return self._wrong("an object", value, path, rules)
+            return self.fault(path, f"must be an object, got {kind(value)}")  # not what: it may be a URI
         if origin is Mapping:
             return {key: self._text(item, (*path, key), rules) for key, item in value.items()}
         return self.build(hint, value, path)

@@ -15,6 +15,7 @@ from zmsd.catalog.catalog import load_catalog
 from zmsd.catalog.sources import NotModified, fetch
 from zmsd.config import Config, MongodbConfig, NatsConfig, ServerConfig, SourceConfig, TlsConfig
 from zmsd.errors import ConfigError
+from zmsd.settings import kind
 
 ETC = Path(__file__).resolve().parents[2] / "etc"
 LEAST = {"mongodb": {"uri": "mongodb://127.0.0.1/db"}, "schema": {"file": "schema.json"}}
@@ -167,7 +168,11 @@ nats:
 @pytest.mark.parametrize(
     ("sections", "fault"),
     [
-        ({"server": 5}, "server: must be an object, got 5"),
+        ({"server": 5}, "server: must be an object, got a number"),
+        ({"mongodb": "mongodb://u:SECRET@h/db"}, "mongodb: must be an object, got text"),
+        ({"schema": "https://h/s?key=SECRET"}, "schema: must be an object, got text"),
+        ({"schema": {"url": "http://h", "headers": "SECRET"}}, "schema.headers: must be an object, got text"),
+        ({"nats": "nats://u:SECRET@h"}, "nats: must be an object, got text"),
         ({"server": {"port": 65536}}, "server.port: must be a whole number from 0 to 65535, got 65536"),
         ({"server": {"port": 1.5}}, "server.port: must be a whole number from 0 to 65535, got 1.5"),
         ({"server": {"port": True}}, "server.port: must be a whole number from 0 to 65535, got True"),
@@ -227,8 +232,15 @@ def test_faults(faults_of: Callable[..., list[str]], sections: dict[str, Any], f
 @pytest.mark.parametrize("section", ["mongodb", "schema", "server", "zero", "feed", "watermarks", "nats", "log"])
 @pytest.mark.parametrize("value", [5, "x", [], True])
 def test_sections_that_are_none(faults_of: Callable[..., list[str]], section: str, value: Any) -> None:
-    (fault,) = faults_of(**{section: value})
-    assert fault.startswith(f"{section}: must be an object")
+    """Not even a word of what stands there: it may be a URI with a password."""
+    assert faults_of(**{section: value}) == [f"{section}: must be an object, got {kind(value)}"]
+
+
+@pytest.mark.parametrize("text", ["mongodb: {mongodb://u:SECRET@h/db}", "mongodb://u:SECRET@h/db: ~"])
+def test_a_uri_where_a_key_belongs_is_not_shown(faults_of: Callable[..., list[str]], text: str) -> None:
+    faults = faults_of(f"{text}\nschema: {{file: s}}\n", places=True)
+    assert any(re.search(r"^1:\d+: (mongodb\.)?…: unknown setting; ", fault) for fault in faults)
+    assert "SECRET" not in "".join(faults)
 
 
 @pytest.mark.parametrize(
@@ -292,9 +304,116 @@ def test_the_store_is_in_the_state_directory_of_systemd(load: Load, tmp_path: Pa
 def test_files_of_secrets_that_are_no_use(faults_of: Callable[..., list[str]], tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     faults = faults_of(mongodb={"uri_file": "none"}, server={"host": "::", "token_file": "empty"})
-    assert sorted(faults) == ["cannot be read: No such file or directory", "is empty"]
+    assert faults == [
+        f"mongodb.uri_file: {tmp_path}/none cannot be read: No such file or directory",
+        f"server.token_file: {tmp_path}/empty is empty",
+    ]
+    (tmp_path / "none").write_bytes(b"\xff")
+    text = "mongodb:\n  uri_file: none\nschema: {file: s}\nserver:\n  token_file: empty\n"
+    assert faults_of(text, places=True) == [
+        f"2:3: mongodb.uri_file: {tmp_path}/none is not UTF-8 text",
+        f"5:3: server.token_file: {tmp_path}/empty is empty",
+    ]
     faults = faults_of(server={"token": "a", "token_file": "none"})
     assert "server.token_file: give token or token_file, not both" in faults
+
+
+def test_a_fault_hides_no_other_one_of_its_section(faults_of: Callable[..., list[str]]) -> None:
+    text = """\
+mongodb:
+  uri: mongodb://h:99999/db
+  database: 5
+schema:
+  url: ftp://h
+  refresh: soon
+  headers: {a: 5, b c: d}
+mappings:
+  file: m.json
+  refresh: 5
+  heders: {}
+server:
+  host: 10.0.0.1
+  max_sessions: 0
+zero:
+  permissions:
+    file: p.json
+    url: http://h
+    refresh: 0
+nats:
+  bucket: a b
+  replicas: 9
+watermarks:
+  storage: nats-kv
+  pth: w.db
+"""
+    assert faults_of(text, places=True) == [
+        "2:3: mongodb.uri: Port must be an integer between 0 and 65535",
+        "3:3: mongodb.database: must be text (in quotes), got 5",
+        "5:3: schema.url: must be an http or https URL, percent-encoded",
+        "6:3: schema.refresh: must be a number from 1 to 86400, got 'soon'",
+        "7:13: schema.headers.a: must be text (in quotes), got a number",
+        "7:19: schema.headers.b c: is no HTTP header",
+        "10:3: mappings.refresh: goes with url only",
+        "11:3: mappings.heders: unknown setting; did you mean headers?",
+        "12:1: server.token: is required, for other machines can reach 10.0.0.1 (or set server.allow_anonymous: true)",
+        "14:3: server.max_sessions: must be a whole number of at least 1, got 0",
+        "16:3: zero.permissions: give file or url, not both",
+        "19:5: zero.permissions.refresh: must be a number from 1 to 86400, got 0",
+        "20:1: nats.servers: is required by watermarks.storage: nats-kv",
+        "21:3: nats.bucket: is made of letters, digits, _ and -",
+        "22:3: nats.replicas: must be a whole number from 1 to 5, got 9",
+        "25:3: watermarks.pth: unknown setting; did you mean path?",
+    ]
+
+
+def test_a_fault_in_a_list_hides_no_other_one(faults_of: Callable[..., list[str]]) -> None:
+    sections = {"server": {"token": ["a b", 5]}, "nats": {"servers": ["http://h", 5]}}
+    assert sorted(faults_of(**sections)) == [
+        "nats.servers: a server is nats://HOST:PORT (or tls://, ws://, wss://)",
+        "nats.servers[1]: must be text (in quotes), got a number",
+        "server.token: a token is ASCII without blanks",
+        "server.token[1]: must be text (in quotes), got a number",
+    ]
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"mongodb": {"uri": 5, "database": "a b"}},
+        {"mongodb": {"uri": "mongodb://h", "database": 5}},
+        {"server": {"host": 5}},
+        {"server": {"host": "10.0.0.1", "token": 5}},
+        {"server": {"host": "10.0.0.1", "token_file": 5}},
+        {"server": {"host": "10.0.0.1", "allow_anonymous": "yes"}},
+        {"schema": {"file": 5}},
+        {"schema": {"file": "s", "refresh": "x"}},
+        {"watermarks": {"storage": "nats-kv"}, "nats": {"servers": [5]}},
+        {"watermarks": {"storage": "nats-kv"}, "nats": 5},
+        {"watermarks": {"storage": 5}},
+    ],
+)
+def test_nothing_is_said_that_only_another_fault_makes_so(
+    faults_of: Callable[..., list[str]], sections: dict[str, Any]
+) -> None:
+    (fault,) = faults_of(**sections)
+    assert ": must be " in fault
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:3000", "localhost:3000", "db.example:", "[::1]:3000", "[::1]", ":3000"])
+@pytest.mark.parametrize("more", [{}, {"token": "x"}])
+def test_a_host_with_a_port(faults_of: Callable[..., list[str]], host: str, more: dict[str, str]) -> None:
+    expected = "server.host: has a port in it, which is server.port, or is no IPv6 address"
+    assert faults_of(server={"host": host, **more}) == [expected]
+
+
+@pytest.mark.parametrize("host", [" 127.0.0.1", "localhost ", "a b", "::1 "])
+def test_a_host_with_blanks(faults_of: Callable[..., list[str]], host: str) -> None:
+    assert faults_of(server={"host": host}) == ["server.host: must not have blanks in it"]
+
+
+@pytest.mark.parametrize("host", ["::", "::1", "2001:db8::1", "::ffff:10.0.0.1", "fe80::1%eth0"])
+def test_a_host_may_be_an_ipv6_address(load: Load, host: str) -> None:
+    assert load(server={"host": host, "token": "x"}).server.host == host
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
@@ -382,7 +501,7 @@ def test_faults_of_the_environment(environ: dict[str, str], fault: str, tmp_path
 
 
 def test_the_environment_does_not_hide_what_is_wrong_with_a_section(faults_of: Callable[..., list[str]]) -> None:
-    assert faults_of(server=5, environ={"PORT": "1"}) == ["server: must be an object, got 5"]
+    assert faults_of(server=5, environ={"PORT": "1"}) == ["server: must be an object, got a number"]
 
 
 def test_neither_file_nor_environment(default_file: Path) -> None:

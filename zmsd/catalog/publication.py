@@ -13,6 +13,7 @@ from zmsd.config import Config, SourceConfig
 from zmsd.documents import Document
 from zmsd.errors import ConfigError, Fault, ZmsdError
 from zmsd.log import kv
+from zmsd.settings import kind
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ def publication(settings: Config, *, keep: bool = True) -> Publication:
             catalog = load_catalog(schema, mappings)
         except ConfigError as error:
             faults.extend(error.faults)
+    if permissions is not None and not isinstance(permissions.data, dict):
+        faults.append(permissions.fault((), f"must be an object of permissions, not {kind(permissions.data)}"))
     if faults or catalog is None:
         # An endpoint may come back, a wrong document stays wrong: only that is for exit code 78.
         raise (sources.EndpointDown if down else ConfigError)(faults)
