@@ -16,6 +16,7 @@ import yaml
 from pymongo.database import Database
 
 from tests.integration.chat import COLLECTIONS, MAPPINGS, SCHEMA, named, table
+from tests.support.certificates import LOCKED_KEY, ONE, TWO, Certificate
 from tests.support.daemon import ZmsdProcess, run_zmsd
 from tests.support.mongod import ADMIN, ReplicaSet
 from zmsd.tools.mongod import Mongod, free_port
@@ -167,6 +168,36 @@ def test_beside_a_running_daemon(serve: Callable[..., ZmsdProcess]) -> None:
     done = run_zmsd("check", "--config", str(zmsd.config_file), cwd=zmsd.directory)
     assert done.returncode == 0, done.stdout
     one(done.stdout.splitlines(), "ok: port: .*a zmsd serves there now")
+    one(done.stdout.splitlines(), r"ok: store: .*/watermarks\.db$")
+
+
+def test_a_store_that_a_daemon_on_another_port_has(tmp_path: Path) -> None:
+    checker, file = Checker(tmp_path, "mongodb://127.0.0.1:1/db"), tmp_path / "watermarks.db"
+    serving = SqliteStore(file, serves=True)
+    fault = one(checker.lines(1, SCHEMA, MAPPINGS, "--offline"), "fault: store: ")
+    assert fault.startswith(f"fault: store: {file}: a zmsd that runs uses it, and not on this port: end that")
+    one(checker.lines(0, SCHEMA, MAPPINGS, "--offline", server={"port": 0}), "ok: store: ")
+    serving.close()
+    one(checker.lines(0, SCHEMA, MAPPINGS, "--offline"), "ok: store: ")
+
+
+@pytest.mark.parametrize(
+    ("pair", "reason"),
+    [
+        (Certificate(ONE.cert, TWO.key), "KEY_VALUES_MISMATCH"),
+        (Certificate(ONE.cert, LOCKED_KEY), "in PEM and without a password"),
+        (Certificate("nothing", ONE.key), "are no certificate and its key"),
+    ],
+    ids=["another key", "a key with a password", "no certificate"],
+)
+def test_a_certificate_that_run_would_refuse(pair: Certificate, reason: str, tmp_path: Path) -> None:
+    checker = Checker(tmp_path, "mongodb://127.0.0.1:1/db")
+
+    def lines(code: int, pair: Certificate) -> list[str]:
+        return checker.lines(code, SCHEMA, MAPPINGS, "--offline", server={"tls": pair.write(tmp_path)})
+
+    assert reason in one(lines(1, pair), "fault: server.tls: ")
+    one(lines(0, ONE), r"ok: server\.tls: .*server\.crt$")
 
 
 def test_offline(tmp_path: Path) -> None:
@@ -290,7 +321,7 @@ def test_privileges(secured: ReplicaSet, tmp_path: Path) -> None:
     assert 'grantRolesToUser("nobody", [{role: "read", db: "chat"}])' in fault
 
     wrong = one(lines(("reader", "SECRET"), 1), "fault: mongodb: Authentication failed")
-    assert "authSource" in wrong
+    assert "see to user, password and authSource (mongodb.uri)" in wrong
     assert "SECRET" not in wrong
     found = Checker(tmp_path, secured.uri("chat")).lines(1)
     assert "give a user: mongodb://USER:PASSWORD@HOST/" in one(found, "fault: collections: ")

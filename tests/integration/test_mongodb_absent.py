@@ -78,6 +78,7 @@ def test_a_wrong_password_then_the_right_one(secured: ReplicaSet, tmp_path: Path
             not_ready(zmsd, "auth")
             (line,) = zmsd.wait_log("ERROR")
             assert "authentication" in line.lower()
+            assert "see to user, password and authSource (mongodb.uri)" in line
             assert "Traceback" not in zmsd.stderr()
             client.admin.command("updateUser", "zmsd", pwd="new")
             wait_until(zmsd.ready, "zmsd goes on by itself", 60)

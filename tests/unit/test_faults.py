@@ -122,6 +122,13 @@ def test_what_to_do_about_rights(message: str, text: str) -> None:
     assert str(classify(OperationFailure(message, 13, details))) == text
 
 
+def test_what_to_do_about_a_wrong_password() -> None:
+    details = {"ok": 0, "errmsg": "Authentication failed.", "code": 18, "codeName": "AuthenticationFailed"}
+    assert str(classify(OperationFailure("Authentication failed.", 18, details))) == (
+        "Authentication failed. (AuthenticationFailed, code 18): see to user, password and authSource (mongodb.uri)"
+    )
+
+
 @pytest.mark.parametrize(
     ("message", "advice"),
     [

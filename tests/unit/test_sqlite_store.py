@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import sqlite3
 from collections.abc import Callable
@@ -107,3 +108,23 @@ def test_one_serves_and_others_may_look(path: Path) -> None:
     next_one = SqliteStore(path, serves=True)
     assert next_one.shard("zero", 0) == ShardRecord(mark(5), mark(6))
     next_one.close()
+
+
+def test_whether_one_serves_can_be_asked(path: Path) -> None:
+    assert not sqlite.is_claimed(path), "it is not there"
+    tool = SqliteStore(path)
+    assert not sqlite.is_claimed(path)
+    serving = SqliteStore(path, serves=True)
+    assert sqlite.is_claimed(path)
+    serving.close()
+    assert not sqlite.is_claimed(path)
+    tool.close()
+
+
+def test_who_asks_disturbs_no_one_that_begins_to_serve(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To ask is to hold the file for an instant."""
+    SqliteStore(path).close()
+    with path.open("rb") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        monkeypatch.setattr(sqlite, "sleep", lambda seconds: asking.close())
+        SqliteStore(path, serves=True).close()

@@ -90,6 +90,7 @@ _ADVICE = (
         "start mongod with this --replSet and run rs.initiate() once, or correct the URI",
     ),
     ("No replica set members match", "it has no primary: an election is under way, or rs.initiate() was never run"),
+    ("Authentication failed", "see to user, password and authSource"),
     ("requires authentication", "give a user: mongodb://USER:PASSWORD@HOST/..."),
     ("not authorized on", "its user lacks a role, zmsd check says which"),
 )

@@ -27,7 +27,9 @@ def context(cert: Path, key: Path) -> ssl.SSLContext:
         made.load_cert_chain(cert, key, password="")
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise ZmsdError(f"server.tls: {cert} and {key} are no certificate and its key: {reason}") from error
+        raise ZmsdError(
+            f"server.tls: {cert} and {key} are no certificate and its key, in PEM and without a password: {reason}"
+        ) from error
     return made
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from zmsd import config
 from zmsd import log as logs
 from zmsd.catalog.publication import Publication, publication
-from zmsd.config import Config
-from zmsd.errors import PeerError, StoreError, reason_of
+from zmsd.config import Config, TlsConfig
+from zmsd.errors import PeerError, StoreError, ZmsdError, reason_of
+from zmsd.gateway import tls
 from zmsd.log import redact_uri
 from zmsd.tools.preflight import Finding, preflight
 from zmsd.tools.target import Target, of_config, words
@@ -26,7 +27,7 @@ def check(path: Path | None, environ: Mapping[str, str], offline: bool) -> int:
     settings = config.load(path, environ)
     published = publication(settings, keep=False)
     faults = _report(_of_documents(settings, published))
-    faults += _report([_store(settings), _port(settings)])
+    faults += _report(_around(settings))
     if not offline:
         faults += _report(preflight(settings, published.catalog))
     print("no faults" if not faults else f"{faults} fault{'s' if faults > 1 else ''}", flush=True)
@@ -55,7 +56,16 @@ def _of_documents(settings: Config, published: Publication) -> Iterator[Finding]
         yield Finding("ok", f"table {table.name} from {table.mapping.collection}: {columns}")
 
 
-def _store(settings: Config) -> Finding:
+def _around(settings: Config) -> Iterator[Finding]:
+    port, serves = _port(settings)
+    yield _store(settings, serves)
+    yield port
+    if settings.server.tls is not None:
+        yield _tls(settings.server.tls)
+
+
+def _store(settings: Config, serves: bool) -> Finding:
+    """:param serves: a zmsd runs with these settings, and has the store"""
     if settings.watermarks.storage == "nats-kv":
         if importlib.util.find_spec("nats") is None:
             return Finding("fault", "store: watermarks.storage nats-kv needs nats-py: pip install 'nats-py[nkeys]'")
@@ -81,21 +91,34 @@ def _store(settings: Config) -> Finding:
     if database not in (None, settings.mongodb.database):
         text = f"is about database {database}, not {settings.mongodb.database}: its clients would have to copy afresh"
         return Finding("fault", f"store: {file}: {text}: take another file (watermarks.path), or the right database")
+    if not serves and sqlite.is_claimed(file):
+        text = "a zmsd that runs uses it, and not on this port"
+        return Finding("fault", f"store: {file}: {text}: end that, or give each one a file (watermarks.path)")
     return Finding("ok", f"store: {file}")
 
 
-def _port(settings: Config) -> Finding:
+def _port(settings: Config) -> tuple[Finding, bool]:
+    """Also whether a zmsd serves there now; on any free port one may."""
     host, port = settings.server.host, settings.server.port
     where = f"port: {host}:{port}"
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            return Finding("fault", f"{where}: {reason_of(error)} (server.host, server.port)")
+            return Finding("fault", f"{where}: {reason_of(error)} (server.host, server.port)"), False
         if _is_zmsd(of_config(settings)):
-            return Finding("ok", f"{where}: a zmsd serves there now")
-        return Finding("fault", f"{where}: another process uses it: end that, or choose another port (server.port)")
-    return Finding("ok", f"{where} is free")
+            return Finding("ok", f"{where}: a zmsd serves there now"), True
+        advice = "another process uses it: end that, or choose another port (server.port)"
+        return Finding("fault", f"{where}: {advice}"), False
+    return Finding("ok", f"{where} is free"), port == 0
+
+
+def _tls(files: TlsConfig) -> Finding:
+    try:
+        tls.context(files.cert, files.key)
+    except ZmsdError as error:
+        return Finding("fault", str(error))
+    return Finding("ok", f"server.tls: {files.cert}")
 
 
 def _is_zmsd(target: Target) -> bool:

@@ -67,9 +67,6 @@ class _Preflight:
     def findings(self) -> Iterator[Finding]:
         try:
             yield from self._topology()
-        except SourceRefused as error:
-            yield Finding("fault", f"mongodb: {error}: see to user, password and authSource in mongodb.uri")
-            return
         except SourceError as error:
             yield Finding("fault", f"mongodb: {error}")
             return

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from threading import Lock
+from time import sleep
 from typing import Any
 
+from zmsd.deadline import Deadline
 from zmsd.errors import StoreError
 from zmsd.log import kv
 from zmsd.watermarks.store import CHECKPOINTS, CHECKPOINTS_AT_MOST, COPIES, Contents, CopyRecord, Identity, ShardRecord
@@ -38,6 +40,10 @@ _MIGRATIONS = (
     """,
     "ALTER TABLE identity ADD COLUMN database TEXT;",
 )
+
+
+_ASKED = 1.0
+"""Seconds for which a daemon tries to get its file: ``is_claimed`` of another process has it for an instant."""
 
 
 class SqliteStore:
@@ -185,15 +191,21 @@ class SqliteStore:
         """Hold a lock on the file that no other process or store can have meanwhile."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         stack.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(
-                f"watermark store {self._path} is used by another zmsd that runs: end that, or give each one a file of "
-                "its own (watermarks.path)"
-            ) from None
-        except OSError as error:  # a file system without such locks
-            log.debug(kv("watermark store not locked", file=self._path, error=error))
+        deadline = Deadline(_ASKED)
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if deadline.expired:
+                    raise StoreError(
+                        f"watermark store {self._path} is used by another zmsd that runs: end that, or give each one a "
+                        "file of its own (watermarks.path)"
+                    ) from None
+                sleep(0.05)
+                continue
+            except OSError as error:  # a file system without such locks
+                log.debug(kv("watermark store not locked", file=self._path, error=error))
+            return
 
     def _migrate(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -240,6 +252,18 @@ def look(path: Path) -> str | None:
         columns = [name for _, name, *_ in db.execute("PRAGMA table_info(identity)")]
         found = db.execute("SELECT database FROM identity").fetchall() if "database" in columns else []
     return found[0][0] if found else None
+
+
+def is_claimed(path: Path) -> bool:
+    """Whether a daemon that runs has the file. A lock of this kind cannot be asked for, only tried."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # not there, or a file system without such locks
+        pass
+    return False
 
 
 def _advice(error: Exception) -> str:
