@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
             epilog=f"example: {example}",
             allow_abbrev=False,
         )
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, wrong=added.error)
         return added
 
     run = command("run", _run, "serve the changes of a database", "zmsd run --config zmsd.yaml")
@@ -105,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = command("demo", _demo, about, "zmsd demo --seconds 30")
     demo.add_argument("--uri", help="use this MongoDB (a replica set) instead of starting one; its database is filled")
     demo.add_argument("--port", type=_port, default=3000, help="port of 127.0.0.1 to serve on (%(default)s)")
-    demo.add_argument("--seconds", type=float, help="end by itself after so many seconds")
+    demo.add_argument("--seconds", type=_positive, metavar="N", help="end by itself after so many seconds")
     return parser
 
 
@@ -122,16 +123,16 @@ def _target_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    return _number(text, 1, None)
+    return _number(text, 1, 2**31 - 1)
 
 
 def _port(text: str) -> int:
     return _number(text, 0, 65535)
 
 
-def _number(text: str, low: int, high: int | None) -> int:
-    if not text.isdecimal() or int(text) < low or (high is not None and int(text) > high):
-        raise argparse.ArgumentTypeError(f"must be {low} or more" if high is None else f"must be from {low} to {high}")
+def _number(text: str, low: int, high: int) -> int:
+    if not re.fullmatch("[0-9]{1,10}", text) or not low <= int(text) <= high:
+        raise argparse.ArgumentTypeError(f"must be from {low} to {high}")
     return int(text)
 
 
@@ -151,7 +152,9 @@ def _check(options: argparse.Namespace) -> int:
 def _infer(options: argparse.Namespace) -> int:
     from zmsd.tools.infer import infer
 
-    uri = options.uri or os.environ.get("MONGODB_URI")
+    uri = options.uri or os.environ.get("MONGODB_URI", "")
+    if not uri:
+        options.wrong("give --uri, or set MONGODB_URI")
     return infer(uri, options.database, options.out, options.sample, options.force)
 
 
@@ -178,7 +181,7 @@ def _store(options: argparse.Namespace) -> int:
     if options.action == "prune":
         return store.prune(options.config, os.environ, options.days)
     if options.to is None:
-        raise ZmsdError("zmsd store copy: say where with --to sqlite or --to nats-kv")
+        options.wrong("copy: say where with --to sqlite or --to nats-kv")
     return store.copy(options.config, os.environ, options.to)
 
 

@@ -135,7 +135,8 @@ def test_bytes_that_no_driver_reads(database: Db, replica_set: ReplicaSet, tmp_p
         (["--uri", "mongodb://127.0.0.1:1/"], "names no database"),
         (["--uri", "mongodb://u:SEC/RET@127.0.0.1:1/db"], "percent-encoded"),
         (["--uri", "mongodb://u:SECRET@127.0.0.1:1/db?serverSelectionTimeoutMS=100"], "Connection refused"),
-        ([], "MONGODB_URI"),
+        (["--uri", "mongodb://127.0.0.1:1/", "--database", "a b"], "--database: the name of the database has charac"),
+        (["--uri", "mongodb://127.0.0.1:1/admin"], "--uri: admin is MongoDB's own database"),
     ],
 )
 def test_one_line_says_what_is_wrong(arguments: list[str], expected: str, tmp_path: Path) -> None:

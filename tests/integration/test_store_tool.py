@@ -142,7 +142,6 @@ def test_show_and_prune_beside_a_daemon(
     [
         (["show"], "there is no store"),
         (["copy", "--to", "nats-kv"], "there is no store"),
-        (["copy"], "say where with --to sqlite or --to nats-kv"),
     ],
 )
 def test_what_cannot_be_done_is_said(config: Path, arguments: list[str], said: str) -> None:
@@ -151,3 +150,12 @@ def test_what_cannot_be_done_is_said(config: Path, arguments: list[str], said: s
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (config.parent / "watermarks.db").exists()
+
+
+def test_without_nats_there_is_one_line(config: Path, nats: NatsServer) -> None:
+    fill(SqliteStore(config.parent / "watermarks.db"))
+    nats.kill()
+    done = run_zmsd("store", "copy", "--to", "nats-kv", "--config", str(config), cwd=config.parent)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("zmsd: NATS at 127.0.0.1:")

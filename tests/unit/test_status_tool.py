@@ -28,6 +28,13 @@ def test_a_copy_under_way() -> None:
     assert "copying  " in shown(sessions=[{"app": "zero", "shard": 0, "copy": copy}])
 
 
+def test_how_full_a_queue_is() -> None:
+    text = shown(collections=[{"name": "users", "queue": [3, 8]}, {"name": "rooms", "queue": None}])
+    users, rooms = text.splitlines()[-2:]
+    assert users.split()[:5] == ["users", "-", "-", "-", "3/8"]
+    assert rooms.split()[:5] == ["rooms", "-", "-", "-", "-"]
+
+
 def test_troubles() -> None:
     assert "refused\n  a.yaml:1:1: wrong" in shown(last_reload={"when": 0.0, "faults": ["a.yaml:1:1: wrong"]})
     text = shown(last_reload={"when": 0.0, "faults": [], "restart": ["feed", "server"]})

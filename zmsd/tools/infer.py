@@ -27,28 +27,29 @@ _BYTES = 64 << 20
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 
 
-def infer(uri: str | None, database: str | None, out: Path, sample: int, force: bool) -> int:
+def infer(uri: str, database: str | None, out: Path, sample: int, force: bool) -> int:
     """The exit code. Raises ZmsdError; no file is written over without ``force``."""
     logs.setup("error")
-    if uri is None:
-        raise ZmsdError("give --uri, or set MONGODB_URI")
     try:
         named = config.database_of(uri)
     except ValueError as error:
         raise ZmsdError(f"--uri: {error}") from None
-    if not (database or named):
+    name = database or named
+    if not name:
         raise ZmsdError("--uri names no database: end it with /DATABASE, or give --database")
+    if problem := config.database_problem(name):
+        raise ZmsdError(f"{'--database' if database else '--uri'}: {problem}")
     files = [out / name for name in (SCHEMA, MAPPINGS)]
     there = [str(file) for file in files if file.exists()]
     if there and not force:
         raise ZmsdError(f"{' and '.join(there)} there already: give another --out, or --force to write over")
-    source = Source(uri, database or named)
+    source = Source(uri, name)
     try:
         tables = list(_tables(source, sample))
     finally:
         source.close()
     if not tables:
-        raise ZmsdError(f"database {database or named} has no documents to look at (is the name right?)")
+        raise ZmsdError(f"database {name} has no documents to look at (is the name right?)")
     texts = [_text({"tables": {table.name: table.schema for table in tables}}), _text(_mappings(tables))]
     load_catalog(*(documents.parse(text, str(file), kind="json") for text, file in zip(texts, files, strict=True)))
     try:

@@ -55,7 +55,7 @@ def render(data: Data) -> Iterator[str]:
         (
             (
                 *(_get(one, "name"), _number(one.get("events")), _number(one.get("rate")), _seconds(one.get("lag"))),
-                *(_number(one.get("queue")), "on" if one.get("images") else "off", ", ".join(one.get("tables", ()))),
+                *(_queue(one.get("queue")), "on" if one.get("images") else "off", ", ".join(one.get("tables", ()))),
             )
             for one in data.get("collections", ())
         ),
@@ -110,6 +110,10 @@ def _number(value: Any) -> str:
     if not isinstance(value, (int, float)):
         return "-"
     return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _queue(value: Any) -> str:
+    return f"{value[0]}/{value[1]}" if isinstance(value, list) and len(value) == 2 else "-"
 
 
 def _seconds(value: Any) -> str:

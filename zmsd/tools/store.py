@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from zmsd import config
+from zmsd import log as logs
 from zmsd.config import Config
 from zmsd.errors import StoreError
 from zmsd.feed import position
@@ -131,6 +132,7 @@ def _mark(mark: str, now: float) -> str:
 
 @contextlib.contextmanager
 def _opened(settings: Config, storage: Kind, *, make: bool = False) -> Iterator[WatermarkStore]:
+    logs.setup("error")
     file = settings.watermarks.path
     if storage == "sqlite" and not make and not file.exists():
         raise StoreError(f"there is no store {file} (watermarks.path)")

@@ -46,6 +46,7 @@ class Viewer:
         self._copying = False
         self._rows: Counter[str] = Counter()
         self._lines: list[str] = []
+        self._changes = 0  # of this transaction: rows and changes of tables
         self._begun = time.monotonic()
         self._shown_at = 0.0
         self.transactions = 0
@@ -59,6 +60,7 @@ class Viewer:
         if kind == "begin":
             self._rows.clear()
             self._lines = []
+            self._changes = 0
             self._begun = time.monotonic()
         elif kind == "data":
             self._change(body)
@@ -78,9 +80,12 @@ class Viewer:
             elif self._live and time.monotonic() - self._shown_at > 0.1:
                 self._shown_at = time.monotonic()
                 print(f"\r  {self._progress()}", end="", file=self._out, flush=True)
-        elif len(self._lines) < _SHOWN:
-            shown = json.dumps(body.get("new") or body.get("key") or "", ensure_ascii=False)
-            self._lines.append(_cut(f"    {_SIGNS.get(tag, tag)} {table} {shown}"))
+            return
+        self._changes += 1
+        if len(self._lines) < _SHOWN:
+            row = body.get("new") or body.get("key")
+            shown = json.dumps(row, ensure_ascii=False) if row else _column(body)
+            self._lines.append(_cut(f"    {_SIGNS.get(tag, tag)} {table} {shown}".rstrip()))
 
     def _commit(self, commit_ms: int, watermark: str) -> None:
         if self._copying:
@@ -90,14 +95,13 @@ class Viewer:
             return
         now = time.time()
         self.transactions += 1
-        total = sum(self._rows.values())
         clock = time.strftime("%H:%M:%S", time.localtime(commit_ms / 1000)) + f".{commit_ms % 1000:03d}"
         tables = ", ".join(f"{table} {count}" for table, count in self._rows.items()) or "empty"
         self._print(f"{clock}  {watermark}  {tables}  ({max(now * 1000 - commit_ms, 0):.0f} ms after MongoDB's commit)")
         for line in self._lines:
             self._print(line)
-        if total > len(self._lines):
-            self._print(f"    … {total - len(self._lines)} more")
+        if self._changes > len(self._lines):
+            self._print(f"    … {self._changes - len(self._lines)} more")
 
     def _progress(self) -> str:
         seconds = max(time.monotonic() - self._begun, 0.001)
@@ -114,6 +118,12 @@ def _named(body: dict[str, Any]) -> str:
         if isinstance(body.get(key), dict):
             return str(body[key].get("tableName") or body[key].get("name"))
     return ", ".join(relation["name"] for relation in body.get("relations", ()))
+
+
+def _column(body: dict[str, Any]) -> str:
+    """The column that a change of a table is about: added with its type, or dropped by its name."""
+    column = body.get("column")
+    return f"{column['name']} {column['spec']['dataType']}" if isinstance(column, dict) else column or ""
 
 
 def _cut(line: str) -> str:

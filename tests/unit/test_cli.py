@@ -1,0 +1,52 @@
+"""Command lines that are wrong: exit code 2, and what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from zmsd import cli
+
+MOST = 2**31 - 1
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """By the parser alone: should it let one pass, nothing is begun."""
+    with pytest.raises(SystemExit) as caught:
+        cli._parser().parse_args(arguments)
+    assert caught.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "nan", "inf", "x", "", " 1", "1_0", "٣", str(MOST + 1), "9" * 5000])
+@pytest.mark.parametrize(
+    "command", ["infer --uri mongodb://127.0.0.1:1/db --sample", "store prune --days", "demo --seconds"]
+)
+def test_numbers(capsys: pytest.CaptureFixture[str], command: str, text: str) -> None:
+    option = command.split()[-1]
+    assert f"argument {option}: must be from 1 to {MOST}" in refused(capsys, *command.split()[:-1], f"{option}={text}")
+
+
+@pytest.mark.parametrize("text", ["1", "30", str(MOST)])
+def test_numbers_that_will_do(text: str) -> None:
+    assert cli._parser().parse_args(["demo", "--seconds", text]).seconds == int(text)
+    assert cli._parser().parse_args(["infer", "--sample", text]).sample == int(text)
+
+
+def test_a_port(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "must be from 0 to 65535" in refused(capsys, "demo", "--port", "65536")
+    assert cli._parser().parse_args(["demo", "--port", "0"]).port == 0
+
+
+def test_what_a_command_cannot_do_without(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MONGODB_URI", raising=False)
+    for arguments, expected in (
+        (
+            ["store", "copy", "--config", "none.yaml"],
+            "zmsd store: error: copy: say where with --to sqlite or --to nats-kv",
+        ),
+        (["infer"], "zmsd infer: error: give --uri, or set MONGODB_URI"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments)
+        assert caught.value.code == 2
+        assert capsys.readouterr().err.splitlines()[-1] == expected
