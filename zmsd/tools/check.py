@@ -92,8 +92,9 @@ def _store(settings: Config, serves: bool) -> Finding:
         text = f"is about database {database}, not {settings.mongodb.database}: its clients would have to copy afresh"
         return Finding("fault", f"store: {file}: {text}: take another file (watermarks.path), or the right database")
     if not serves and sqlite.is_claimed(file):
-        text = "a zmsd that runs uses it, and not on this port"
-        return Finding("fault", f"store: {file}: {text}: end that, or give each one a file (watermarks.path)")
+        text = "a zmsd that runs uses it, not on this port"
+        # No fault: it may be the one that is to be restarted with another port.
+        return Finding("warning", f"store: {file}: {text}: end that first, or give each one a file (watermarks.path)")
     return Finding("ok", f"store: {file}")
 
 
