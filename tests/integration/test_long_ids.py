@@ -14,20 +14,24 @@ from tests.integration.chat import named, table
 from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same
 from tests.support.daemon import ZmsdProcess
+from tests.support.mongod import ReplicaSet
 
 SCHEMA = named(a=table(id="string", n="number"), b=table(id="string", n="number"))
 MAPPINGS = {name: {"collection": name, "fields": {"id": "_id", "n": "n"}} for name in "ab"}
 
 
 @pytest.mark.parametrize("scope", ["collection", "database"])
-@pytest.mark.parametrize("kilobytes", [12, 40])
+@pytest.mark.parametrize(("kilobytes", "count"), [(12, 900), (40, 440)])
 def test_a_transaction_stays_whole(
     kilobytes: int,
+    count: int,
     scope: str,
+    replica_set: ReplicaSet,
     database: Database[dict[str, Any]],
     serve: Callable[..., ZmsdProcess],
     follow: Callable[..., ChangeSourceClient],
 ) -> None:
+    replica_set.take_large_transactions()
     for name in "ab":
         database.create_collection(name)
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope}})
@@ -35,7 +39,7 @@ def test_a_transaction_stays_whole(
 
     def write(session: ClientSession) -> None:
         for name in "ab":
-            documents = [{"_id": f"{n:06d}{'x' * kilobytes * 1024}", "n": n} for n in range(450)]
+            documents = [{"_id": f"{n:06d}{'x' * kilobytes * 1024}", "n": n} for n in range(count // 2)]
             database[name].insert_many(documents, session=session)
 
     with database.client.start_session() as session:
@@ -43,5 +47,5 @@ def test_a_transaction_stays_whole(
     database.a.insert_one({"_id": "last", "n": 0})
     client.wait_for(lambda replica: ("last",) in replica.rows["a"], "the last one", 120)
     assert zmsd.running()
-    assert max(len(one.changes) for one in client.transactions()) == 900
+    assert max(len(one.changes) for one in client.transactions()) == count
     assert_same(database, SCHEMA, MAPPINGS, client.replica)
