@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,7 +20,6 @@ from zmsd.stream import hub as hubs
 from zmsd.stream.changelog import ChangeLog, Entry, Overrun
 from zmsd.stream.edition import Edition
 from zmsd.stream.hub import Changes, Hub, Readiness
-from zmsd.watermarks.sqlite import SqliteStore
 
 ALL = 1 << 30
 
@@ -79,19 +77,12 @@ def feeds(monkeypatch: pytest.MonkeyPatch) -> list[FakeFeed]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteStore]:
-    store = SqliteStore(tmp_path / "w.db")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def hub(store: SqliteStore) -> Hub:
+def hub() -> Hub:
     log = ChangeLog()
     log.start(watermark(100), "f")
     source = MagicMock()
     source.oplog_start.return_value = None  # not to be known
-    given: dict[str, Any] = {"source": source, "store": store, "log": log, "private_feeds": 2, "stop": Event()}
+    given: dict[str, Any] = {"source": source, "log": log, "private_feeds": 2, "stop": Event()}
     return Hub(**{field.name: given.get(field.name, MagicMock()) for field in dataclasses.fields(Hub) if field.init})
 
 

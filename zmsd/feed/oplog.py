@@ -27,9 +27,9 @@ def has_event(source: Source, token: str) -> bool:
     at = position.of_token(found)
     try:
         # mongod misses the event only where it comes upon a later one.
-        if _first(source, {"resumeAfter": found})[0] is not None:
+        if _first_event(source, {"resumeAfter": found})[0] is not None:
             return True
-        first, reached = _first(source, {"startAtOperationTime": position.to_timestamp(at)})
+        first, reached = _first_event(source, {"startAtOperationTime": position.to_timestamp(at)})
     except PyMongoError as error:
         if code_of(error) in REOPEN_BY_TIME:
             return False
@@ -49,22 +49,29 @@ def has_operation(source: Source, at: int) -> bool:
 
     :param at: a time at which an operation has ended, as a copy's
     """
-    entries = source.client.get_database("local", read_preference=ReadPreference.PRIMARY)["oplog.rs"]
     if source.topology.sharded:
         return True
     try:
-        found = entries.find_one({"ts": {"$gte": position.to_timestamp(at)}}, {"ts": 1}, sort=[("$natural", 1)])
-        first = entries.find_one({}, {"ts": 1}, sort=[("$natural", 1)])  # now: it may have gone on since
+        found = _first_entry(source, {"ts": {"$gte": position.to_timestamp(at)}})
+        if found == at:
+            return True
+        start = _first_entry(source, {})  # only now: it may have gone on since
     except PyMongoError as error:
         if isinstance(error, OperationFailure) and not is_transient(error):
             return True
         raise classify(error) from error
-    if found is None or first is None:
+    if found is None or start is None:
         raise _not_yet(at)
-    return at < position.of_timestamp(first["ts"]) or at == position.of_timestamp(found["ts"])
+    return at < start
 
 
-def _first(source: Source, place: dict[str, Any]) -> tuple[int | None, int]:
+def _first_entry(source: Source, query: dict[str, Any]) -> int | None:
+    entries = source.client.get_database("local", read_preference=ReadPreference.PRIMARY)["oplog.rs"]
+    entry = entries.find_one(query, {"ts": 1}, sort=[("$natural", 1)])
+    return None if entry is None else position.of_timestamp(entry["ts"])
+
+
+def _first_event(source: Source, place: dict[str, Any]) -> tuple[int | None, int]:
     """The position of the first event in a change stream, None where there is none yet, and up to where it was looked
     for."""
     pipeline = [{"$changeStream": place}, {"$project": {"clusterTime": 1}}]
