@@ -78,7 +78,7 @@ class ZeroConfig:
 
 @dataclass(frozen=True, slots=True)
 class FeedConfig:
-    scope: Literal["collection", "database"] = "collection"
+    scope: Literal["auto", "collection", "database"] = "auto"
     images: Literal["auto", "required", "off"] = "auto"
     heartbeat: float = setting(60.0, low=1, high=86400)  # seconds
     catch_up: int = setting(4, low=1)  # private feeds at once

@@ -114,7 +114,7 @@ class Scene:
         time: Timestamp = self.client.admin.command("ping")["operationTime"]
         return time
 
-    def make_zmsd(self, db: Database[Document], *, scope: str = "collection") -> Zmsd:
+    def make_zmsd(self, db: Database[Document], *, scope: str = "auto") -> Zmsd:
         """Not started yet; its store is empty. A table for each collection."""
         self._made += 1
         typed = {name: {"type": kind} for name, kind in COLUMNS.items()}
@@ -126,7 +126,7 @@ class Scene:
         return Zmsd(self._directory / f"zmsd{self._made}", self.uri(db), schema, mappings, settings=settings)
 
     @contextlib.contextmanager
-    def zmsd(self, db: Database[Document], *, scope: str = "collection") -> Iterator[Zmsd]:
+    def zmsd(self, db: Database[Document], *, scope: str = "auto") -> Iterator[Zmsd]:
         """A running one."""
         process = self.make_zmsd(db, scope=scope)
         with process:

@@ -64,7 +64,7 @@ def test_the_least_settings_and_the_defaults(load: Load, tmp_path: Path) -> None
     assert found.schema == SourceConfig(tmp_path / "schema.json")
     assert found.mappings is None
     assert found.server == ServerConfig("127.0.0.1", 3000, (), None, None, 64, 16, False)
-    assert found.feed == config.FeedConfig("collection", "auto", 60.0, 4)
+    assert found.feed == config.FeedConfig("auto", "auto", 60.0, 4)
     assert found.watermarks == config.WatermarksConfig("sqlite", tmp_path / "watermarks.db")
     assert found.nats == NatsConfig((), "zero-watermarks", None, None, None)
     assert found.log == config.LogConfig("info", "text")
@@ -187,7 +187,7 @@ nats:
             "max_sessions_per_address, allow_anonymous",
         ),
         ({"feed": {"heartbeat": 10**400}}, f"feed.heartbeat: must be a number from 1 to 86400, got {10**400}"),
-        ({"feed": {"scope": ["collection"]}}, "feed.scope: must be one of collection, database, got a list"),
+        ({"feed": {"scope": ["collection"]}}, "feed.scope: must be one of auto, collection, database, got a list"),
         ({"log": {"level": "trace"}}, "log.level: must be one of debug, info, warning, error, got 'trace'"),
         ({"schema": {"file": "s", "url": "http://h"}}, "schema: give file or url, not both"),
         ({"schema": {}}, "schema: give file or url"),

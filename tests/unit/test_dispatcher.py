@@ -52,6 +52,8 @@ class FakeHealth(Health):
 
 
 class FakeFeed:
+    scope = "database"
+
     def __init__(self, steps: list[Step], after: int) -> None:
         self.steps = steps
         self.health = FakeHealth()

@@ -24,7 +24,7 @@ from zmsd.feed.collection import Watched
 from zmsd.feed.copy import Scan, prefetched
 from zmsd.feed.cursor import ChangeCursor
 from zmsd.feed.faults import TokenUnfit
-from zmsd.feed.feed import AdaptiveFeed, CollectionFeed, DatabaseFeed, Feed, StreamFeed
+from zmsd.feed.feed import AdaptiveFeed, CollectionFeed, DatabaseFeed, Feed, StreamFeed, open_feed
 from zmsd.feed.lookup import Lookup
 from zmsd.feed.reader import Health, Reader
 from zmsd.feed.sequencer import Piece
@@ -402,6 +402,27 @@ class Oplog(Script):
         key = "firstBatch" if "aggregate" in command else "nextBatch"
         reply = {"id": number, "ns": "db.c", key: found, "postBatchResumeToken": token}
         return {"cursor": reply, "operationTime": position.to_timestamp(self.newest)}
+
+
+@pytest.mark.parametrize(
+    ("setting", "asks", "sharded", "collections", "scope"),
+    [
+        ("auto", False, False, 1, "database"),
+        ("auto", True, False, 9, "collection"),
+        ("auto", True, False, 10, "database"),
+        ("auto", True, True, 1, "database"),
+        ("collection", False, False, 50, "collection"),
+        ("database", True, False, 1, "database"),
+    ],
+)
+def test_auto_is_what_costs_less(setting: str, asks: bool, sharded: bool, collections: int, scope: str) -> None:
+    """``asks``: writes may share their time, so one stream would have to ask whether a transaction goes on."""
+    script = Script()
+    script.source.groups_writes = lambda: asks  # type: ignore[method-assign]
+    script.source.topology.sharded = sharded  # type: ignore[misc]
+    watched = {f"c{number}": Watched(None) for number in range(collections)}
+    with closing(open_feed(setting, script.source, watched, T, Event())) as feed:
+        assert feed.scope == scope
 
 
 def test_a_backlog_is_read_as_one_stream_and_what_comes_later_by_collection(monkeypatch: pytest.MonkeyPatch) -> None:

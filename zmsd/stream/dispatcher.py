@@ -153,7 +153,7 @@ class Dispatcher:
         self._progressed()
         with self._open_feed(edition, self._place) as feed:
             self._feed = feed
-            log.info(kv("feed runs", position=position.watermark(self._place)))
+            log.info(kv("feed runs", position=position.watermark(self._place), scope=feed.scope))
             while not self._stop.is_set():
                 pieces = feed.read()
                 known, recoveries = recoveries, self._hub.source.recoveries.value()
