@@ -50,10 +50,13 @@ class Connection:
         self.last = ""
         self.whole = True
         """Nothing has come after the last commit."""
+        self.at = 0.0
+        """When the newest bytes came (perf_counter)."""
 
     def receive(self) -> bool:
         """Wait for bytes and look through them; whether they hold a commit."""
         data = self._recv()
+        self.at = time.perf_counter()
         self.bytes += len(data)
         data = self._rest + data
         last = data.rfind(_COMMIT, max(0, len(data) - _MOST))
@@ -115,7 +118,7 @@ class Live(threading.Thread):
         try:
             while True:
                 if self._connection.receive():
-                    self._commits.put((time.perf_counter(), self._connection.messages))
+                    self._commits.put((self._connection.at, self._connection.messages))
         except (EOFError, OSError):
             return
 

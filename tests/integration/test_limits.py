@@ -97,7 +97,7 @@ def test_limits_and_tokens_change_on_sighup(serve: Serve, follow: Follow) -> Non
 def test_what_needs_a_restart_is_said_until_it_is_as_at_the_start(serve: Serve) -> None:
     """Also where nothing has changed since the last reload."""
     zmsd = serve(SCHEMA, MAPPINGS)
-    for count, (scope, said) in enumerate([("database", 1), ("database", 2), ("collection", 2)], 1):
+    for count, (scope, said) in enumerate([("database", 1), ("database", 2), ("auto", 2)], 1):
         zmsd.write(settings={"feed": {"scope": scope}})
         zmsd.signal(signal.SIGHUP)
         zmsd.wait_log(" reloaded", count=count)

@@ -56,7 +56,7 @@ def looked(zmsd: ZmsdProcess, times: int) -> bool:
 
 def test_what_a_feed_and_a_client_do(database: Db, serve: Serve, follow: Follow) -> None:
     database.users.insert_many([{"_id": f"u{number}", "name": "x"} for number in range(100)])
-    zmsd = serve(SCHEMA, MAPPINGS)
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": "collection"}})
     before = Scrape(zmsd)
     assert before["zmsd_ready"] == 1
     assert before["zmsd_sessions{state=streaming}"] == 0

@@ -118,7 +118,7 @@ def test_one_stream_gives_up_where_nothing_happens(
     """The others go on: no event would ever ask for what has ended it."""
     database.users.insert_one({"_id": "ann", "name": "Ann"})
     database.create_collection("rooms")
-    zmsd = serve(SCHEMA, MAPPINGS)
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": "collection"}})
     follow(zmsd)
     place = f"{database.name}.rooms"
     with replica_set.failing("getMore", "aggregate", errorCode=262, namespace=place):

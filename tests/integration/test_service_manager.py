@@ -115,7 +115,7 @@ encoder.Encoder.entries = lambda self, pieces: time.sleep(1000) if pieces else e
 
 
 def test_sigusr1_logs_every_thread_and_the_queues(database: Db, serve: Serve, follow: Follow) -> None:
-    zmsd = serve(SCHEMA, MAPPINGS)
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": "collection"}})
     follow(zmsd)
     zmsd.wait_log("session ends")  # that of its copy
     zmsd.wait_log("session begins", count=2)

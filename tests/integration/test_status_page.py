@@ -26,6 +26,8 @@ Db = Database[dict[str, Any]]
 Serve = Callable[..., ZmsdProcess]
 Follow = Callable[..., ChangeSourceClient]
 
+BY_COLLECTION = {"feed": {"scope": "collection"}}
+"""A reader, and a queue, for each collection."""
 TOKEN = "swordfish/+&x"
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\">"
 
@@ -39,7 +41,7 @@ def status(zmsd: ZmsdProcess, query: str = "") -> dict[str, Any]:
 
 def test_what_is_said(database: Db, serve: Serve, follow: Follow) -> None:
     database.users.insert_one({"_id": "ann"})
-    zmsd = serve(SCHEMA, MAPPINGS)
+    zmsd = serve(SCHEMA, MAPPINGS, settings=BY_COLLECTION)
     empty = status(zmsd)
     assert empty["ready"] is True
     assert empty["state"] == "serving 3 collections, no client is connected"

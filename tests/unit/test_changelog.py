@@ -239,6 +239,22 @@ def test_a_reader_waits_for_the_next_entry() -> None:
     assert got == [[watermark(3)]]
 
 
+@pytest.mark.parametrize("size", [1, 2 << 20], ids=["little", "enough"])
+def test_who_waits_is_woken_when_there_is_enough_or_no_more(size: int) -> None:
+    log = started()
+    reader = tail(log, 0)
+    got: list[Entry] = []
+    thread = Thread(target=lambda: got.extend(reader.take(10, 1 << 30, 30)), daemon=True)
+    thread.start()
+    wait_until(lambda: log._changed._waiters, "the reader waits")  # type: ignore[attr-defined]
+    log.extend([Entry(watermark(3), 0, 1, bytes(size))], more=True)
+    if size == 1:
+        assert log._changed._waiters  # type: ignore[attr-defined]
+        log.extend([entry(4)])
+    thread.join(10)
+    assert [one.watermark for one in got] == [watermark(at) for at in ([3, 4] if size == 1 else [3])]
+
+
 def test_a_wait_ends_in_time() -> None:
     log = started()
     before = time.monotonic()

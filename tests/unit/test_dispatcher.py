@@ -53,6 +53,7 @@ class FakeHealth(Health):
 
 class FakeFeed:
     scope = "database"
+    at_hand = False
 
     def __init__(self, steps: list[Step], after: int) -> None:
         self.steps = steps

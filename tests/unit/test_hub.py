@@ -46,6 +46,7 @@ class FakeFeed:
 
     opened: list[FakeFeed]
     batches: list[Pieces | None] = []
+    at_hand = False
 
     def __init__(self, source: object, watched: object, after: int, stop: Event | None = None) -> None:
         self.after = after
@@ -120,6 +121,14 @@ def test_who_was_faster_than_the_log_gets_nothing_twice(hub: Hub) -> None:
     assert texts(found) == ["live 130"]
 
 
+def test_what_is_at_hand_is_given_together(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slices of one reply are as many transactions of Zero less."""
+    monkeypatch.setattr(FakeFeed, "at_hand", property(lambda feed: len(feed.batches) % 4 != 0))
+    FakeFeed.batches = [Pieces([piece(at)], at) for at in range(10, 90, 10)]
+    found = changes(hub, 5)
+    assert [len(found.take(ALL, ALL, 0)), len(found.take(3, ALL, 0)), len(found.take(ALL, ALL, 0))] == [4, 3, 1]
+
+
 def test_the_log_is_not_met_inside_of_a_transaction(hub: Hub) -> None:
     FakeFeed.batches = [
         Pieces([piece(110, last=False)], 105),
@@ -147,7 +156,7 @@ def test_who_goes_in_the_middle_leaves_nothing_behind(hub: Hub, monkeypatch: pyt
     monkeypatch.setattr(FakeEncoder, "entries", entries)
     FakeFeed.batches = [Pieces([piece(90), piece(95)], 95)]
     found = changes(hub, 85)
-    assert len(texts(found)) == 1
+    assert len(found.take(1, ALL, 0)) == 1
     found.close()
     assert ended == [1]
 

@@ -10,20 +10,22 @@ from threading import Event, Lock, Thread
 from typing import Any, TypeVar, cast
 from unittest.mock import MagicMock
 
+import bson
 import pytest
 from bson import Timestamp
+from bson.raw_bson import RawBSONDocument
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
 from tests.support.wait import wait_until
 from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceUnavailable
 from zmsd.feed import feed as feeds
-from zmsd.feed import position
+from zmsd.feed import position, slices
 from zmsd.feed import reader as readers
 from zmsd.feed.channel import Closed
 from zmsd.feed.collection import Watched
 from zmsd.feed.copy import Scan, prefetched
 from zmsd.feed.cursor import ChangeCursor
-from zmsd.feed.faults import TokenUnfit
+from zmsd.feed.faults import EventUnreadable, TokenUnfit
 from zmsd.feed.feed import AdaptiveFeed, CollectionFeed, DatabaseFeed, Feed, StreamFeed, open_feed
 from zmsd.feed.lookup import Lookup
 from zmsd.feed.reader import Health, Reader
@@ -376,15 +378,19 @@ class Oplog(Script):
         """One transaction."""
         self.events += [event(at, number, rng.choice("ab")) for number in range(count)]
 
-    def command(self, command: Document, **_: Any) -> Document:
+    def command(self, command: Document, codec_options: Any = None, **_: Any) -> Any:
         with self._lock:
             if "killCursors" in command:
                 return {}
             if "aggregate" in command:
                 options = command["pipeline"][0]["$changeStream"]
-                start = f"82{position.of_timestamp(options['startAtOperationTime']):016X}"
+                if "resumeAfter" in options:
+                    seen = [one["_id"]["_data"] <= options["resumeAfter"]["_data"] for one in self.events]
+                else:
+                    start = f"82{position.of_timestamp(options['startAtOperationTime']):016X}"
+                    seen = [one["_id"]["_data"] < start for one in self.events]
                 self.opened.append((None if command["aggregate"] == 1 else command["aggregate"], options))
-                self._places.append(sum(one["_id"]["_data"] < start for one in self.events))
+                self._places.append(sum(seen))
                 number = len(self._places)
             else:
                 number = command["getMore"]
@@ -395,13 +401,43 @@ class Oplog(Script):
                 self._places[number - 1] += 1
                 if stream in (None, one["ns"]["coll"]):
                     found.append(one)
-            seen = self._places[number - 1]
-            token = self.events[seen - 1]["_id"] if seen else mark(T)
+            place = self._places[number - 1]
+            token = self.events[place - 1]["_id"] if place else mark(T)
         if not found:
             Event().wait(0.005)
         key = "firstBatch" if "aggregate" in command else "nextBatch"
-        reply = {"id": number, "ns": "db.c", key: found, "postBatchResumeToken": token}
-        return {"cursor": reply, "operationTime": position.to_timestamp(self.newest)}
+        reply = {key: found, "postBatchResumeToken": token, "id": number, "ns": "db.c"}
+        whole = {"cursor": reply, "operationTime": position.to_timestamp(self.newest)}
+        return RawBSONDocument(self.damaged(bson.encode(whole)), slices.RAW) if codec_options is slices.RAW else whole
+
+    def damaged(self, reply: bytes) -> bytes:
+        return reply
+
+
+class DamagedOplog(Oplog):
+    """The text of one event is no UTF-8, and its document has no end."""
+
+    def damaged(self, reply: bytes) -> bytes:
+        return reply.replace(b"\x02bad\0\x02\0\0\0x\0", b"\x02bad\0\x7f\0\0\0x\0")
+
+
+def test_bytes_that_are_no_bson_cost_their_slice_alone() -> None:
+    """What was read before them is not given again, and what comes after them is not passed over."""
+    script = DamagedOplog()
+    script.events = [event(T + number, number) for number in range(1, 3000)]
+    script.events[1500]["fullDocument"]["bad"] = "x"
+    stream = ChangeCursor(script.source, None, T, [], ahead=True)
+    got: list[int] = []
+    unreadable: list[int] = []
+    while len(got) < 2999:
+        try:
+            found = stream.read()
+        except EventUnreadable:
+            unreadable.append(len(got))
+            found = stream.read_without_documents()
+        got += [one["documentKey"]["_id"] for one in found.events]
+    assert unreadable[0] == 20 + 1000 + 3 * slices.SLICE
+    assert got == list(range(1, 3000))
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,22 @@ try again.
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from threading import Thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from bson.codec_options import CodecOptions
 from bson.errors import InvalidBSON
 from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
 from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
 from zmsd.errors import ResumeLost
-from zmsd.feed import position
+from zmsd.feed import position, slices
 from zmsd.feed.faults import EventUnreadable, TokenUnfit, classify
 from zmsd.feed.source import CODEC, Document, Source
 
@@ -38,7 +41,7 @@ document, twice as long, and MongoDB takes one of megabytes."""
 
 
 class Batch(NamedTuple):
-    """What one reply held."""
+    """What one reply held, or a slice of it."""
 
     events: list[Document]
     token: Document
@@ -47,6 +50,16 @@ class Batch(NamedTuple):
     """It ended below its batchSize: nothing more was visible, unless documents have filled its 16 MB."""
     now: int
     """The position of the database's newest operation by then."""
+
+
+class _Slice(NamedTuple):
+    """What becomes a Batch."""
+
+    decode: Callable[[], list[Document]]
+    token: Document | None
+    """None: that of its last event."""
+    short: bool
+    now: int
 
 
 class ChangeCursor:
@@ -66,7 +79,7 @@ class ChangeCursor:
         """:param after: the position after which it begins
         :param stages: what follows ``$changeStream`` in the pipeline
         :param options: of ``$changeStream``: fullDocument and so on
-        :param ahead: in a backlog have the next batch made while the caller is busy with one
+        :param ahead: in a backlog have the next reply made while the caller is busy with one, and give it in slices
         """
         self._source = source
         self._collection = collection
@@ -77,6 +90,7 @@ class ChangeCursor:
         self._asked = batch_size  # events, by the command whose reply comes next
         self._reads_ahead = ahead
         self._ahead: _Ahead | None = None
+        self._at_hand: deque[_Slice] = deque()  # of the reply that came last
         self._session: ClientSession | None = None
         self._id = 0
         self._set = source.set
@@ -86,7 +100,12 @@ class ChangeCursor:
     @property
     def is_open(self) -> bool:
         """Whether the next read goes on, or has to open it first, which can take long."""
-        return bool(self._id)
+        return bool(self._id or self._at_hand)
+
+    @property
+    def at_hand(self) -> bool:
+        """There are events for which the next read does not have to ask."""
+        return bool(self._at_hand)
 
     def reopen_after(self, after: int) -> None:
         """Go on after a position: at the beginning, and when an invalidate event has ended the stream."""
@@ -101,7 +120,10 @@ class ChangeCursor:
         may still be had by its time, in a new cursor, once it is sure that this is the same database.
         """
         try:
-            reply = self._receive(wait_ms)
+            if not self._at_hand:
+                self._take(self._receive(wait_ms))
+            one = self._at_hand.popleft()
+            events = one.decode()
         except InvalidBSON as error:
             self._drop()
             raise EventUnreadable(f"bytes that are no BSON: {error}") from error
@@ -111,19 +133,12 @@ class ChangeCursor:
             if isinstance(fault, TokenUnfit) and "resumeAfter" not in self._place:
                 fault = ResumeLost(str(fault))  # not even its time is there
             raise fault from error
-        cursor = reply["cursor"]
-        self._id = cursor["id"]
-        events: list[Document] = cursor["nextBatch"] if "nextBatch" in cursor else cursor["firstBatch"]
-        token: Document = cursor["postBatchResumeToken"]
+        token = one.token or events[-1]["_id"]
         self._place = {"resumeAfter": token}
         if not events and token["_data"][2:18] == self._begin:
             # Opened by time, it answers with the token of that time, though nothing has been read of it yet.
             token = {"_data": f"82{int(self._begin, 16) - 1:016X}"}
-        tokens = sum([len(event["_id"]["_data"]) for event in events])
-        short = len(events) < self._asked and tokens < _ROOM
-        if self._reads_ahead and self._id and not short:
-            self._ahead = _Ahead(partial(self._get_more, AT_ONCE_MS))
-        return Batch(events, token, short, position.of_timestamp(reply["operationTime"]))
+        return Batch(events, token, one.short, one.now)
 
     def read_without_documents(self) -> Batch:
         """The next few events without their documents: after EventUnreadable, which does not say which one was it."""
@@ -141,11 +156,31 @@ class ChangeCursor:
                 self._source.db.command({"killCursors": self._namespace, "cursors": [Int64(self._id)]})
         self._drop()
 
-    def _receive(self, wait_ms: int) -> Document:
+    def _receive(self, wait_ms: int) -> Document | RawBSONDocument:
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             return ahead.reply()
         return self._get_more(wait_ms) if self._id else self._open()
+
+    def _take(self, reply: Document | RawBSONDocument) -> None:
+        """Have what a reply holds at hand, and perhaps the next one made."""
+        now = position.of_timestamp(reply["operationTime"])
+        if isinstance(reply, RawBSONDocument):
+            raw = bytes(reply["cursor"].raw)
+            cursor, length, parts = slices.split(raw)
+            short = length < self._asked and len(raw) < _ROOM
+            decoders = [partial(slices.events, part) for part in parts]
+        else:
+            cursor = reply["cursor"]
+            events: list[Document] = cursor["nextBatch"] if "nextBatch" in cursor else cursor["firstBatch"]
+            short = len(events) < self._asked and sum([len(event["_id"]["_data"]) for event in events]) < _ROOM
+            decoders = [partial(list[Document], events)]
+        self._id = cursor["id"]
+        if self._reads_ahead and self._id and not short:
+            self._ahead = _Ahead(partial(self._get_more, AT_ONCE_MS, slices.RAW))
+        *others, last = decoders
+        self._at_hand.extend(_Slice(decode, None, False, now) for decode in others)
+        self._at_hand.append(_Slice(last, cursor["postBatchResumeToken"], short, now))
 
     def _open(self) -> Document:
         self._source.check_set(self._set)  # a token would go on in another one too, in silence
@@ -162,7 +197,7 @@ class ChangeCursor:
         self._namespace = reply["cursor"]["ns"].partition(".")[2]
         return reply
 
-    def _get_more(self, wait_ms: int) -> Document:
+    def _get_more(self, wait_ms: int, codec: CodecOptions[Any] = CODEC) -> Any:
         self._asked = self._batch_size
         command = {
             "getMore": Int64(self._id),
@@ -170,12 +205,13 @@ class ChangeCursor:
             "batchSize": self._batch_size,
             "maxTimeMS": wait_ms,
         }
-        return self._source.db.command(command, session=self._session, codec_options=CODEC)
+        return self._source.db.command(command, session=self._session, codec_options=codec)
 
     def _drop(self) -> None:
         if self._ahead is not None:
             self._ahead.join()  # it uses the session
             self._ahead = None
+        self._at_hand.clear()
         self._id = 0
         if self._session is not None:
             self._session.end_session()
@@ -186,10 +222,10 @@ class _Ahead(Thread):
     """The next reply of a backlog, which mongod makes while the caller works on the one before: where they took turns,
     a backlog of 20,000 inserts/s or 15,000 updates/s was read, now 25,000 or 22,000."""
 
-    def __init__(self, get_more: Callable[[], Document]) -> None:
+    def __init__(self, get_more: Callable[[], RawBSONDocument]) -> None:
         super().__init__(name="ahead", daemon=True)
         self._get_more = get_more
-        self._reply: Document | None = None
+        self._reply: RawBSONDocument | None = None
         self._error: Exception | None = None
         self.start()
 
@@ -199,7 +235,7 @@ class _Ahead(Thread):
         except Exception as error:  # for the caller
             self._error = error
 
-    def reply(self) -> Document:
+    def reply(self) -> RawBSONDocument:
         """Waits for it; raises what getMore has raised."""
         self.join()
         if self._error is not None:

@@ -49,6 +49,11 @@ class Feed:
         """Reader -> (batches that wait in its queue, how many may). Any thread."""
         return {}
 
+    @property
+    def at_hand(self) -> bool:
+        """What comes next does not have to be asked for."""
+        return False
+
     def read(self) -> Pieces | None:
         """What came next, perhaps nothing but progress; None when there was nothing in about a second.
 
@@ -108,6 +113,10 @@ class DatabaseFeed(StreamFeed):
         self.caught_up = False
         """It was within a second of the database's own time."""
         self._reader = DatabaseReader(source, watched, after, self._stop, self.health)
+
+    @property
+    def at_hand(self) -> bool:
+        return self._reader.at_hand
 
     def read(self) -> Pieces | None:
         if self._stop.is_set():
@@ -217,6 +226,10 @@ class AdaptiveFeed(Feed):
     @property
     def queues(self) -> dict[str, tuple[int, int]]:
         return self._feed.queues
+
+    @property
+    def at_hand(self) -> bool:
+        return self._feed.at_hand
 
     def read(self) -> Pieces | None:
         feed = self._feed

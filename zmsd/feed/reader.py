@@ -105,13 +105,18 @@ class Reader:
         self._failing_since = 0.0  # monotonic seconds
         self._few = False  # events came last, and not many
 
+    @property
+    def at_hand(self) -> bool:
+        """There are events for which the next step does not have to ask."""
+        return self._cursor.at_hand
+
     def step(self, wait_ms: int = AWAIT_MS) -> Batch | None:
         """The next batch, perhaps empty; None when this try failed and has waited for the next one.
 
         Raises ResumeLost, which no waiting heals; and what has failed for so long, or in such a way, that another
         database may be there by now: who begins again looks at that first.
         """
-        if self._few and wait_ms == AWAIT_MS:
+        if self._few and wait_ms == AWAIT_MS and not self.at_hand:
             self._stop.wait(_PAUSE)
         opens = not self._cursor.is_open
         if opens:

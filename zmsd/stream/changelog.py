@@ -9,6 +9,8 @@ from threading import Condition
 
 LIMIT = 64 << 20
 """Bytes of frames that are kept."""
+_ENOUGH = 1 << 20
+"""Bytes for which readers are woken although more follow at once."""
 _ENTRY_BYTES = 400
 """What an entry costs besides its frames."""
 
@@ -53,6 +55,7 @@ class ChangeLog:
         self._base = 0
         self._generation = 0
         self._size = 0
+        self._unsaid = 0  # bytes that no reader was woken for
         self._floor: str | None = None
         self._edition = ""
         self._head: str | None = None
@@ -86,8 +89,11 @@ class ChangeLog:
             self._edition = edition
             self._changed.notify_all()
 
-    def extend(self, entries: Sequence[Entry]) -> None:
-        """Append in order. Raises AssertionError where watermarks would not rise: a bug that no client may see."""
+    def extend(self, entries: Sequence[Entry], *, more: bool = False) -> None:
+        """Append in order. Raises AssertionError where watermarks would not rise: a bug that no client may see.
+
+        :param more: others follow at once, and readers that wait need not wake before there is more for them to do
+        """
         with self._changed:
             for entry in entries:
                 open_part = bool(self._entries) and not self._entries[-1].last
@@ -104,7 +110,10 @@ class ChangeLog:
                     self._whole = entry.watermark
             if self._size > self._limit:
                 self._trim()
-            self._changed.notify_all()
+            self._unsaid += sum([entry.size for entry in entries])
+            if not more or self._unsaid >= _ENOUGH:
+                self._unsaid = 0
+                self._changed.notify_all()
 
     def cut(self) -> None:
         """Take back the parts of a transaction whose end never came: its feed failed and will bring it again."""

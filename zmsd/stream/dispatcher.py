@@ -24,6 +24,9 @@ from zmsd.stream.prepare import remember_identity
 log = logging.getLogger(__name__)
 
 
+_FEW, _YIELD = 100, 0.0002
+"""After so few entries the sessions are given the interpreter for so many seconds: they send them 0.07 ms sooner
+than while more is done here."""
 _CHECKPOINT = 1.0
 """Seconds between checkpoints in the store."""
 _RENEW = 2
@@ -170,7 +173,7 @@ class Dispatcher:
                     if self._repeated.attempts:
                         self._repeated.recovered()
                         self._waits = backoff()
-                    self._append(encoder, pieces)
+                    self._append(encoder, pieces, more=feed.at_hand)
                 self._checkpoint()
                 if self._next not in (None, edition):
                     return
@@ -180,10 +183,12 @@ class Dispatcher:
         assert self._place is not None
         self._hub.history.check_place(position.watermark(self._place), position.watermark(self._begun))
 
-    def _append(self, encoder: Encoder, pieces: Pieces) -> None:
+    def _append(self, encoder: Encoder, pieces: Pieces, *, more: bool) -> None:
         made = False
         for entries in encoder.entries(pieces.pieces):
-            self._log.extend(entries)
+            self._log.extend(entries, more=more)
+            if len(entries) < _FEW and not more:
+                time.sleep(_YIELD)
             self._hub.tally.made(entries)
             made = True
         self._hub.tally.read(pieces.pieces)

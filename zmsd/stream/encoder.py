@@ -62,6 +62,7 @@ class Encoder:
         self.tables: dict[str, list[TableEncoder]] = {}
         for table in catalog.tables:
             self.tables.setdefault(table.mapping.collection, []).append(TableEncoder(table, rejects))
+        self._usual = {name: tables for name, tables in self.tables.items() if name not in self._shards}
         self.rows: Counter[str] = Counter()
         """Row changes made so far, by table."""
         self.progress: Callable[[], None] = lambda: None
@@ -86,22 +87,28 @@ class Encoder:
         if made:
             yield made
 
-    def _entries(self, piece: Piece) -> Iterator[Entry]:
+    def _entries(self, piece: Piece) -> Iterable[Entry]:
+        """One event that is all of its transaction is the usual case: without generators it takes a tenth less."""
+        if piece.first and piece.last and len(piece.events) == 1:
+            frames = self._of_usual(piece.events[0], piece.position)
+            if frames is not None:
+                return (self._part(piece, frames, {}, last=True),) if frames else ()
+        return self._parts(piece)
+
+    def _parts(self, piece: Piece) -> Iterator[Entry]:
         if piece.first:
             self._begun = False
         frames: list[bytes] = []
         by_shard: dict[str, list[bytes]] = {}
         for event in piece.events:
-            collection = event["ns"].get("coll")
-            if collection in self.tables or "to" in event:
-                for some in self._frames(event, collection, piece.position):
-                    frames += some
-                    if len(frames) >= _PART:
-                        yield self._part(piece, frames, by_shard, last=False)
-                        frames, by_shard = [], {}
-            if collection in self._shards or "to" in event:
-                for shard, data in self._of_shards(event, collection, piece.position):
-                    by_shard.setdefault(shard, []).append(data)
+            usual = self._of_usual(event, piece.position)
+            for some in self._of_any(event, piece.position) if usual is None else (usual,):
+                frames += some
+                if len(frames) >= _PART:
+                    yield self._part(piece, frames, by_shard, last=False)
+                    frames, by_shard = [], {}
+            for shard, data in self._of_shards(event, piece.position) if usual is None else ():
+                by_shard.setdefault(shard, []).append(data)
         if frames or by_shard or (piece.last and self._begun):
             yield self._part(piece, frames, by_shard, last=piece.last)
 
@@ -130,24 +137,37 @@ class Encoder:
             frames += rows
         return frames
 
-    def _frames(self, event: Document, collection: str, at: int) -> Iterable[list[bytes]]:
+    def _of_usual(self, event: Document, at: int) -> list[bytes] | None:
+        """Messages for the change of a document; None where it takes more than the event to tell it."""
+        tables = self._usual.get(event["ns"].get("coll"))
+        if tables is None or event["operationType"] not in OF_DOCUMENTS:
+            return None
+        known = _is_known(event)
+        if len(tables) == 1 and known and at > tables[0].copied_at:
+            return self._changes(tables[0], event, known)
+        if not known and not all(table.follows_from_id for table in tables):
+            return None
+        return [frame for table in tables if at > table.copied_at for frame in self._changes(table, event, known)]
+
+    def _changes(self, table: TableEncoder, event: Document, known: bool) -> list[bytes]:
+        frames = table.changes(event) if known else table.changes_from_unknown(event)
+        self.rows[table.name] += len(frames)
+        return frames
+
+    def _of_any(self, event: Document, at: int) -> Iterator[list[bytes]]:
         """Messages, in lists of a length that memory bears."""
-        kind = event["operationType"]
+        kind, collection = event["operationType"], event["ns"].get("coll")
         if kind in OF_DOCUMENTS:
-            known = kind == "insert" or event.get(BEFORE) is not None or BEFORE_KNOWN in event
-            made: list[Iterable[list[bytes]]] = []
-            for table in self.tables[collection]:
-                if at <= table.copied_at:
-                    continue
-                if not known and not table.follows_from_id:
-                    made.append(self._afresh(collection, table))
-                    continue
-                changes = table.changes(event) if known else table.changes_from_unknown(event)
-                self.rows[table.name] += len(changes)
-                made.append((changes,))
-            return made[0] if len(made) == 1 else itertools.chain.from_iterable(made)
+            known = _is_known(event)
+            for table in self.tables.get(collection, ()):
+                if at > table.copied_at:
+                    if known or table.follows_from_id:
+                        yield self._changes(table, event, known)
+                    else:
+                        yield from self._afresh(collection, table)
+            return
         if kind not in ("drop", "rename"):
-            return ()
+            return
         target = event.get("to", {}).get("coll")
         stale = {
             name: [table for table in self.tables.get(name, ()) if at > table.copied_at]
@@ -156,12 +176,14 @@ class Encoder:
         emptied = list(itertools.chain.from_iterable(stale.values()))
         for table in emptied:
             table.forget_owners()
-        return itertools.chain([[table.messages.truncate() for table in emptied]], self._all(target, at, stale[target]))
+        yield [table.messages.truncate() for table in emptied]
+        yield from self._all(target, at, stale[target])
 
-    def _of_shards(self, event: Document, collection: str, at: int) -> Iterator[tuple[str, bytes]]:
-        kind = event["operationType"]
+    def _of_shards(self, event: Document, at: int) -> Iterator[tuple[str, bytes]]:
+        kind, collection = event["operationType"], event["ns"].get("coll")
         if kind in OF_DOCUMENTS:
-            yield from self._shards[collection].changes(event)
+            if collection in self._shards:
+                yield from self._shards[collection].changes(event)
         elif kind in ("drop", "rename"):
             target = event.get("to", {}).get("coll")
             for name in sorted(self._shards.keys() & {collection, target}):
@@ -189,6 +211,11 @@ class Encoder:
             for documents in self._reading.documents(collection, at):
                 self.progress()
                 yield self.copied(collection, documents, tables)
+
+
+def _is_known(event: Document) -> bool:
+    """Whether it is known what was there before the change."""
+    return event["operationType"] == "insert" or event.get(BEFORE) is not None or BEFORE_KNOWN in event
 
 
 def commit_ms(piece: Piece) -> int:

@@ -138,6 +138,7 @@ class CatchUp:
         self._edition = edition
         self._end = end
         self._holds = True  # one of the private feeds
+        self._most = (0, 0)  # rows and bytes to be given at once
         self._given: float | None = None  # monotonic seconds: its client has had that long to send what it took
         self._tail: Tail | None = None
         self._encoder = edition.encoder()
@@ -146,12 +147,12 @@ class CatchUp:
         log.info(kv("catching up", place=place, log_head=hub.log.head))
 
     def take(self, rows: int, size: int, timeout: float) -> Sequence[Entry]:
-        """As Tail.take; until it meets the log ``rows`` and ``size`` bound nothing here but by the batches of the feed.
+        """As Tail.take; until it meets the log a batch of the feed may exceed ``rows`` and ``size``.
 
         After an error this is of no use any more.
         """
         if self._tail is None:
-            self._given = None
+            self._given, self._most = None, (rows, size)
             with suppress(StopIteration):
                 entries = next(self._entries)
                 self._given = time.monotonic()
@@ -162,15 +163,27 @@ class CatchUp:
     def _read(self) -> Generator[Sequence[Entry], None, None]:
         """What the private feed brings, until the log has what comes next."""
         while self._tail is None:
-            pieces = self._feed.read()
-            made = self._encoder.entries(pieces.pieces if pieces else ())
-            yield next(made, ())
-            yield from made
+            yield from self._joined()
             if not self._feed.in_transaction:
                 place = position.watermark(self._feed.progress)
                 self._tail = self._hub.log.tail(place, self._edition.fingerprint)
         log.info(kv("caught up", place=place))
         self._free()
+
+    def _joined(self) -> Iterator[Sequence[Entry]]:
+        """What the feed brings next, perhaps nothing, and what it has at hand by then."""
+        joined: list[Entry] = []
+        while True:
+            pieces = self._feed.read()
+            for entries in self._encoder.entries(pieces.pieces if pieces else ()):
+                joined += entries
+                rows, size = self._most
+                if sum([entry.rows for entry in joined]) >= rows or sum([entry.size for entry in joined]) >= size:
+                    yield joined
+                    joined = []
+            if not self._feed.at_hand:
+                break
+        yield joined
 
     def end_if_stuck(self) -> None:
         """Any thread."""

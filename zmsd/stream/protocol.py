@@ -56,14 +56,17 @@ class TableMessages:
         keys = list(primary_key)
         relation = {"schema": "public", "name": name, "rowKey": {"columns": keys}, "keyColumns": keys}
         self.relation = _json(relation)
-        self.insert = f'["data",{{"tag":"insert","relation":{self.relation},"new":'
+        self._insert = f'["data",{{"tag":"insert","relation":{self.relation},"new":'
         self._update = f'["data",{{"tag":"update","relation":{self.relation},"key":'
         self._delete = f'["data",{{"tag":"delete","relation":{self.relation},"key":'
+
+    def inserted(self, new: str) -> bytes:
+        return frame(f"{self._insert}{new}}}]")
 
     def frame(self, change: RowChange) -> bytes:
         tag, key, new = change
         if tag == "insert":
-            return frame(f"{self.insert}{new}}}]")
+            return frame(f"{self._insert}{new}}}]")
         if tag == "update":
             return frame(f'{self._update}{key or "null"},"new":{new}}}]')
         return frame(f"{self._delete}{key}}}]")

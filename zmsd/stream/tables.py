@@ -17,7 +17,7 @@ from zmsd.rows.changes import RowChange, between, between_many
 from zmsd.rows.filters import identity
 from zmsd.rows.plain import Row, RowFunction, compile_rows
 from zmsd.rows.rejects import Rejects
-from zmsd.stream.protocol import TableMessages, frame
+from zmsd.stream.protocol import TableMessages
 from zmsd.stream.shards import ShardTable
 
 _TAKEN = "replaces a row with the same key"
@@ -56,13 +56,16 @@ class TableEncoder:
 
     def changes(self, event: Document) -> list[bytes]:
         """Messages for a change whose document before is known (or there was none)."""
-        deleted = event["operationType"] == "delete"
-        source_id = event["documentKey"]["_id"]
+        kind, source_id = event["operationType"], event["documentKey"]["_id"]
+        deleted = kind == "delete"
         if not self.follows_from_id:
             before = self._rows(event, BEFORE, self._row_before)
             return self._changes_of_keys(before, [] if deleted else self._rows(event, AFTER, self._row), source_id)
         old = self._only_row(event, BEFORE, self._row_before)
         new = None if deleted else self._only_row(event, AFTER, self._row)
+        if kind == "insert" and new is not None:
+            self._owners[new[0]] = identity(source_id)
+            return [self.messages.inserted(new[1])]
         if old is not None and new is not None and old[0] != new[0]:  # replaced by an equal _id with other digits
             return self._changes_of_keys([old], [new], source_id)
         change = between(old if self._owns(old, new, source_id) else None, new)
@@ -93,8 +96,8 @@ class TableEncoder:
         rows = [row for row in map(self._row, found) if row is not None]
         if len({key for key, _ in rows}) < len(rows):
             self._tell_taken(documents, results)
-        head = self.messages.insert
-        return [frame(f"{head}{text}}}]") for _, text in rows]
+        inserted = self.messages.inserted
+        return [inserted(text) for _, text in rows]
 
     def _only_row(self, event: Document, image: str, function: RowFunction) -> Row | None:
         """Where a document has no more than one."""

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from typing import Any
+
+import bson
+import pytest
+from bson.errors import InvalidBSON
+
+from zmsd.feed import slices
+from zmsd.feed.slices import SLICE
+
+Document = dict[str, Any]
+
+
+def event(number: int) -> Document:
+    return {
+        "_id": {"_data": f"{number:x}"},
+        "fullDocument": {"_id": number, "text": "x" * (number % 7), "of": [number]},
+    }
+
+
+def cursor(events: list[Document], *, batch_first: bool = True) -> Document:
+    batch, rest = {"nextBatch": events}, {"postBatchResumeToken": {"_data": "82"}, "id": 1 << 40, "ns": "db.$cmd"}
+    return {**batch, **rest} if batch_first else {**rest, **batch}
+
+
+@pytest.mark.parametrize("length", [0, 1, 9, 10, 11, SLICE - 1, SLICE, SLICE + 1, 2 * SLICE, 999, 1000, 1001, 10_001])
+def test_the_slices_have_all_events_in_order(length: int) -> None:
+    whole = cursor([event(number) for number in range(length)])
+    found = slices.split(bson.encode(whole))
+    parts = [slices.events(one) for one in found.slices]
+    assert [one for part in parts for one in part] == whole.pop("nextBatch")
+    assert found.rest == whole
+    assert found.length == length
+    assert parts[:-1] == [part for part in parts[:-1] if len(part) == SLICE]
+    assert len(parts) == max(1, -(-length // SLICE))
+
+
+def test_a_batch_in_another_place_is_one_slice() -> None:
+    whole = cursor([event(number) for number in range(300)], batch_first=False)
+    found = slices.split(bson.encode(whole))
+    assert found.length == 300
+    assert found.rest["postBatchResumeToken"] == {"_data": "82"}
+    assert [slices.events(one) for one in found.slices] == [whole["nextBatch"]]
+
+
+def test_only_the_slice_with_bytes_that_are_no_bson_is_unreadable() -> None:
+    events = [event(number) for number in range(3 * SLICE)]
+    events[SLICE]["bad"] = "x"
+    raw = bson.encode(cursor(events)).replace(b"\x02bad\0\x02", b"\x02bad\0\x7f")
+    first, second, third = slices.split(raw).slices
+    assert slices.events(first) == events[:SLICE]
+    assert slices.events(third) == events[2 * SLICE :]
+    with pytest.raises(InvalidBSON):
+        slices.events(second)
