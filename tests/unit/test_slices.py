@@ -28,7 +28,7 @@ def cursor(events: list[Document], *, batch_first: bool = True) -> Document:
 def test_the_slices_have_all_events_in_order(length: int) -> None:
     whole = cursor([event(number) for number in range(length)])
     found = slices.split(bson.encode(whole))
-    parts = [slices.events(one) for one in found.slices]
+    parts = [slices.documents(one) for one in found.slices]
     assert [one for part in parts for one in part] == whole.pop("nextBatch")
     assert found.rest == whole
     assert found.length == length
@@ -41,7 +41,7 @@ def test_a_batch_in_another_place_is_one_slice() -> None:
     found = slices.split(bson.encode(whole))
     assert found.length == 300
     assert found.rest["postBatchResumeToken"] == {"_data": "82"}
-    assert [slices.events(one) for one in found.slices] == [whole["nextBatch"]]
+    assert [slices.documents(one) for one in found.slices] == [whole["nextBatch"]]
 
 
 def test_only_the_slice_with_bytes_that_are_no_bson_is_unreadable() -> None:
@@ -49,7 +49,7 @@ def test_only_the_slice_with_bytes_that_are_no_bson_is_unreadable() -> None:
     events[SLICE]["bad"] = "x"
     raw = bson.encode(cursor(events)).replace(b"\x02bad\0\x02", b"\x02bad\0\x7f")
     first, second, third = slices.split(raw).slices
-    assert slices.events(first) == events[:SLICE]
-    assert slices.events(third) == events[2 * SLICE :]
+    assert slices.documents(first) == events[:SLICE]
+    assert slices.documents(third) == events[2 * SLICE :]
     with pytest.raises(InvalidBSON):
-        slices.events(second)
+        slices.documents(second)

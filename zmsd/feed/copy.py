@@ -14,14 +14,15 @@ from contextlib import suppress
 from threading import Event, Thread
 
 from bson.errors import InvalidBSON
+from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure, PyMongoError
 
 from zmsd.errors import SourceError, SourceRefused, SourceUnavailable, ZmsdError
-from zmsd.feed import position
+from zmsd.feed import position, slices
 from zmsd.feed.channel import Channel, Closed
 from zmsd.feed.collection import Fields
 from zmsd.feed.faults import REFUSED_WAIT, SNAPSHOT_GONE, SNAPSHOT_RETRY, backoff, classify, code_of, no_bson
-from zmsd.feed.source import CODEC, Document, Source, as_documents
+from zmsd.feed.source import Document, Source, as_documents
 from zmsd.log import Repeated, kv
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ _NO_INDEX = 2  # BadValue: the hint names an index that is not there
 
 
 class Scan:
-    """Reads one collection in the order of ``_id``; an iterator over batches of documents, for one thread.
+    """Reads one collection in the order of ``_id``; an iterator over batches, for one thread. A batch is slices for
+    ``documents``, which any thread may call.
 
     Through everything that heals it goes on from the last ``_id`` it read.
     """
@@ -45,7 +47,7 @@ class Scan:
         self._fields = fields
         self._at = at
         self._over = Event()
-        self._last: Document | None = None  # {"_id": …} of the newest document, once there is one
+        self._last: bytes | None = None  # the slice with the newest document, once there is one
         self._backoff = backoff()
         self._repeated = Repeated(log, f"copy of {collection}")
 
@@ -53,7 +55,7 @@ class Scan:
         """Roughly how many documents there are; from the collection's metadata."""
         return int(self._source.command({"count": self.collection})["n"])
 
-    def __iter__(self) -> Iterator[list[Document]]:
+    def __iter__(self) -> Iterator[list[bytes]]:
         while not self._over.is_set():
             try:
                 yield from self._read_on()
@@ -63,42 +65,51 @@ class Scan:
             except InvalidBSON as error:
                 raise no_bson(self.collection, error) from error
 
+    def documents(self, one: bytes) -> list[Document]:
+        """Those of a slice."""
+        try:
+            return as_documents(slices.documents(one))
+        except InvalidBSON as error:
+            raise no_bson(self.collection, error) from error
+
     def end(self) -> None:
         """Nobody wants the rest. Any thread."""
         self._over.set()
 
-    def _read_on(self) -> Iterator[list[Document]]:
+    def _read_on(self) -> Iterator[list[bytes]]:
         """From the last ``_id`` to the end. ``$gt`` in an expression goes on over all BSON types; the plain one would
         stay within one. Both walk the index."""
         command: Document = {"find": self.collection, "hint": {"_id": 1}, "sort": {"_id": 1}, "batchSize": BATCH}
         if self._fields is not None:
             command["projection"] = dict.fromkeys(self._fields | {"_id"}, 1)
         if self._last is not None:
-            command["filter"] = {"$expr": {"$gt": ["$_id", {"$literal": self._last["_id"]}]}}
+            command["filter"] = {"$expr": {"$gt": ["$_id", {"$literal": self.documents(self._last)[-1]["_id"]}]}}
         if self.exact:
             command["readConcern"] = {"level": "snapshot", "atClusterTime": position.to_timestamp(self._at)}
         else:
             command["readConcern"] = {"level": "majority"}
         db = self._source.db
         with self._source.client.start_session(causal_consistency=False) as session:
-            cursor = db.command(command, session=session, codec_options=CODEC)["cursor"]
+            cursor, length, parts = self._ask(command, session)
             namespace = cursor["ns"].partition(".")[2]
             try:
-                documents = as_documents(cursor["firstBatch"])
                 while True:
-                    if documents:
-                        self._last = {"_id": documents[-1]["_id"]}
+                    if length:
+                        self._last = parts[-1]
                         self._recovered()
-                        yield documents
+                        yield parts
                     if not cursor["id"]:
                         return
                     more = {"getMore": cursor["id"], "collection": namespace, "batchSize": BATCH}
-                    cursor = db.command(more, session=session, codec_options=CODEC)["cursor"]
-                    documents = as_documents(cursor["nextBatch"])
+                    cursor, length, parts = self._ask(more, session)
             except GeneratorExit:
                 with suppress(PyMongoError):
                     db.command({"killCursors": namespace, "cursors": [cursor["id"]]}, session=session)
                 raise
+
+    def _ask(self, command: Document, session: ClientSession) -> slices.Split:
+        reply = self._source.db.command(command, session=session, codec_options=slices.RAW)
+        return slices.split(bytes(reply["cursor"].raw))
 
     def _recovered(self) -> None:
         if self._repeated.attempts:
@@ -122,14 +133,15 @@ class Scan:
 
 
 def prefetched(scan: Scan, stop: Event) -> Iterator[list[Document]]:
-    """The scan, read by a thread of its own two batches ahead: mongod makes the next one while this one is encoded."""
-    channel: Channel[list[Document]] = Channel(2)
+    """The documents of a scan, which is read by a thread of its own two batches ahead: mongod makes the next one while
+    this one is encoded."""
+    channel: Channel[list[bytes]] = Channel(2)
 
     def run() -> None:
         error: ZmsdError | None = None
         try:
-            for documents in scan:
-                channel.put(documents)
+            for batch in scan:
+                channel.put(batch)
         except Closed:
             pass
         except SourceError as fault:
@@ -144,9 +156,8 @@ def prefetched(scan: Scan, stop: Event) -> Iterator[list[Document]]:
     thread.start()
     try:
         while not stop.is_set():
-            batch = channel.get(1.0)
-            if batch is not None:
-                yield batch
+            for one in channel.get(1.0) or ():
+                yield scan.documents(one)
         raise Closed
     except Closed:
         if stop.is_set():  # a part must not be taken for all

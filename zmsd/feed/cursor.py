@@ -36,8 +36,8 @@ AWAIT_MS = 1000
 """Milliseconds that a getMore may wait for events: also how long a stop may wait for it."""
 BATCH = 1000
 _ROOM = 4 << 20
-"""Bytes of resume tokens from which on a batch may have ended because its reply was full: a token holds the _id of its
-document, twice as long, and MongoDB takes one of megabytes."""
+"""Bytes of resume tokens, or of a whole reply, from which on a batch may have ended because its reply was full: a token
+holds the _id of its document, twice as long, and MongoDB takes one of megabytes."""
 
 
 class Batch(NamedTuple):
@@ -169,7 +169,7 @@ class ChangeCursor:
             raw = bytes(reply["cursor"].raw)
             cursor, length, parts = slices.split(raw)
             short = length < self._asked and len(raw) < _ROOM
-            decoders = [partial(slices.events, part) for part in parts]
+            decoders = [partial(slices.documents, part) for part in parts]
         else:
             cursor = reply["cursor"]
             events: list[Document] = cursor["nextBatch"] if "nextBatch" in cursor else cursor["firstBatch"]

@@ -1,4 +1,4 @@
-"""The events of a reply, decoded a slice at a time, right before they are worked on.
+"""The events or documents of a reply, decoded a slice at a time, right before they are worked on.
 
 A thousand events come to some 1.5 MB of Python objects, which is more than a processor keeps at hand: by the time that
 they are encoded they are to be had from main memory again. In slices a change takes 0.7 (inserts) or 0.8 (updates) of
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import bson
 from bson.raw_bson import RawBSONDocument
@@ -18,8 +18,8 @@ from zmsd.feed.source import CODEC, Document
 
 RAW = CODEC.with_options(document_class=RawBSONDocument)
 """For a reply that is to be sliced."""
-SLICE = 125
-"""Events."""
+SLICE = 200
+"""Documents."""
 _ARRAY = 4
 """BSON's number of that type (bsonspec.org)."""
 _int32 = Struct("<i")
@@ -28,21 +28,21 @@ _END = b"\0\0"  # of that array, and of the document
 
 
 class Split(NamedTuple):
-    """``cursor`` of a reply to getMore."""
+    """``cursor`` of a reply."""
 
     rest: Document
-    """What it has besides its events (perhaps with them)."""
+    """What it has besides its batch (perhaps with it)."""
     length: int
-    """Events in all."""
+    """Documents in all."""
     slices: list[bytes]
-    """Documents for ``events``; at least one."""
+    """For ``documents``; at least one."""
 
 
 def split(cursor: bytes) -> Split:
-    """Raises InvalidBSON, but not for what is wrong inside of an event."""
+    """Raises InvalidBSON, but not for what is wrong inside of a document of the batch."""
     if cursor[4] != _ARRAY:  # mongos, other than mongod, does not begin with the batch
         rest = bson.decode(cursor, CODEC)
-        return Split(rest, len(rest["nextBatch"]), [cursor])
+        return Split(rest, len(_batch(rest)), [cursor])
     batch = cursor.index(b"\0", 5) + 1  # behind type and name
     first, end = batch + 4, batch + _int32.unpack_from(cursor, batch)[0] - 1
     count, cuts = _cuts(cursor, first, end)
@@ -52,9 +52,13 @@ def split(cursor: bytes) -> Split:
     return Split(rest, count, slices)
 
 
-def events(one: bytes) -> list[Document]:
-    """The events of a slice. Raises InvalidBSON."""
-    return next(value for value in bson.decode(one, CODEC).values() if isinstance(value, list))
+def documents(one: bytes) -> list[Any]:
+    """Those of a slice (see source.as_documents). Raises InvalidBSON."""
+    return _batch(bson.decode(one, CODEC))
+
+
+def _batch(document: Document) -> list[Any]:
+    return next(value for value in document.values() if isinstance(value, list))
 
 
 def _cuts(cursor: bytes, at: int, end: int) -> tuple[int, list[int]]:
