@@ -12,7 +12,7 @@ _PART = 100_000
 
 
 def measure(scene: Scene, short: bool) -> Iterator[Figure]:
-    small, large = (50_000, 300_000) if short else (200_000, 2_000_000)
+    small, large = (50_000, 200_000) if short else (200_000, 2_000_000)
     db = scene.fresh()
     there = 0
     peaks = []

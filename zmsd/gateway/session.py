@@ -268,11 +268,10 @@ class Session:
             yield from self._transaction(entries[:number])
             yield from self._transaction(entries[number:])
             return
-        for entry in entries:
-            yield entry.frames
-            if entry.shard_frames and shard in entry.shard_frames:
-                yield entry.shard_frames[shard]
-            self.rows += entry.rows
+        yield from [entry.frames for entry in entries]
+        of_shard = [entry.shard_frames for entry in entries if entry.shard_frames]
+        yield from [frames[shard] for frames in of_shard if shard in frames]  # other tables' than those before
+        self.rows += sum([entry.rows for entry in entries])
         self._open = None if end.last else end.watermark
         if end.last:
             self._place = self.sent = end.watermark  # a commit that cannot be sent ends the session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Condition
 
 LIMIT = 64 << 20
@@ -30,11 +30,12 @@ class Entry:
     """Data messages for the clients of one shard only (``app_0``)."""
     ahead_to: str | None = None
     """A table's rows are given as of this later watermark, and what happens to it up to there is not told again."""
+    size: int = field(init=False)
+    """Bytes; asked for by every reader, so counted once."""
 
-    @property
-    def size(self) -> int:
+    def __post_init__(self) -> None:
         extra = sum(map(len, self.shard_frames.values())) if self.shard_frames else 0
-        return len(self.frames) + extra + _ENTRY_BYTES
+        self.size = len(self.frames) + extra + _ENTRY_BYTES
 
 
 class Overrun(Exception):
@@ -178,12 +179,12 @@ class ChangeLog:
             if generation != self._generation or index < 0:
                 raise Overrun
             taken: list[Entry] = []
-            while index < len(self._entries) and rows > 0 and size > 0:
-                entry = self._entries[index]
+            for entry in self._entries[index : index + max(rows, 0)]:  # each counts as a row at least
+                if rows <= 0 or size <= 0:
+                    break
                 taken.append(entry)
-                rows -= max(entry.rows, 1)
+                rows -= entry.rows or 1
                 size -= entry.size
-                index += 1
             return taken
 
     def _trim(self) -> None:
