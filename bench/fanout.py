@@ -19,7 +19,7 @@ SESSIONS = (1, 4, 16)
 
 
 def measure(scene: Scene, short: bool) -> Iterator[Figure]:
-    rounds, count = (2, 20_000) if short else (5, 50_000)
+    rounds, count = (1, 20_000) if short else (5, 50_000)
     db = scene.fresh(COLLECTIONS)
     used: dict[int, list[float]] = {sessions: [] for sessions in SESSIONS}
     writes: list[float] = []

@@ -15,7 +15,7 @@ _SETTLE = 2.0  # seconds
 
 
 def measure(scene: Scene, short: bool) -> Iterator[Figure]:
-    seconds = 6.0 if short else 60.0
+    seconds = 5.0 if short else 60.0
     db = scene.fresh(COLLECTIONS)
     for scope in ("collection", "database"):
         time.sleep(_SETTLE)

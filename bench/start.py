@@ -23,7 +23,7 @@ _PAUSE = 0.002  # seconds
 
 
 def measure(scene: Scene, short: bool) -> Iterator[Figure]:
-    rounds = 5 if short else 15
+    rounds = 3 if short else 15
     db = scene.fresh(5)
     starts, imports, pymongos = [], [], []
     with tempfile.TemporaryDirectory(prefix="zmsd-bench-") as compiled:
