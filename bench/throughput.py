@@ -54,12 +54,12 @@ def measure(scene: Scene, short: bool) -> Iterator[Figure]:
                 yield report.value(f"{name} live", "changes/s", [ours for ours, _, _ in live], at_least=least)
                 found = [(ours, find) for ours, _, find in live]
                 yield report.ratio(f"{name} live, beside find()", "changes/s", found, at_least=round(least / _FIND, 3))
-                beside = [(ours, bare) for ours, bare, _ in live]
+                beside = [(ours, theirs) for ours, theirs, _ in live]
                 yield report.ratio(f"{name} live, beside the bare stream", "changes/s", beside, at_least=0.5)
                 backlog = [bench.backlog(make, count) for _ in range(rounds)]
-                rates = [(drained.rate, bare) for drained, bare, _ in backlog]
+                rates = [(drained.rate, theirs) for drained, theirs, _ in backlog]
                 yield report.ratio(f"{name} backlog", "changes/s", rates, at_least=0.5)
-                cpu = [(drained.zmsd, bare) for drained, _, bare in backlog]
+                cpu = [(drained.zmsd, theirs) for drained, _, theirs in backlog]
                 yield report.ratio(f"{name} backlog, its processor time", "µs/change", cpu)
                 mongod = [drained.mongod for drained, _, _ in backlog]
                 yield report.value(f"{name} backlog, mongod's", "µs/change", mongod)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from bson import DBRef
 
+from zmsd.feed import slices
 from zmsd.feed.cursor import BATCH, ENVELOPE, Batch, ChangeCursor
 from zmsd.feed.faults import EventUnreadable
 from zmsd.feed.lookup import AFTER, BEFORE, OF_DOCUMENTS, WITH_AFTER, WITH_BEFORE, Lookup
@@ -157,7 +158,17 @@ class DatabaseReader(ContentReader):
         union: Fields = None if None in every else frozenset().union(*(f for f in every if f is not None))
         # Not in a collection's own stream: there each event is the partner of one in the order.
         stages = [events_of(watched), *wanted_changes(watched), projection(union)]
-        cursor = ChangeCursor(source, None, after, stages, _options(source), _batch_size(source), ahead=True)
+        evaluated = any(wanted.evaluator is not None for wanted in watched.values())
+        cursor = ChangeCursor(
+            source,
+            None,
+            after,
+            stages,
+            _options(source),
+            _batch_size(source),
+            ahead=True,
+            slice_size=slices.EVALUATED if evaluated else slices.SLICE,
+        )
         super().__init__(source, "database", cursor, watched, stop, health)
 
 

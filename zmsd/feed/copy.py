@@ -38,14 +38,19 @@ class Scan:
     Through everything that heals it goes on from the last ``_id`` it read.
     """
 
-    def __init__(self, source: Source, collection: str, fields: Fields, at: int) -> None:
-        """:param at: the position at which to read"""
+    def __init__(
+        self, source: Source, collection: str, fields: Fields, at: int, slice_size: int = slices.SLICE
+    ) -> None:
+        """:param at: the position at which to read
+        :param slice_size: documents in a slice
+        """
         self.collection = collection
         self.exact = True
         """All that was read so far was read at the position."""
         self._source = source
         self._fields = fields
         self._at = at
+        self._slice_size = slice_size
         self._over = Event()
         self._last: bytes | None = None  # the slice with the newest document, once there is one
         self._backoff = backoff()
@@ -109,7 +114,7 @@ class Scan:
 
     def _ask(self, command: Document, session: ClientSession) -> slices.Split:
         reply = self._source.db.command(command, session=session, codec_options=slices.RAW)
-        return slices.split(bytes(reply["cursor"].raw))
+        return slices.split(bytes(reply["cursor"].raw), self._slice_size)
 
     def _recovered(self) -> None:
         if self._repeated.attempts:

@@ -75,11 +75,13 @@ class ChangeCursor:
         batch_size: int = BATCH,
         *,
         ahead: bool = False,
+        slice_size: int = slices.SLICE,
     ) -> None:
         """:param after: the position after which it begins
         :param stages: what follows ``$changeStream`` in the pipeline
         :param options: of ``$changeStream``: fullDocument and so on
         :param ahead: in a backlog have the next reply made while the caller is busy with one, and give it in slices
+        :param slice_size: events in a slice
         """
         self._source = source
         self._collection = collection
@@ -89,6 +91,7 @@ class ChangeCursor:
         self._batch_size = batch_size
         self._asked = batch_size  # events, by the command whose reply comes next
         self._reads_ahead = ahead
+        self._slice_size = slice_size
         self._ahead: _Ahead | None = None
         self._at_hand: deque[_Slice] = deque()  # of the reply that came last
         self._session: ClientSession | None = None
@@ -167,7 +170,7 @@ class ChangeCursor:
         now = position.of_timestamp(reply["operationTime"])
         if isinstance(reply, RawBSONDocument):
             raw = bytes(reply["cursor"].raw)
-            cursor, length, parts = slices.split(raw)
+            cursor, length, parts = slices.split(raw, self._slice_size)
             short = length < self._asked and len(raw) < _ROOM
             decoders = [partial(slices.documents, part) for part in parts]
         else:

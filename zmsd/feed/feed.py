@@ -273,7 +273,7 @@ def _but_the_last(events: list[Document]) -> list[Document]:
     return [event for event in events if position.of_token(event["_id"]) != last]
 
 
-def scope_of(setting: str, source: Source, collections: int) -> str:
+def _scope(setting: str, source: Source, collections: int) -> str:
     """What ``feed.scope: auto`` means here, which is known once the source is prepared: ``database`` or ``collection``.
 
     Every write wakes every stream in mongod, before any of them answers: with five collections and their order 0.5 ms.
@@ -287,5 +287,5 @@ def scope_of(setting: str, source: Source, collections: int) -> str:
 
 def open_feed(setting: str, source: Source, watched: Mapping[str, Watched], after: int, stop: Event) -> Feed:
     """The live feed of setting ``feed.scope``."""
-    one_stream = scope_of(setting, source, len(watched)) == "database"
+    one_stream = _scope(setting, source, len(watched)) == "database"
     return (DatabaseFeed if one_stream else AdaptiveFeed)(source, watched, after, stop)

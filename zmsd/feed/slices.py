@@ -20,6 +20,8 @@ RAW = CODEC.with_options(document_class=RawBSONDocument)
 """For a reply that is to be sliced."""
 SLICE = 200
 """Documents."""
+EVALUATED = 1000
+"""The same where mongod evaluates them: it is asked less often. A copy of a computed table has 1.2 times the rows/s."""
 _ARRAY = 4
 """BSON's number of that type (bsonspec.org)."""
 _int32 = Struct("<i")
@@ -38,14 +40,17 @@ class Split(NamedTuple):
     """For ``documents``; at least one."""
 
 
-def split(cursor: bytes) -> Split:
-    """Raises InvalidBSON, but not for what is wrong inside of a document of the batch."""
-    if cursor[4] != _ARRAY:  # mongos, other than mongod, does not begin with the batch
+def split(cursor: bytes, size: int) -> Split:
+    """Raises InvalidBSON, but not for what is wrong inside of a document of the batch.
+
+    :param size: documents in a slice
+    """
+    if cursor[4] != _ARRAY:  # mongod begins with the batch; what does not is one slice
         rest = bson.decode(cursor, CODEC)
         return Split(rest, len(_batch(rest)), [cursor])
     batch = cursor.index(b"\0", 5) + 1  # behind type and name
     first, end = batch + 4, batch + _int32.unpack_from(cursor, batch)[0] - 1
-    count, cuts = _cuts(cursor, first, end)
+    count, cuts = _cuts(cursor, first, end, size)
     parts = [cursor[begin:cut] for begin, cut in pairwise([first, *cuts])]
     slices = [_head.pack(len(part) + 12, _ARRAY, 0, len(part) + 5) + part + _END for part in parts]
     rest = bson.decode(_int32.pack(len(cursor) - end + 3) + cursor[end + 1 :], CODEC)
@@ -61,7 +66,7 @@ def _batch(document: Document) -> list[Any]:
     return next(value for value in document.values() if isinstance(value, list))
 
 
-def _cuts(cursor: bytes, at: int, end: int) -> tuple[int, list[int]]:
+def _cuts(cursor: bytes, at: int, end: int, size: int) -> tuple[int, list[int]]:
     """How many members an array has, and where its slices end. A member is its type, its index as text, a zero, and a
     document that begins with its size."""
     count, cuts = 0, []
@@ -69,6 +74,6 @@ def _cuts(cursor: bytes, at: int, end: int) -> tuple[int, list[int]]:
         at += len(str(count)) + 2
         at += _int32.unpack_from(cursor, at)[0]
         count += 1
-        if count % SLICE == 0:
+        if count % size == 0:
             cuts.append(at)
     return count, cuts if cuts and cuts[-1] == end else [*cuts, end]

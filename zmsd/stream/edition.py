@@ -13,6 +13,7 @@ from zmsd.catalog.schema import Column
 from zmsd.feed.collection import Watched
 from zmsd.feed.copy import Scan, prefetched
 from zmsd.feed.patience import persist
+from zmsd.feed.slices import EVALUATED, SLICE
 from zmsd.feed.source import Document, Source
 from zmsd.rows.computed import Evaluator, follows_from_id
 from zmsd.rows.rejects import Rejects
@@ -124,7 +125,9 @@ class Edition:
         return prefetched(self.scan(collection, at), self._stop)
 
     def scan(self, collection: str, at: int) -> Scan:
-        return Scan(self._source, collection, self.watched[collection].fields, at)
+        wanted = self.watched[collection]
+        size = SLICE if wanted.evaluator is None else EVALUATED
+        return Scan(self._source, collection, wanted.fields, at, size)
 
 
 MakeEdition = Callable[[Published], Edition]

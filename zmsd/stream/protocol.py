@@ -66,7 +66,8 @@ class TableMessages:
     def frame(self, change: RowChange) -> bytes:
         tag, key, new = change
         if tag == "insert":
-            return frame(f"{self._insert}{new}}}]")
+            assert new is not None
+            return self.inserted(new)
         if tag == "update":
             return frame(f'{self._update}{key or "null"},"new":{new}}}]')
         return frame(f"{self._delete}{key}}}]")
