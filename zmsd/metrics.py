@@ -1,8 +1,7 @@
-"""Counters, gauges and histograms, and their text for Prometheus (format 0.0.4).
+"""Counters, histograms and callbacks, and their text for Prometheus (format 0.0.4).
 
-A daemon makes one Registry and hands it down; there is no global one. A metric with labels is a family of children:
-bind a child once, ``rows = family.labels(table="orders")``, and use it on the hot path, ``rows.inc(12)``. Without label
-names the only child is ``family.labels()``.
+A daemon makes one Registry and hands it down; there is no global one. What several threads count is a Counter or a
+Histogram, without labels. Everything else, and everything with labels, is read by a callback at each rendering.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 log = logging.getLogger(__name__)
 
-Labels = tuple[str, ...]  # the values of a child's labels, in the order of the family's names
+Labels = tuple[str, ...]  # the values of a metric's labels, in the order of their names
 Reading = float | Mapping[Labels, float] | None  # what a callback returns; None: not known now
 
 
@@ -48,35 +47,8 @@ class Counter:
         """What it stands at."""
         return self._value
 
-    def samples(self) -> Iterator[Sample]:
-        yield Sample("", None, self._value)
-
-
-class Gauge:
-    """A number that goes up and down; any thread may change it."""
-
-    __slots__ = ("_lock", "_value")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._value: float = 0
-
-    def set(self, value: float) -> None:
-        """Replace it."""
-        with self._lock:  # else one falling between the reading and the writing of an inc() would be lost
-            self._value = value
-
-    def inc(self, n: float = 1) -> None:
-        """Add ``n``, which may be negative."""
-        with self._lock:
-            self._value += n
-
-    def value(self) -> float:
-        """What it stands at."""
-        return self._value
-
-    def samples(self) -> Iterator[Sample]:
-        yield Sample("", None, self._value)
+    def samples(self) -> Iterator[tuple[Labels, Sample]]:
+        yield (), Sample("", None, self._value)
 
 
 class Histogram:
@@ -103,12 +75,12 @@ class Histogram:
             counts, total = list(self._counts), self._sum
         return Distribution(tuple(zip((*self._bounds, math.inf), accumulate(counts), strict=True)), total, sum(counts))
 
-    def samples(self) -> Iterator[Sample]:
+    def samples(self) -> Iterator[tuple[Labels, Sample]]:
         held = self.value()
         for bound, cumulated in held.buckets:
-            yield Sample("_bucket", _number(float(bound)), cumulated)
-        yield Sample("_sum", None, held.sum)
-        yield Sample("_count", None, held.count)
+            yield (), Sample("_bucket", _number(float(bound)), cumulated)
+        yield (), Sample("_sum", None, held.sum)
+        yield (), Sample("_count", None, held.count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,60 +93,11 @@ class Distribution:
 
 
 class Sample(NamedTuple):
-    """One line of a child: what is added to the metric's name, the ``le`` label if any, the number."""
+    """One line of a metric: what is added to the metric's name, the ``le`` label if any, the number."""
 
     suffix: str
     le: str | None
     value: float
-
-
-class Child(Protocol):
-    """What a family holds: a Counter, a Gauge, a Histogram."""
-
-    def samples(self) -> Iterator[Sample]: ...
-
-
-C = TypeVar("C", bound=Child)
-
-
-class Family(Generic[C]):
-    """The children of one metric, by the values of their labels."""
-
-    def __init__(self, name: str, names: Sequence[str], make: Callable[[], C]) -> None:
-        self._name = name
-        self._names = tuple(names)
-        self._make = make
-        self._lock = threading.Lock()
-        self._children: dict[Labels, C] = {}
-
-    def labels(self, **values: object) -> C:
-        """The child with these labels, all of the metric's; it is made when it is new. Raises ValueError."""
-        key = self._key(values)
-        with self._lock:
-            child = self._children.get(key)
-            if child is None:
-                child = self._children[key] = self._make()
-            return child
-
-    def remove(self, **values: object) -> None:
-        """Show the child with these labels no more; nothing happens when there is none."""
-        with self._lock:
-            self._children.pop(self._key(values), None)
-
-    def children(self) -> dict[Labels, C]:
-        """All children now."""
-        with self._lock:
-            return dict(self._children)
-
-    def _key(self, values: Mapping[str, object]) -> Labels:
-        if values.keys() != set(self._names):
-            raise ValueError(f"{self._name}: labels are {self._names}, got {tuple(values)}")
-        return tuple(str(values[name]) for name in self._names)
-
-    def _samples(self) -> Iterator[tuple[Labels, Sample]]:
-        for key, child in self.children().items():
-            for sample in child.samples():
-                yield key, sample
 
 
 class Registry:
@@ -184,25 +107,19 @@ class Registry:
         self._lock = threading.Lock()
         self._metrics: dict[str, _Metric] = {}
 
-    def counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Family[Counter]:
-        """A new counter; its name ends in ``_total``."""
-        family = Family(name, labels, Counter)
-        self._add("counter", name, help, labels, family._samples)
-        return family
+    def counter(self, name: str, help: str) -> Counter:
+        """Return a new counter; its name ends in ``_total``."""
+        made = Counter()
+        self._add("counter", name, help, (), made.samples)
+        return made
 
-    def gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Family[Gauge]:
-        """A new gauge that is set; for one that is read see ``callback``."""
-        family = Family(name, labels, Gauge)
-        self._add("gauge", name, help, labels, family._samples)
-        return family
-
-    def histogram(self, name: str, help: str, bounds: Sequence[float], labels: Sequence[str] = ()) -> Family[Histogram]:
-        """A new histogram with these bounds, rising, without infinity."""
+    def histogram(self, name: str, help: str, bounds: Sequence[float]) -> Histogram:
+        """Return a new histogram with these bounds: rising, finite; infinity is added."""
         if list(bounds) != sorted(set(bounds)) or not all(map(math.isfinite, bounds)):
             raise ValueError(f"{name}: bounds must be finite and rise, got {bounds}")
-        family = Family(name, labels, lambda: Histogram(bounds))
-        self._add("histogram", name, help, labels, family._samples)
-        return family
+        made = Histogram(bounds)
+        self._add("histogram", name, help, (), made.samples)
+        return made
 
     def callback(
         self,
@@ -246,7 +163,7 @@ class Registry:
         if not re.fullmatch(r"[a-zA-Z_:][a-zA-Z0-9_:]*", name) or (kind == "counter") != name.endswith("_total"):
             raise ValueError(f"{name!r} is no name for a {kind}")
         for label in labels:
-            if not re.fullmatch(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", label) or (label == "le" and kind == "histogram"):
+            if not re.fullmatch(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", label):
                 raise ValueError(f"{name}: {label!r} is no name for a label")
         with self._lock:
             if name in self._metrics:

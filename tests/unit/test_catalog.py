@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from bson import Decimal128, Int64, ObjectId
 
-from zmsd.catalog.catalog import Catalog, Table, diff, load_catalog
+from zmsd.catalog.catalog import Catalog, CatalogDiff, Table, diff, load_catalog
 from zmsd.catalog.mapping import Mapping
 from zmsd.catalog.schema import Column, TableSpec
 from zmsd.documents import Document, parse
@@ -170,19 +170,21 @@ def test_fingerprints_tell_apart_what_python_calls_equal() -> None:
     assert len({*filters, *pipelines}) == 6
 
 
+NO_DIFFERENCE = CatalogDiff((), (), (), ())
+
+
 def test_no_difference() -> None:
     old = load({**table("a"), **table("b")}, {"a": {"collection": "m", "filter": {"k": 1}}})
     new = load({**table("b"), **table("a")}, {"a": {"source": "m", "filter": {"k": 1}, "projection": {"id": 1}}})
-    assert not diff(old, new)
+    assert diff(old, new) == NO_DIFFERENCE
     optional = {"b": {"columns": {"id": {"type": "string", "optional": True}}, "primaryKey": ["id"]}}
-    assert not diff(load(table("b")), load(optional))
+    assert diff(load(table("b")), load(optional)) == NO_DIFFERENCE
 
 
 def test_tables_and_columns_that_came_and_went() -> None:
     old = load({**table("gone"), **table("kept", x="number", y="json"), **table("same")})
     new = load({**table("same"), **table("kept", y="json", z="string"), **table("new")})
     found = diff(old, new)
-    assert found
     assert [entry.name for entry in found.added] == ["new"]
     assert [entry.name for entry in found.dropped] == ["gone"]
     (change,) = found.changed

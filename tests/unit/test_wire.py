@@ -82,7 +82,7 @@ def connected(small: bool = False) -> Iterator[tuple[Peer, Far]]:
             yield peer, far
         finally:
             peer.kill()
-            peer.join(10)
+            peer._ws.thread.join(10)
             assert not peer._ws.thread.is_alive(), "the receive thread ends"
 
 

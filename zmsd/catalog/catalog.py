@@ -157,9 +157,6 @@ class CatalogDiff:
     changed: tuple[TableChange, ...]
     incompatible: tuple[str, ...]
 
-    def __bool__(self) -> bool:
-        return bool(self.added or self.dropped or self.changed or self.incompatible)
-
 
 def diff(old: Catalog, new: Catalog) -> CatalogDiff:
     """From ``old`` to ``new``. That a column became optional or required is no change: zmsd sends both alike."""

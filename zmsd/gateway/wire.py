@@ -177,10 +177,6 @@ class Peer:
             if self._wire.cut_off():
                 self._wire.kill()
 
-    def join(self, seconds: float) -> None:
-        """Wait for the receive thread."""
-        self._ws.thread.join(seconds)
-
     def _why(self) -> str:
         reason = self._ws.close_message
         return f"closed with {int(self._ws.close_reason)}" + (f": {reason}" if reason else "")

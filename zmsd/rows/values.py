@@ -201,6 +201,3 @@ def _double(value: Decimal128) -> float:
         return float(value.to_decimal())
     except (ValueError, OverflowError, ArithmeticError):  # a signalling NaN
         return math.nan
-
-
-__all__ = ["BY_TYPE", "boolean", "iso", "json_text", "milliseconds", "null", "number", "quote", "string"]

@@ -128,6 +128,3 @@ class Edition:
         wanted = self.watched[collection]
         size = SLICE if wanted.evaluator is None else EVALUATED
         return Scan(self._source, collection, wanted.fields, at, size)
-
-
-MakeEdition = Callable[[Published], Edition]

@@ -52,12 +52,12 @@ class Tally:
             "From the commit in MongoDB to the sending, of the oldest transaction in each send to a client that was"
             " connected by then",
             _LAG,
-        ).labels()
+        )
         self.sent_rows = registry.counter(
             "zmsd_sent_rows_total", "Rows sent, to all clients; those of a copy when it is complete"
-        ).labels()
-        self.sent_bytes = registry.counter("zmsd_sent_bytes_total", "Bytes sent, to all clients").labels()
-        self.resets = registry.counter("zmsd_resets_total", "Clients told to copy everything afresh").labels()
+        )
+        self.sent_bytes = registry.counter("zmsd_sent_bytes_total", "Bytes sent, to all clients")
+        self.resets = registry.counter("zmsd_resets_total", "Clients told to copy everything afresh")
 
     def read(self, pieces: Sequence[Piece]) -> None:
         """What the live feed has read at once."""
