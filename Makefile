@@ -43,7 +43,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp of an extra: installed again only when what is to be installed has changed.
-.venv/demo .venv/man .venv/test: .venv/%: setup.cfg setup.py
+.venv/demo .venv/man .venv/test: .venv/%: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@
