@@ -102,7 +102,7 @@ class Scene:
             edition=self.edition,
             store=self.store,
             tally=MagicMock(),
-            source=SimpleNamespace(failures=Counter(), recoveries=Counter(), renew=MagicMock()),
+            source=MagicMock(failures=Counter(), recoveries=Counter()),
             history=MagicMock(),
         )
         self.heartbeat = 1000.0

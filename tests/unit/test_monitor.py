@@ -58,7 +58,7 @@ class Scene:
             readiness=self.readiness,
             tally=self.tally,
             edition=SimpleNamespace(watched={"users": None, "rooms": None}),
-            source=SimpleNamespace(oplog_start=lambda: self.oplog_start),
+            source=SimpleNamespace(oplog_start=lambda: self.oplog_start, look=lambda: None),
         )
         self.monitor = Monitor(cast(Any, hub), cast(Any, self.dispatcher), lambda: self.sessions)
 
@@ -141,7 +141,7 @@ def test_position_and_oplog(scene: Scene) -> None:
     assert monitor.oplog_headroom is None
     scene.dispatcher.place = place(5)
     scene.oplog_start = place(3605)
-    monitor.look_at_oplog()
+    monitor.look_at_mongodb()
     assert monitor.oplog_headroom == pytest.approx(3600, abs=1)
     assert monitor.position_age == pytest.approx(5, abs=2)
     scene.dispatcher.place = None

@@ -74,7 +74,7 @@ class Script:
         self._last: dict[str | None, Document] = {}
         self._lock = Lock()
         source = MagicMock(db=self, images=frozenset(), wants_images=False, failures=Counter())
-        source.topology.sharded = False
+        source.deployment.sharded = False
         self.source = cast(Source, source)
 
     def command(self, command: Document, **_: Any) -> Document:
@@ -455,7 +455,7 @@ def test_auto_is_what_costs_less(setting: str, asks: bool, sharded: bool, collec
     """``asks``: writes may share their time, so one stream would have to ask whether a transaction goes on."""
     script = Script()
     script.source.groups_writes = lambda: asks  # type: ignore[method-assign]
-    script.source.topology.sharded = sharded  # type: ignore[misc]
+    script.source.deployment.sharded = sharded  # type: ignore[misc]
     watched = {f"c{number}": Watched(None) for number in range(collections)}
     with closing(open_feed(setting, script.source, watched, T, Event())) as feed:
         assert feed.scope == scope

@@ -16,7 +16,7 @@ from bson import DBRef
 
 from zmsd.feed import slices
 from zmsd.feed.cursor import BATCH, ENVELOPE, Batch, ChangeCursor
-from zmsd.feed.faults import EventUnreadable
+from zmsd.feed.faults import EventUnreadable, OptionRefused
 from zmsd.feed.lookup import AFTER, BEFORE, OF_DOCUMENTS, WITH_AFTER, WITH_BEFORE, Lookup
 from zmsd.feed.order import events_of
 from zmsd.feed.reader import Health, Reader
@@ -105,6 +105,10 @@ class ContentReader(Reader):
         """An event that cannot be had, though its documents, together or alone, perhaps can: they are looked up."""
         try:
             return super()._read(wait_ms)
+        except OptionRefused as error:
+            if self._source.look().stores_images:
+                raise
+            raise OptionRefused("the deployment offers other options now, with which its streams are opened") from error
         except EventUnreadable as error:
             log.info(kv("event unreadable, documents are looked up", stream=self.name, error=error))
             return self._cursor.read_without_documents()

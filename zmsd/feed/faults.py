@@ -37,10 +37,16 @@ REFUSED = frozenset((13, 18, 20, 40573, 166, 40324, 40415))
 SNAPSHOT_GONE = frozenset((239, 246))
 SNAPSHOT_RETRY = frozenset((250, 272))
 OVERSIZE = 10334
+OPTION_REFUSED = 2
+"""BadValue: the server does not take an option, as ``whenAvailable`` below featureCompatibilityVersion 6.0."""
 
 
 class EventUnreadable(SourceError):
     """A change event over 16 MB that the server cannot split, or one with bytes in it that are no BSON."""
+
+
+class OptionRefused(SourceUnavailable):
+    """The server does not take an option of a command (code 2), which depends on what it is: look at it again."""
 
 
 class TokenUnfit(SourceError):
@@ -57,6 +63,8 @@ def classify(error: PyMongoError) -> SourceError:
     text = _text(error)
     if code in REOPEN_BY_TIME:
         return TokenUnfit(text)
+    if code == OPTION_REFUSED:
+        return OptionRefused(text)
     if code == OVERSIZE:
         return EventUnreadable(text)
     if code in LOST or error.has_error_label("NonResumableChangeStreamError"):

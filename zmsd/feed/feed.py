@@ -84,7 +84,7 @@ class StreamFeed(Feed):
         """
         self._health = Health(source.failures, source.recoveries)
         self._stop = stop or Event()
-        self._sharded = source.topology.sharded
+        self._sharded = source.deployment.sharded
         self._grouper = Grouper(after, sharded=self._sharded)
 
     @property
@@ -281,7 +281,7 @@ def _scope(setting: str, source: Source, collections: int) -> str:
     """
     if setting != "auto":
         return setting
-    asks = source.groups_writes() and not source.topology.sharded
+    asks = source.groups_writes() and not source.deployment.sharded
     return "collection" if asks and collections < _MANY else "database"
 
 

@@ -49,7 +49,7 @@ def has_operation(source: Source, at: int) -> bool:
 
     :param at: a time at which an operation has ended, as a copy's
     """
-    if source.topology.sharded:
+    if source.deployment.sharded:
         return True
     try:
         found = _first_entry(source, {"ts": {"$gte": position.to_timestamp(at)}})

@@ -11,7 +11,7 @@ from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceUnavailabl
 from zmsd.feed import position
 from zmsd.feed.channel import Channel, Closed
 from zmsd.feed.cursor import AWAIT_MS, Batch, ChangeCursor
-from zmsd.feed.faults import REFUSED_WAIT, TokenUnfit, backoff
+from zmsd.feed.faults import REFUSED_WAIT, OptionRefused, TokenUnfit, backoff
 from zmsd.feed.source import Document
 from zmsd.log import Repeated
 from zmsd.metrics import Counter
@@ -113,8 +113,9 @@ class Reader:
     def step(self, wait_ms: int = AWAIT_MS) -> Batch | None:
         """The next batch, perhaps empty; None when this try failed and has waited for the next one.
 
-        Raises ResumeLost, which no waiting heals; and what has failed for so long, or in such a way, that another
-        database may be there by now: who begins again looks at that first.
+        Raises ResumeLost, which no waiting heals; OptionRefused, after which other options are to be tried; and what
+        has failed for so long, or in such a way, that another database may be there by now: who begins again looks at
+        that first.
         """
         if self._few and wait_ms == AWAIT_MS and not self.at_hand:
             self._stop.wait(_PAUSE)
@@ -123,7 +124,7 @@ class Reader:
             self.health.opens(self.name)
         try:
             batch = self._read(wait_ms)
-        except (ResumeLost, TokenUnfit):
+        except (ResumeLost, TokenUnfit, OptionRefused):
             raise
         except SourceError as error:
             self._failed(error)

@@ -1,11 +1,10 @@
-"""The database that is read: its connection, topology, identity, and the images it keeps for change streams."""
+"""The database that is read: its connection, deployment, identity, and the images it keeps for change streams."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from threading import Lock
 from typing import Any
@@ -16,8 +15,9 @@ from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
 
-from zmsd.errors import EvaluationError, ResumeLost, SourceRefused, SourceUnavailable
+from zmsd.errors import EvaluationError, ResumeLost, SourceError, SourceRefused, SourceUnavailable
 from zmsd.feed import position
+from zmsd.feed.deployment import Deployment, ask, standalone
 from zmsd.feed.faults import TokenUnfit, classify, code_of, is_transient
 from zmsd.log import kv
 from zmsd.metrics import Counter
@@ -33,6 +33,9 @@ CODEC: CodecOptions[Document] = CodecOptions(
 )
 
 _WIRE_6_0 = 17
+_NAMESPACE_NOT_FOUND = 26
+_INDEX_IS_BUILT = (12586, 12587)
+"""BackgroundOperationInProgressForDatabase and …ForNamespace."""
 _TIMEOUTS = {
     "serverSelectionTimeoutMS": 5000,
     "connectTimeoutMS": 5000,
@@ -42,23 +45,6 @@ _TIMEOUTS = {
 """A silent network is noticed by the driver's monitor within heartbeat + connect time, about 10 s, and the monitor then
 breaks the operations under way: so no socket time-out is needed, which would cut long scans of the oplog. Connections
 that many clients at once have needed are given back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Topology:
-    """What kind of server this is."""
-
-    sharded: bool
-    version: tuple[int, int]
-    set_name: str | None
-
-    @property
-    def has_images(self) -> bool:
-        return self.version >= (6, 0)
-
-    @property
-    def has_documents_stage(self) -> bool:
-        return self.version >= (5, 1)
 
 
 def as_documents(found: list[Any]) -> list[Document]:
@@ -92,9 +78,11 @@ class Source:
             self.client = self._make_client()
         self.db: Database[Document] = self.client.get_database(database, codec_options=CODEC)
         self.images: frozenset[str] = frozenset()
-        self.topology = Topology(False, (0, 0), None)
-        self.wants_images = False
-        """Whether change streams shall ask for images."""
+        self.missing_images: dict[str, SourceError] = {}
+        """Collection -> why its images could not be switched on at the last try."""
+        self.deployment = Deployment()
+        """As of the last look. It is the same object as long as nothing has changed."""
+        self._images_setting = "auto"
         self.failures = Counter()
         """Times that reading from it failed, and was tried again."""
         self.recoveries = Counter()
@@ -118,13 +106,31 @@ class Source:
         self.client, self.db = client, client.get_database(self.db.name, codec_options=CODEC)
         old.close()
 
+    @property
+    def wants_images(self) -> bool:
+        """Whether change streams ask for images."""
+        return self._images_setting != "off" and self.deployment.stores_images
+
+    def look(self) -> Deployment:
+        """Ask the deployment again what it is: an upgrade, or another featureCompatibilityVersion, changes that while
+        connections last. Raises SourceError."""
+        with translated():
+            run = partial(self.db.command, codec_options=CODEC)
+            found = ask(run, run)
+        with self._lock:
+            if found != self.deployment:
+                if self.deployment.version:
+                    log.info(kv("deployment changed", version=found.version_text, images=found.stores_images))
+                self.deployment = found
+            return self.deployment
+
     def groups_writes(self) -> bool:
         """Whether events outside of a multi-document transaction may share their clusterTime, too: since MongoDB 6.1
         those of TTL deletes, since 8.0 those of insert_many. As the driver has it from each member, for it may be
         upgraded while we read."""
         members = self.client.topology_description.server_descriptions().values()
         # Of a member that cannot be reached just now the driver knows nothing.
-        return self.topology.version > (6, 0) or any(member.max_wire_version > _WIRE_6_0 for member in members)
+        return self.deployment.groups_writes or any(member.max_wire_version > _WIRE_6_0 for member in members)
 
     def command(self, command: Document) -> Document:
         with translated():
@@ -153,7 +159,7 @@ class Source:
         """The position of the newest operation that the primary has applied."""
         reply = self.command({"ping": 1})
         if "operationTime" not in reply:
-            raise _standalone()
+            raise standalone()
         return position.of_timestamp(reply["operationTime"])
 
     def oplog_start(self) -> int | None:
@@ -165,12 +171,13 @@ class Source:
         return position.of_timestamp(first["ts"]) if first else None
 
     def prepare(self, collections: Iterable[str], images: str) -> None:
-        """Learn the topology, refuse what cannot be watched, and see to the images before any position is taken.
+        """Look at the deployment, refuse what cannot be watched, and see to the images before any position is taken.
 
         :param collections: the names of the collections to be watched
         :param images: ``auto``, ``required`` or ``off`` (setting ``feed.images``)
         """
-        self.topology = self._topology()
+        self._images_setting = images
+        self.look().check()
         self.set = self.set_id()
         found = self.collections()
         wanted = sorted(collections)
@@ -178,7 +185,6 @@ class Source:
             kind = found.get(name, {}).get("type", "collection")
             if kind != "collection":
                 raise SourceRefused(f"{self.db.name}.{name} is a {kind}: MongoDB has no change streams for those")
-        self.wants_images = images != "off" and self.topology.has_images
         if images == "off":
             self._warn("images off", "updates carry a later document, transactions over collections can be torn")
             self.images = frozenset()
@@ -213,22 +219,26 @@ class Source:
             raise ResumeLost(f"another replica set answers than before ({here} instead of {known})")
 
     def switch_images_on(self, name: str) -> bool:
-        """collMod for one collection; False where it does not exist (yet) or the server does not let us."""
-        if not self.topology.has_images:
+        """Switch images on for one collection (collMod). False if it does not exist, or if the server does not allow
+        that, for the reason in ``missing_images``. Raises SourceUnavailable when the server cannot be asked."""
+        if not self.deployment.stores_images:
             return False
         try:
             self.db.command({"collMod": name, "changeStreamPreAndPostImages": {"enabled": True}})
         except OperationFailure as error:
-            if code_of(error) != 26:  # NamespaceNotFound: switched on when it appears
+            if code_of(error) != _NAMESPACE_NOT_FOUND:  # switched on when it appears
+                reason = self._why_not_switched_on(name, error)
+                self.missing_images[name] = reason
                 self._warn(
                     f"no pre- and post-images on {self.db.name}.{name}",
-                    f"{classify(error)}; updates carry a later document, transactions over collections can be torn",
+                    f"{reason}; updates carry a later document, transactions over collections can be torn",
                 )
             return False
         except PyMongoError as error:
             raise classify(error) from error
         with self._lock:
             self.images |= {name}
+        self.missing_images.pop(name, None)
         log.info(kv("pre- and post-images switched on", collection=name))
         return True
 
@@ -237,40 +247,31 @@ class Source:
         with self._lock:
             self.images -= set(names)
 
-    def _topology(self) -> Topology:
-        reply = self.command({"hello": 1})
-        check_streams(reply)
-        build = self.command({"buildInfo": 1})["versionArray"]
-        return Topology(reply.get("msg") == "isdbgrid", (build[0], build[1]), reply.get("setName"))
+    def _why_not_switched_on(self, name: str, error: OperationFailure) -> SourceError:
+        if code_of(error) in _INDEX_IS_BUILT:
+            return SourceUnavailable(
+                f"an index is being built on {self.db.name}.{name}, and images can be switched on only when it is "
+                "complete"
+            )
+        return classify(error)
 
     def _see_to_images(self, wanted: list[str], found: dict[str, Document], mode: str) -> None:
-        if not self.topology.has_images:
-            version = ".".join(map(str, self.topology.version))
+        if not self.deployment.stores_images:
+            self.images = frozenset()
+            reason = self.deployment.why_no_images
             if mode == "required":
-                raise SourceRefused(f"feed.images is required, but MongoDB {version} has no images (6.0 and later do)")
-            self._warn("no pre- and post-images", f"MongoDB {version} has none; transactions can be torn")
+                raise SourceRefused(f"feed.images is required, but {reason}")
+            self._warn("no pre- and post-images", f"{reason}; until then transactions can be torn")
             return
         on = {n for n, i in found.items() if (i["options"].get("changeStreamPreAndPostImages") or {}).get("enabled")}
         self.images = frozenset(on.intersection(wanted))
         missing = [name for name in wanted if name in found and name not in on and not self.switch_images_on(name)]
         if missing and mode == "required":
-            raise SourceRefused(f"feed.images is required, but cannot be switched on for {', '.join(missing)}")
+            why = self.missing_images.get(missing[0]) or SourceUnavailable(f"{missing[0]} has just been dropped")
+            raise type(why)(f"feed.images is required, but images cannot be switched on: {why}")
 
     def _warn(self, what: str, why: str) -> None:
         """Say a thing once in the life of the process, not at every reconnect."""
         if what not in self._warned:
             self._warned.add(what)
             log.warning(kv(what, reason=why))
-
-
-def check_streams(hello: Document) -> None:
-    """Raises SourceRefused where the server that answered so has no change streams."""
-    if hello.get("msg") != "isdbgrid" and "setName" not in hello:
-        raise _standalone()
-
-
-def _standalone() -> SourceRefused:
-    return SourceRefused(
-        "this mongod is standalone, change streams need a replica set: "
-        "start it with --replSet rs0 and run rs.initiate() once"
-    )

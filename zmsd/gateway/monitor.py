@@ -7,9 +7,11 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Event, Thread
 from typing import NamedTuple
 
+from zmsd.errors import SourceError
 from zmsd.feed import position
 from zmsd.gateway.session import Session
 from zmsd.stream.dispatcher import Dispatcher
@@ -23,8 +25,8 @@ POINTS = 150
 """Looks that are kept for the graphs: five minutes."""
 _RATE_LOOKS = 5
 """Looks over which a collection's rate is taken: ten seconds."""
-_OPLOG_EVERY = 10.0
-"""Seconds between looks at the beginning of the oplog."""
+_MONGODB_EVERY = 10.0
+"""Seconds between looks at the deployment and the beginning of its oplog."""
 
 
 class Point(NamedTuple):
@@ -72,7 +74,7 @@ class Monitor:
         self.last_reload: Reload | None = None
         self.reloads = {"ok": 0, "refused": 0}
         self._oplog_start: int | None = None
-        self._oplog_time = 0.0
+        self._mongodb_time = 0.0
         self._looks: deque[tuple[float, Counter[str]]] = deque(maxlen=_RATE_LOOKS + 1)
         self._stop = Event()
         self.thread = Thread(target=self._run, name="monitor", daemon=True)
@@ -152,8 +154,10 @@ class Monitor:
             lag = 0.0 if self.hub.readiness.reason is None else self.position_age or 0.0
         self.history = (*self.history[-POINTS + 1 :], Point(time.time(), rate, lag))
 
-    def look_at_oplog(self) -> None:
+    def look_at_mongodb(self) -> None:
         """May wait for MongoDB."""
+        with suppress(SourceError):  # the dispatcher reports it
+            self.hub.source.look()
         self._oplog_start = self.hub.source.oplog_start()
 
     def _run(self) -> None:
@@ -161,9 +165,9 @@ class Monitor:
             while not self._stop.wait(EVERY):
                 now = time.monotonic()
                 self.look(now)
-                if now - self._oplog_time >= _OPLOG_EVERY:
-                    self._oplog_time = now
-                    self.look_at_oplog()
+                if now - self._mongodb_time >= _MONGODB_EVERY:
+                    self._mongodb_time = now
+                    self.look_at_mongodb()
         except Exception:  # a bug: the page gets no new points, and all else goes on
             log.exception("monitor failed")
 

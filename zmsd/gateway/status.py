@@ -29,7 +29,7 @@ def status(monitor: Monitor) -> dict[str, Any]:
         "state": monitor.words(),
         "store_trouble": hub.store.trouble,
         "database": source.db.name,
-        "mongodb": ".".join(map(str, source.topology.version)) if any(source.topology.version) else None,
+        "mongodb": source.deployment.version_text or None,
         "watermark": place,
         "position_age": _round(monitor.position_age),
         "oplog_headroom": monitor.oplog_headroom,

@@ -138,6 +138,7 @@ class Dispatcher:
         edition = self._next or self._hub.edition
         recoveries = self._hub.source.recoveries.value()
         now = self._prepare(edition)
+        deployment = self._hub.source.deployment
         if self._place is not None:
             self._check_place()
         self._log.cut()
@@ -161,7 +162,9 @@ class Dispatcher:
                 pieces = feed.read()
                 known, recoveries = recoveries, self._hub.source.recoveries.value()
                 if recoveries != known:
-                    # A reader has tried by itself for a while, in which an older state may have been restored.
+                    # A reader has tried by itself for a while, in which an older state may have been restored, or
+                    # another version of MongoDB started.
+                    self._hub.source.look()
                     self._checkpoint(now=True)
                     self._hub.history.doubt()
                     self._check_place()
@@ -175,7 +178,7 @@ class Dispatcher:
                         self._waits = backoff()
                     self._append(encoder, pieces, more=feed.at_hand)
                 self._checkpoint()
-                if self._next not in (None, edition):
+                if self._next not in (None, edition) or self._hub.source.deployment is not deployment:
                     return
             raise Closed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zmsd.catalog.catalog import Catalog
-from zmsd.errors import Fault, ResumeLost, SourceRefused, SourceUnavailable
+from zmsd.errors import Fault, ResumeLost, SourceError, SourceRefused, SourceUnavailable
 from zmsd.feed import position
 from zmsd.feed.source import Source
 from zmsd.rows.computed import follows_from_id, problems
@@ -26,10 +26,9 @@ def prepare(hub: Hub, edition: Edition, images: str) -> int:
         if images != "off" and hub.source.switch_images_on(collection):
             continue  # it has appeared just now
         if collection in hub.source.collections():
-            raise SourceRefused(
-                f"table {table.name}: its rows do not follow from _id alone, so it needs pre-images of {collection}, "
-                f"which are not on (feed.images: {images}; MongoDB 6.0 and the right to run collMod)"
-            )
+            reason = _why_no_images(hub.source, collection, images)
+            needs = f"table {table.name}: its rows do not follow from _id alone, so it needs pre-images of {collection}"
+            raise type(reason)(f"{needs}: {reason}")
     faults = faults_of_mappings(hub.source, edition.catalog)
     if faults:
         raise SourceRefused("; ".join(map(str, faults)))
@@ -47,15 +46,23 @@ def prepare(hub: Hub, edition: Edition, images: str) -> int:
     return now
 
 
+def _why_no_images(source: Source, collection: str, setting: str) -> SourceError:
+    if setting == "off":
+        return SourceRefused("feed.images is off: set feed.images: auto")
+    if not source.deployment.stores_images:
+        return SourceRefused(source.deployment.why_no_images)
+    return source.missing_images.get(collection) or SourceUnavailable("they are not on yet")
+
+
 def faults_of_mappings(source: Source, catalog: Catalog) -> list[Fault]:
     """What this MongoDB says against the computed mappings, each with its place in the document. Raises SourceError.
 
     :param source: prepared, so that its version is known
     """
     computed = [table for table in catalog.tables if not table.mapping.plain]
-    if source.topology.has_documents_stage:
+    if source.deployment.has_documents_stage:
         return [fault for table in computed for fault in problems(source.run, table)]
-    version = ".".join(map(str, source.topology.version))
+    version = source.deployment.version_text
     reason = f"is computed by mongod, which needs MongoDB 5.1 ($documents), and this is {version}"
     return [table.mapping.fault((), reason) for table in computed]
 

@@ -20,7 +20,8 @@ from zmsd import log as logs
 from zmsd.catalog.publication import publication
 from zmsd.daemon import Daemon
 from zmsd.errors import PeerGone, ZmsdError
-from zmsd.feed.source import check_streams, translated
+from zmsd.feed.deployment import ask
+from zmsd.feed.source import translated
 from zmsd.log import redact_uri
 from zmsd.stream.protocol import PATH
 from zmsd.tools.chat import COLLECTIONS, Chat
@@ -86,7 +87,7 @@ def _chat(uri: str) -> Iterator[Chat]:
         client: MongoClient[dict[str, object]] = MongoClient(uri, serverSelectionTimeoutMS=5000)
         with client:
             db = client.get_database(_database(uri))
-            check_streams(db.command("hello"))
+            ask(db.command, db.command).check()
             there = sorted(set(COLLECTIONS).intersection(db.list_collection_names()))
             if there:
                 raise ZmsdError(

@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 from zmsd.catalog.catalog import Catalog, Table
 from zmsd.config import Config
-from zmsd.errors import SourceError, SourceRefused
+from zmsd.errors import SourceError
 from zmsd.feed import position
-from zmsd.feed.source import Document, Source, Topology, check_streams, translated
+from zmsd.feed.source import Document, Source, translated
 from zmsd.rows.computed import follows_from_id, stages_of
 from zmsd.stream.prepare import faults_of_mappings
 from zmsd.tools.target import words
@@ -66,7 +66,7 @@ class _Preflight:
 
     def findings(self) -> Iterator[Finding]:
         try:
-            yield from self._topology()
+            yield from self._deployment()
         except SourceError as error:
             yield Finding("fault", f"mongodb: {error}")
             return
@@ -81,24 +81,21 @@ class _Preflight:
             except SourceError as error:
                 yield Finding("fault", f"{what}: {error}")
 
-    def _topology(self) -> Iterator[Finding]:
-        hello = self._source.command({"hello": 1})
-        build = self._source.command({"buildInfo": 1})
-        version = build["version"]
-        sharded = hello.get("msg") == "isdbgrid"
-        self._source.topology = topology = Topology(sharded, tuple(build["versionArray"][:2]), hello.get("setName"))
+    def _deployment(self) -> Iterator[Finding]:
+        found = self._source.look()
         try:
-            check_streams(hello)
-        except SourceRefused as error:
+            found.check()
+        except SourceError as error:
             yield Finding("fault", f"mongodb: {error}")
         else:
-            yield Finding("ok", f"mongodb: {'sharded cluster' if sharded else f'replica set {topology.set_name}'}")
-        if topology.has_images:
-            yield Finding("ok", f"version: MongoDB {version}")
-        elif topology.version >= (5, 0):
-            yield Finding("warning", f"version: MongoDB {version} has no pre- and post-images, 6.0 and later do")
+            what = "sharded cluster" if found.sharded else f"replica set {found.set_name}"
+            yield Finding("ok", f"mongodb: {what}")
+        if found.version < (5, 0):
+            yield Finding("fault", f"version: MongoDB {found.version_text} is too old: upgrade to 6.0 or later")
+        elif found.stores_images or found.set_name is None:
+            yield Finding("ok", f"version: MongoDB {found.version_text}")
         else:
-            yield Finding("fault", f"version: MongoDB {version} is too old: upgrade to 6.0 or later")
+            yield Finding("warning", f"version: {found.why_no_images}")
 
     def _privileges_of_the_user(self) -> Iterator[Finding]:
         found = self._source.command({"connectionStatus": 1, "showPrivileges": True})["authInfo"]
@@ -124,9 +121,9 @@ class _Preflight:
         )
 
     def _oplog(self) -> Iterator[Finding]:
-        if not self._source.topology.sharded and self._source.topology.set_name is None:
+        if not self._source.deployment.sharded and self._source.deployment.set_name is None:
             return  # it has none
-        if self._source.topology.sharded:
+        if self._source.deployment.sharded:
             yield Finding("warning", "oplog: not looked at behind mongos: see that each shard's holds a day or more")
             return
         local = self._source.client.local["oplog.rs"]
@@ -182,8 +179,8 @@ class _Preflight:
         command = f'db.runCommand({{collMod: "{name}", changeStreamPreAndPostImages: {{enabled: true}}}})'
         if mode == "off":
             why, advice = "feed.images is off", "set feed.images: auto"
-        elif not self._source.topology.has_images:
-            why, advice = "this MongoDB has no images", "upgrade to 6.0 or later"
+        elif not self._source.deployment.stores_images:
+            why, _, advice = self._source.deployment.why_no_images.partition(": ")
         elif not self._may("collMod", name):
             why, advice = "images are off, and the user may not switch them on (collMod)", f"run {command}"
         else:
