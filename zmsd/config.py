@@ -20,7 +20,7 @@ from pymongo.errors import PyMongoError
 
 from zmsd import documents
 from zmsd.documents import Document, Keys
-from zmsd.errors import ConfigError
+from zmsd.errors import MAX_FAULTS, ConfigError
 from zmsd.settings import Reader, Variables, kind, setting
 
 DEFAULT_FILE = Path("/etc/zmsd/zmsd.yaml")
@@ -158,7 +158,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     _check_collections(reader, config.zero)
     _check_nats(reader, config)
     if reader.faults:
-        raise ConfigError(sorted(reader.faults, key=lambda fault: (fault.line or 0, fault.column or 0)))
+        shown, others = reader.faults[:MAX_FAULTS], reader.faults[MAX_FAULTS:]
+        raise ConfigError(sorted(shown, key=lambda fault: (fault.line or 0, fault.column or 0)) + others)
     return config
 
 

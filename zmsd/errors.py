@@ -38,12 +38,47 @@ class Fault:
         return f"{place}: {self.key}: {self.reason}" if self.key else f"{place}: {self.reason}"
 
 
+Keys = tuple[str | int, ...]
+"""The way from the top of a document to a value: keys of objects, indexes of lists."""
+MAX_FAULTS = 100
+"""Faults that a ConfigError shows."""
+_SHOWN = 300  # characters of a path or reason from a document in a message
+
+
+def dotted(path: Keys) -> str:
+    """``nats.servers[0]``; a key that does not print as a literal, a URI (by mistake, and with a password) as ``…``."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{_printable(part)}" for part in path)
+    return shortened("".join(parts).removeprefix("."))
+
+
+def shortened(text: str) -> str:
+    """Return at most the first 300 characters of ``text``, for a message."""
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _printable(key: str) -> str:
+    if "://" in key:
+        return "…"
+    key = shortened(key)
+    return key if key.isprintable() else repr(key)
+
+
+def fault_at(name: str, text: str, offset: int, path: Keys, reason: str) -> Fault:
+    """Return the fault at an offset in the text of a document."""
+    line, column = text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
+    return Fault(name, line, column, dotted(path), shortened(reason))
+
+
 class ConfigError(ZmsdError):
-    """One or more faults in documents that a person wrote; ``str()`` has a line for each."""
+    """One or more faults in documents that a person wrote; ``str()`` has a line for each of the first MAX_FAULTS, and
+    one that counts the others."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
-        super().__init__("\n".join(map(str, faults)))
-        self.faults = tuple(faults)
+        self.faults = tuple(faults[:MAX_FAULTS])
+        lines = list(map(str, self.faults))
+        if len(faults) > MAX_FAULTS:
+            lines.append(f"and {len(faults) - MAX_FAULTS} more configuration errors, which are not shown")
+        super().__init__("\n".join(lines))
 
 
 class SourceError(ZmsdError):

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar
 
-from zmsd.documents import Document, Keys, dotted, read, suggestion
+from zmsd.documents import Document, Keys, dotted, read
 from zmsd.errors import ConfigError, Fault
 
 T = TypeVar("T")
@@ -92,8 +92,9 @@ class Reader:
     def build(self, cls: type[T], data: dict[str, Any], path: Keys = ()) -> T:
         known = {entry.name: entry for entry in fields(cls)}  # type: ignore[arg-type]
         hints = typing.get_type_hints(cls)
-        for key in data.keys() - known.keys():
-            near = suggestion(key, known) or f"; known: {', '.join(known)}"
+        for key in [key for key in data if key not in known]:
+            near = self._document.suggestion(key, known) if self._document else ""
+            near = near or f"; known: {', '.join(known)}"
             self.fault((*path, key), f"unknown setting{near}")
         values: dict[str, Any] = {}
         for name, entry in known.items():

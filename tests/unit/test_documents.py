@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from zmsd import documents
+from tests.support.wait import FACTOR
+from zmsd import documents, yaml_text
 from zmsd.documents import Kind, parse
 from zmsd.errors import ConfigError, Fault
 
@@ -112,8 +115,8 @@ def test_every_key_that_stands_twice_in_json_is_a_fault() -> None:
         ("yaml", "# nothing\n", "file: is empty"),
         ("json", '{"a": 1,\n "b" 2}', "file:2:6: not JSON: Expecting ':' delimiter"),
         ("json", '{"a": NaN}', "file: not JSON: NaN is no JSON number"),
-        ("json", "[" * 100_000, "file: is nested too deeply"),
-        ("yaml", "[" * 500, "file: is nested too deeply"),
+        ("json", "[" * 100_000, "file:1:201: is nested too deeply"),
+        ("yaml", "[" * 500, "file:1:201: is nested too deeply"),
         ("yaml", "a: &a [*a]", "file: is nested too deeply"),
         ("yaml", "a: b: c", "file:1:5: not YAML: mapping values are not allowed here"),
         ("yaml", "a: b: m://h", "file:1:5: not YAML: mapping values are not allowed here: put the URI in quotes"),
@@ -132,15 +135,80 @@ def test_what_cannot_be_read(kind: Kind, text: str, expected: str) -> None:
     assert str(fault_of(text, kind)).startswith(expected)
 
 
-def test_aliases_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "_MAX_NODES", 10_000)
+def test_yaml_aliases_beyond_the_limit_are_refused() -> None:
     bomb = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
-    assert str(fault_of(bomb, "yaml")) == "file: has more than 10000 values"
+    assert str(fault_of(bomb, "yaml")) == "file: has more than 100000 values; a larger document must be JSON"
+
+
+def test_yaml_values_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml_text, "MAX_YAML_VALUES", 1000)
+    assert str(fault_of("[" + "0," * 2000 + "]", "yaml")).startswith("file:1:2000: has more than ")
+
+
+def test_depth_at_the_limit_is_read() -> None:
+    text = "[" * 200 + "]" * 200
+    assert parse(text, "f", kind="json").fault((0,) * 199, "").column == 200
+    assert parse(text, "f", kind="yaml").fault((0,) * 199, "").column == 200
+    assert parse('["' + "[" * 300 + '\\""]', "f", kind="json").data == ["[" * 300 + '"']
+
+
+def test_configuration_errors_beyond_the_limit_are_counted() -> None:
+    text = "{" + ",".join(['"a": 1'] * 50) + "," + ",".join(f'"k{i}": [{{}}]' for i in range(500)) + "}"
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "f", kind="json")
+    assert len(caught.value.faults) == 49
+    document = parse(text.replace('"a": 1,', ""), "f", kind="json")
+    faults = [document.fault((f"k{i}", 0), "x" * 1000) for i in range(500)]
+    lines = str(ConfigError(faults)).splitlines()
+    assert len(lines) == 101
+    assert all(len(line) < 400 for line in lines)
+    assert lines[99].startswith("f:1:")
+    assert lines[100] == "and 400 more configuration errors, which are not shown"
+
+
+BUDGET = """
+import json, resource, sys, time
+from zmsd.documents import parse
+from zmsd.errors import ConfigError
+from zmsd.catalog.catalog import load_catalog
+
+TABLE = {"columns": {"id": {"type": "string"}}, "primaryKey": ["id"]}
+SCHEMA = json.dumps({f"table{i:05d}": TABLE for i in range(8000)})
+MISSPELT = json.dumps({f"public_tabel{i:05d}": {"collection": "x"} for i in range(20000)})
+def repeated(unit, before, after):
+    return before + unit * (((1 << 20) - len(before) - len(after)) // len(unit)) + after
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for schema, mappings in [
+    (SCHEMA, MISSPELT),
+    (repeated("0,", "[", "0]"), None),
+    (repeated("[" * 199 + "]" * 199 + ",", "[", "0]"), None),
+    (repeated('"id",', '{"t": {"columns": {"id": {"type": "string"}}, "primaryKey": [', '"id"]}}'), None),
+    (SCHEMA, repeated("0,", '{"table00000": {"collection": "x", "pipeline": [', '0]}}')),
+    (SCHEMA, repeated('{"$out": 1},', '{"table00000": {"collection": "x", "pipeline": [', '0]}}')),
+]:
+    start = time.process_time()
+    try:
+        load_catalog(parse(schema, "s", kind="json"), mappings and parse(mappings, "m", kind="json"))
+        sys.exit("accepted")
+    except ConfigError as error:
+        assert len(str(error).splitlines()) <= 101
+    print(time.process_time() - start)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_document_of_the_largest_size_is_checked_within_the_budget() -> None:
+    """Seconds of processor time for each, and megabytes: a refresh must not cost the machine."""
+    done = subprocess.run([sys.executable, "-c", BUDGET], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    *seconds, megabytes = map(float, done.stdout.split())
+    assert max(seconds) < 10 * FACTOR
+    assert megabytes < 250
 
 
 @pytest.mark.parametrize(
     ("raw", "expected"),
-    [(b"ok\n  \xff", ":2:3: is not UTF-8 text"), (b"x" * (documents.LIMIT + 1), ": is larger than 16 MiB")],
+    [(b"ok\n  \xff", ":2:3: is not UTF-8 text"), (b"x" * (documents.LIMIT + 1), ": is larger than 1 MiB")],
 )
 def test_a_file_that_is_no_text(tmp_path: Path, raw: bytes, expected: str) -> None:
     file = tmp_path / "f"
@@ -163,6 +231,9 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, reason: str) -> N
 
 
 def test_suggestions() -> None:
+    document = parse("{}", "f", kind="json")
     known: list[Any] = ["port", "host"]
-    assert documents.suggestion("prot", known) == "; did you mean port?"
-    assert documents.suggestion("zzz", known) == ""
+    assert document.suggestion("prot", known) == "; did you mean port?"
+    assert document.suggestion("zzz", known) == ""
+    assert document.suggestion("port" * 1000, known) == ""
+    assert [document.suggestion("prot", known) for _ in range(30)].count("; did you mean port?") == 18

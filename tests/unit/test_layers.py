@@ -28,12 +28,27 @@ LEVELS = (
     ("zmsd.feed",),
     ("zmsd.rows", "zmsd.watermarks"),
     ("zmsd.catalog",),
-    ("zmsd.config", "zmsd.settings", "zmsd.documents", "zmsd.log", "zmsd.systemd", "zmsd.deadline", "zmsd.metrics"),
+    (
+        "zmsd.config",
+        "zmsd.settings",
+        "zmsd.documents",
+        "zmsd.json_text",
+        "zmsd.yaml_text",
+        "zmsd.log",
+        "zmsd.systemd",
+        "zmsd.deadline",
+        "zmsd.metrics",
+    ),
     ("zmsd.errors",),
     ("zmsd",),
 )
 # Of the modules at the bottom these use one another; all others of them use nothing but errors.
-GROUND = {"zmsd.config": {"zmsd.settings", "zmsd.documents"}, "zmsd.settings": {"zmsd.documents"}}
+GROUND = {
+    "zmsd.config": {"zmsd.settings", "zmsd.documents"},
+    "zmsd.settings": {"zmsd.documents"},
+    "zmsd.documents": {"zmsd.json_text", "zmsd.yaml_text"},
+    "zmsd.yaml_text": {"zmsd.json_text"},
+}
 
 # Foreign modules, and who alone may import them.
 OWNERS = {
@@ -43,7 +58,7 @@ OWNERS = {
     "wsproto": ("zmsd.gateway.wire", "zmsd.tools.client"),
     "sqlite3": ("zmsd.watermarks.sqlite",),
     "nats": ("zmsd.watermarks.nats",),
-    "yaml": ("zmsd.documents",),
+    "yaml": ("zmsd.yaml_text",),
 }
 
 

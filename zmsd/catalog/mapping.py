@@ -21,8 +21,8 @@ from bson.errors import BSONError
 from zmsd.catalog import beyond
 from zmsd.catalog.schema import SchemaTable
 from zmsd.config import collection_problem
-from zmsd.documents import Document, Keys, dotted, suggestion
-from zmsd.errors import Fault
+from zmsd.documents import Document, Keys, dotted
+from zmsd.errors import MAX_FAULTS, Fault
 
 
 class Origin(NamedTuple):
@@ -75,7 +75,7 @@ def parse_mappings(
     for key, data in top.items():
         table, here = by_name.get(key) or by_name.get(key.removeprefix("public.")), (*place, key)
         if table is None:
-            parser.fault(here, f"the schema has no such table{suggestion(key, by_name)}")
+            parser.fault(here, f"the schema has no such table{document.suggestion(key, by_name)}")
         elif table.server_name in mappings:
             parser.fault(here, f"table {table.server_name} is mapped twice")
         elif table.spec is not None and (mapping := parser.mapping(data, here, table)):
@@ -202,7 +202,8 @@ class _Parser:
         self.faults.append(self._document.fault(place, reason))
 
     def warn(self, place: Keys, reason: str) -> None:
-        self.warnings.append(self._document.fault(place, reason))
+        if len(self.warnings) < MAX_FAULTS:
+            self.warnings.append(self._document.fault(place, reason))
 
     def mapping(self, data: Any, place: Keys, table: SchemaTable) -> Mapping | None:
         before = len(self.faults)
@@ -210,8 +211,9 @@ class _Parser:
             self.fault(place, "must be an object with a collection")
             return None
         known = ("collection", "source", "fields", "filter", "projection", "pipeline")
-        for key in data.keys() - set(known):
-            self.fault((*place, key), f"unknown key{suggestion(key, known) or '; known: ' + ', '.join(known)}")
+        for key in [key for key in data if key not in known]:
+            near = self._document.suggestion(key, known) or f"; known: {', '.join(known)}"
+            self.fault((*place, key), f"unknown key{near}")
         forms = [form for form in ("fields", "projection", "pipeline") if data.get(form) is not None]
         for form in forms[1:]:
             self.fault((*place, form), f"cannot stand beside {forms[0]}")
@@ -285,7 +287,7 @@ class _Parser:
                     if column and key != "_id":
                         self.fault(here, "leaves out a column of the schema")
                 elif column is None:
-                    near = suggestion(key, table.columns)
+                    near = self._document.suggestion(key, table.columns)
                     self.warn(here, f"the table has no such column{near}")
                 elif column in paths or column in expressions:
                     self.fault(here, f"column {column} is mapped twice")

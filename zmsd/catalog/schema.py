@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from zmsd.documents import Document, Keys, suggestion
+from zmsd.documents import Document, Keys
 from zmsd.errors import Fault
 
 TYPES = ("string", "number", "boolean", "json", "null")
@@ -148,7 +148,7 @@ class _Parser:
         for index, key in enumerate(data):
             column = columns.get(key) if isinstance(key, str) else None
             if column is None:
-                known = suggestion(key, columns) if isinstance(key, str) else ""
+                known = self._document.suggestion(key, columns) if isinstance(key, str) else ""
                 self._fault((*place, index), f"{key!r} is no column of this table{known}")
             elif column.type in ("json", "null"):
                 self._fault((*place, index), f"a column of type {column.type} cannot be in a primary key")
