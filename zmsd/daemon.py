@@ -12,9 +12,10 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 from zmsd import __version__, config, systemd
@@ -66,6 +67,7 @@ class Daemon:
         self._mailbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._exit: int | None = None
         self._reload_at: float | None = None  # monotonic seconds: a reload waits for MongoDB
+        self._reloading = self._reload_again = False
         self._halt = Event()
         self._refresh = Refresh(lambda: self.tell(self.reload))
         self._manager = systemd.Conversation()
@@ -133,24 +135,64 @@ class Daemon:
         signal.signal(signal.SIGUSR1, lambda *_: self.tell(self.dump))
 
     def reload(self) -> None:
-        """Read everything again; a fault in it changes nothing."""
+        """Begin to read settings and documents again; an error in them changes nothing. Main thread only.
+
+        A thread of its own reads and checks them and asks MongoDB, so that the watchdog is fed meanwhile. A reload
+        that is asked for while one is under way follows it.
+        """
         self._reload_at = None
-        self._tick()  # the watchdog waits from here: the documents' servers and MongoDB may take some time
+        if self._reloading:
+            self._reload_again = True
+            return
+        self._reloading = True
         self._manager.reloading()
+        Thread(target=self._load, name="reload", daemon=True).start()
+
+    def _load(self) -> None:
+        """Read everything, and have the main thread apply it. Reload thread only."""
+        outcome: Callable[[], None]
         try:
             new = config.load(self._path, self._environ)
             context = _tls(new.server)
             published = publication(new)
             edition = self._edition(_values(new, published))
             if edition.fingerprint != self.hub.edition.fingerprint:
-                self._try(edition)
+                prepare(self.hub, edition, self._config.feed.images)
+        except SourceUnavailable as error:
+            reason = f"MongoDB cannot be asked whether it takes what is new, this is tried again: {error}"
+            outcome = partial(self._refuse, reason, retry=True)
+        except ZmsdError as error:
+            outcome = partial(self._refuse, str(error))
+        except Exception as error:  # a bug must not end the reloading
+            log.exception("reload failed")
+            outcome = partial(self._refuse, f"failed: {error!r}")
+        else:
+            outcome = partial(self._apply, new, context, published, edition)
+        self.tell(partial(self._loaded, outcome))
+
+    def _loaded(self, outcome: Callable[[], None]) -> None:
+        """Finish a reload whose thread has ended. Main thread only."""
+        self._reloading = False
+        outcome()
+        self._manager.reloaded(self._monitor.words())
+        if self._reload_again:
+            self._reload_again = False
+            self.reload()
+
+    def _refuse(self, reason: str, *, retry: bool = False) -> None:
+        """:param retry: whether to try again by itself, once MongoDB can be reached"""
+        if retry:
+            self._reload_at = time.monotonic() + REFUSED_WAIT
+        faults = reason.splitlines()
+        for line in faults:
+            log.error(kv("reload refused", fault=line))
+        self._monitor.reloaded(faults)
+
+    def _apply(self, new: Config, context: ssl.SSLContext | None, published: Publication, edition: Edition) -> None:
+        try:
             self._epochs.reload(edition.published)
         except ZmsdError as error:
-            faults = str(error).splitlines()
-            for line in faults:
-                log.error(kv("reload refused", fault=line))
-            self._monitor.reloaded(faults)
-            self._manager.reloaded(self._monitor.words())
+            self._refuse(str(error))
             return
         logs.setup(new.log.level, new.log.format)
         self.server.limits, self.server.tls = _limits(new), context
@@ -165,7 +207,6 @@ class Daemon:
         self._publish()
         log.info(kv("reloaded", tables=len(published.catalog.tables)))
         self._monitor.reloaded(restart=fixed)
-        self._manager.reloaded(self._monitor.words())
 
     def dump(self) -> None:
         """What every thread is doing, and how full the queues are, into the log."""
@@ -216,15 +257,6 @@ class Daemon:
         current, running = self._epochs.current, self.hub.edition
         same = current.fingerprint == running.fingerprint
         self._dispatcher.publish(running if same else self._edition(current))
-
-    def _try(self, edition: Edition) -> None:
-        """Raises ZmsdError where MongoDB does not take it, or cannot be asked: it would be too late afterwards."""
-        try:
-            prepare(self.hub, edition, self._config.feed.images)
-        except SourceUnavailable as error:
-            self._reload_at = time.monotonic() + REFUSED_WAIT
-            reason = f"MongoDB cannot be asked whether it takes what is new, this is tried again: {error}"
-            raise ZmsdError(reason) from error
 
     def _edition(self, published: Published) -> Edition:
         def shards() -> set[str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA
@@ -17,7 +20,7 @@ from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.manager import ServiceManager
 from tests.support.mongod import ReplicaSet
-from tests.support.wait import wait_until
+from tests.support.wait import FACTOR, wait_until
 
 Db = Database[dict[str, Any]]
 Serve = Callable[..., ZmsdProcess]
@@ -86,6 +89,27 @@ def reload(zmsd: ZmsdProcess, manager: ServiceManager, *, good: bool) -> None:
     assert before <= int(reloading.fields["MONOTONIC_USEC"]) <= after
     assert ("the last reload was refused" in ready.fields["STATUS"]) is not good
     assert ready.fields["STATUS"].startswith("serving 3 collections to 1 client")
+
+
+def test_watchdog_is_fed_while_a_reload_takes_long(database: Db, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mappings' endpoint accepts and answers nothing, which takes a fetch ten seconds to give up."""
+    monkeypatch.setenv("no_proxy", "*")
+    with ServiceManager(watchdog_seconds=2) as manager, socket.create_server(("127.0.0.1", 0)) as silent:
+        zmsd = serve(SCHEMA, MAPPINGS, environment=manager.environment)
+        settings = yaml.safe_load(zmsd.config_file.read_text())
+        settings["mappings"] = {"url": f"http://127.0.0.1:{silent.getsockname()[1]}/mappings"}
+        zmsd.config_file.write_text(yaml.safe_dump(settings))
+        manager.wait("READY", "1")
+        mark = len(manager.messages)
+        zmsd.signal(signal.SIGHUP)
+        manager.wait("RELOADING", "1", after=mark)
+        zmsd.signal(signal.SIGHUP)  # follows the first
+        zmsd.wait_log("reload refused.*no answer within 10 s", timeout=30)
+        zmsd.config_file.write_text(yaml.safe_dump({**settings, "mappings": {"file": "mappings.json"}}))
+        zmsd.wait_log("reload refused|reloaded", count=2, timeout=30)
+        manager.wait("READY", "1", after=mark, count=2)
+        fed = [message.when for message in manager.having("WATCHDOG", "1")]
+        assert max(later - earlier for earlier, later in pairwise(fed)) < 2 * FACTOR
 
 
 def test_a_feed_that_hangs_does_not_feed_the_watchdog(database: Db, serve: Serve, tmp_path: Path) -> None:
