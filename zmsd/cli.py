@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from zmsd import __version__, config, daemon
+from zmsd import __version__, daemon
 from zmsd.catalog.sources import EndpointDown
+from zmsd.config import settings as config
 from zmsd.errors import ConfigError, ZmsdError
 
 EX_CONFIG = 78

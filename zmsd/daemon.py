@@ -18,11 +18,12 @@ from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Any
 
-from zmsd import __version__, config, systemd
+from zmsd import __version__, systemd
 from zmsd import log as logs
 from zmsd.catalog.publication import Publication, publication
 from zmsd.catalog.refresh import Refresh
-from zmsd.config import Config
+from zmsd.config import settings as config
+from zmsd.config.settings import Config
 from zmsd.deadline import Deadline
 from zmsd.errors import SourceUnavailable, StoreError, ZmsdError, reason_of
 from zmsd.feed.faults import REFUSED_WAIT

@@ -23,9 +23,9 @@ from tests.faults.test_hostile import INITIAL, masked
 from tests.integration import chat
 from tests.support.daemon import ZmsdProcess, run_zmsd
 from tests.support.websocket import WebSocket
-from zmsd import config
 from zmsd.catalog.catalog import Catalog, load_catalog
-from zmsd.documents import Document, parse
+from zmsd.config import settings as config
+from zmsd.config.document import Document, parse
 from zmsd.errors import ConfigError
 from zmsd.rows.rejects import Rejects
 from zmsd.stream.tables import TableEncoder

@@ -24,7 +24,7 @@ from tests.support.proxy import Balancer
 from tests.support.replica import Change, Replica
 from tests.support.wait import wait_until
 from tests.support.writer import Writer
-from zmsd.config import NatsConfig
+from zmsd.config.settings import NatsConfig
 from zmsd.watermarks.shared import SharedStore
 from zmsd.watermarks.store import Contents
 

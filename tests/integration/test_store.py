@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.nats import NatsServer
 from tests.support.wait import wait_until
-from zmsd.config import NatsConfig
+from zmsd.config.settings import NatsConfig
 from zmsd.errors import StoreError
 from zmsd.feed.position import watermark as mark
 from zmsd.watermarks import shared, sqlite

@@ -18,7 +18,7 @@ from tests.support.certificates import ONE, TWO
 from tests.support.nats import NatsServer
 from tests.support.proxy import Proxy
 from tests.support.wait import wait_until
-from zmsd.config import NatsConfig, NatsTlsConfig
+from zmsd.config.settings import NatsConfig, NatsTlsConfig
 from zmsd.errors import StoreError
 from zmsd.feed.position import watermark as mark
 from zmsd.watermarks import mirror, nats, shared

@@ -10,7 +10,7 @@ from bson import Decimal128, Int64, ObjectId
 from zmsd.catalog.catalog import Catalog, CatalogDiff, Table, diff, load_catalog
 from zmsd.catalog.mapping import Mapping
 from zmsd.catalog.schema import Column, TableSpec
-from zmsd.documents import Document, parse
+from zmsd.config.document import Document, parse
 from zmsd.errors import ConfigError
 
 SEED_SCHEMA = """{

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tests.support.wait import FACTOR
-from zmsd import documents, yaml_text
-from zmsd.documents import Kind, parse
+from zmsd import yaml_text
+from zmsd.config import document as documents
+from zmsd.config.document import Kind, parse
 from zmsd.errors import ConfigError, Fault
 
 
@@ -168,7 +169,7 @@ def test_configuration_errors_beyond_the_limit_are_counted() -> None:
 
 BUDGET = """
 import json, resource, sys, time
-from zmsd.documents import parse
+from zmsd.config.document import parse
 from zmsd.errors import ConfigError
 from zmsd.catalog.catalog import load_catalog
 

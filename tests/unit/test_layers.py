@@ -21,44 +21,43 @@ MODULES = {
 LEVELS = (
     ("zmsd.__main__",),
     ("zmsd.cli",),
-    ("zmsd.tools",),
+    ("zmsd.demo",),
+    ("zmsd.commands", "zmsd.tools"),
     ("zmsd.daemon",),
+    ("zmsd.metadata",),
     ("zmsd.gateway",),
-    ("zmsd.stream",),
-    ("zmsd.feed",),
+    ("zmsd.replication", "zmsd.stream"),
+    ("zmsd.zero",),
+    ("zmsd.mongodb", "zmsd.feed"),
     ("zmsd.rows", "zmsd.watermarks"),
-    ("zmsd.catalog",),
-    (
-        "zmsd.config",
-        "zmsd.settings",
-        "zmsd.documents",
-        "zmsd.json_text",
-        "zmsd.yaml_text",
-        "zmsd.log",
-        "zmsd.systemd",
-        "zmsd.deadline",
-        "zmsd.metrics",
-    ),
+    ("zmsd.schema", "zmsd.catalog"),
+    ("zmsd.config",),
+    ("zmsd.retry", "zmsd.log", "zmsd.systemd", "zmsd.deadline", "zmsd.prometheus", "zmsd.position", "zmsd.channel"),
     ("zmsd.errors",),
     ("zmsd",),
 )
 # Of the modules at the bottom these use one another; all others of them use nothing but errors.
-GROUND = {
-    "zmsd.config": {"zmsd.settings", "zmsd.documents"},
-    "zmsd.settings": {"zmsd.documents"},
-    "zmsd.documents": {"zmsd.json_text", "zmsd.yaml_text"},
-    "zmsd.yaml_text": {"zmsd.json_text"},
-}
+GROUND = {"zmsd.retry": {"zmsd.channel", "zmsd.log"}}
 
 # Foreign modules, and who alone may import them.
 OWNERS = {
     # A URI is also looked at where it is read: config asks pymongo what is wrong with it.
-    "pymongo.errors": ("zmsd.feed", "zmsd.tools", "zmsd.config"),
-    "simple_websocket": ("zmsd.gateway.wire", "zmsd.tools.client"),
-    "wsproto": ("zmsd.gateway.wire", "zmsd.tools.client"),
+    "pymongo.errors": ("zmsd.mongodb", "zmsd.commands", "zmsd.demo", "zmsd.config", "zmsd.feed", "zmsd.tools"),
+    "simple_websocket": (
+        "zmsd.gateway.websocket",
+        "zmsd.commands.change_source_client",
+        "zmsd.gateway.wire",
+        "zmsd.tools.client",
+    ),
+    "wsproto": (
+        "zmsd.gateway.websocket",
+        "zmsd.commands.change_source_client",
+        "zmsd.gateway.wire",
+        "zmsd.tools.client",
+    ),
     "sqlite3": ("zmsd.watermarks.sqlite",),
-    "nats": ("zmsd.watermarks.nats",),
-    "yaml": ("zmsd.yaml_text",),
+    "nats": ("zmsd.watermarks.nats_buckets", "zmsd.watermarks.nats"),
+    "yaml": ("zmsd.config.document",),
 }
 
 

@@ -13,8 +13,9 @@ import docutils.core
 import pytest
 from docutils.writers import manpage
 
-from zmsd import cli, config
-from zmsd.config import Config
+from zmsd import cli
+from zmsd.config import settings as config
+from zmsd.config.settings import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs/man").glob("*.rst"))

@@ -9,7 +9,7 @@ from bson import Binary, Decimal128, Int64, ObjectId, Timestamp
 
 from zmsd.catalog.mapping import Mapping, default_mapping, parse_mappings, path_problem
 from zmsd.catalog.schema import parse_schema
-from zmsd.documents import parse
+from zmsd.config.document import parse
 
 SCHEMA = {
     "message": {

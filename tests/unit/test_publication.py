@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from zmsd import config
 from zmsd.catalog.publication import Publication, publication
+from zmsd.config import settings as config
 from zmsd.errors import ConfigError
 
 SCHEMA = {"item": {"columns": {"id": {"type": "string"}}, "primaryKey": ["id"]}}

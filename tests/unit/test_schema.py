@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from zmsd.catalog.schema import Column, SchemaTable, TableSpec, parse_schema
-from zmsd.documents import parse
+from zmsd.config.document import parse
 
 ID = {"id": {"type": "string"}}
 ITEM = {"tableName": "item", "columns": ID, "primaryKey": ["id"]}

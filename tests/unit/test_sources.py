@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from tests.support.wait import FACTOR
-from zmsd import documents
 from zmsd.catalog import sources
 from zmsd.catalog.sources import NOT_MODIFIED, EndpointDown, Fetched, fetch, keep, load
-from zmsd.config import SourceConfig
+from zmsd.config import document as documents
+from zmsd.config.settings import SourceConfig
 from zmsd.errors import ConfigError, ZmsdError
 
 Answer = Callable[[BaseHTTPRequestHandler], object]

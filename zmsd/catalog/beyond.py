@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from zmsd.documents import Keys
+from zmsd.config.document import Keys
 
 STAGES = ["$match", "$unwind", "$project", "$set", "$addFields", "$unset", "$replaceRoot", "$replaceWith", "$redact"]
 

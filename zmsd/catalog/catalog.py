@@ -20,8 +20,8 @@ from zmsd.catalog.mapping import (
     path_problem,
 )
 from zmsd.catalog.schema import Column, SchemaTable, TableSpec, parse_schema
-from zmsd.config import collection_problem
-from zmsd.documents import Document, Keys
+from zmsd.config.document import Document, Keys
+from zmsd.config.settings import collection_problem
 from zmsd.errors import ConfigError, Fault
 
 

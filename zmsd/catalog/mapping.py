@@ -20,8 +20,8 @@ from bson.errors import BSONError
 
 from zmsd.catalog import beyond
 from zmsd.catalog.schema import SchemaTable
-from zmsd.config import collection_problem
-from zmsd.documents import Document, Keys, dotted
+from zmsd.config.document import Document, Keys, dotted
+from zmsd.config.settings import collection_problem
 from zmsd.errors import MAX_FAULTS, Fault
 
 

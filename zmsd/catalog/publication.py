@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from zmsd.catalog import sources
 from zmsd.catalog.catalog import Catalog, load_catalog
 from zmsd.catalog.sources import Fetched
-from zmsd.config import Config, SourceConfig
-from zmsd.documents import Document
+from zmsd.config.document import Document
+from zmsd.config.reader import kind
+from zmsd.config.settings import Config, SourceConfig
 from zmsd.errors import ConfigError, Fault, ZmsdError
 from zmsd.log import kv
-from zmsd.settings import kind
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from threading import Condition, Thread
 
 from zmsd.catalog.sources import NOT_MODIFIED, Fetched, fetch
-from zmsd.config import SourceConfig
+from zmsd.config.settings import SourceConfig
 from zmsd.errors import ConfigError
 from zmsd.log import Repeated, kv
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from zmsd.documents import Document, Keys
+from zmsd.config.document import Document, Keys
 from zmsd.errors import Fault
 
 TYPES = ("string", "number", "boolean", "json", "null")

@@ -23,10 +23,10 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
-from zmsd import documents
-from zmsd.config import SourceConfig
+from zmsd.config import document as documents
+from zmsd.config.document import Document
+from zmsd.config.settings import SourceConfig
 from zmsd.deadline import Deadline
-from zmsd.documents import Document
 from zmsd.errors import ConfigError, Fault, ZmsdError
 
 TIMEOUT = 10.0

@@ -13,7 +13,7 @@ from typing import Any
 
 from zmsd.catalog.catalog import Table
 from zmsd.catalog.mapping import path_problem
-from zmsd.documents import Keys
+from zmsd.config.document import Keys
 from zmsd.errors import EvaluationError, Fault
 from zmsd.rows.rejects import Rejects
 from zmsd.rows.tagged import TAG, flag, is_inclusion, tagged

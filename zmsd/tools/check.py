@@ -9,10 +9,10 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from zmsd import config
 from zmsd import log as logs
 from zmsd.catalog.publication import Publication, publication
-from zmsd.config import Config, TlsConfig
+from zmsd.config import settings as config
+from zmsd.config.settings import Config, TlsConfig
 from zmsd.errors import PeerError, StoreError, ZmsdError, reason_of
 from zmsd.gateway import tls
 from zmsd.log import redact_uri

@@ -15,9 +15,9 @@ from threading import Event, Thread
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from zmsd import config
 from zmsd import log as logs
 from zmsd.catalog.publication import publication
+from zmsd.config import settings as config
 from zmsd.daemon import Daemon
 from zmsd.errors import PeerGone, ZmsdError
 from zmsd.feed.deployment import ask

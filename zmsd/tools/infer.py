@@ -13,9 +13,10 @@ from bson.codec_options import CodecOptions
 from bson.errors import InvalidBSON
 from bson.raw_bson import RawBSONDocument
 
-from zmsd import config, documents
 from zmsd import log as logs
 from zmsd.catalog.catalog import load_catalog
+from zmsd.config import document as documents
+from zmsd.config import settings as config
 from zmsd.errors import ZmsdError
 from zmsd.feed.faults import no_bson
 from zmsd.feed.source import CODEC, Document, Source, translated

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from zmsd.catalog.catalog import Catalog, Table
-from zmsd.config import Config
+from zmsd.config.settings import Config
 from zmsd.errors import SourceError
 from zmsd.feed import position
 from zmsd.feed.source import Document, Source, translated

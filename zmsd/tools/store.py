@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from zmsd import config
 from zmsd import log as logs
-from zmsd.config import Config
+from zmsd.config import settings as config
+from zmsd.config.settings import Config
 from zmsd.errors import StoreError
 from zmsd.feed import position
 from zmsd.stream.edition import Published

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from zmsd import config
-from zmsd.config import Config
+from zmsd.config import settings as config
+from zmsd.config.settings import Config
 from zmsd.errors import PeerError
 from zmsd.stream.protocol import PATH
 from zmsd.tools.client import SourceClient

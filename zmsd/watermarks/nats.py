@@ -21,7 +21,7 @@ from nats.js.api import StorageType
 from nats.js.errors import APIError, BucketNotFoundError, InvalidKeyError, KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
-from zmsd.config import NatsConfig
+from zmsd.config.settings import NatsConfig
 from zmsd.errors import StoreError
 from zmsd.log import Repeated, kv
 from zmsd.watermarks.mirror import Change, Mirror, Stored

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zmsd.config import Config
+from zmsd.config.settings import Config
 from zmsd.errors import StoreError
 from zmsd.watermarks.sqlite import SqliteStore
 from zmsd.watermarks.store import WatermarkStore

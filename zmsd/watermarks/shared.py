@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from zmsd.config import NatsConfig
+from zmsd.config.settings import NatsConfig
 from zmsd.errors import StoreError
 from zmsd.log import kv
 from zmsd.watermarks.mirror import Change

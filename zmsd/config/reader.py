@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar
 
-from zmsd.documents import Document, Keys, dotted, read
+from zmsd.config.document import Document, Keys, dotted, read
 from zmsd.errors import ConfigError, Fault
 
 T = TypeVar("T")

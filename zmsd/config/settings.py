@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 from pymongo import uri_parser
 from pymongo.errors import PyMongoError
 
-from zmsd import documents
-from zmsd.documents import Document, Keys
+from zmsd.config import document as documents
+from zmsd.config.document import Document, Keys
+from zmsd.config.reader import Reader, Variables, kind, setting
 from zmsd.errors import MAX_FAULTS, ConfigError
-from zmsd.settings import Reader, Variables, kind, setting
 
 DEFAULT_FILE = Path("/etc/zmsd/zmsd.yaml")
 

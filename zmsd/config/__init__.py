@@ -1,0 +1,1 @@
+"""Settings: read from YAML or JSON and the environment, and checked."""
