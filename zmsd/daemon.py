@@ -36,7 +36,7 @@ from zmsd.gateway.monitor import Monitor
 from zmsd.gateway.pages import pages
 from zmsd.gateway.server import Server
 from zmsd.log import kv
-from zmsd.metrics import Registry
+from zmsd.prometheus import Registry
 from zmsd.rows.rejects import Rejects
 from zmsd.stream.changelog import ChangeLog
 from zmsd.stream.dispatcher import Dispatcher

@@ -13,7 +13,7 @@ from tests.support.nats import NatsServer
 from tests.support.wait import wait_until
 from zmsd.config.settings import NatsConfig
 from zmsd.errors import StoreError
-from zmsd.feed.position import watermark as mark
+from zmsd.position import watermark as mark
 from zmsd.watermarks import shared, sqlite
 from zmsd.watermarks.shared import SharedStore
 from zmsd.watermarks.sqlite import SqliteStore

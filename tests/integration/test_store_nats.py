@@ -20,7 +20,7 @@ from tests.support.proxy import Proxy
 from tests.support.wait import wait_until
 from zmsd.config.settings import NatsConfig, NatsTlsConfig
 from zmsd.errors import StoreError
-from zmsd.feed.position import watermark as mark
+from zmsd.position import watermark as mark
 from zmsd.watermarks import mirror, nats, shared
 from zmsd.watermarks.shared import SharedStore
 from zmsd.watermarks.store import CopyRecord, ShardRecord

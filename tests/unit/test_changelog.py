@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.wait import wait_until
-from zmsd.feed.position import watermark
+from zmsd.position import watermark
 from zmsd.stream.changelog import ChangeLog, Entry, Overrun, Tail
 
 EDITION = "edition"

@@ -7,8 +7,8 @@ from threading import Thread
 import pytest
 
 from tests.support.wait import wait_until
+from zmsd.channel import Channel, Closed
 from zmsd.errors import ResumeLost, SourceUnavailable
-from zmsd.feed.channel import Channel, Closed
 
 
 @contextmanager

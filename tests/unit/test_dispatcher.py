@@ -13,11 +13,11 @@ from unittest.mock import MagicMock
 import pytest
 
 from tests.support.wait import wait_until
+from zmsd import position
 from zmsd.errors import ResumeLost, SourceRefused, SourceUnavailable, StoreError
-from zmsd.feed import position
 from zmsd.feed.reader import Health
 from zmsd.feed.sequencer import Piece, Pieces
-from zmsd.metrics import Counter
+from zmsd.prometheus import Counter
 from zmsd.stream import dispatcher as dispatchers
 from zmsd.stream.changelog import ChangeLog, Entry, Tail
 from zmsd.stream.dispatcher import Dispatcher

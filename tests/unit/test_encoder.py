@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.frames import data
+from zmsd import position
 from zmsd.catalog.catalog import Catalog, Table
 from zmsd.catalog.mapping import Mapping
 from zmsd.catalog.schema import Column, TableSpec
-from zmsd.feed import position
 from zmsd.feed.sequencer import Piece
 from zmsd.feed.source import Document
 from zmsd.rows.rejects import Rejects

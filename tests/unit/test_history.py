@@ -8,7 +8,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from zmsd.errors import ResumeLost
-from zmsd.feed.position import watermark
+from zmsd.position import watermark
 from zmsd.stream import history as histories
 from zmsd.stream.history import History
 from zmsd.watermarks.sqlite import SqliteStore

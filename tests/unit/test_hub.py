@@ -12,10 +12,10 @@ from unittest.mock import MagicMock
 import pytest
 
 from tests.support.wait import wait_until
+from zmsd.channel import Closed
 from zmsd.errors import ResumeLost
-from zmsd.feed.channel import Closed
-from zmsd.feed.position import watermark
 from zmsd.feed.sequencer import Piece, Pieces
+from zmsd.position import watermark
 from zmsd.stream import hub as hubs
 from zmsd.stream.changelog import ChangeLog, Entry, Overrun
 from zmsd.stream.edition import Edition

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from zmsd.metrics import Distribution, Registry
+from zmsd.prometheus import Distribution, Registry
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import yaml
 
 from zmsd.gateway.meters import register
 from zmsd.gateway.monitor import Monitor
-from zmsd.metrics import Counter, Registry
+from zmsd.prometheus import Counter, Registry
 from zmsd.rows.rejects import Rejects
 from zmsd.stream.tally import Tally
 

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import pytest
 
-from zmsd.feed import position
+from zmsd import position
 from zmsd.feed.sequencer import Piece
 from zmsd.gateway.monitor import EVERY, POINTS, Monitor, memory_bytes
 from zmsd.gateway.session import Session
-from zmsd.metrics import Registry
+from zmsd.prometheus import Registry
 from zmsd.stream.changelog import ChangeLog, Entry
 from zmsd.stream.hub import Readiness
 from zmsd.stream.tally import Tally

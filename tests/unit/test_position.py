@@ -5,7 +5,7 @@ from bson import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zmsd.feed import position
+from zmsd import position
 
 positions = st.integers(0, 2**64 - 1)
 minors = st.integers(0, 2**20)

@@ -17,11 +17,12 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
 from tests.support.wait import wait_until
+from zmsd import position
+from zmsd.channel import Closed
 from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceUnavailable
 from zmsd.feed import feed as feeds
-from zmsd.feed import position, slices
 from zmsd.feed import reader as readers
-from zmsd.feed.channel import Closed
+from zmsd.feed import slices
 from zmsd.feed.collection import Watched
 from zmsd.feed.copy import Scan, prefetched
 from zmsd.feed.cursor import ChangeCursor
@@ -31,7 +32,7 @@ from zmsd.feed.lookup import Lookup
 from zmsd.feed.reader import Health, Reader
 from zmsd.feed.sequencer import Piece
 from zmsd.feed.source import Document, Source
-from zmsd.metrics import Counter
+from zmsd.prometheus import Counter
 
 T = 1795407798 << 32 | 20
 Answer = tuple[list[Document], Document] | PyMongoError

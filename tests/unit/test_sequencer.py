@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zmsd.channel import Channel, Closed
 from zmsd.errors import ResumeLost, SourceUnavailable
-from zmsd.feed.channel import Channel, Closed
 from zmsd.feed.cursor import Batch
 from zmsd.feed.sequencer import Grouper, Piece, SequenceError, Sequencer
 from zmsd.feed.source import Document

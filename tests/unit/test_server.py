@@ -18,13 +18,13 @@ import pytest
 from tests.support.wait import wait_until
 from tests.support.websocket import Closed, Refused, WebSocket
 from zmsd.deadline import Deadline
-from zmsd.feed.position import watermark
 from zmsd.gateway import handler as handlers
 from zmsd.gateway import server as servers
 from zmsd.gateway.handler import Limits, Page, subscription
 from zmsd.gateway.server import Server
 from zmsd.gateway.session import Subscription
 from zmsd.gateway.wire import GOING_AWAY, Peer
+from zmsd.position import watermark
 from zmsd.stream.changelog import ChangeLog
 from zmsd.stream.hub import Hub
 from zmsd.stream.protocol import PATH, frame

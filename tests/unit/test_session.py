@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from tests.support.frames import messages
 from tests.support.wait import wait_until
+from zmsd.channel import Closed
 from zmsd.errors import PeerGone, ResumeLost, SourceRefused, SourceUnavailable, StoreError
-from zmsd.feed.channel import Closed
-from zmsd.feed.position import watermark
 from zmsd.gateway import session as sessions
 from zmsd.gateway.session import Session, Subscription
 from zmsd.gateway.wire import Peer
+from zmsd.position import watermark
 from zmsd.stream import protocol
 from zmsd.stream.changelog import Entry, Overrun
 from zmsd.stream.hub import Hub, Readiness

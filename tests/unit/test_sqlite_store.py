@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from zmsd.errors import StoreError
-from zmsd.feed.position import watermark as mark
+from zmsd.position import watermark as mark
 from zmsd.watermarks import sqlite
 from zmsd.watermarks.sqlite import SqliteStore
 from zmsd.watermarks.store import CopyRecord, Identity, ShardRecord

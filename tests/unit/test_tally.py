@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from zmsd.feed.sequencer import Piece
-from zmsd.metrics import Registry
+from zmsd.prometheus import Registry
 from zmsd.stream.tally import Tally
 
 

@@ -17,9 +17,10 @@ from bson.errors import InvalidBSON
 from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure, PyMongoError
 
+from zmsd import position
+from zmsd.channel import Channel, Closed
 from zmsd.errors import SourceError, SourceRefused, SourceUnavailable, ZmsdError
-from zmsd.feed import position, slices
-from zmsd.feed.channel import Channel, Closed
+from zmsd.feed import slices
 from zmsd.feed.collection import Fields
 from zmsd.feed.faults import REFUSED_WAIT, SNAPSHOT_GONE, SNAPSHOT_RETRY, backoff, classify, code_of, no_bson
 from zmsd.feed.source import Document, Source, as_documents

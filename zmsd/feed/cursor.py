@@ -22,8 +22,9 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
+from zmsd import position
 from zmsd.errors import ResumeLost
-from zmsd.feed import position, slices
+from zmsd.feed import slices
 from zmsd.feed.faults import EventUnreadable, TokenUnfit, classify
 from zmsd.feed.source import CODEC, Document, Source
 

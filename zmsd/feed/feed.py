@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from threading import Event, Thread
 from types import TracebackType
 
+from zmsd import position
+from zmsd.channel import Closed
 from zmsd.deadline import Deadline
-from zmsd.feed import position
-from zmsd.feed.channel import Closed
 from zmsd.feed.collection import CollectionReader, DatabaseReader, Watched
 from zmsd.feed.cursor import AT_ONCE_MS, AWAIT_MS, Batch
 from zmsd.feed.lookup import OF_DOCUMENTS

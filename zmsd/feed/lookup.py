@@ -15,8 +15,8 @@ import bson
 from bson.errors import InvalidBSON
 from pymongo.errors import PyMongoError
 
+from zmsd import position
 from zmsd.errors import SourceUnavailable
-from zmsd.feed import position
 from zmsd.feed.faults import SNAPSHOT_GONE, SNAPSHOT_RETRY, classify, code_of, no_bson
 from zmsd.feed.source import CODEC, Document, Source, as_documents
 

@@ -10,8 +10,8 @@ from bson.int64 import Int64
 from pymongo import ReadPreference
 from pymongo.errors import OperationFailure, PyMongoError
 
+from zmsd import position
 from zmsd.errors import SourceUnavailable
-from zmsd.feed import position
 from zmsd.feed.faults import LOST, REOPEN_BY_TIME, classify, code_of, is_transient
 from zmsd.feed.source import CODEC, Source
 

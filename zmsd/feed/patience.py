@@ -7,8 +7,8 @@ from collections.abc import Callable
 from threading import Event
 from typing import TypeVar
 
+from zmsd.channel import Closed
 from zmsd.errors import SourceUnavailable
-from zmsd.feed.channel import Closed
 from zmsd.feed.faults import backoff
 from zmsd.log import Repeated
 

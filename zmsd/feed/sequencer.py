@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from zmsd.channel import Channel
 from zmsd.errors import SourceUnavailable
-from zmsd.feed.channel import Channel
 from zmsd.feed.cursor import Batch
 from zmsd.feed.source import Document
 

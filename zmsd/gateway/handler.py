@@ -15,10 +15,9 @@ from threading import Event
 from typing import Any, NamedTuple, Protocol, cast
 from urllib.parse import parse_qs, urlsplit
 
-from zmsd import __version__
+from zmsd import __version__, position
 from zmsd.deadline import Deadline
 from zmsd.errors import PeerError, PeerProtocolError
-from zmsd.feed import position
 from zmsd.gateway.session import Session, Subscription
 from zmsd.gateway.wire import Peer
 from zmsd.log import kv

@@ -14,7 +14,7 @@ import pymongo
 from zmsd import __version__
 from zmsd.gateway.monitor import Monitor, memory_bytes
 from zmsd.gateway.session import Session
-from zmsd.metrics import Labels, Reading, Registry
+from zmsd.prometheus import Labels, Reading, Registry
 
 _STATES = ("waiting", "copying", "streaming", "reset")
 

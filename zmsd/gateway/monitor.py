@@ -11,8 +11,8 @@ from contextlib import suppress
 from threading import Event, Thread
 from typing import NamedTuple
 
+from zmsd import position
 from zmsd.errors import SourceError
-from zmsd.feed import position
 from zmsd.gateway.session import Session
 from zmsd.stream.dispatcher import Dispatcher
 from zmsd.stream.hub import Hub

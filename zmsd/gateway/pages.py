@@ -9,7 +9,7 @@ from zmsd import __version__
 from zmsd.gateway.handler import Page
 from zmsd.gateway.monitor import Monitor
 from zmsd.gateway.status import PAGE, status
-from zmsd.metrics import CONTENT_TYPE, Registry
+from zmsd.prometheus import CONTENT_TYPE, Registry
 from zmsd.stream import protocol
 
 

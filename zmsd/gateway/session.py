@@ -10,9 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event, current_thread
 
+from zmsd import position
+from zmsd.channel import Closed
 from zmsd.errors import PeerGone, PeerProtocolError, ResumeLost, SourceError, SourceUnavailable, StoreError
-from zmsd.feed import position
-from zmsd.feed.channel import Closed
 from zmsd.feed.patience import persist
 from zmsd.gateway.wire import GOING_AWAY, PROTOCOL_ERROR, Peer
 from zmsd.log import Repeated, kv

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from threading import Event, Thread
 
+from zmsd import position
+from zmsd.channel import Closed
 from zmsd.errors import ResumeLost, SourceError, SourceRefused, StoreError
-from zmsd.feed import position
-from zmsd.feed.channel import Closed
 from zmsd.feed.faults import REFUSED_WAIT, backoff
 from zmsd.feed.feed import Feed
 from zmsd.feed.sequencer import Pieces

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from zmsd import position
 from zmsd.catalog.catalog import Catalog
-from zmsd.feed import position
 from zmsd.feed.lookup import AFTER, BEFORE, BEFORE_KNOWN, OF_DOCUMENTS
 from zmsd.feed.sequencer import Piece
 from zmsd.feed.source import Document

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from zmsd import position
 from zmsd.errors import ResumeLost
-from zmsd.feed import oplog, position
+from zmsd.feed import oplog
 from zmsd.feed.source import Source
 from zmsd.watermarks.store import WatermarkStore
 

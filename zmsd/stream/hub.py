@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from threading import BoundedSemaphore, Condition, Event
 from typing import Protocol
 
+from zmsd import position
+from zmsd.channel import Closed
 from zmsd.errors import ResumeLost
-from zmsd.feed import position
-from zmsd.feed.channel import Closed
 from zmsd.feed.feed import DatabaseFeed
 from zmsd.feed.source import Source
 from zmsd.log import kv

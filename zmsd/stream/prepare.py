@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from zmsd import position
 from zmsd.catalog.catalog import Catalog
 from zmsd.errors import Fault, ResumeLost, SourceError, SourceRefused, SourceUnavailable
-from zmsd.feed import position
 from zmsd.feed.source import Source
 from zmsd.rows.computed import follows_from_id, problems
 from zmsd.stream.edition import Edition

@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from threading import Event
 
+from zmsd import position
 from zmsd.errors import ResumeLost
-from zmsd.feed import position
 from zmsd.feed.copy import prefetched
 from zmsd.feed.patience import persist
 from zmsd.log import kv

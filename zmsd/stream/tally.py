@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from zmsd.feed.sequencer import Piece
-from zmsd.metrics import Registry
+from zmsd.prometheus import Registry
 from zmsd.stream.changelog import Entry
 from zmsd.stream.encoder import commit_ms
 

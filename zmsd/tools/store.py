@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from zmsd import log as logs
+from zmsd import position
 from zmsd.config import settings as config
 from zmsd.config.settings import Config
 from zmsd.errors import StoreError
-from zmsd.feed import position
 from zmsd.stream.edition import Published
 from zmsd.watermarks.opening import open_store
 from zmsd.watermarks.store import Contents, WatermarkStore
