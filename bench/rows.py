@@ -12,13 +12,13 @@ from typing import Any
 from bench.support import bare, report
 from bench.support.report import Figure
 from bench.support.scene import COLUMNS, Scene, document
-from zmsd.catalog.catalog import Table
-from zmsd.catalog.mapping import Mapping
-from zmsd.catalog.schema import Column, TableSpec
 from zmsd.feed.source import CODEC, Document, Source
 from zmsd.rows.computed import Evaluator
 from zmsd.rows.plain import RowFunction, compile_rows
 from zmsd.rows.rejects import Rejects
+from zmsd.schema.catalog import Table
+from zmsd.schema.mapping import Mapping
+from zmsd.schema.tables import Column, TableSpec
 
 _BATCH = 1000  # documents, as the readers get them
 _FIELDS = tuple((name, "_id" if name == "id" else name) for name in COLUMNS)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from zmsd import __version__, daemon
-from zmsd.catalog.sources import EndpointDown
 from zmsd.config import settings as config
 from zmsd.errors import ConfigError, ZmsdError
+from zmsd.schema.fetch import EndpointDown
 
 EX_CONFIG = 78
 """sysexits.h; the unit does not restart after it."""

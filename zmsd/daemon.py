@@ -20,8 +20,6 @@ from typing import Any
 
 from zmsd import __version__, systemd
 from zmsd import log as logs
-from zmsd.catalog.publication import Publication, publication
-from zmsd.catalog.refresh import Refresh
 from zmsd.config import settings as config
 from zmsd.config.settings import Config
 from zmsd.deadline import Deadline
@@ -38,6 +36,8 @@ from zmsd.gateway.server import Server
 from zmsd.log import kv
 from zmsd.prometheus import Registry
 from zmsd.rows.rejects import Rejects
+from zmsd.schema.loading import Publication, publication
+from zmsd.schema.refresh import Refresh
 from zmsd.stream.changelog import ChangeLog
 from zmsd.stream.dispatcher import Dispatcher
 from zmsd.stream.edition import Edition, Published

@@ -23,11 +23,11 @@ from tests.faults.test_hostile import INITIAL, masked
 from tests.integration import chat
 from tests.support.daemon import ZmsdProcess, run_zmsd
 from tests.support.websocket import WebSocket
-from zmsd.catalog.catalog import Catalog, load_catalog
 from zmsd.config import settings as config
 from zmsd.config.document import Document, parse
 from zmsd.errors import ConfigError
 from zmsd.rows.rejects import Rejects
+from zmsd.schema.catalog import Catalog, load_catalog
 from zmsd.stream.tables import TableEncoder
 
 few = settings(

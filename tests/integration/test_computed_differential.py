@@ -15,12 +15,12 @@ from pymongo.errors import OperationFailure
 
 from tests.integration.test_plain_differential import NAMES, PATHS, SCALARS, VALUES, store
 from tests.support.mongod import ReplicaSet
-from zmsd.catalog.catalog import Table
-from zmsd.catalog.mapping import Mapping
-from zmsd.catalog.schema import Column, TableSpec
 from zmsd.feed.source import CODEC, Source
 from zmsd.rows.computed import SOURCE_ID, Evaluator, problems
 from zmsd.rows.rejects import Rejects
+from zmsd.schema.catalog import Table
+from zmsd.schema.mapping import Mapping
+from zmsd.schema.tables import Column, TableSpec
 
 Db = Database[dict[str, Any]]
 Stages = list[dict[str, Any]]

@@ -17,8 +17,8 @@ from tests.support.daemon import ZmsdProcess, run_zmsd
 from tests.support.nats import NatsServer
 from tests.support.wait import wait_until
 from zmsd import position
-from zmsd.catalog.catalog import Catalog
 from zmsd.config.settings import NatsConfig
+from zmsd.schema.catalog import Catalog
 from zmsd.stream.edition import Published
 from zmsd.watermarks.shared import SharedStore
 from zmsd.watermarks.sqlite import SqliteStore

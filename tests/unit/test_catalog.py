@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from bson import Decimal128, Int64, ObjectId
 
-from zmsd.catalog.catalog import Catalog, CatalogDiff, Table, diff, load_catalog
-from zmsd.catalog.mapping import Mapping
-from zmsd.catalog.schema import Column, TableSpec
 from zmsd.config.document import Document, parse
 from zmsd.errors import ConfigError
+from zmsd.schema.catalog import Catalog, CatalogDiff, Table, diff, load_catalog
+from zmsd.schema.mapping import Mapping
+from zmsd.schema.tables import Column, TableSpec
 
 SEED_SCHEMA = """{
 "message": {

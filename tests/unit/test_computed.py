@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from zmsd.catalog.catalog import Table
-from zmsd.catalog.mapping import Mapping
-from zmsd.catalog.schema import Column, TableSpec
 from zmsd.errors import EvaluationError
 from zmsd.rows.computed import SOURCE_ID, Evaluator, follows_from_id, problems, used_fields
 from zmsd.rows.rejects import Rejects
 from zmsd.rows.tagged import TAG
+from zmsd.schema.catalog import Table
+from zmsd.schema.mapping import Mapping
+from zmsd.schema.tables import Column, TableSpec
 
 Stages = list[dict[str, Any]]
 

@@ -10,12 +10,12 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import yaml
 
-from zmsd.catalog.catalog import load_catalog
-from zmsd.catalog.sources import NotModified, fetch
 from zmsd.config import settings as config
 from zmsd.config.reader import kind
 from zmsd.config.settings import Config, MongodbConfig, NatsConfig, ServerConfig, SourceConfig, TlsConfig
 from zmsd.errors import ConfigError
+from zmsd.schema.catalog import load_catalog
+from zmsd.schema.fetch import NotModified, fetch
 
 ETC = Path(__file__).resolve().parents[2] / "etc"
 LEAST = {"mongodb": {"uri": "mongodb://127.0.0.1/db"}, "schema": {"file": "schema.json"}}

@@ -171,7 +171,7 @@ BUDGET = """
 import json, resource, sys, time
 from zmsd.config.document import parse
 from zmsd.errors import ConfigError
-from zmsd.catalog.catalog import load_catalog
+from zmsd.schema.catalog import load_catalog
 
 TABLE = {"columns": {"id": {"type": "string"}}, "primaryKey": ["id"]}
 SCHEMA = json.dumps({f"table{i:05d}": TABLE for i in range(8000)})

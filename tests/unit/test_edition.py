@@ -6,12 +6,12 @@ from unittest.mock import MagicMock
 import pytest
 
 from tests.support.frames import data
-from zmsd.catalog.catalog import Catalog, Table
-from zmsd.catalog.mapping import Mapping
-from zmsd.catalog.schema import Column, TableSpec
 from zmsd.errors import SourceUnavailable
 from zmsd.rows.computed import TAG
 from zmsd.rows.rejects import Rejects
+from zmsd.schema.catalog import Catalog, Table
+from zmsd.schema.mapping import Mapping
+from zmsd.schema.tables import Column, TableSpec
 from zmsd.stream.edition import Edition, Published
 
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from tests.support.frames import data
 from zmsd import position
-from zmsd.catalog.catalog import Catalog, Table
-from zmsd.catalog.mapping import Mapping
-from zmsd.catalog.schema import Column, TableSpec
 from zmsd.feed.sequencer import Piece
 from zmsd.feed.source import Document
 from zmsd.rows.rejects import Rejects
+from zmsd.schema.catalog import Catalog, Table
+from zmsd.schema.mapping import Mapping
+from zmsd.schema.tables import Column, TableSpec
 from zmsd.stream import tables
 from zmsd.stream.changelog import Entry
 from zmsd.stream.encoder import Encoder, Reading

@@ -8,8 +8,8 @@ from typing import cast
 
 import pytest
 
-from zmsd.catalog.catalog import Catalog
 from zmsd.errors import StoreError
+from zmsd.schema.catalog import Catalog
 from zmsd.stream.edition import Published
 from zmsd.stream.epochs import Epochs
 from zmsd.watermarks.store import WatermarkStore

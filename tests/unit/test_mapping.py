@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from bson import Binary, Decimal128, Int64, ObjectId, Timestamp
 
-from zmsd.catalog.mapping import Mapping, default_mapping, parse_mappings, path_problem
-from zmsd.catalog.schema import parse_schema
 from zmsd.config.document import parse
+from zmsd.schema.mapping import Mapping, default_mapping, parse_mappings, path_problem
+from zmsd.schema.tables import parse_schema
 
 SCHEMA = {
     "message": {

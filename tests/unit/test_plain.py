@@ -11,12 +11,12 @@ from bson.dbref import DBRef
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zmsd.catalog.catalog import Table
-from zmsd.catalog.mapping import Mapping
-from zmsd.catalog.schema import Column, TableSpec
 from zmsd.rows import values
 from zmsd.rows.plain import Row, compile_rows, walk
 from zmsd.rows.rejects import Rejects
+from zmsd.schema.catalog import Table
+from zmsd.schema.mapping import Mapping
+from zmsd.schema.tables import Column, TableSpec
 
 ID = ("id", "string", "_id")
 Columns = list[tuple[str, str, str]]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from wsproto.frame_protocol import FrameProtocol
 
 from tests.support.frames import data, messages
-from zmsd.catalog.schema import Column, TableSpec
 from zmsd.rows.changes import RowChange
+from zmsd.schema.tables import Column, TableSpec
 from zmsd.stream import protocol
 from zmsd.stream.protocol import TableMessages
 

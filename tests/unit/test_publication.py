@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from zmsd.catalog.publication import Publication, publication
 from zmsd.config import settings as config
 from zmsd.errors import ConfigError
+from zmsd.schema.loading import Publication, publication
 
 SCHEMA = {"item": {"columns": {"id": {"type": "string"}}, "primaryKey": ["id"]}}
 

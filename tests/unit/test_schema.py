@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from zmsd.catalog.schema import Column, SchemaTable, TableSpec, parse_schema
 from zmsd.config.document import parse
+from zmsd.schema.tables import Column, SchemaTable, TableSpec, parse_schema
 
 ID = {"id": {"type": "string"}}
 ITEM = {"tableName": "item", "columns": ID, "primaryKey": ["id"]}

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from tests.support.wait import FACTOR
-from zmsd.catalog import sources
-from zmsd.catalog.sources import NOT_MODIFIED, EndpointDown, Fetched, fetch, keep, load
 from zmsd.config import document as documents
 from zmsd.config.settings import SourceConfig
 from zmsd.errors import ConfigError, ZmsdError
+from zmsd.schema import fetch as fetching
+from zmsd.schema.fetch import NOT_MODIFIED, EndpointDown, Fetched, fetch, keep, load
 
 Answer = Callable[[BaseHTTPRequestHandler], object]
 
@@ -240,7 +240,7 @@ def drip(endpoint: Endpoint, handler: BaseHTTPRequestHandler, start: bytes) -> N
 def test_the_whole_fetch_has_one_time_limit(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, kind: Callable[[Endpoint], Answer]
 ) -> None:
-    monkeypatch.setattr(sources, "TIMEOUT", 0.2)
+    monkeypatch.setattr(fetching, "TIMEOUT", 0.2)
     endpoint.answers["/s"] = kind(endpoint)
     start = time.monotonic()
     assert down(endpoint.url("/s")) == f"{endpoint.url('/s')}: no answer within 0.2 s"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from bson import Binary, Decimal128, ObjectId
 
-from zmsd.catalog.catalog import Catalog, Table
-from zmsd.catalog.mapping import Mapping
-from zmsd.catalog.schema import Column, TableSpec
 from zmsd.rows.rejects import Rejects
+from zmsd.schema.catalog import Catalog, Table
+from zmsd.schema.mapping import Mapping
+from zmsd.schema.tables import Column, TableSpec
 from zmsd.stream import tables
 from zmsd.stream.tables import TableEncoder, row_filters
 

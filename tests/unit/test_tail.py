@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 from tests.support.frames import messages
-from zmsd.catalog.schema import Column, TableSpec
+from zmsd.schema.tables import Column, TableSpec
 from zmsd.stream import protocol
 from zmsd.tools.tail import Viewer
 

@@ -11,12 +11,12 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from zmsd.catalog.catalog import Table
-from zmsd.catalog.mapping import path_problem
 from zmsd.config.document import Keys
 from zmsd.errors import EvaluationError, Fault
 from zmsd.rows.rejects import Rejects
 from zmsd.rows.tagged import TAG, flag, is_inclusion, tagged
+from zmsd.schema.catalog import Table
+from zmsd.schema.mapping import path_problem
 
 Document = dict[str, Any]
 Stages = list[Document]

@@ -13,10 +13,10 @@ from typing import Any
 
 from bson import DBRef, ObjectId
 
-from zmsd.catalog.catalog import Table
 from zmsd.rows import values
 from zmsd.rows.filters import compile_filter
 from zmsd.rows.rejects import Rejects
+from zmsd.schema.catalog import Table
 
 Row = tuple[str, str]
 """(key, text): JSON objects of the primary key's columns, and of all. Two rows are equal where their texts are.

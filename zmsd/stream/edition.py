@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from threading import Event
 from typing import Any, NamedTuple
 
-from zmsd.catalog.catalog import Catalog, Table, diff
-from zmsd.catalog.schema import Column
 from zmsd.feed.collection import Watched
 from zmsd.feed.copy import Scan, prefetched
 from zmsd.feed.patience import persist
@@ -17,6 +15,8 @@ from zmsd.feed.slices import EVALUATED, SLICE
 from zmsd.feed.source import Document, Source
 from zmsd.rows.computed import Evaluator, follows_from_id
 from zmsd.rows.rejects import Rejects
+from zmsd.schema.catalog import Catalog, Table, diff
+from zmsd.schema.tables import Column
 from zmsd.stream.encoder import Encoder, Reading
 from zmsd.stream.shards import ShardTable
 from zmsd.stream.tables import row_filters, used_fields

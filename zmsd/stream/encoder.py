@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from zmsd import position
-from zmsd.catalog.catalog import Catalog
 from zmsd.feed.lookup import AFTER, BEFORE, BEFORE_KNOWN, OF_DOCUMENTS
 from zmsd.feed.sequencer import Piece
 from zmsd.feed.source import Document
@@ -18,6 +17,7 @@ from zmsd.log import kv
 from zmsd.rows.computed import Evaluator
 from zmsd.rows.rejects import Rejects
 from zmsd.rows.values import milliseconds
+from zmsd.schema.catalog import Catalog
 from zmsd.stream.changelog import Entry
 from zmsd.stream.shards import ShardTable
 from zmsd.stream.tables import TableEncoder

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from struct import pack
 from typing import Any
 
-from zmsd.catalog.schema import Column, TableSpec
 from zmsd.rows.changes import RowChange
 from zmsd.rows.values import quote
+from zmsd.schema.tables import Column, TableSpec
 
 PATH = "/changes/v0/stream"
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from zmsd.catalog.catalog import Table
-from zmsd.catalog.mapping import Mapping
-from zmsd.catalog.schema import Column, TableSpec
 from zmsd.feed.lookup import AFTER, BEFORE, WITH_AFTER
 from zmsd.feed.source import Document
 from zmsd.rows.changes import RowChange, between
 from zmsd.rows.plain import Row, compile_rows
 from zmsd.rows.rejects import Rejects
+from zmsd.schema.catalog import Table
+from zmsd.schema.mapping import Mapping
+from zmsd.schema.tables import Column, TableSpec
 from zmsd.stream.protocol import TableMessages
 
 _KEY = {"clientGroupID": "string", "clientID": "string"}

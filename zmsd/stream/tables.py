@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from zmsd.catalog.catalog import Catalog, Table
-from zmsd.catalog.mapping import Mapping as TableMapping
 from zmsd.feed.collection import Fields
 from zmsd.feed.lookup import AFTER, BEFORE
 from zmsd.feed.source import Document
@@ -17,6 +15,8 @@ from zmsd.rows.changes import RowChange, between, between_many
 from zmsd.rows.filters import identity
 from zmsd.rows.plain import Row, RowFunction, compile_rows
 from zmsd.rows.rejects import Rejects
+from zmsd.schema.catalog import Catalog, Table
+from zmsd.schema.mapping import Mapping as TableMapping
 from zmsd.stream.protocol import TableMessages
 from zmsd.stream.shards import ShardTable
 

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from zmsd import log as logs
-from zmsd.catalog.publication import Publication, publication
 from zmsd.config import settings as config
 from zmsd.config.settings import Config, TlsConfig
 from zmsd.errors import PeerError, StoreError, ZmsdError, reason_of
 from zmsd.gateway import tls
 from zmsd.log import redact_uri
+from zmsd.schema.loading import Publication, publication
 from zmsd.tools.preflight import Finding, preflight
 from zmsd.tools.target import Target, of_config, words
 from zmsd.watermarks import sqlite

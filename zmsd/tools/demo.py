@@ -16,13 +16,13 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from zmsd import log as logs
-from zmsd.catalog.publication import publication
 from zmsd.config import settings as config
 from zmsd.daemon import Daemon
 from zmsd.errors import PeerGone, ZmsdError
 from zmsd.feed.deployment import ask
 from zmsd.feed.source import translated
 from zmsd.log import redact_uri
+from zmsd.schema.loading import publication
 from zmsd.stream.protocol import PATH
 from zmsd.tools.chat import COLLECTIONS, Chat
 from zmsd.tools.client import SourceClient

@@ -14,12 +14,12 @@ from bson.errors import InvalidBSON
 from bson.raw_bson import RawBSONDocument
 
 from zmsd import log as logs
-from zmsd.catalog.catalog import load_catalog
 from zmsd.config import document as documents
 from zmsd.config import settings as config
 from zmsd.errors import ZmsdError
 from zmsd.feed.faults import no_bson
 from zmsd.feed.source import CODEC, Document, Source, translated
+from zmsd.schema.catalog import load_catalog
 from zmsd.tools.guess import Table, guess
 
 SCHEMA, MAPPINGS = "schema.json", "mappings.json"

@@ -11,7 +11,10 @@ from typing import Any
 
 from bson import json_util
 
-from zmsd.catalog.mapping import (
+from zmsd.config.document import Document, Keys
+from zmsd.config.settings import collection_problem
+from zmsd.errors import ConfigError, Fault
+from zmsd.schema.mapping import (
     JSON_OPTIONS,
     Mapping,
     default_mapping,
@@ -19,10 +22,7 @@ from zmsd.catalog.mapping import (
     parse_mappings,
     path_problem,
 )
-from zmsd.catalog.schema import Column, SchemaTable, TableSpec, parse_schema
-from zmsd.config.document import Document, Keys
-from zmsd.config.settings import collection_problem
-from zmsd.errors import ConfigError, Fault
+from zmsd.schema.tables import Column, SchemaTable, TableSpec, parse_schema
 
 
 @dataclass(frozen=True, slots=True)

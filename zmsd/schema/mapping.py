@@ -18,11 +18,11 @@ from bson.codec_options import DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 from bson.errors import BSONError
 
-from zmsd.catalog import beyond
-from zmsd.catalog.schema import SchemaTable
 from zmsd.config.document import Document, Keys, dotted
 from zmsd.config.settings import collection_problem
 from zmsd.errors import MAX_FAULTS, Fault
+from zmsd.schema import restrictions
+from zmsd.schema.tables import SchemaTable
 
 
 class Origin(NamedTuple):
@@ -264,7 +264,7 @@ class _Parser:
             if problem := path_problem(_REFERENCE.sub("", path.removeprefix("$"))):
                 self.fault(here, problem)
             condition[path] = literals(value, self.fault, here)
-        self._refuse((*place, "filter"), beyond.in_query(condition))
+        self._refuse((*place, "filter"), restrictions.in_query(condition))
         return condition or None
 
     def _columns(self, data: dict[str, Any], place: Keys, table: SchemaTable) -> tuple[dict[str, str], dict[str, Any]]:
@@ -297,7 +297,7 @@ class _Parser:
                     self.fault(here, f"names parts of a field, and the column is called {column}: use an expression")
                 else:
                     expressions[column] = value
-                    self._refuse(here, beyond.in_expression(value))
+                    self._refuse(here, restrictions.in_expression(value))
         return paths, expressions
 
     def _pipeline(self, data: dict[str, Any], place: Keys) -> list[dict[str, Any]] | None:
@@ -312,5 +312,5 @@ class _Parser:
         for index in malformed:
             self.fault((*place, index), "a stage is an object with one key, such as {$match: …}")
         if not malformed:
-            self._refuse(place, beyond.in_pipeline(stages))
+            self._refuse(place, restrictions.in_pipeline(stages))
         return stages or None

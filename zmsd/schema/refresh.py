@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterable
 from threading import Condition, Thread
 
-from zmsd.catalog.sources import NOT_MODIFIED, Fetched, fetch
 from zmsd.config.settings import SourceConfig
 from zmsd.errors import ConfigError
 from zmsd.log import Repeated, kv
+from zmsd.schema.fetch import NOT_MODIFIED, Fetched, fetch
 
 log = logging.getLogger(__name__)
 

@@ -6,14 +6,14 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zmsd.catalog import sources
-from zmsd.catalog.catalog import Catalog, load_catalog
-from zmsd.catalog.sources import Fetched
 from zmsd.config.document import Document
 from zmsd.config.reader import kind
 from zmsd.config.settings import Config, SourceConfig
 from zmsd.errors import ConfigError, Fault, ZmsdError
 from zmsd.log import kv
+from zmsd.schema import fetch
+from zmsd.schema.catalog import Catalog, load_catalog
+from zmsd.schema.fetch import Fetched
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +41,9 @@ def publication(settings: Config, *, keep: bool = True) -> Publication:
         if spec is None:
             return None
         try:
-            found = sources.load(spec, copies)
+            found = fetch.load(spec, copies)
         except ConfigError as error:
-            down = down or isinstance(error, sources.EndpointDown)
+            down = down or isinstance(error, fetch.EndpointDown)
             faults.extend(error.faults)
             return None
         if found.fault is not None:
@@ -62,7 +62,7 @@ def publication(settings: Config, *, keep: bool = True) -> Publication:
         faults.append(permissions.fault((), f"must be an object of permissions, not {kind(permissions.data)}"))
     if faults or catalog is None:
         # An endpoint may come back, a wrong document stays wrong: only that is for exit code 78.
-        raise (sources.EndpointDown if down else ConfigError)(faults)
+        raise (fetch.EndpointDown if down else ConfigError)(faults)
     for spec, found in fetched:
         if keep and found.age is None:
             _keep(spec, found, copies)
@@ -71,6 +71,6 @@ def publication(settings: Config, *, keep: bool = True) -> Publication:
 
 def _keep(spec: SourceConfig, found: Fetched, copies: Path) -> None:
     try:
-        sources.keep(spec, found.document, copies)
+        fetch.keep(spec, found.document, copies)
     except ZmsdError as error:
         log.warning(kv("copy not kept", error=error))

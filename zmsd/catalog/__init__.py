@@ -1,1 +1,0 @@
-"""What is published: tables and columns, and where in MongoDB their rows come from."""
