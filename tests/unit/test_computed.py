@@ -10,7 +10,7 @@ import pytest
 from zmsd.errors import EvaluationError
 from zmsd.rows.computed import SOURCE_ID, Evaluator, follows_from_id, problems, used_fields
 from zmsd.rows.rejects import Rejects
-from zmsd.rows.tagged import TAG
+from zmsd.rows.tagging import TAG
 from zmsd.schema.catalog import Table
 from zmsd.schema.mapping import Mapping
 from zmsd.schema.tables import Column, TableSpec

@@ -11,7 +11,7 @@ from bson.dbref import DBRef
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zmsd.rows import values
+from zmsd.rows import bson_json
 from zmsd.rows.plain import Row, compile_rows, walk
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Table
@@ -131,7 +131,7 @@ def test_a_value_that_does_not_fit_is_null_and_counted() -> None:
     }
 
 
-@pytest.mark.parametrize("kind", values.BY_TYPE)
+@pytest.mark.parametrize("kind", bson_json.BY_TYPE)
 @pytest.mark.parametrize(
     "value",
     [
@@ -159,7 +159,7 @@ def test_a_value_that_does_not_fit_is_null_and_counted() -> None:
 )
 def test_what_is_written_inline_is_what_values_py_says(kind: str, value: Any) -> None:
     ((_, row),) = rows([ID, ("v", kind, "v")], {"_id": "1", "v": value})  # type: ignore[misc]
-    assert row["v"] == json.loads(values.BY_TYPE[kind](value) or "null")
+    assert row["v"] == json.loads(bson_json.BY_TYPE[kind](value) or "null")
 
 
 def test_the_filter_says_which_documents_have_rows() -> None:

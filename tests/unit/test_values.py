@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zmsd.feed.source import CODEC
-from zmsd.rows import values
+from zmsd.rows import bson_json
 
 OID = ObjectId("0123456789abcdef01234567")
 UUID_TEXT = "12345678-1234-5678-1234-567812345678"
@@ -97,28 +97,28 @@ TABLE: list[tuple[Any, Any, Any, Any, Any]] = [
 def test_what_columns_hold(value: Any, string: Any, number: Any, boolean: Any, as_json: Any) -> None:
     value = stored(value)
     for kind, expected in (("string", string), ("number", number), ("boolean", boolean)):
-        text = values.BY_TYPE[kind](value)
+        text = bson_json.BY_TYPE[kind](value)
         assert (NO if text is None else json.loads(text)) == expected, kind
         assert text is None or type(json.loads(text)) is type(expected) or kind == "number"
-    assert (values.null(value) is None) == (value is not None)
-    text = json.loads(values.json_text(value))
+    assert (bson_json.null(value) is None) == (value is not None)
+    text = json.loads(bson_json.json_text(value))
     assert (text is None) == (value is None), "a string of JSON, but SQL's NULL for null"
     assert value is None or json.loads(text) == as_json
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, *map(Decimal128, ("NaN", "sNaN", "-Infinity"))])
 def test_what_is_no_number_is_null(value: Any) -> None:
-    assert values.number(stored(value)) == "null"
+    assert bson_json.number(stored(value)) == "null"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_null_in_json(value: float) -> None:
-    assert json.loads(values.json_text(stored({"a": [value, 1]}))) == '{"a":[null,1]}'
+    assert json.loads(bson_json.json_text(stored({"a": [value, 1]}))) == '{"a":[null,1]}'
 
 
 @pytest.mark.parametrize("value", [2.0**63, -(2.0**63), 1e20, -9.99e20, Int64(2**63 - 1), Decimal128("1E+19")])
 def test_numbers_that_zero_cache_would_write_as_too_long_integers_come_as_text(value: Any) -> None:
-    text = json.loads(str(values.number(stored(value))))
+    text = json.loads(str(bson_json.number(stored(value))))
     assert isinstance(text, str)
     assert float(text) == float(value.to_decimal() if isinstance(value, Decimal128) else value)
 
@@ -155,7 +155,7 @@ ANY = st.recursive(
 @given(ANY)
 def test_nothing_that_is_fatal_to_zero_cache_leaves(value: Any) -> None:
     value = stored(value)
-    for kind, convert in values.BY_TYPE.items():
+    for kind, convert in bson_json.BY_TYPE.items():
         text = convert(value)
         if text is None:
             assert value is not None
@@ -175,7 +175,7 @@ def test_nothing_that_is_fatal_to_zero_cache_leaves(value: Any) -> None:
 def test_broken_utf8_is_replaced() -> None:
     broken = bson.encode({"": {"key": "text"}}).replace(b"text", b"\xff\xed\xa0\x80").replace(b"key", b"k\xffy")
     value = bson.decode(broken, CODEC)[""]
-    inner = json.loads(json.loads(values.json_text(value)))
+    inner = json.loads(json.loads(bson_json.json_text(value)))
     assert list(inner) == ["k\ufffdy"]
     assert set(inner["k\ufffdy"]) == {"\ufffd"}
 
@@ -184,7 +184,7 @@ def test_documents_may_be_as_deep_as_mongodb_lets_them() -> None:
     deep: Any = math.nan
     for _ in range(180):
         deep = {"a": [deep]} if _ % 2 else {"a": deep}
-    assert json.loads(values.json_text(stored(deep))).count("null") == 1
+    assert json.loads(bson_json.json_text(stored(deep))).count("null") == 1
 
 
 def stored(value: Any) -> Any:

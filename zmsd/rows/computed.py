@@ -14,7 +14,7 @@ from typing import Any
 from zmsd.config.document import Keys
 from zmsd.errors import EvaluationError, Fault
 from zmsd.rows.rejects import Rejects
-from zmsd.rows.tagged import TAG, flag, is_inclusion, tagged
+from zmsd.rows.tagging import TAG, flag, is_inclusion, tagged
 from zmsd.schema.catalog import Table
 from zmsd.schema.mapping import path_problem
 

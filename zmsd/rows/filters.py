@@ -14,7 +14,7 @@ from bson import Binary, DBRef, Decimal128, Int64, ObjectId, Timestamp
 from bson.code import Code
 from bson.datetime_ms import DatetimeMS
 
-from zmsd.rows.values import milliseconds
+from zmsd.rows.bson_json import milliseconds
 
 Predicate = Callable[[dict[str, Any]], bool]
 

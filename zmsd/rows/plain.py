@@ -13,7 +13,7 @@ from typing import Any
 
 from bson import DBRef, ObjectId
 
-from zmsd.rows import values
+from zmsd.rows import bson_json
 from zmsd.rows.filters import compile_filter
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Table
@@ -42,8 +42,8 @@ _INLINE = {
     "null": ['"null" if v is None'],
 }
 _NAMES: dict[str, Any] = {
-    "quote": values.quote,
-    "json_text": values.json_text,
+    "quote": bson_json.quote,
+    "json_text": bson_json.json_text,
     "ObjectId": ObjectId,
     "datetime": datetime,
     "epoch": datetime(1970, 1, 1),
@@ -125,14 +125,14 @@ def _read(path: tuple[str, ...]) -> str:
 
 def _template(columns: list[str], chosen: Any) -> str:
     """Source of an f-string for a JSON object of the chosen columns."""
-    parts = [values.quote(columns[i]).replace("{", "{{").replace("}", "}}") + f":{{c{i}}}" for i in chosen]
+    parts = [bson_json.quote(columns[i]).replace("{", "{{").replace("}", "}}") + f":{{c{i}}}" for i in chosen]
     return "f" + repr("{{" + ",".join(parts) + "}}")
 
 
 def _slow(
     table: str, column: str, kind: str, rejects: Rejects | None, id_field: str
 ) -> Callable[[Any, dict[str, Any]], str]:
-    convert = values.BY_TYPE[kind]
+    convert = bson_json.BY_TYPE[kind]
 
     def slow(value: Any, document: dict[str, Any]) -> str:
         text = convert(value)

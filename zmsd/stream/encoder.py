@@ -14,9 +14,9 @@ from zmsd.feed.lookup import AFTER, BEFORE, BEFORE_KNOWN, OF_DOCUMENTS
 from zmsd.feed.sequencer import Piece
 from zmsd.feed.source import Document
 from zmsd.log import kv
+from zmsd.rows.bson_json import milliseconds
 from zmsd.rows.computed import Evaluator
 from zmsd.rows.rejects import Rejects
-from zmsd.rows.values import milliseconds
 from zmsd.schema.catalog import Catalog
 from zmsd.stream.changelog import Entry
 from zmsd.stream.shards import ShardTable

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from struct import pack
 from typing import Any
 
+from zmsd.rows.bson_json import quote
 from zmsd.rows.changes import RowChange
-from zmsd.rows.values import quote
 from zmsd.schema.tables import Column, TableSpec
 
 PATH = "/changes/v0/stream"
