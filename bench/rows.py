@@ -12,7 +12,7 @@ from typing import Any
 from bench.support import bare, report
 from bench.support.report import Figure
 from bench.support.scene import COLUMNS, Scene, document
-from zmsd.feed.source import CODEC, Document, Source
+from zmsd.mongodb.source import CODEC, Document, Source
 from zmsd.rows.computed import Evaluator
 from zmsd.rows.plain import RowFunction, compile_rows
 from zmsd.rows.rejects import Rejects

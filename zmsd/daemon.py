@@ -24,9 +24,6 @@ from zmsd.config import settings as config
 from zmsd.config.settings import Config
 from zmsd.deadline import Deadline
 from zmsd.errors import SourceUnavailable, StoreError, ZmsdError, reason_of
-from zmsd.feed.faults import REFUSED_WAIT
-from zmsd.feed.feed import Feed, open_feed
-from zmsd.feed.source import Source
 from zmsd.gateway import tls
 from zmsd.gateway.handler import Limits
 from zmsd.gateway.meters import register
@@ -34,6 +31,9 @@ from zmsd.gateway.monitor import Monitor
 from zmsd.gateway.pages import pages
 from zmsd.gateway.server import Server
 from zmsd.log import kv
+from zmsd.mongodb.errors import REFUSED_WAIT
+from zmsd.mongodb.feed import Feed, open_feed
+from zmsd.mongodb.source import Source
 from zmsd.prometheus import Registry
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.loading import Publication, publication

@@ -28,7 +28,7 @@ from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ReplicaSet
 from tests.support.wait import wait_until
 from tests.support.writer import Writer
-from zmsd.feed.faults import LOST, REFUSED, REOPEN_BY_TIME, RESUME, SNAPSHOT_GONE, SNAPSHOT_RETRY
+from zmsd.mongodb.errors import LOST, REFUSED, REOPEN_BY_TIME, RESUME, SNAPSHOT_GONE, SNAPSHOT_RETRY
 
 HEALING = pick([6, 10107, 63, 43], sorted(RESUME))
 UNKNOWN = pick([999_999], [8, 96, 999_999])  # in no line of the table: they are taken to pass

@@ -14,12 +14,12 @@ from pymongo.database import Database
 from tests.support.documents import broken
 from tests.support.mongod import ReplicaSet
 from tests.support.wait import wait_until
-from zmsd.feed.collection import Watched
-from zmsd.feed.cursor import BATCH, ChangeCursor
-from zmsd.feed.faults import EventUnreadable
-from zmsd.feed.feed import DatabaseFeed
-from zmsd.feed.sequencer import Piece
-from zmsd.feed.source import Source
+from zmsd.mongodb.change_cursor import BATCH, ChangeCursor
+from zmsd.mongodb.content_reader import Watched
+from zmsd.mongodb.errors import EventUnreadable
+from zmsd.mongodb.feed import DatabaseFeed
+from zmsd.mongodb.sequencer import Piece
+from zmsd.mongodb.source import Source
 
 Db = Database[dict[str, Any]]
 MANY = 6 * BATCH + 50

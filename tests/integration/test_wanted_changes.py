@@ -14,9 +14,9 @@ from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import Client, ReplicaSet
-from zmsd.feed.collection import Watched
-from zmsd.feed.feed import DatabaseFeed
-from zmsd.feed.source import Source
+from zmsd.mongodb.content_reader import Watched
+from zmsd.mongodb.feed import DatabaseFeed
+from zmsd.mongodb.source import Source
 
 Db = Database[dict[str, Any]]
 Serve = Callable[..., ZmsdProcess]

@@ -15,8 +15,8 @@ import pytest
 from tests.support.wait import wait_until
 from zmsd import position
 from zmsd.errors import ResumeLost, SourceRefused, SourceUnavailable, StoreError
-from zmsd.feed.reader import Health
-from zmsd.feed.sequencer import Piece, Pieces
+from zmsd.mongodb.reader import Health
+from zmsd.mongodb.sequencer import Piece, Pieces
 from zmsd.prometheus import Counter
 from zmsd.stream import dispatcher as dispatchers
 from zmsd.stream.changelog import ChangeLog, Entry, Tail

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.support.frames import data
 from zmsd import position
-from zmsd.feed.sequencer import Piece
-from zmsd.feed.source import Document
+from zmsd.mongodb.sequencer import Piece
+from zmsd.mongodb.source import Document
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Catalog, Table
 from zmsd.schema.mapping import Mapping

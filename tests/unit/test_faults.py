@@ -21,7 +21,7 @@ from pymongo.errors import (
 )
 
 from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceUnavailable
-from zmsd.feed.faults import EventUnreadable, TokenUnfit, backoff, classify, code_of, is_transient
+from zmsd.mongodb.errors import EventUnreadable, TokenUnfit, backoff, classify, code_of, is_transient
 
 RESUMABLE, NON_RESUMABLE = "ResumableChangeStreamError", "NonResumableChangeStreamError"
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from zmsd.feed.reader import Health
+from zmsd.mongodb.reader import Health
 from zmsd.prometheus import Counter
 from zmsd.stream import dispatcher as dispatchers
 from zmsd.stream.dispatcher import Dispatcher

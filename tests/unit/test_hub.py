@@ -14,7 +14,7 @@ import pytest
 from tests.support.wait import wait_until
 from zmsd.channel import Closed
 from zmsd.errors import ResumeLost
-from zmsd.feed.sequencer import Piece, Pieces
+from zmsd.mongodb.sequencer import Piece, Pieces
 from zmsd.position import watermark
 from zmsd.stream import hub as hubs
 from zmsd.stream.changelog import ChangeLog, Entry, Overrun

@@ -6,7 +6,7 @@ import pytest
 from pymongo.errors import OperationFailure
 
 from zmsd.errors import SourceUnavailable
-from zmsd.feed.lookup import Lookup
+from zmsd.mongodb.lookup import Lookup
 
 
 def test_a_read_that_fails_does_not_say_that_a_document_is_gone() -> None:

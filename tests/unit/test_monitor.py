@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 
 from zmsd import position
-from zmsd.feed.sequencer import Piece
 from zmsd.gateway.monitor import EVERY, POINTS, Monitor, memory_bytes
 from zmsd.gateway.session import Session
+from zmsd.mongodb.sequencer import Piece
 from zmsd.prometheus import Registry
 from zmsd.stream.changelog import ChangeLog, Entry
 from zmsd.stream.hub import Readiness

@@ -20,18 +20,18 @@ from tests.support.wait import wait_until
 from zmsd import position
 from zmsd.channel import Closed
 from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceUnavailable
-from zmsd.feed import feed as feeds
-from zmsd.feed import reader as readers
-from zmsd.feed import slices
-from zmsd.feed.collection import Watched
-from zmsd.feed.copy import Scan, prefetched
-from zmsd.feed.cursor import ChangeCursor
-from zmsd.feed.faults import EventUnreadable, TokenUnfit
-from zmsd.feed.feed import AdaptiveFeed, CollectionFeed, DatabaseFeed, Feed, StreamFeed, open_feed
-from zmsd.feed.lookup import Lookup
-from zmsd.feed.reader import Health, Reader
-from zmsd.feed.sequencer import Piece
-from zmsd.feed.source import Document, Source
+from zmsd.mongodb import feed as feeds
+from zmsd.mongodb import raw_batch
+from zmsd.mongodb import reader as readers
+from zmsd.mongodb.change_cursor import ChangeCursor
+from zmsd.mongodb.content_reader import Watched
+from zmsd.mongodb.errors import EventUnreadable, TokenUnfit
+from zmsd.mongodb.feed import AdaptiveFeed, CollectionFeed, DatabaseFeed, Feed, StreamFeed, open_feed
+from zmsd.mongodb.lookup import Lookup
+from zmsd.mongodb.reader import Health, Reader
+from zmsd.mongodb.sequencer import Piece
+from zmsd.mongodb.snapshot_scan import Scan, prefetched
+from zmsd.mongodb.source import Document, Source
 from zmsd.prometheus import Counter
 
 T = 1795407798 << 32 | 20
@@ -409,7 +409,11 @@ class Oplog(Script):
         key = "firstBatch" if "aggregate" in command else "nextBatch"
         reply = {key: found, "postBatchResumeToken": token, "id": number, "ns": "db.c"}
         whole = {"cursor": reply, "operationTime": position.to_timestamp(self.newest)}
-        return RawBSONDocument(self.damaged(bson.encode(whole)), slices.RAW) if codec_options is slices.RAW else whole
+        return (
+            RawBSONDocument(self.damaged(bson.encode(whole)), raw_batch.RAW)
+            if codec_options is raw_batch.RAW
+            else whole
+        )
 
     def damaged(self, reply: bytes) -> bytes:
         return reply
@@ -437,7 +441,7 @@ def test_bytes_that_are_no_bson_cost_their_slice_alone() -> None:
             unreadable.append(len(got))
             found = stream.read_without_documents()
         got += [one["documentKey"]["_id"] for one in found.events]
-    assert unreadable[0] == 20 + 1000 + 480 // slices.SLICE * slices.SLICE
+    assert unreadable[0] == 20 + 1000 + 480 // raw_batch.SLICE * raw_batch.SLICE
     assert got == list(range(1, 3000))
 
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from zmsd.channel import Channel, Closed
 from zmsd.errors import ResumeLost, SourceUnavailable
-from zmsd.feed.cursor import Batch
-from zmsd.feed.sequencer import Grouper, Piece, SequenceError, Sequencer
-from zmsd.feed.source import Document
+from zmsd.mongodb.change_cursor import Batch
+from zmsd.mongodb.sequencer import Grouper, Piece, SequenceError, Sequencer
+from zmsd.mongodb.source import Document
 
 NOW = 1 << 62
 BEGIN = 1 << 33

@@ -6,8 +6,8 @@ import bson
 import pytest
 from bson.errors import InvalidBSON
 
-from zmsd.feed import slices
-from zmsd.feed.slices import SLICE
+from zmsd.mongodb import raw_batch
+from zmsd.mongodb.raw_batch import SLICE
 
 Document = dict[str, Any]
 
@@ -27,8 +27,8 @@ def cursor(events: list[Document], *, batch_first: bool = True) -> Document:
 @pytest.mark.parametrize("length", [0, 1, 9, 10, 11, SLICE - 1, SLICE, SLICE + 1, 2 * SLICE, 999, 1000, 1001, 10_001])
 def test_the_slices_have_all_events_in_order(length: int) -> None:
     whole = cursor([event(number) for number in range(length)])
-    found = slices.split(bson.encode(whole), SLICE)
-    parts = [slices.documents(one) for one in found.slices]
+    found = raw_batch.split(bson.encode(whole), SLICE)
+    parts = [raw_batch.documents(one) for one in found.slices]
     assert [one for part in parts for one in part] == whole.pop("nextBatch")
     assert found.rest == whole
     assert found.length == length
@@ -37,24 +37,24 @@ def test_the_slices_have_all_events_in_order(length: int) -> None:
 
 
 def test_the_size_of_a_slice_is_the_callers() -> None:
-    found = slices.split(bson.encode(cursor([event(number) for number in range(1000)])), slices.EVALUATED)
-    assert [len(slices.documents(one)) for one in found.slices] == [1000]
+    found = raw_batch.split(bson.encode(cursor([event(number) for number in range(1000)])), raw_batch.EVALUATED)
+    assert [len(raw_batch.documents(one)) for one in found.slices] == [1000]
 
 
 def test_a_batch_in_another_place_is_one_slice() -> None:
     whole = cursor([event(number) for number in range(300)], batch_first=False)
-    found = slices.split(bson.encode(whole), SLICE)
+    found = raw_batch.split(bson.encode(whole), SLICE)
     assert found.length == 300
     assert found.rest["postBatchResumeToken"] == {"_data": "82"}
-    assert [slices.documents(one) for one in found.slices] == [whole["nextBatch"]]
+    assert [raw_batch.documents(one) for one in found.slices] == [whole["nextBatch"]]
 
 
 def test_only_the_slice_with_bytes_that_are_no_bson_is_unreadable() -> None:
     events = [event(number) for number in range(3 * SLICE)]
     events[SLICE]["bad"] = "x"
     raw = bson.encode(cursor(events)).replace(b"\x02bad\0\x02", b"\x02bad\0\x7f")
-    first, second, third = slices.split(raw, SLICE).slices
-    assert slices.documents(first) == events[:SLICE]
-    assert slices.documents(third) == events[2 * SLICE :]
+    first, second, third = raw_batch.split(raw, SLICE).slices
+    assert raw_batch.documents(first) == events[:SLICE]
+    assert raw_batch.documents(third) == events[2 * SLICE :]
     with pytest.raises(InvalidBSON):
-        slices.documents(second)
+        raw_batch.documents(second)

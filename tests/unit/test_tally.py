@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from zmsd.feed.sequencer import Piece
+from zmsd.mongodb.sequencer import Piece
 from zmsd.prometheus import Registry
 from zmsd.stream.tally import Tally
 

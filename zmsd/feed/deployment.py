@@ -15,7 +15,7 @@ from bson.int64 import Int64
 from pymongo.errors import OperationFailure
 
 from zmsd.errors import SourceRefused, SourceUnavailable
-from zmsd.feed.faults import OPTION_REFUSED, code_of
+from zmsd.mongodb.errors import OPTION_REFUSED, code_of
 
 Document = dict[str, Any]
 Command = Callable[[Document], Document]

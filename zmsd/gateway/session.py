@@ -13,9 +13,9 @@ from threading import Event, current_thread
 from zmsd import position
 from zmsd.channel import Closed
 from zmsd.errors import PeerGone, PeerProtocolError, ResumeLost, SourceError, SourceUnavailable, StoreError
-from zmsd.feed.patience import persist
 from zmsd.gateway.wire import GOING_AWAY, PROTOCOL_ERROR, Peer
 from zmsd.log import Repeated, kv
+from zmsd.mongodb.patience import persist
 from zmsd.stream import protocol
 from zmsd.stream.changelog import Entry, Overrun
 from zmsd.stream.edition import Edition, Published

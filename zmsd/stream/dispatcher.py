@@ -11,10 +11,10 @@ from threading import Event, Thread
 from zmsd import position
 from zmsd.channel import Closed
 from zmsd.errors import ResumeLost, SourceError, SourceRefused, StoreError
-from zmsd.feed.faults import REFUSED_WAIT, backoff
-from zmsd.feed.feed import Feed
-from zmsd.feed.sequencer import Pieces
 from zmsd.log import Repeated, kv
+from zmsd.mongodb.errors import REFUSED_WAIT, backoff
+from zmsd.mongodb.feed import Feed
+from zmsd.mongodb.sequencer import Pieces
 from zmsd.stream.changelog import Entry
 from zmsd.stream.edition import Edition
 from zmsd.stream.encoder import Encoder

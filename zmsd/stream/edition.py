@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from threading import Event
 from typing import Any, NamedTuple
 
-from zmsd.feed.collection import Watched
-from zmsd.feed.copy import Scan, prefetched
-from zmsd.feed.patience import persist
-from zmsd.feed.slices import EVALUATED, SLICE
-from zmsd.feed.source import Document, Source
+from zmsd.mongodb.content_reader import Watched
+from zmsd.mongodb.patience import persist
+from zmsd.mongodb.raw_batch import EVALUATED, SLICE
+from zmsd.mongodb.snapshot_scan import Scan, prefetched
+from zmsd.mongodb.source import Document, Source
 from zmsd.rows.computed import Evaluator, follows_from_id
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Catalog, Table, diff

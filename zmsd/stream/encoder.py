@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from zmsd import position
-from zmsd.feed.lookup import AFTER, BEFORE, BEFORE_KNOWN, OF_DOCUMENTS
-from zmsd.feed.sequencer import Piece
-from zmsd.feed.source import Document
 from zmsd.log import kv
+from zmsd.mongodb.lookup import AFTER, BEFORE, BEFORE_KNOWN, OF_DOCUMENTS
+from zmsd.mongodb.sequencer import Piece
+from zmsd.mongodb.source import Document
 from zmsd.rows.bson_json import milliseconds
 from zmsd.rows.computed import Evaluator
 from zmsd.rows.rejects import Rejects

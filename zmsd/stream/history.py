@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from zmsd import position
 from zmsd.errors import ResumeLost
-from zmsd.feed import oplog
-from zmsd.feed.source import Source
+from zmsd.mongodb import oplog
+from zmsd.mongodb.source import Source
 from zmsd.watermarks.store import WatermarkStore
 
 _NOT_HERE = "is not in this database's history: another state of it was restored"

@@ -14,9 +14,9 @@ from typing import Protocol
 from zmsd import position
 from zmsd.channel import Closed
 from zmsd.errors import ResumeLost
-from zmsd.feed.feed import DatabaseFeed
-from zmsd.feed.source import Source
 from zmsd.log import kv
+from zmsd.mongodb.feed import DatabaseFeed
+from zmsd.mongodb.source import Source
 from zmsd.rows.rejects import Rejects
 from zmsd.stream.changelog import ChangeLog, Entry, Tail
 from zmsd.stream.edition import Edition

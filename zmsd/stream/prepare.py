@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zmsd import position
 from zmsd.errors import Fault, ResumeLost, SourceError, SourceRefused, SourceUnavailable
-from zmsd.feed.source import Source
+from zmsd.mongodb.source import Source
 from zmsd.rows.computed import follows_from_id, problems
 from zmsd.schema.catalog import Catalog
 from zmsd.stream.edition import Edition

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from zmsd.feed.lookup import AFTER, BEFORE, WITH_AFTER
-from zmsd.feed.source import Document
+from zmsd.mongodb.lookup import AFTER, BEFORE, WITH_AFTER
+from zmsd.mongodb.source import Document
 from zmsd.rows.changes import RowChange, between
 from zmsd.rows.plain import Row, compile_rows
 from zmsd.rows.rejects import Rejects

@@ -16,9 +16,9 @@ from threading import Event
 
 from zmsd import position
 from zmsd.errors import ResumeLost
-from zmsd.feed.copy import prefetched
-from zmsd.feed.patience import persist
 from zmsd.log import kv
+from zmsd.mongodb.patience import persist
+from zmsd.mongodb.snapshot_scan import prefetched
 from zmsd.rows.changes import RowChange
 from zmsd.stream import protocol
 from zmsd.stream.edition import Edition, Published, step

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from zmsd.feed.collection import Fields
-from zmsd.feed.lookup import AFTER, BEFORE
-from zmsd.feed.source import Document
+from zmsd.mongodb.content_reader import Fields
+from zmsd.mongodb.lookup import AFTER, BEFORE
+from zmsd.mongodb.source import Document
 from zmsd.rows import computed, plain
 from zmsd.rows.changes import RowChange, between, between_many
 from zmsd.rows.filters import identity

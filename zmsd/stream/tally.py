@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from zmsd.feed.sequencer import Piece
+from zmsd.mongodb.sequencer import Piece
 from zmsd.prometheus import Registry
 from zmsd.stream.changelog import Entry
 from zmsd.stream.encoder import commit_ms

@@ -20,8 +20,8 @@ from zmsd.config import settings as config
 from zmsd.daemon import Daemon
 from zmsd.errors import PeerGone, ZmsdError
 from zmsd.feed.deployment import ask
-from zmsd.feed.source import translated
 from zmsd.log import redact_uri
+from zmsd.mongodb.source import translated
 from zmsd.schema.loading import publication
 from zmsd.stream.protocol import PATH
 from zmsd.tools.chat import COLLECTIONS, Chat

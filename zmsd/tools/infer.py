@@ -17,8 +17,8 @@ from zmsd import log as logs
 from zmsd.config import document as documents
 from zmsd.config import settings as config
 from zmsd.errors import ZmsdError
-from zmsd.feed.faults import no_bson
-from zmsd.feed.source import CODEC, Document, Source, translated
+from zmsd.mongodb.errors import no_bson
+from zmsd.mongodb.source import CODEC, Document, Source, translated
 from zmsd.schema.catalog import load_catalog
 from zmsd.tools.guess import Table, guess
 

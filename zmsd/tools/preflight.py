@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from zmsd import position
 from zmsd.config.settings import Config
 from zmsd.errors import SourceError
-from zmsd.feed.source import Document, Source, translated
+from zmsd.mongodb.source import Document, Source, translated
 from zmsd.rows.computed import follows_from_id, stages_of
 from zmsd.schema.catalog import Catalog, Table
 from zmsd.stream.prepare import faults_of_mappings

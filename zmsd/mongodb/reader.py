@@ -10,10 +10,10 @@ from threading import Event, Lock, Thread
 from zmsd import position
 from zmsd.channel import Channel, Closed
 from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceUnavailable
-from zmsd.feed.cursor import AWAIT_MS, Batch, ChangeCursor
-from zmsd.feed.faults import REFUSED_WAIT, OptionRefused, TokenUnfit, backoff
-from zmsd.feed.source import Document
 from zmsd.log import Repeated
+from zmsd.mongodb.change_cursor import AWAIT_MS, Batch, ChangeCursor
+from zmsd.mongodb.errors import REFUSED_WAIT, OptionRefused, TokenUnfit, backoff
+from zmsd.mongodb.source import Document
 from zmsd.prometheus import Counter
 
 log = logging.getLogger(__name__)

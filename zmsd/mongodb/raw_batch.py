@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import bson
 from bson.raw_bson import RawBSONDocument
 
-from zmsd.feed.source import CODEC, Document
+from zmsd.mongodb.source import CODEC, Document
 
 RAW = CODEC.with_options(document_class=RawBSONDocument)
 """For a reply that is to be sliced."""

@@ -11,13 +11,13 @@ from types import TracebackType
 from zmsd import position
 from zmsd.channel import Closed
 from zmsd.deadline import Deadline
-from zmsd.feed.collection import CollectionReader, DatabaseReader, Watched
-from zmsd.feed.cursor import AT_ONCE_MS, AWAIT_MS, Batch
-from zmsd.feed.lookup import OF_DOCUMENTS
-from zmsd.feed.order import OrderReader
-from zmsd.feed.reader import Health, ReaderThread
-from zmsd.feed.sequencer import Grouper, Pieces, Sequencer
-from zmsd.feed.source import Document, Source
+from zmsd.mongodb.change_cursor import AT_ONCE_MS, AWAIT_MS, Batch
+from zmsd.mongodb.content_reader import CollectionReader, DatabaseReader, Watched
+from zmsd.mongodb.lookup import OF_DOCUMENTS
+from zmsd.mongodb.order import OrderReader
+from zmsd.mongodb.reader import Health, ReaderThread
+from zmsd.mongodb.sequencer import Grouper, Pieces, Sequencer
+from zmsd.mongodb.source import Document, Source
 
 log = logging.getLogger(__name__)
 

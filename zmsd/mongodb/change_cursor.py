@@ -24,9 +24,9 @@ from pymongo.errors import PyMongoError
 
 from zmsd import position
 from zmsd.errors import ResumeLost
-from zmsd.feed import slices
-from zmsd.feed.faults import EventUnreadable, TokenUnfit, classify
-from zmsd.feed.source import CODEC, Document, Source
+from zmsd.mongodb import raw_batch
+from zmsd.mongodb.errors import EventUnreadable, TokenUnfit, classify
+from zmsd.mongodb.source import CODEC, Document, Source
 
 ENVELOPE = ("operationType", "ns.coll", "to.coll", "documentKey", "txnNumber", "wallTime")
 """What is wanted of every event, besides its documents."""
@@ -76,7 +76,7 @@ class ChangeCursor:
         batch_size: int = BATCH,
         *,
         ahead: bool = False,
-        slice_size: int = slices.SLICE,
+        slice_size: int = raw_batch.SLICE,
     ) -> None:
         """:param after: the position after which it begins
         :param stages: what follows ``$changeStream`` in the pipeline
@@ -171,9 +171,9 @@ class ChangeCursor:
         now = position.of_timestamp(reply["operationTime"])
         if isinstance(reply, RawBSONDocument):
             raw = bytes(reply["cursor"].raw)
-            cursor, length, parts = slices.split(raw, self._slice_size)
+            cursor, length, parts = raw_batch.split(raw, self._slice_size)
             short = length < self._asked and len(raw) < _ROOM
-            decoders = [partial(slices.documents, part) for part in parts]
+            decoders = [partial(raw_batch.documents, part) for part in parts]
         else:
             cursor = reply["cursor"]
             events: list[Document] = cursor["nextBatch"] if "nextBatch" in cursor else cursor["firstBatch"]
@@ -181,7 +181,7 @@ class ChangeCursor:
             decoders = [partial(list[Document], events)]
         self._id = cursor["id"]
         if self._reads_ahead and self._id and not short:
-            self._ahead = _Ahead(partial(self._get_more, AT_ONCE_MS, slices.RAW))
+            self._ahead = _Ahead(partial(self._get_more, AT_ONCE_MS, raw_batch.RAW))
         *others, last = decoders
         self._at_hand.extend(_Slice(decode, None, False, now) for decode in others)
         self._at_hand.append(_Slice(last, cursor["postBatchResumeToken"], short, now))

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from threading import Event
 
-from zmsd.feed.cursor import ChangeCursor
-from zmsd.feed.reader import Health, Reader
-from zmsd.feed.source import Document, Source
+from zmsd.mongodb.change_cursor import ChangeCursor
+from zmsd.mongodb.reader import Health, Reader
+from zmsd.mongodb.source import Document, Source
 
 
 def events_of(collections: Iterable[str]) -> Document:

@@ -20,11 +20,11 @@ from pymongo.errors import OperationFailure, PyMongoError
 from zmsd import position
 from zmsd.channel import Channel, Closed
 from zmsd.errors import SourceError, SourceRefused, SourceUnavailable, ZmsdError
-from zmsd.feed import slices
-from zmsd.feed.collection import Fields
-from zmsd.feed.faults import REFUSED_WAIT, SNAPSHOT_GONE, SNAPSHOT_RETRY, backoff, classify, code_of, no_bson
-from zmsd.feed.source import Document, Source, as_documents
 from zmsd.log import Repeated, kv
+from zmsd.mongodb import raw_batch
+from zmsd.mongodb.content_reader import Fields
+from zmsd.mongodb.errors import REFUSED_WAIT, SNAPSHOT_GONE, SNAPSHOT_RETRY, backoff, classify, code_of, no_bson
+from zmsd.mongodb.source import Document, Source, as_documents
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Scan:
     """
 
     def __init__(
-        self, source: Source, collection: str, fields: Fields, at: int, slice_size: int = slices.SLICE
+        self, source: Source, collection: str, fields: Fields, at: int, slice_size: int = raw_batch.SLICE
     ) -> None:
         """:param at: the position at which to read
         :param slice_size: documents in a slice
@@ -74,7 +74,7 @@ class Scan:
     def documents(self, one: bytes) -> list[Document]:
         """Those of a slice."""
         try:
-            return as_documents(slices.documents(one))
+            return as_documents(raw_batch.documents(one))
         except InvalidBSON as error:
             raise no_bson(self.collection, error) from error
 
@@ -113,9 +113,9 @@ class Scan:
                     db.command({"killCursors": namespace, "cursors": [cursor["id"]]}, session=session)
                 raise
 
-    def _ask(self, command: Document, session: ClientSession) -> slices.Split:
-        reply = self._source.db.command(command, session=session, codec_options=slices.RAW)
-        return slices.split(bytes(reply["cursor"].raw), self._slice_size)
+    def _ask(self, command: Document, session: ClientSession) -> raw_batch.Split:
+        reply = self._source.db.command(command, session=session, codec_options=raw_batch.RAW)
+        return raw_batch.split(bytes(reply["cursor"].raw), self._slice_size)
 
     def _recovered(self) -> None:
         if self._repeated.attempts:

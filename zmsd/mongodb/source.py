@@ -18,8 +18,8 @@ from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
 from zmsd import position
 from zmsd.errors import EvaluationError, ResumeLost, SourceError, SourceRefused, SourceUnavailable
 from zmsd.feed.deployment import Deployment, ask, standalone
-from zmsd.feed.faults import TokenUnfit, classify, code_of, is_transient
 from zmsd.log import kv
+from zmsd.mongodb.errors import TokenUnfit, classify, code_of, is_transient
 from zmsd.prometheus import Counter
 
 log = logging.getLogger(__name__)

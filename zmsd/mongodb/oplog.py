@@ -12,8 +12,8 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from zmsd import position
 from zmsd.errors import SourceUnavailable
-from zmsd.feed.faults import LOST, REOPEN_BY_TIME, classify, code_of, is_transient
-from zmsd.feed.source import CODEC, Source
+from zmsd.mongodb.errors import LOST, REOPEN_BY_TIME, classify, code_of, is_transient
+from zmsd.mongodb.source import CODEC, Source
 
 
 def has_event(source: Source, token: str) -> bool:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from zmsd.channel import Channel
 from zmsd.errors import SourceUnavailable
-from zmsd.feed.cursor import Batch
-from zmsd.feed.source import Document
+from zmsd.mongodb.change_cursor import Batch
+from zmsd.mongodb.source import Document
 
 _HELD = 6
 """Batches of content that are taken for one of the order; of each reader at least one."""

@@ -17,8 +17,8 @@ from pymongo.errors import PyMongoError
 
 from zmsd import position
 from zmsd.errors import SourceUnavailable
-from zmsd.feed.faults import SNAPSHOT_GONE, SNAPSHOT_RETRY, classify, code_of, no_bson
-from zmsd.feed.source import CODEC, Document, Source, as_documents
+from zmsd.mongodb.errors import SNAPSHOT_GONE, SNAPSHOT_RETRY, classify, code_of, no_bson
+from zmsd.mongodb.source import CODEC, Document, Source, as_documents
 
 Found = dict[bytes, Document]
 Left = dict[tuple[str, bytes], Document | None]

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from zmsd.channel import Closed
 from zmsd.errors import SourceUnavailable
-from zmsd.feed.faults import backoff
 from zmsd.log import Repeated
+from zmsd.mongodb.errors import backoff
 
 log = logging.getLogger(__name__)
 

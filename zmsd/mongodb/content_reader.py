@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 from bson import DBRef
 
-from zmsd.feed import slices
-from zmsd.feed.cursor import BATCH, ENVELOPE, Batch, ChangeCursor
-from zmsd.feed.faults import EventUnreadable, OptionRefused
-from zmsd.feed.lookup import AFTER, BEFORE, OF_DOCUMENTS, WITH_AFTER, WITH_BEFORE, Lookup
-from zmsd.feed.order import events_of
-from zmsd.feed.reader import Health, Reader
-from zmsd.feed.source import Document, Source
 from zmsd.log import kv
+from zmsd.mongodb import raw_batch
+from zmsd.mongodb.change_cursor import BATCH, ENVELOPE, Batch, ChangeCursor
+from zmsd.mongodb.errors import EventUnreadable, OptionRefused
+from zmsd.mongodb.lookup import AFTER, BEFORE, OF_DOCUMENTS, WITH_AFTER, WITH_BEFORE, Lookup
+from zmsd.mongodb.order import events_of
+from zmsd.mongodb.reader import Health, Reader
+from zmsd.mongodb.source import Document, Source
 from zmsd.rows.computed import Evaluator
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class DatabaseReader(ContentReader):
             _options(source),
             _batch_size(source),
             ahead=True,
-            slice_size=slices.EVALUATED if evaluated else slices.SLICE,
+            slice_size=raw_batch.EVALUATED if evaluated else raw_batch.SLICE,
         )
         super().__init__(source, "database", cursor, watched, stop, health)
 

@@ -1,0 +1,1 @@
+"""Read MongoDB: change streams in one total order, snapshot scans, lookups, the oplog."""
