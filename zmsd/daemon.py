@@ -35,17 +35,17 @@ from zmsd.mongodb.errors import REFUSED_WAIT
 from zmsd.mongodb.feed import Feed, open_feed
 from zmsd.mongodb.source import Source
 from zmsd.prometheus import Registry
+from zmsd.replication.change_log import ChangeLog
+from zmsd.replication.counters import Tally
+from zmsd.replication.dispatcher import Dispatcher
+from zmsd.replication.hub import Hub, Readiness
+from zmsd.replication.lineage import History
+from zmsd.replication.preparation import prepare
+from zmsd.replication.publication import Edition, Published
+from zmsd.replication.publication_history import Epochs
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.loading import Publication, publication
 from zmsd.schema.refresh import Refresh
-from zmsd.stream.changelog import ChangeLog
-from zmsd.stream.dispatcher import Dispatcher
-from zmsd.stream.edition import Edition, Published
-from zmsd.stream.epochs import Epochs
-from zmsd.stream.history import History
-from zmsd.stream.hub import Hub, Readiness
-from zmsd.stream.prepare import prepare
-from zmsd.stream.tally import Tally
 from zmsd.watermarks.opening import open_store
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from zmsd.config.document import Document, parse
 from zmsd.errors import ConfigError
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Catalog, load_catalog
-from zmsd.stream.tables import TableEncoder
+from zmsd.zero.table_encoder import TableEncoder
 
 few = settings(
     max_examples=pick(100, 20_000),

@@ -18,8 +18,8 @@ from tests.support.nats import NatsServer
 from tests.support.wait import wait_until
 from zmsd import position
 from zmsd.config.settings import NatsConfig
+from zmsd.replication.publication import Published
 from zmsd.schema.catalog import Catalog
-from zmsd.stream.edition import Published
 from zmsd.watermarks.shared import SharedStore
 from zmsd.watermarks.sqlite import SqliteStore
 from zmsd.watermarks.store import Contents, CopyRecord, Identity, WatermarkStore

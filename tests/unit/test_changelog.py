@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support.wait import wait_until
 from zmsd.position import watermark
-from zmsd.stream.changelog import ChangeLog, Entry, Overrun, Tail
+from zmsd.replication.change_log import ChangeLog, Entry, Overrun, Tail
 
 EDITION = "edition"
 ALL = 1 << 30

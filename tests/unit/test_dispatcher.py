@@ -18,10 +18,10 @@ from zmsd.errors import ResumeLost, SourceRefused, SourceUnavailable, StoreError
 from zmsd.mongodb.reader import Health
 from zmsd.mongodb.sequencer import Piece, Pieces
 from zmsd.prometheus import Counter
-from zmsd.stream import dispatcher as dispatchers
-from zmsd.stream.changelog import ChangeLog, Entry, Tail
-from zmsd.stream.dispatcher import Dispatcher
-from zmsd.stream.hub import Hub, Readiness
+from zmsd.replication import dispatcher as dispatchers
+from zmsd.replication.change_log import ChangeLog, Entry, Tail
+from zmsd.replication.dispatcher import Dispatcher
+from zmsd.replication.hub import Hub, Readiness
 
 START = 1795407798 << 32
 Step = Pieces | BaseException | Callable[[], object] | None

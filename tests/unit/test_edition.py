@@ -7,12 +7,12 @@ import pytest
 
 from tests.support.frames import data
 from zmsd.errors import SourceUnavailable
+from zmsd.replication.publication import Edition, Published
 from zmsd.rows.computed import TAG
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Catalog, Table
 from zmsd.schema.mapping import Mapping
 from zmsd.schema.tables import Column, TableSpec
-from zmsd.stream.edition import Edition, Published
 
 
 def test_a_reader_hears_that_mongodb_is_away_and_a_copy_waits() -> None:

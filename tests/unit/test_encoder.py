@@ -13,14 +13,14 @@ from tests.support.frames import data
 from zmsd import position
 from zmsd.mongodb.sequencer import Piece
 from zmsd.mongodb.source import Document
+from zmsd.replication.change_log import Entry
+from zmsd.replication.encoder import Encoder, Reading
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Catalog, Table
 from zmsd.schema.mapping import Mapping
 from zmsd.schema.tables import Column, TableSpec
-from zmsd.stream import tables
-from zmsd.stream.changelog import Entry
-from zmsd.stream.encoder import Encoder, Reading
-from zmsd.stream.shards import ShardTable
+from zmsd.zero import table_encoder
+from zmsd.zero.system_tables import ShardTable
 
 AT = 1795407798 << 32 | 20
 ID = [("id", "string", "_id"), ("name", "string", "name")]
@@ -393,7 +393,7 @@ def test_who_had_a_key_is_forgotten_where_a_transaction_begins_in_the_middle_of_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """If they are too many. In a backlog each batch may begin within a transaction."""
-    monkeypatch.setattr(tables, "_OWNERS", 0)
+    monkeypatch.setattr(table_encoder, "_OWNERS", 0)
     one = encoder(table("t", "c", KEYED))
     a, b = {"name": "a", "v": 1}, {"name": "b", "v": 1}
     entries_of(one, Piece(AT, [event("insert", "c", 1, None, a)], True, False))

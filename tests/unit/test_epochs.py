@@ -9,9 +9,9 @@ from typing import cast
 import pytest
 
 from zmsd.errors import StoreError
+from zmsd.replication.publication import Published
+from zmsd.replication.publication_history import Epochs
 from zmsd.schema.catalog import Catalog
-from zmsd.stream.edition import Published
-from zmsd.stream.epochs import Epochs
 from zmsd.watermarks.store import WatermarkStore
 
 A, B, C = (Published(Catalog(()), name) for name in "ABC")

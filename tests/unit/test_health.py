@@ -10,8 +10,8 @@ import pytest
 
 from zmsd.mongodb.reader import Health
 from zmsd.prometheus import Counter
-from zmsd.stream import dispatcher as dispatchers
-from zmsd.stream.dispatcher import Dispatcher
+from zmsd.replication import dispatcher as dispatchers
+from zmsd.replication.dispatcher import Dispatcher
 
 
 def test_who_retries_or_opens_its_stream_may_be_silent() -> None:

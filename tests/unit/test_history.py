@@ -9,8 +9,8 @@ import pytest
 
 from zmsd.errors import ResumeLost
 from zmsd.position import watermark
-from zmsd.stream import history as histories
-from zmsd.stream.history import History
+from zmsd.replication import lineage as histories
+from zmsd.replication.lineage import History
 from zmsd.watermarks.sqlite import SqliteStore
 from zmsd.watermarks.store import CopyRecord
 

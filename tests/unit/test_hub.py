@@ -16,10 +16,10 @@ from zmsd.channel import Closed
 from zmsd.errors import ResumeLost
 from zmsd.mongodb.sequencer import Piece, Pieces
 from zmsd.position import watermark
-from zmsd.stream import hub as hubs
-from zmsd.stream.changelog import ChangeLog, Entry, Overrun
-from zmsd.stream.edition import Edition
-from zmsd.stream.hub import Changes, Hub, Readiness
+from zmsd.replication import hub as hubs
+from zmsd.replication.change_log import ChangeLog, Entry, Overrun
+from zmsd.replication.hub import Changes, Hub, Readiness
+from zmsd.replication.publication import Edition
 
 ALL = 1 << 30
 

@@ -13,8 +13,8 @@ import yaml
 from zmsd.gateway.meters import register
 from zmsd.gateway.monitor import Monitor
 from zmsd.prometheus import Counter, Registry
+from zmsd.replication.counters import Tally
 from zmsd.rows.rejects import Rejects
-from zmsd.stream.tally import Tally
 
 ROOT = Path(__file__).resolve().parents[2]
 

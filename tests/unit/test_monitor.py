@@ -15,9 +15,9 @@ from zmsd.gateway.monitor import EVERY, POINTS, Monitor, memory_bytes
 from zmsd.gateway.session import Session
 from zmsd.mongodb.sequencer import Piece
 from zmsd.prometheus import Registry
-from zmsd.stream.changelog import ChangeLog, Entry
-from zmsd.stream.hub import Readiness
-from zmsd.stream.tally import Tally
+from zmsd.replication.change_log import ChangeLog, Entry
+from zmsd.replication.counters import Tally
+from zmsd.replication.hub import Readiness
 
 
 def place(ago: float) -> int:

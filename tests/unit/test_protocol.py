@@ -10,8 +10,8 @@ from wsproto.frame_protocol import FrameProtocol
 from tests.support.frames import data, messages
 from zmsd.rows.changes import RowChange
 from zmsd.schema.tables import Column, TableSpec
-from zmsd.stream import protocol
-from zmsd.stream.protocol import TableMessages
+from zmsd.zero import protocol
+from zmsd.zero.protocol import TableMessages
 
 RELATION = {"schema": "public", "name": "t", "rowKey": {"columns": ["id"]}, "keyColumns": ["id"]}
 SPEC = TableSpec(

@@ -25,9 +25,9 @@ from zmsd.gateway.server import Server
 from zmsd.gateway.session import Subscription
 from zmsd.gateway.wire import GOING_AWAY, Peer
 from zmsd.position import watermark
-from zmsd.stream.changelog import ChangeLog
-from zmsd.stream.hub import Hub
-from zmsd.stream.protocol import PATH, frame
+from zmsd.replication.change_log import ChangeLog
+from zmsd.replication.hub import Hub
+from zmsd.zero.protocol import PATH, frame
 
 QUERY = "appID=zero&shardNum=0"
 STREAM = f"{PATH}?{QUERY}"

@@ -21,9 +21,9 @@ from zmsd.gateway import session as sessions
 from zmsd.gateway.session import Session, Subscription
 from zmsd.gateway.wire import Peer
 from zmsd.position import watermark
-from zmsd.stream import protocol
-from zmsd.stream.changelog import Entry, Overrun
-from zmsd.stream.hub import Hub, Readiness
+from zmsd.replication.change_log import Entry, Overrun
+from zmsd.replication.hub import Hub, Readiness
+from zmsd.zero import protocol
 
 PUBLISHED = SimpleNamespace(fingerprint="f", to_json=lambda: "{}")
 

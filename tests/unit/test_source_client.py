@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import pytest
 
 from zmsd.errors import PeerError, PeerGone
-from zmsd.stream.protocol import frame
 from zmsd.tools.client import SourceClient
+from zmsd.zero.protocol import frame
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 

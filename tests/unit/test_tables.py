@@ -14,8 +14,8 @@ from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Catalog, Table
 from zmsd.schema.mapping import Mapping
 from zmsd.schema.tables import Column, TableSpec
-from zmsd.stream import tables
-from zmsd.stream.tables import TableEncoder, row_filters
+from zmsd.zero import table_encoder
+from zmsd.zero.table_encoder import TableEncoder, row_filters
 
 SPEC = TableSpec("t", (Column("code", "string"), Column("n", "number")), ("code",))
 PLAIN = Mapping("c", (("code", "code"), ("n", "n")))
@@ -83,7 +83,7 @@ def test_in_an_empty_table_nobody_has_taken_anything(encoder: TableEncoder, reje
 
 
 def test_the_newest_owners_are_remembered(encoder: TableEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_OWNERS", 10)
+    monkeypatch.setattr(table_encoder, "_OWNERS", 10)
     for number in range(21):
         changes(encoder, number, None, f"k{number}")
     encoder.trim_owners()

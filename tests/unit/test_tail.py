@@ -7,8 +7,8 @@ from typing import Any
 
 from tests.support.frames import messages
 from zmsd.schema.tables import Column, TableSpec
-from zmsd.stream import protocol
 from zmsd.tools.tail import Viewer
+from zmsd.zero import protocol
 
 USER = TableSpec("user", (Column("id", "string", False), Column("age", "number", True)), ("id",))
 

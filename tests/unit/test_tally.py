@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from zmsd.mongodb.sequencer import Piece
 from zmsd.prometheus import Registry
-from zmsd.stream.tally import Tally
+from zmsd.replication.counters import Tally
 
 
 def test_a_collection_that_is_replaced_time_and_again_is_one_name() -> None:

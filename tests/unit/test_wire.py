@@ -18,7 +18,7 @@ from tests.support.wait import wait_until
 from zmsd.errors import PeerGone, PeerProtocolError
 from zmsd.gateway import wire
 from zmsd.gateway.wire import Peer
-from zmsd.stream.protocol import frame
+from zmsd.zero.protocol import frame
 
 
 class Far:

@@ -21,7 +21,7 @@ from zmsd.errors import PeerError, PeerProtocolError
 from zmsd.gateway.session import Session, Subscription
 from zmsd.gateway.wire import Peer
 from zmsd.log import kv
-from zmsd.stream import protocol
+from zmsd.zero import protocol
 
 log = logging.getLogger(__name__)
 

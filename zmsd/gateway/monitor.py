@@ -14,8 +14,8 @@ from typing import NamedTuple
 from zmsd import position
 from zmsd.errors import SourceError
 from zmsd.gateway.session import Session
-from zmsd.stream.dispatcher import Dispatcher
-from zmsd.stream.hub import Hub
+from zmsd.replication.dispatcher import Dispatcher
+from zmsd.replication.hub import Hub
 
 log = logging.getLogger(__name__)
 

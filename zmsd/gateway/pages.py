@@ -10,7 +10,7 @@ from zmsd.gateway.handler import Page
 from zmsd.gateway.monitor import Monitor
 from zmsd.gateway.status import PAGE, status
 from zmsd.prometheus import CONTENT_TYPE, Registry
-from zmsd.stream import protocol
+from zmsd.zero import protocol
 
 
 def pages(monitor: Monitor, registry: Registry) -> dict[str, Callable[[], Page]]:

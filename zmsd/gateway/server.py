@@ -16,7 +16,7 @@ from zmsd.gateway.handler import REQUEST_SECONDS, Handler, Limits, Page
 from zmsd.gateway.session import Session, Subscription
 from zmsd.gateway.tls import TlsSocket
 from zmsd.log import Repeated, kv
-from zmsd.stream.hub import Hub
+from zmsd.replication.hub import Hub
 
 log = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from zmsd.errors import PeerGone, PeerProtocolError, ResumeLost, SourceError, So
 from zmsd.gateway.wire import GOING_AWAY, PROTOCOL_ERROR, Peer
 from zmsd.log import Repeated, kv
 from zmsd.mongodb.patience import persist
-from zmsd.stream import protocol
-from zmsd.stream.changelog import Entry, Overrun
-from zmsd.stream.edition import Edition, Published
-from zmsd.stream.hub import Hub
-from zmsd.stream.snapshot import Copy, Crossing, Snapshot
+from zmsd.replication.change_log import Entry, Overrun
+from zmsd.replication.hub import Hub
+from zmsd.replication.initial_sync import Copy, Crossing, Snapshot
+from zmsd.replication.publication import Edition, Published
 from zmsd.watermarks.store import COPIES, CopyRecord
+from zmsd.zero import protocol
 
 log = logging.getLogger(__name__)
 

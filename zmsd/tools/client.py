@@ -16,7 +16,7 @@ from simple_websocket import ConnectionError as HandshakeError
 from wsproto.utilities import ProtocolError
 
 from zmsd.errors import PeerError, PeerGone
-from zmsd.stream.protocol import PATH
+from zmsd.zero.protocol import PATH
 
 Message = list[Any]
 

@@ -23,11 +23,11 @@ from zmsd.feed.deployment import ask
 from zmsd.log import redact_uri
 from zmsd.mongodb.source import translated
 from zmsd.schema.loading import publication
-from zmsd.stream.protocol import PATH
 from zmsd.tools.chat import COLLECTIONS, Chat
 from zmsd.tools.client import SourceClient
 from zmsd.tools.mongod import temporary_replica_set
 from zmsd.tools.tail import Viewer
+from zmsd.zero.protocol import PATH
 
 DATABASE = "zmsd_demo"
 _FILES = Path(__file__).parent / "chat_files"

@@ -11,9 +11,9 @@ from zmsd import position
 from zmsd.config.settings import Config
 from zmsd.errors import SourceError
 from zmsd.mongodb.source import Document, Source, translated
+from zmsd.replication.preparation import faults_of_mappings
 from zmsd.rows.computed import follows_from_id, stages_of
 from zmsd.schema.catalog import Catalog, Table
-from zmsd.stream.prepare import faults_of_mappings
 from zmsd.tools.target import words
 
 _SAMPLE = 1000

@@ -14,7 +14,7 @@ from zmsd import position
 from zmsd.config import settings as config
 from zmsd.config.settings import Config
 from zmsd.errors import StoreError
-from zmsd.stream.edition import Published
+from zmsd.replication.publication import Published
 from zmsd.watermarks.opening import open_store
 from zmsd.watermarks.store import Contents, WatermarkStore
 

@@ -14,8 +14,8 @@ from urllib.parse import unquote, urlsplit
 from zmsd.config import settings as config
 from zmsd.config.settings import Config
 from zmsd.errors import PeerError
-from zmsd.stream.protocol import PATH
 from zmsd.tools.client import SourceClient
+from zmsd.zero.protocol import PATH
 
 _SECONDS = 5.0
 _SCHEMES = {"ws": False, "http": False, "wss": True, "https": True}

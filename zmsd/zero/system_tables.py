@@ -17,7 +17,7 @@ from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Table
 from zmsd.schema.mapping import Mapping
 from zmsd.schema.tables import Column, TableSpec
-from zmsd.stream.protocol import TableMessages
+from zmsd.zero.protocol import TableMessages
 
 _KEY = {"clientGroupID": "string", "clientID": "string"}
 _COLUMNS = {

@@ -19,11 +19,11 @@ from zmsd.errors import ResumeLost
 from zmsd.log import kv
 from zmsd.mongodb.patience import persist
 from zmsd.mongodb.snapshot_scan import prefetched
+from zmsd.replication.hub import Hub
+from zmsd.replication.publication import Edition, Published, step
 from zmsd.rows.changes import RowChange
-from zmsd.stream import protocol
-from zmsd.stream.edition import Edition, Published, step
-from zmsd.stream.hub import Hub
 from zmsd.watermarks.store import CopyRecord
+from zmsd.zero import protocol
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from zmsd.log import Repeated, kv
 from zmsd.mongodb.errors import REFUSED_WAIT, backoff
 from zmsd.mongodb.feed import Feed
 from zmsd.mongodb.sequencer import Pieces
-from zmsd.stream.changelog import Entry
-from zmsd.stream.edition import Edition
-from zmsd.stream.encoder import Encoder
-from zmsd.stream.hub import Hub
-from zmsd.stream.prepare import remember_identity
+from zmsd.replication.change_log import Entry
+from zmsd.replication.encoder import Encoder
+from zmsd.replication.hub import Hub
+from zmsd.replication.preparation import remember_identity
+from zmsd.replication.publication import Edition
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ from zmsd.mongodb.patience import persist
 from zmsd.mongodb.raw_batch import EVALUATED, SLICE
 from zmsd.mongodb.snapshot_scan import Scan, prefetched
 from zmsd.mongodb.source import Document, Source
+from zmsd.replication.encoder import Encoder, Reading
 from zmsd.rows.computed import Evaluator, follows_from_id
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Catalog, Table, diff
 from zmsd.schema.tables import Column
-from zmsd.stream.encoder import Encoder, Reading
-from zmsd.stream.shards import ShardTable
-from zmsd.stream.tables import row_filters, used_fields
+from zmsd.zero.system_tables import ShardTable
+from zmsd.zero.table_encoder import row_filters, used_fields
 
 
 class Published(NamedTuple):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from zmsd import position
 from zmsd.errors import Fault, ResumeLost, SourceError, SourceRefused, SourceUnavailable
 from zmsd.mongodb.source import Source
+from zmsd.replication.hub import Hub
+from zmsd.replication.publication import Edition
 from zmsd.rows.computed import follows_from_id, problems
 from zmsd.schema.catalog import Catalog
-from zmsd.stream.edition import Edition
-from zmsd.stream.hub import Hub
 from zmsd.watermarks.store import Identity
 
 

@@ -11,7 +11,7 @@ import logging
 
 from zmsd.errors import StoreError
 from zmsd.log import kv
-from zmsd.stream.edition import Published
+from zmsd.replication.publication import Published
 from zmsd.watermarks.store import WatermarkStore
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from zmsd.mongodb.sequencer import Piece
 from zmsd.prometheus import Registry
-from zmsd.stream.changelog import Entry
-from zmsd.stream.encoder import commit_ms
+from zmsd.replication.change_log import Entry
+from zmsd.replication.encoder import commit_ms
 
 _LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 

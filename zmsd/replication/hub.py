@@ -17,12 +17,12 @@ from zmsd.errors import ResumeLost
 from zmsd.log import kv
 from zmsd.mongodb.feed import DatabaseFeed
 from zmsd.mongodb.source import Source
+from zmsd.replication.change_log import ChangeLog, Entry, Tail
+from zmsd.replication.counters import Tally
+from zmsd.replication.encoder import Encoder
+from zmsd.replication.lineage import History
+from zmsd.replication.publication import Edition
 from zmsd.rows.rejects import Rejects
-from zmsd.stream.changelog import ChangeLog, Entry, Tail
-from zmsd.stream.edition import Edition
-from zmsd.stream.encoder import Encoder
-from zmsd.stream.history import History
-from zmsd.stream.tally import Tally
 from zmsd.watermarks.store import WatermarkStore
 
 log = logging.getLogger(__name__)

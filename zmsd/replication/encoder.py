@@ -14,13 +14,13 @@ from zmsd.log import kv
 from zmsd.mongodb.lookup import AFTER, BEFORE, BEFORE_KNOWN, OF_DOCUMENTS
 from zmsd.mongodb.sequencer import Piece
 from zmsd.mongodb.source import Document
+from zmsd.replication.change_log import Entry
 from zmsd.rows.bson_json import milliseconds
 from zmsd.rows.computed import Evaluator
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Catalog
-from zmsd.stream.changelog import Entry
-from zmsd.stream.shards import ShardTable
-from zmsd.stream.tables import TableEncoder
+from zmsd.zero.system_tables import ShardTable
+from zmsd.zero.table_encoder import TableEncoder
 
 log = logging.getLogger(__name__)
 

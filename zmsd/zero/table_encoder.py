@@ -17,8 +17,8 @@ from zmsd.rows.plain import Row, RowFunction, compile_rows
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Catalog, Table
 from zmsd.schema.mapping import Mapping as TableMapping
-from zmsd.stream.protocol import TableMessages
-from zmsd.stream.shards import ShardTable
+from zmsd.zero.protocol import TableMessages
+from zmsd.zero.system_tables import ShardTable
 
 _TAKEN = "replaces a row with the same key"
 _OWNERS = 10_000

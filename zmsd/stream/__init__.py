@@ -1,1 +1,0 @@
-"""How changes are kept for the clients: encoded once, read by many."""
