@@ -25,12 +25,12 @@ from zmsd.config.settings import Config
 from zmsd.deadline import Deadline
 from zmsd.errors import SourceUnavailable, StoreError, ZmsdError, reason_of
 from zmsd.gateway import tls
-from zmsd.gateway.handler import Limits
-from zmsd.gateway.meters import register
-from zmsd.gateway.monitor import Monitor
-from zmsd.gateway.pages import pages
+from zmsd.gateway.http import Limits
 from zmsd.gateway.server import Server
 from zmsd.log import kv
+from zmsd.metadata.metrics import register
+from zmsd.metadata.monitor import Monitor
+from zmsd.metadata.pages import pages
 from zmsd.mongodb.errors import REFUSED_WAIT
 from zmsd.mongodb.feed import Feed, open_feed
 from zmsd.mongodb.source import Source

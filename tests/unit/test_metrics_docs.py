@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 import yaml
 
-from zmsd.gateway.meters import register
-from zmsd.gateway.monitor import Monitor
+from zmsd.metadata.metrics import register
+from zmsd.metadata.monitor import Monitor
 from zmsd.prometheus import Counter, Registry
 from zmsd.replication.counters import Tally
 from zmsd.rows.rejects import Rejects

@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 
 from zmsd import position
-from zmsd.gateway.monitor import EVERY, POINTS, Monitor, memory_bytes
 from zmsd.gateway.session import Session
+from zmsd.metadata.monitor import EVERY, POINTS, Monitor, memory_bytes
 from zmsd.mongodb.sequencer import Piece
 from zmsd.prometheus import Registry
 from zmsd.replication.change_log import ChangeLog, Entry

@@ -18,12 +18,12 @@ import pytest
 from tests.support.wait import wait_until
 from tests.support.websocket import Closed, Refused, WebSocket
 from zmsd.deadline import Deadline
-from zmsd.gateway import handler as handlers
+from zmsd.gateway import http as handlers
 from zmsd.gateway import server as servers
-from zmsd.gateway.handler import Limits, Page, subscription
+from zmsd.gateway.http import Limits, Page, subscription
 from zmsd.gateway.server import Server
 from zmsd.gateway.session import Subscription
-from zmsd.gateway.wire import GOING_AWAY, Peer
+from zmsd.gateway.websocket import GOING_AWAY, Peer
 from zmsd.position import watermark
 from zmsd.replication.change_log import ChangeLog
 from zmsd.replication.hub import Hub

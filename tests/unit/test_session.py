@@ -19,7 +19,7 @@ from zmsd.channel import Closed
 from zmsd.errors import PeerGone, ResumeLost, SourceRefused, SourceUnavailable, StoreError
 from zmsd.gateway import session as sessions
 from zmsd.gateway.session import Session, Subscription
-from zmsd.gateway.wire import Peer
+from zmsd.gateway.websocket import Peer
 from zmsd.position import watermark
 from zmsd.replication.change_log import Entry, Overrun
 from zmsd.replication.hub import Hub, Readiness

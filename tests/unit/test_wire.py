@@ -16,8 +16,8 @@ from wsproto.extensions import PerMessageDeflate
 
 from tests.support.wait import wait_until
 from zmsd.errors import PeerGone, PeerProtocolError
-from zmsd.gateway import wire
-from zmsd.gateway.wire import Peer
+from zmsd.gateway import websocket
+from zmsd.gateway.websocket import Peer
 from zmsd.zero.protocol import frame
 
 
@@ -188,8 +188,8 @@ def test_a_peer_that_vanishes(reset: bool) -> None:
 
 def test_closing_says_why_and_may_be_done_twice() -> None:
     with connected() as (peer, far):
-        peer.close(wire.GOING_AWAY, "é" * 200)
-        peer.close(wire.GOING_AWAY, "again")
+        peer.close(websocket.GOING_AWAY, "é" * 200)
+        peer.close(websocket.GOING_AWAY, "again")
         far.read_until(lambda: far.of(CloseConnection), "the close frame has come")
         (close,) = far.of(CloseConnection)
         assert close.code == 1001
@@ -246,7 +246,7 @@ def test_garbage_ends_its_own_connection_only(garbage: bytes) -> None:
 @pytest.mark.parametrize("pieces", [1, 7])
 def test_a_message_that_is_too_long_ends_its_own_connection_only(pieces: int) -> None:
     with connected() as (good, good_far), connected() as (bad, bad_far):
-        piece = "x" * (wire.MAX_MESSAGE // pieces + 1)
+        piece = "x" * (websocket.MAX_MESSAGE // pieces + 1)
         with suppress(OSError):  # it may hang up before it has read all of it
             for number in range(pieces):
                 bad_far.send(TextMessage(data=piece, message_finished=number == pieces - 1))
@@ -254,13 +254,13 @@ def test_a_message_that_is_too_long_ends_its_own_connection_only(pieces: int) ->
         with suppress(OSError):
             bad_far.read_until(lambda: bad_far.of(CloseConnection), "it says why")
             assert bad_far.of(CloseConnection)[0].code == 1009
-        good_far.send(TextMessage(data="x" * wire.MAX_MESSAGE))
-        assert received(good, 1) == ["x" * wire.MAX_MESSAGE]
+        good_far.send(TextMessage(data="x" * websocket.MAX_MESSAGE))
+        assert received(good, 1) == ["x" * websocket.MAX_MESSAGE]
 
 
 def test_a_peer_that_talks_without_end_is_not_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is taken by the session meanwhile, as in a copy or in a blocked send."""
-    monkeypatch.setattr(wire, "MAX_WAITING", 100)
+    monkeypatch.setattr(websocket, "MAX_WAITING", 100)
     with connected(small=True) as (peer, far):
         far.sock.settimeout(2)
         talk = memoryview(far._ws.send(TextMessage(data="x" * 100)) * 10_000)
@@ -275,7 +275,7 @@ def test_a_peer_that_talks_without_end_is_not_listened_to(monkeypatch: pytest.Mo
 
 
 def test_a_session_that_comes_back_hears_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "MAX_WAITING", 10)
+    monkeypatch.setattr(websocket, "MAX_WAITING", 10)
     with connected() as (peer, far):
         talk = b"".join(far._ws.send(TextMessage(data=str(number))) for number in range(5000))
         speaker = Thread(target=far.sock.sendall, args=(talk,), daemon=True)

@@ -1,1 +1,1 @@
-"""Who is served: HTTP pages and WebSocket sessions."""
+"""Serve zero-cache: HTTP, WebSocket, one session per client."""

@@ -12,7 +12,7 @@ from threading import Event, Lock, Thread, current_thread
 from typing import Any
 
 from zmsd.deadline import Deadline
-from zmsd.gateway.handler import REQUEST_SECONDS, Handler, Limits, Page
+from zmsd.gateway.http import REQUEST_SECONDS, Handler, Limits, Page
 from zmsd.gateway.session import Session, Subscription
 from zmsd.gateway.tls import TlsSocket
 from zmsd.log import Repeated, kv

@@ -13,7 +13,7 @@ from threading import Event, current_thread
 from zmsd import position
 from zmsd.channel import Closed
 from zmsd.errors import PeerGone, PeerProtocolError, ResumeLost, SourceError, SourceUnavailable, StoreError
-from zmsd.gateway.wire import GOING_AWAY, PROTOCOL_ERROR, Peer
+from zmsd.gateway.websocket import GOING_AWAY, PROTOCOL_ERROR, Peer
 from zmsd.log import Repeated, kv
 from zmsd.mongodb.patience import persist
 from zmsd.replication.change_log import Entry, Overrun

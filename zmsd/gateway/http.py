@@ -19,7 +19,7 @@ from zmsd import __version__, position
 from zmsd.deadline import Deadline
 from zmsd.errors import PeerError, PeerProtocolError
 from zmsd.gateway.session import Session, Subscription
-from zmsd.gateway.wire import Peer
+from zmsd.gateway.websocket import Peer
 from zmsd.log import kv
 from zmsd.zero import protocol
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable
 
 from zmsd import __version__
-from zmsd.gateway.handler import Page
-from zmsd.gateway.monitor import Monitor
-from zmsd.gateway.status import PAGE, status
+from zmsd.gateway.http import Page
+from zmsd.metadata.monitor import Monitor
+from zmsd.metadata.status import PAGE, status
 from zmsd.prometheus import CONTENT_TYPE, Registry
 from zmsd.zero import protocol
 

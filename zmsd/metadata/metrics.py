@@ -12,8 +12,8 @@ from collections.abc import Callable
 import pymongo
 
 from zmsd import __version__
-from zmsd.gateway.monitor import Monitor, memory_bytes
 from zmsd.gateway.session import Session
+from zmsd.metadata.monitor import Monitor, memory_bytes
 from zmsd.prometheus import Labels, Reading, Registry
 
 _STATES = ("waiting", "copying", "streaming", "reset")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from zmsd import __version__
-from zmsd.gateway.monitor import EVERY, Monitor, memory_bytes
 from zmsd.gateway.session import Session
+from zmsd.metadata.monitor import EVERY, Monitor, memory_bytes
 from zmsd.replication.initial_sync import Progress
 
 PAGE = Path(__file__).with_name("status.html")

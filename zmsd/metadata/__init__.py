@@ -1,0 +1,1 @@
+"""Metadata about the daemon: health, metrics and the status page."""
