@@ -46,7 +46,7 @@ from zmsd.replication.publication_history import Epochs
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.loading import Publication, publication
 from zmsd.schema.refresh import Refresh
-from zmsd.watermarks.opening import open_store
+from zmsd.watermarks import open_store
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ _WRITE = """
 import itertools, sys
 from pathlib import Path
 from zmsd.watermarks.sqlite import SqliteStore
-from zmsd.watermarks.store import CopyRecord, Identity
+from zmsd.watermarks.base import CopyRecord, Identity
 store = SqliteStore(Path(sys.argv[1]))
 print("open", flush=True)
 for number in itertools.count():

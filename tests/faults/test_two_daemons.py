@@ -25,8 +25,8 @@ from tests.support.replica import Change, Replica
 from tests.support.wait import wait_until
 from tests.support.writer import Writer
 from zmsd.config.settings import NatsConfig
-from zmsd.watermarks.shared import SharedStore
-from zmsd.watermarks.store import Contents
+from zmsd.watermarks.base import Contents
+from zmsd.watermarks.nats import SharedStore
 
 GOES_ON = 2.0
 """Seconds within which a client must get the next change, whatever became of the daemon that served it."""

@@ -20,8 +20,8 @@ from tests.support.certificates import LOCKED_KEY, ONE, TWO, Certificate
 from tests.support.daemon import ZmsdProcess, run_zmsd
 from tests.support.mongod import ADMIN, ReplicaSet
 from zmsd.tools.mongod import Mongod, free_port
+from zmsd.watermarks.base import Identity
 from zmsd.watermarks.sqlite import SqliteStore
-from zmsd.watermarks.store import Identity
 
 Db = Database[dict[str, Any]]
 Check = Callable[..., list[str]]

@@ -14,10 +14,10 @@ from tests.support.wait import wait_until
 from zmsd.config.settings import NatsConfig
 from zmsd.errors import StoreError
 from zmsd.position import watermark as mark
-from zmsd.watermarks import shared, sqlite
-from zmsd.watermarks.shared import SharedStore
+from zmsd.watermarks import nats, sqlite
+from zmsd.watermarks.base import COPIES, Contents, CopyRecord, Identity, ShardRecord, WatermarkStore
+from zmsd.watermarks.nats import SharedStore
 from zmsd.watermarks.sqlite import SqliteStore
-from zmsd.watermarks.store import COPIES, Contents, CopyRecord, Identity, ShardRecord, WatermarkStore
 
 Open = Callable[[], WatermarkStore]
 KINDS = ("sqlite", "nats-kv")
@@ -183,7 +183,7 @@ def test_checkpoints_are_found_from_any_watermark_behind_them(store: WatermarkSt
 def test_checkpoints_far_behind_all_acks_are_forgotten(
     store: WatermarkStore, another: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (shared, sqlite):
+    for module in (nats, sqlite):
         monkeypatch.setattr(module, "CHECKPOINTS", 3)
     store.copied_first("zero", 0, copy(4))
     store.copied_first("zero", 1, copy(1))
@@ -206,7 +206,7 @@ def test_checkpoints_far_behind_all_acks_are_forgotten(
 
 def test_checkpoints_do_not_wait_for_ever(store: WatermarkStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a client that was tried once, and never came back."""
-    for module in (shared, sqlite):
+    for module in (nats, sqlite):
         monkeypatch.setattr(module, "CHECKPOINTS", 3)
         monkeypatch.setattr(module, "CHECKPOINTS_AT_MOST", 10)
     store.copied_first("zero", 0, copy(0))
@@ -217,7 +217,7 @@ def test_checkpoints_do_not_wait_for_ever(store: WatermarkStore, monkeypatch: py
 
 
 def test_checkpoints_do_not_wait_for_a_client(store: WatermarkStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (shared, sqlite):
+    for module in (nats, sqlite):
         monkeypatch.setattr(module, "CHECKPOINTS", 3)
     for number in range(20):
         store.checkpoint(mark(number), str(number))

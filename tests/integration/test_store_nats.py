@@ -21,9 +21,9 @@ from tests.support.wait import wait_until
 from zmsd.config.settings import NatsConfig, NatsTlsConfig
 from zmsd.errors import StoreError
 from zmsd.position import watermark as mark
-from zmsd.watermarks import mirror, nats, shared
-from zmsd.watermarks.shared import SharedStore
-from zmsd.watermarks.store import CopyRecord, ShardRecord
+from zmsd.watermarks import nats, nats_buckets, nats_mirror
+from zmsd.watermarks.base import CopyRecord, ShardRecord
+from zmsd.watermarks.nats import SharedStore
 
 Start = Callable[..., NatsServer]
 Open = Callable[..., SharedStore]
@@ -57,10 +57,10 @@ def open_store() -> Iterator[Open]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nats, "START_SECONDS", 3.0)
-    monkeypatch.setattr(nats, "PROBE_SECONDS", 0.2)
-    monkeypatch.setattr(nats, "ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr(shared, "WRITE_SECONDS", 1.0)
+    monkeypatch.setattr(nats_buckets, "START_SECONDS", 3.0)
+    monkeypatch.setattr(nats_buckets, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(nats_buckets, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(nats, "WRITE_SECONDS", 1.0)
 
 
 def copy(at: int) -> CopyRecord:
@@ -224,7 +224,7 @@ def test_reading_and_writing_go_on_without_nats(start: Start, open_store: Open) 
     wait_until(lambda: other.copy_before("zero", 0, mark(2000)) == copy(2000), "it was written then")
     wait_until(lambda: other.shards() == {("zero", 0): ShardRecord(mark(5), mark(1005))}, "the newest ack was too")
     tokens = other.contents().checkpoints
-    assert len(tokens) == mirror.QUEUED_PASSING, "the newest ones, for that is enough"
+    assert len(tokens) == nats_mirror.QUEUED_PASSING, "the newest ones, for that is enough"
     assert mark(1005) in tokens
 
 

@@ -20,9 +20,9 @@ from zmsd import position
 from zmsd.config.settings import NatsConfig
 from zmsd.replication.publication import Published
 from zmsd.schema.catalog import Catalog
-from zmsd.watermarks.shared import SharedStore
+from zmsd.watermarks.base import Contents, CopyRecord, Identity, WatermarkStore
+from zmsd.watermarks.nats import SharedStore
 from zmsd.watermarks.sqlite import SqliteStore
-from zmsd.watermarks.store import Contents, CopyRecord, Identity, WatermarkStore
 
 Db = Database[dict[str, Any]]
 EDITIONS = [Published(Catalog(()), name) for name in ("old", "new", "unused")]

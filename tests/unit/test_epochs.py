@@ -12,7 +12,7 @@ from zmsd.errors import StoreError
 from zmsd.replication.publication import Published
 from zmsd.replication.publication_history import Epochs
 from zmsd.schema.catalog import Catalog
-from zmsd.watermarks.store import WatermarkStore
+from zmsd.watermarks.base import WatermarkStore
 
 A, B, C = (Published(Catalog(()), name) for name in "ABC")
 

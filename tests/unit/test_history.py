@@ -11,8 +11,8 @@ from zmsd.errors import ResumeLost
 from zmsd.position import watermark
 from zmsd.replication import lineage as histories
 from zmsd.replication.lineage import History
+from zmsd.watermarks.base import CopyRecord
 from zmsd.watermarks.sqlite import SqliteStore
-from zmsd.watermarks.store import CopyRecord
 
 NOW = 1000
 

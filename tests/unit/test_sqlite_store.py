@@ -13,8 +13,8 @@ import pytest
 from zmsd.errors import StoreError
 from zmsd.position import watermark as mark
 from zmsd.watermarks import sqlite
+from zmsd.watermarks.base import CopyRecord, Identity, ShardRecord
 from zmsd.watermarks.sqlite import SqliteStore
-from zmsd.watermarks.store import CopyRecord, Identity, ShardRecord
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from zmsd.replication.change_log import Entry, Overrun
 from zmsd.replication.hub import Hub
 from zmsd.replication.initial_sync import Copy, Crossing, Snapshot
 from zmsd.replication.publication import Edition, Published
-from zmsd.watermarks.store import COPIES, CopyRecord
+from zmsd.watermarks.base import COPIES, CopyRecord
 from zmsd.zero import protocol
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from zmsd.replication.encoder import Encoder
 from zmsd.replication.lineage import History
 from zmsd.replication.publication import Edition
 from zmsd.rows.rejects import Rejects
-from zmsd.watermarks.store import WatermarkStore
+from zmsd.watermarks.base import WatermarkStore
 
 log = logging.getLogger(__name__)
 

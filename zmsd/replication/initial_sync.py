@@ -22,7 +22,7 @@ from zmsd.mongodb.snapshot_scan import prefetched
 from zmsd.replication.hub import Hub
 from zmsd.replication.publication import Edition, Published, step
 from zmsd.rows.changes import RowChange
-from zmsd.watermarks.store import CopyRecord
+from zmsd.watermarks.base import CopyRecord
 from zmsd.zero import protocol
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from zmsd import position
 from zmsd.errors import ResumeLost
 from zmsd.mongodb import oplog
 from zmsd.mongodb.source import Source
-from zmsd.watermarks.store import WatermarkStore
+from zmsd.watermarks.base import WatermarkStore
 
 _NOT_HERE = "is not in this database's history: another state of it was restored"
 

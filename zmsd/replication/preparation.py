@@ -9,7 +9,7 @@ from zmsd.replication.hub import Hub
 from zmsd.replication.publication import Edition
 from zmsd.rows.computed import follows_from_id, problems
 from zmsd.schema.catalog import Catalog
-from zmsd.watermarks.store import Identity
+from zmsd.watermarks.base import Identity
 
 
 def prepare(hub: Hub, edition: Edition, images: str) -> int:

@@ -12,7 +12,7 @@ import logging
 from zmsd.errors import StoreError
 from zmsd.log import kv
 from zmsd.replication.publication import Published
-from zmsd.watermarks.store import WatermarkStore
+from zmsd.watermarks.base import WatermarkStore
 
 log = logging.getLogger(__name__)
 

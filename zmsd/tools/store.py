@@ -15,8 +15,8 @@ from zmsd.config import settings as config
 from zmsd.config.settings import Config
 from zmsd.errors import StoreError
 from zmsd.replication.publication import Published
-from zmsd.watermarks.opening import open_store
-from zmsd.watermarks.store import Contents, WatermarkStore
+from zmsd.watermarks import open_store
+from zmsd.watermarks.base import Contents, WatermarkStore
 
 Kind = Literal["sqlite", "nats-kv"]
 

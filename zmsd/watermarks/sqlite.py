@@ -17,7 +17,7 @@ from typing import Any
 from zmsd.deadline import Deadline
 from zmsd.errors import StoreError
 from zmsd.log import kv
-from zmsd.watermarks.store import CHECKPOINTS, CHECKPOINTS_AT_MOST, COPIES, Contents, CopyRecord, Identity, ShardRecord
+from zmsd.watermarks.base import CHECKPOINTS, CHECKPOINTS_AT_MOST, COPIES, Contents, CopyRecord, Identity, ShardRecord
 
 log = logging.getLogger(__name__)
 
