@@ -145,13 +145,13 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from zmsd.tools.check import check
+    from zmsd.commands.check import check
 
     return check(options.config, os.environ, options.offline)
 
 
 def _infer(options: argparse.Namespace) -> int:
-    from zmsd.tools.infer import infer
+    from zmsd.commands.infer import infer
 
     uri = options.uri or os.environ.get("MONGODB_URI", "")
     if not uri:
@@ -160,22 +160,22 @@ def _infer(options: argparse.Namespace) -> int:
 
 
 def _tail(options: argparse.Namespace) -> int:
-    from zmsd.tools.tail import tail
-    from zmsd.tools.target import target
+    from zmsd.commands.daemon_client import target
+    from zmsd.commands.tail import tail
 
     found = target(options.url, options.config, options.token, os.environ)
     return tail(found, options.app, options.shard, options.last_watermark)
 
 
 def _status(options: argparse.Namespace) -> int:
-    from zmsd.tools.status import status
-    from zmsd.tools.target import target
+    from zmsd.commands.daemon_client import target
+    from zmsd.commands.status import status
 
     return status(target(options.url, options.config, options.token, os.environ))
 
 
 def _store(options: argparse.Namespace) -> int:
-    from zmsd.tools import store
+    from zmsd.commands import store
 
     if options.action == "show":
         return store.show(options.config, os.environ)
@@ -187,6 +187,6 @@ def _store(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from zmsd.tools.demo import demo
+    from zmsd.demo.demo import demo
 
     return demo(options.uri, options.port, options.seconds)

@@ -20,7 +20,7 @@ from pymongo import MongoClient, UpdateOne
 from pymongo.database import Database
 
 from tests.support.daemon import ZmsdProcess
-from zmsd.tools.mongod import Mongod, temporary_replica_set
+from zmsd.demo.mongod import Mongod, temporary_replica_set
 
 Document = dict[str, Any]
 

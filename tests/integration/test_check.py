@@ -19,7 +19,7 @@ from tests.integration.chat import COLLECTIONS, MAPPINGS, SCHEMA, named, table
 from tests.support.certificates import LOCKED_KEY, ONE, TWO, Certificate
 from tests.support.daemon import ZmsdProcess, run_zmsd
 from tests.support.mongod import ADMIN, ReplicaSet
-from zmsd.tools.mongod import Mongod, free_port
+from zmsd.demo.mongod import Mongod, free_port
 from zmsd.watermarks.base import Identity
 from zmsd.watermarks.sqlite import SqliteStore
 

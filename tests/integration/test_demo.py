@@ -16,7 +16,7 @@ from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ROOT, run_zmsd
 from tests.support.mongod import ReplicaSet
 from tests.support.wait import FACTOR, wait_until
-from zmsd.tools.mongod import Mongod, free_port
+from zmsd.demo.mongod import Mongod, free_port
 
 
 class Demo:

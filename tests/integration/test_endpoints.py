@@ -20,7 +20,7 @@ from tests.integration.chat import MAPPINGS, SCHEMA
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess, run_zmsd
 from tests.support.wait import wait_until
-from zmsd.tools.mongod import free_port
+from zmsd.demo.mongod import free_port
 
 Db = Database[dict[str, Any]]
 Serve = Callable[..., ZmsdProcess]

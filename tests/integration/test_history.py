@@ -15,7 +15,7 @@ from tests.integration.chat import named, table
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ReplicaSet
-from zmsd.tools.mongod import initiate
+from zmsd.demo.mongod import initiate
 
 SCHEMA = named(note=table(id="string", text="string"))
 MAPPINGS = {"note": {"collection": "notes", "fields": {"id": "_id"}}}

@@ -17,7 +17,7 @@ from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess, run_zmsd
 from tests.support.documents import broken
 from tests.support.mongod import ReplicaSet
-from zmsd.tools.mongod import free_port
+from zmsd.demo.mongod import free_port
 
 Db = Database[dict[str, Any]]
 

@@ -14,7 +14,7 @@ from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ADMIN, ReplicaSet
 from tests.support.wait import wait_until
-from zmsd.tools.mongod import Mongod
+from zmsd.demo.mongod import Mongod
 
 Follow = Callable[..., ChangeSourceClient]
 

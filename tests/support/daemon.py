@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from tests.support.wait import FACTOR, wait_until
-from zmsd.tools.mongod import free_port
+from zmsd.demo.mongod import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,7 +16,7 @@ from pymongo.errors import AutoReconnect, OperationFailure
 from pymongo.write_concern import WriteConcern
 
 from tests.support.wait import wait_until
-from zmsd.tools.mongod import Mongod, initiate, wait_for_primary
+from zmsd.demo.mongod import Mongod, initiate, wait_for_primary
 
 Client = MongoClient[dict[str, Any]]
 

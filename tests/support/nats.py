@@ -16,7 +16,7 @@ from typing import Any
 import nats
 
 from tests.support.wait import wait_until
-from zmsd.tools.mongod import free_port
+from zmsd.demo.mongod import free_port
 
 
 def find_binary() -> str:

@@ -10,7 +10,7 @@ import threading
 import time
 from types import TracebackType
 
-from zmsd.tools.mongod import free_port
+from zmsd.demo.mongod import free_port
 
 _CHUNK = 1 << 16
 

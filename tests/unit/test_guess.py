@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from bson import Binary, Decimal128, ObjectId
 
-from zmsd.tools.guess import Table, camel, find_discriminator, guess, unique
+from zmsd.commands.infer_tables import Table, camel, find_discriminator, guess, unique
 
 Documents = list[dict[str, Any]]
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from zmsd.commands.change_source_client import SourceClient
 from zmsd.errors import PeerError, PeerGone
-from zmsd.tools.client import SourceClient
 from zmsd.zero.protocol import frame
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from zmsd.tools.status import render
-from zmsd.tools.target import words
+from zmsd.commands.daemon_client import words
+from zmsd.commands.status import render
 
 
 def shown(**data: Any) -> str:

@@ -6,8 +6,8 @@ import io
 from typing import Any
 
 from tests.support.frames import messages
+from zmsd.commands.tail import Viewer
 from zmsd.schema.tables import Column, TableSpec
-from zmsd.tools.tail import Viewer
 from zmsd.zero import protocol
 
 USER = TableSpec("user", (Column("id", "string", False), Column("age", "number", True)), ("id",))

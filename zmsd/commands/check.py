@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from zmsd import log as logs
+from zmsd.commands.check_mongodb import Finding, preflight
+from zmsd.commands.daemon_client import Target, of_config, words
 from zmsd.config import settings as config
 from zmsd.config.settings import Config, TlsConfig
 from zmsd.errors import PeerError, StoreError, ZmsdError, reason_of
 from zmsd.gateway import tls
 from zmsd.log import redact_uri
 from zmsd.schema.loading import Publication, publication
-from zmsd.tools.preflight import Finding, preflight
-from zmsd.tools.target import Target, of_config, words
 from zmsd.watermarks import sqlite
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from zmsd.commands.change_source_client import SourceClient
 from zmsd.config import settings as config
 from zmsd.config.settings import Config
 from zmsd.errors import PeerError
-from zmsd.tools.client import SourceClient
 from zmsd.zero.protocol import PATH
 
 _SECONDS = 5.0

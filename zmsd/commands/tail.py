@@ -8,9 +8,9 @@ import time
 from collections import Counter
 from typing import Any, TextIO
 
+from zmsd.commands.change_source_client import Message
+from zmsd.commands.daemon_client import Target
 from zmsd.errors import PeerGone, ZmsdError
-from zmsd.tools.client import Message
-from zmsd.tools.target import Target
 
 _SHOWN = 8
 """Row changes of one transaction that are shown."""

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from zmsd import position
+from zmsd.commands.daemon_client import words
 from zmsd.config.settings import Config
 from zmsd.errors import SourceError
 from zmsd.mongodb.source import Document, Source, translated
 from zmsd.replication.preparation import faults_of_mappings
 from zmsd.rows.computed import follows_from_id, stages_of
 from zmsd.schema.catalog import Catalog, Table
-from zmsd.tools.target import words
 
 _SAMPLE = 1000
 _SHORT_OPLOG = 24 * 3600

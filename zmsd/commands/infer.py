@@ -14,13 +14,13 @@ from bson.errors import InvalidBSON
 from bson.raw_bson import RawBSONDocument
 
 from zmsd import log as logs
+from zmsd.commands.infer_tables import Table, guess
 from zmsd.config import document as documents
 from zmsd.config import settings as config
 from zmsd.errors import ZmsdError
 from zmsd.mongodb.errors import no_bson
 from zmsd.mongodb.source import CODEC, Document, Source, translated
 from zmsd.schema.catalog import load_catalog
-from zmsd.tools.guess import Table, guess
 
 SCHEMA, MAPPINGS = "schema.json", "mappings.json"
 _BYTES = 64 << 20

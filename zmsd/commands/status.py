@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from zmsd.commands.daemon_client import Target, words
 from zmsd.errors import PeerError
-from zmsd.tools.target import Target, words
 
 Data = dict[str, Any]
 

@@ -16,17 +16,17 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from zmsd import log as logs
+from zmsd.commands.change_source_client import SourceClient
+from zmsd.commands.tail import Viewer
 from zmsd.config import settings as config
 from zmsd.daemon import Daemon
+from zmsd.demo.chat import COLLECTIONS, Chat
+from zmsd.demo.mongod import temporary_replica_set
 from zmsd.errors import PeerGone, ZmsdError
 from zmsd.feed.deployment import ask
 from zmsd.log import redact_uri
 from zmsd.mongodb.source import translated
 from zmsd.schema.loading import publication
-from zmsd.tools.chat import COLLECTIONS, Chat
-from zmsd.tools.client import SourceClient
-from zmsd.tools.mongod import temporary_replica_set
-from zmsd.tools.tail import Viewer
 from zmsd.zero.protocol import PATH
 
 DATABASE = "zmsd_demo"

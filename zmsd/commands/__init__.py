@@ -1,0 +1,1 @@
+"""The commands of zmsd besides run and demo."""
