@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -22,15 +22,15 @@ LEVELS = (
     ("zmsd.__main__",),
     ("zmsd.cli",),
     ("zmsd.demo",),
-    ("zmsd.commands", "zmsd.tools"),
+    ("zmsd.commands",),
     ("zmsd.daemon",),
     ("zmsd.metadata",),
     ("zmsd.gateway",),
-    ("zmsd.replication", "zmsd.stream"),
+    ("zmsd.replication",),
     ("zmsd.zero",),
-    ("zmsd.mongodb", "zmsd.feed"),
+    ("zmsd.mongodb",),
     ("zmsd.rows", "zmsd.watermarks"),
-    ("zmsd.schema", "zmsd.catalog"),
+    ("zmsd.schema",),
     ("zmsd.config",),
     ("zmsd.retry", "zmsd.log", "zmsd.systemd", "zmsd.deadline", "zmsd.prometheus", "zmsd.position", "zmsd.channel"),
     ("zmsd.errors",),
@@ -42,21 +42,11 @@ GROUND = {"zmsd.retry": {"zmsd.channel", "zmsd.log"}}
 # Foreign modules, and who alone may import them.
 OWNERS = {
     # A URI is also looked at where it is read: config asks pymongo what is wrong with it.
-    "pymongo.errors": ("zmsd.mongodb", "zmsd.commands", "zmsd.demo", "zmsd.config", "zmsd.feed", "zmsd.tools"),
-    "simple_websocket": (
-        "zmsd.gateway.websocket",
-        "zmsd.commands.change_source_client",
-        "zmsd.gateway.wire",
-        "zmsd.tools.client",
-    ),
-    "wsproto": (
-        "zmsd.gateway.websocket",
-        "zmsd.commands.change_source_client",
-        "zmsd.gateway.wire",
-        "zmsd.tools.client",
-    ),
+    "pymongo.errors": ("zmsd.mongodb", "zmsd.commands", "zmsd.demo", "zmsd.config"),
+    "simple_websocket": ("zmsd.gateway.websocket", "zmsd.commands.change_source_client"),
+    "wsproto": ("zmsd.gateway.websocket", "zmsd.commands.change_source_client"),
     "sqlite3": ("zmsd.watermarks.sqlite",),
-    "nats": ("zmsd.watermarks.nats_buckets", "zmsd.watermarks.nats"),
+    "nats": ("zmsd.watermarks.nats_buckets",),
     "yaml": ("zmsd.config.document",),
 }
 
@@ -120,11 +110,17 @@ def test_only_the_command_line_ends_the_process() -> None:
             assert not ends or name == "zmsd.cli", f"{name}:{node.lineno}"
 
 
-def test_only_the_command_line_loads_the_tools() -> None:
-    """And not before they are asked for: a daemon has no use for them."""
+COMMANDS = ("zmsd.commands", "zmsd.demo")
+
+
+def loads_a_command(modules: Iterable[str]) -> bool:
+    return any(part_of(module, package) for module in modules for package in COMMANDS)
+
+
+def test_daemon_does_not_load_commands() -> None:
+    """Only the command line and the commands themselves load a command, and the command line only when it is called."""
     for name, path in MODULES.items():
-        if not part_of(name, "zmsd.tools"):
-            assert name == "zmsd.cli" or not any(part_of(other, "zmsd.tools") for other in imports(path)), name
+        if not loads_a_command([name]) and name != "zmsd.cli":
+            assert not loads_a_command(imports(path)), name
     tree = ast.parse(MODULES["zmsd.cli"].read_text())
-    at_once = [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)]
-    assert not any(part_of(module, "zmsd.tools") for module in at_once)
+    assert not loads_a_command([node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)])
