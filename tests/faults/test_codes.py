@@ -1,4 +1,4 @@
-"""Every error of MongoDB in the table of zmsd/feed/faults.py, on the commands that read."""
+"""Every error of MongoDB in the table of zmsd/mongodb/errors.py, on the commands that read."""
 
 from __future__ import annotations
 

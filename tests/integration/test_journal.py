@@ -59,7 +59,7 @@ def test_every_line_has_its_priority(
         (r'rejected table=user reason="dict in string column name" id=ann$', 4),
         (r"reload refused fault=", 3),
         (r"stack of thread dispatcher:$", 6),
-        (r'  File ".*/zmsd/feed/feed.py", line \d+, in read$', 6),
+        (r'  File ".*/zmsd/mongodb/feed.py", line \d+, in read$', 6),
         (r"zmsd stopped$", 6),
     ):
         assert [line for line in lines if re.match(f"<{priority}>{text}", line)], f"<{priority}>{text}"

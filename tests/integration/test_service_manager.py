@@ -130,7 +130,7 @@ def test_a_feed_that_hangs_does_not_feed_the_watchdog(database: Db, serve: Serve
 
 HANGING = """
 import time
-from zmsd.stream import dispatcher, encoder
+from zmsd.replication import dispatcher, encoder
 
 dispatcher._PATIENCE = 2.0
 entries = encoder.Encoder.entries

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support.wait import FACTOR
-from zmsd import yaml_text
 from zmsd.config import document as documents
+from zmsd.config import yaml_text
 from zmsd.config.document import Kind, parse
 from zmsd.errors import ConfigError, Fault
 

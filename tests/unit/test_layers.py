@@ -47,7 +47,7 @@ OWNERS = {
     "wsproto": ("zmsd.gateway.websocket", "zmsd.commands.change_source_client"),
     "sqlite3": ("zmsd.watermarks.sqlite",),
     "nats": ("zmsd.watermarks.nats_buckets",),
-    "yaml": ("zmsd.config.document",),
+    "yaml": ("zmsd.config",),
 }
 
 

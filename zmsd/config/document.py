@@ -17,9 +17,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+from zmsd.config.json_text import TOO_DEEP, JsonMarks, parse_json
+from zmsd.config.yaml_text import YamlMarks, parse_yaml
 from zmsd.errors import ConfigError, Fault, Keys, dotted, fault_at, shortened
-from zmsd.json_text import TOO_DEEP, JsonMarks, parse_json
-from zmsd.yaml_text import YamlMarks, parse_yaml
 
 Kind = Literal["json", "yaml"]
 LIMIT = 1 << 20

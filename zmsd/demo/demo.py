@@ -23,8 +23,8 @@ from zmsd.daemon import Daemon
 from zmsd.demo.chat import COLLECTIONS, Chat
 from zmsd.demo.mongod import temporary_replica_set
 from zmsd.errors import PeerGone, ZmsdError
-from zmsd.feed.deployment import ask
 from zmsd.log import redact_uri
+from zmsd.mongodb.deployment import ask
 from zmsd.mongodb.source import translated
 from zmsd.schema.loading import publication
 from zmsd.zero.protocol import PATH

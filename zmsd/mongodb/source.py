@@ -17,8 +17,8 @@ from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
 
 from zmsd import position
 from zmsd.errors import EvaluationError, ResumeLost, SourceError, SourceRefused, SourceUnavailable
-from zmsd.feed.deployment import Deployment, ask, standalone
 from zmsd.log import kv
+from zmsd.mongodb.deployment import Deployment, ask, standalone
 from zmsd.mongodb.errors import TokenUnfit, classify, code_of, is_transient
 from zmsd.prometheus import Counter
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from zmsd.config.json_text import HALF_OF_A_PAIR, MAX_DEPTH, SURROGATE, TOO_DEEP
 from zmsd.errors import MAX_FAULTS, ConfigError, Fault, Keys, fault_at
-from zmsd.json_text import HALF_OF_A_PAIR, MAX_DEPTH, SURROGATE, TOO_DEEP
 
 MAX_YAML_VALUES = 100_000
 """Values of a YAML document: PyYAML takes 50 microseconds and 1 kB for one, and aliases multiply them."""

@@ -1,0 +1,111 @@
+"""What zmsd reads from: the kind, the version and the abilities of a MongoDB deployment, found by asking it.
+
+The abilities follow the deployment's behaviour, not the binary's version: MongoDB 6.0 with featureCompatibilityVersion
+5.0, the state between the steps of an upgrade, stores no pre- and post-images
+(https://www.mongodb.com/docs/v6.0/release-notes/6.0-compatibility/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bson.int64 import Int64
+from pymongo.errors import OperationFailure
+
+from zmsd.errors import SourceRefused, SourceUnavailable
+from zmsd.mongodb.errors import OPTION_REFUSED, code_of
+
+Document = dict[str, Any]
+Command = Callable[[Document], Document]
+
+_IMAGES_FROM = (6, 0)
+_WITH_IMAGES: Document = {"$changeStream": {"fullDocument": "whenAvailable"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One look at a deployment. Two looks are equal if nothing has changed that matters to zmsd."""
+
+    version: tuple[int, ...] = ()
+    """Of the primary's binary; empty before the first look."""
+    sharded: bool = False
+    set_name: str | None = None
+    is_primary: bool = True
+    """Whether the member that answers for the primary is the primary (with directConnection it may be another)."""
+    stores_images: bool = False
+    """Whether pre- and post-images can be switched on and read."""
+
+    @property
+    def version_text(self) -> str:
+        return ".".join(map(str, self.version))
+
+    @property
+    def has_documents_stage(self) -> bool:
+        """The stage ``$documents``. The binary alone decides: 6.0 has it at any featureCompatibilityVersion."""
+        return self.version >= (5, 1)
+
+    @property
+    def groups_writes(self) -> bool:
+        """Whether writes outside of transactions may share a cluster time: TTL deletes since 6.1, inserts since 8.0."""
+        return self.version[:2] > (6, 0)
+
+    @property
+    def why_no_images(self) -> str:
+        """Why ``stores_images`` is false, and what to do."""
+        if self.version < _IMAGES_FROM:
+            return f"MongoDB {self.version_text} stores no pre- and post-images: upgrade to 6.0 or later"
+        return (
+            f"MongoDB {self.version_text} stores no pre- and post-images at its featureCompatibilityVersion: "
+            'run db.adminCommand({setFeatureCompatibilityVersion: "6.0"})'
+        )
+
+    def check(self) -> None:
+        """Raise SourceRefused if it has no change streams, SourceUnavailable if it is not the primary that answers."""
+        if not self.sharded and self.set_name is None:
+            raise standalone()
+        if not self.is_primary:
+            raise SourceUnavailable(
+                "the member that the URI leads to is not the primary of its replica set, and directConnection=true "
+                "keeps zmsd from finding the primary: remove directConnection from the URI (mongodb.uri)"
+            )
+
+
+def ask(primary: Command, read: Command) -> Deployment:
+    """Look at a deployment. Raises PyMongoError.
+
+    :param primary: runs a command on the primary
+    :param read: runs a command where change streams are read
+    """
+    hello = primary({"hello": 1})
+    version = tuple(primary({"buildInfo": 1})["versionArray"][:3])
+    sharded, set_name = hello.get("msg") == "isdbgrid", hello.get("setName")
+    has_streams = sharded or set_name is not None
+    return Deployment(
+        version=version,
+        sharded=sharded,
+        set_name=set_name,
+        is_primary=bool(hello.get("isWritablePrimary", True)),
+        stores_images=has_streams and version >= _IMAGES_FROM and _takes_images(read),
+    )
+
+
+def standalone() -> SourceRefused:
+    return SourceRefused(
+        "this mongod is standalone, change streams need a replica set: "
+        "start it with --replSet rs0 and run rs.initiate() once"
+    )
+
+
+def _takes_images(read: Command) -> bool:
+    """Whether a change stream with images can be opened. It is opened without reading from it, and closed."""
+    try:
+        cursor = read({"aggregate": 1, "pipeline": [_WITH_IMAGES], "cursor": {"batchSize": 0}})["cursor"]
+    except OperationFailure as error:
+        if code_of(error) == OPTION_REFUSED:
+            return False
+        raise
+    if cursor["id"]:
+        read({"killCursors": cursor["ns"].partition(".")[2], "cursors": [Int64(cursor["id"])]})
+    return True
