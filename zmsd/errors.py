@@ -4,6 +4,7 @@ ZmsdError
     ConfigError            a config, schema or mapping document is wrong; at start exit 78, on reload the old one stays
     SourceError
         SourceUnavailable  network, election, time-out: back off and retry
+            SourceTimeout  no complete answer came within the request's deadline
         SourceRefused      authentication, privilege, standalone server: said once, retried slowly
         ResumeLost         the position is no longer in the oplog, or is another database's: reset-required
         EvaluationError    mongod cannot evaluate a mapping, or not over some document
@@ -87,6 +88,15 @@ class SourceError(ZmsdError):
 
 class SourceUnavailable(SourceError):
     """It may do it when asked again: network, election, time-out."""
+
+
+class SourceTimeout(SourceUnavailable):
+    """No complete answer came within the deadline: the connection stalled, or the request needs longer."""
+
+    def __init__(self, text: str, *, busy: bool = False) -> None:
+        """:param busy: the server itself reported that it needs longer"""
+        super().__init__(text)
+        self.busy = busy
 
 
 class SourceRefused(SourceError):

@@ -1,4 +1,4 @@
-"""A TCP proxy that does what networks do: it resets, it delays, it swallows everything in silence."""
+"""A TCP proxy that does what networks do: it resets, delays, swallows everything in silence, stops in mid-reply."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from zmsd.demo.mongod import free_port
 
 _CHUNK = 1 << 16
+_PASSED_OF_STALLED = 120
+"""Bytes of a stalled reply that arrive."""
 
 
 class Proxy:
@@ -28,6 +31,9 @@ class Proxy:
         self.silent = False
         """Bytes vanish, in both directions; new connections are accepted and hear nothing, old ones stay as they are.
         Afterwards those from which something vanished are reset."""
+        self.stalled = 0
+        """Connections that ``stall_reply_to`` has stalled."""
+        self._stall: Callable[[bytes], bool] | None = None
         self._links: list[_Link] = []
         self._lock = threading.Lock()
         self._closing = False
@@ -56,6 +62,22 @@ class Proxy:
             count, self._links = len(self._links), []
         return count
 
+    def stall_reply_to(self, request: Callable[[bytes], bool]) -> None:
+        """Pass 120 bytes of the reply to the next matching request, and then nothing more on its connection.
+
+        The connection stays open, and all other connections work.
+
+        :param request: whether a request, as its bytes, is to be chosen
+        """
+        self._stall = request
+
+    def _chosen(self, request: bytes) -> bool:
+        if self._stall is None or not self._stall(request):
+            return False
+        self._stall = None
+        self.stalled += 1
+        return True
+
     def _run(self) -> None:
         """Polls, a hundred times a second and whenever something comes: simple, and fast enough for tests."""
         while not self._closing:
@@ -69,7 +91,7 @@ class Proxy:
                     link.register(selector)
                 selector.select(0.01)
             for link in links:
-                link.pump(self.delay, self.silent)
+                link.pump(self.delay, self.silent, self._chosen)
             with self._lock:
                 for link in [link for link in self._links if link.over]:
                     link.close()
@@ -125,10 +147,13 @@ class _Link:
                 with contextlib.suppress(OSError, ValueError, KeyError):  # closed meanwhile by reset()
                     selector.register(lane.source, events)
 
-    def pump(self, delay: float, silent: bool) -> None:
+    def pump(self, delay: float, silent: bool, stalls: Callable[[bytes], bool]) -> None:
+        request, reply = self._lanes
         try:
-            for lane in self._lanes:
-                lane.pump(delay, silent)
+            data = request.pump(delay, silent)
+            if data and reply.left is None and stalls(data):
+                reply.left = _PASSED_OF_STALLED
+            reply.pump(delay, silent)
         except (OSError, ValueError):
             self.over = True
         if silent:
@@ -158,6 +183,7 @@ class _Lane:
         self.sink = sink
         self.ended = False
         self.torn = False  # something vanished
+        self.left: int | None = None  # bytes that are still passed on; None: all
         self.waiting: list[tuple[float, bytes]] = []  # (monotonic time at which it is due, bytes)
 
     @property
@@ -168,23 +194,30 @@ class _Lane:
     def due(self) -> bool:
         return bool(self.waiting) and self.waiting[0][0] <= time.monotonic()
 
-    def pump(self, delay: float, silent: bool) -> None:
+    def pump(self, delay: float, silent: bool) -> bytes:
+        """Move what there is; returns what was read."""
+        data = b""
         if self.wants:
             with contextlib.suppress(BlockingIOError):
                 data = self.source.recv(_CHUNK)
                 self.ended = not data
-                if data:
-                    self.waiting.append((time.monotonic() + delay, data))
+                passed = data
+                if self.left is not None:
+                    passed = data[: self.left]
+                    self.left -= len(passed)
+                if passed:
+                    self.waiting.append((time.monotonic() + delay, passed))
         if silent:
             self.torn |= self.ended or bool(self.waiting)
             self.waiting.clear()
         while self.due():
-            when, data = self.waiting[0]
+            when, piece = self.waiting[0]
             try:
-                sent = self.sink.send(data)
+                sent = self.sink.send(piece)
             except BlockingIOError:
                 break
-            if sent < len(data):
-                self.waiting[0] = (when, data[sent:])
+            if sent < len(piece):
+                self.waiting[0] = (when, piece[sent:])
                 break
             del self.waiting[0]
+        return data

@@ -94,7 +94,7 @@ class Server:
         self.passing = passing
         self.batches: list[list[int]] = []
 
-    def run(self, stages: Stages) -> Stages:
+    def run(self, stages: Stages, seconds: float) -> Stages:
         documents = stages[0]["$documents"]["$literal"]
         self.batches.append([document["_id"] for document in documents])
         if self.passing:
@@ -154,7 +154,7 @@ def test_batches_are_cut() -> None:
 
 
 def test_the_member_that_mongod_refuses_is_named() -> None:
-    def run(stages: Stages) -> Stages:
+    def run(stages: Stages, seconds: float) -> Stages:
         if any("$foo" in str(stage) for stage in stages):
             raise EvaluationError("Unrecognized expression '$foo'")
         return []

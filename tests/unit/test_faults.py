@@ -20,7 +20,7 @@ from pymongo.errors import (
     WaitQueueTimeoutError,
 )
 
-from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceUnavailable
+from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceTimeout, SourceUnavailable
 from zmsd.mongodb.errors import EventUnreadable, TokenUnfit, backoff, classify, code_of, is_transient
 
 RESUMABLE, NON_RESUMABLE = "ResumableChangeStreamError", "NonResumableChangeStreamError"
@@ -34,8 +34,9 @@ def failure(code: int, *labels: str) -> OperationFailure:
 # The table of errors by code, as it was written down; from MongoDB's error_codes.yml and the drivers' specification.
 BY_CODE: dict[type[SourceError], tuple[int, ...]] = {
     SourceUnavailable: (6, 7, 89, 91, 133, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436)
-    + (63, 150, 234, 13388, 43, 50, 175, 237, 11601)
+    + (63, 150, 234, 13388, 43, 175, 237, 11601)
     + (1, 8000, 99999),  # unknown
+    SourceTimeout: (50,),
     TokenUnfit: (280, 260),
     ResumeLost: (286, 136, 40576, 40585, 40615, 47),
     SourceRefused: (13, 18, 20, 40573, 166, 40324, 40415),
@@ -75,8 +76,16 @@ def test_a_token_that_does_not_fit_is_not_yet_a_lost_position(code: int) -> None
     ids=lambda error: type(error).__name__,
 )
 def test_what_is_known_to_pass_by_itself(error: PyMongoError) -> None:
-    assert type(classify(error)) is SourceUnavailable
+    assert isinstance(classify(error), SourceUnavailable)
     assert is_transient(error)
+
+
+def test_timeout_says_whether_the_server_reported_it() -> None:
+    ours, the_servers = classify(NetworkTimeout("timed out")), classify(failure(50))
+    assert isinstance(ours, SourceTimeout)
+    assert not ours.busy
+    assert isinstance(the_servers, SourceTimeout)
+    assert the_servers.busy
 
 
 def test_what_is_not_known_to_pass() -> None:

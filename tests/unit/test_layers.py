@@ -32,7 +32,16 @@ LEVELS = (
     ("zmsd.rows", "zmsd.watermarks"),
     ("zmsd.schema",),
     ("zmsd.config",),
-    ("zmsd.retry", "zmsd.log", "zmsd.systemd", "zmsd.deadline", "zmsd.prometheus", "zmsd.position", "zmsd.channel"),
+    (
+        "zmsd.retry",
+        "zmsd.log",
+        "zmsd.systemd",
+        "zmsd.deadline",
+        "zmsd.prometheus",
+        "zmsd.position",
+        "zmsd.channel",
+        "zmsd.pace",
+    ),
     ("zmsd.errors",),
     ("zmsd",),
 )

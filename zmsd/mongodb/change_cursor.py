@@ -8,6 +8,7 @@ try again.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing
@@ -15,6 +16,7 @@ from functools import partial
 from threading import Thread
 from typing import Any, NamedTuple
 
+import pymongo
 from bson.codec_options import CodecOptions
 from bson.errors import InvalidBSON
 from bson.int64 import Int64
@@ -23,10 +25,11 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
 from zmsd import position
-from zmsd.errors import ResumeLost
+from zmsd.errors import ResumeLost, SourceTimeout
 from zmsd.mongodb import raw_batch
 from zmsd.mongodb.errors import EventUnreadable, TokenUnfit, classify
 from zmsd.mongodb.source import CODEC, Document, Source
+from zmsd.pace import Pace
 
 ENVELOPE = ("operationType", "ns.coll", "to.coll", "documentKey", "txnNumber", "wallTime")
 """What is wanted of every event, besides its documents."""
@@ -36,6 +39,8 @@ AT_ONCE_MS = 1
 AWAIT_MS = 1000
 """Milliseconds that a getMore may wait for events: also how long a stop may wait for it."""
 BATCH = 1000
+_CLOSE_SECONDS = 2.0
+"""Deadline of killCursors: mongod ends an unused cursor by itself after ten minutes."""
 _ROOM = 4 << 20
 """Bytes of resume tokens, or of a whole reply, from which on a batch may have ended because its reply was full: a token
 holds the _id of its document, twice as long, and MongoDB takes one of megabytes."""
@@ -89,7 +94,7 @@ class ChangeCursor:
         self._stages = stages
         self._matches = [stage for stage in stages if "$match" in stage]
         self._options = options or {}
-        self._batch_size = batch_size
+        self._pace = Pace(batch_size)
         self._asked = batch_size  # events, by the command whose reply comes next
         self._reads_ahead = ahead
         self._slice_size = slice_size
@@ -134,6 +139,8 @@ class ChangeCursor:
         except PyMongoError as error:
             self._drop()
             fault = classify(error)
+            if isinstance(fault, SourceTimeout):
+                self._pace.late(busy=fault.busy)
             if isinstance(fault, TokenUnfit) and "resumeAfter" not in self._place:
                 fault = ResumeLost(str(fault))  # not even its time is there
             raise fault from error
@@ -156,7 +163,7 @@ class ChangeCursor:
     def close(self) -> None:
         """End the cursor on the server. Never raises: a server that is gone has ended it already."""
         if self._id:  # also ends what is under way
-            with contextlib.suppress(PyMongoError):
+            with contextlib.suppress(PyMongoError), pymongo.timeout(_CLOSE_SECONDS):
                 self._source.db.command({"killCursors": self._namespace, "cursors": [Int64(self._id)]})
         self._drop()
 
@@ -191,25 +198,30 @@ class ChangeCursor:
         self._session = self._session or self._source.client.start_session(causal_consistency=False)
         # Where the batch and the token after it come to more than a reply may have (a bug of MongoDB's, with an _id of
         # kilobytes), a getMore says so (EventUnreadable); of an aggregate it would only cut the connection.
-        self._asked = min(self._batch_size, _FEW)
+        self._asked = min(self._pace.size, _FEW)
         command = {
             "aggregate": self._collection or 1,
             "pipeline": [{"$changeStream": {**self._options, **self._place}}, *self._stages],
             "cursor": {"batchSize": self._asked},
         }
-        reply = self._source.db.command(command, session=self._session, codec_options=CODEC)
+        with pymongo.timeout(self._pace.seconds):
+            reply = self._source.db.command(command, session=self._session, codec_options=CODEC)
         self._namespace = reply["cursor"]["ns"].partition(".")[2]
         return reply
 
     def _get_more(self, wait_ms: int, codec: CodecOptions[Any] = CODEC) -> Any:
-        self._asked = self._batch_size
+        # The driver's deadline holds: pymongo.timeout would replace maxTimeMS, which is here the wait for events.
+        self._asked = self._pace.size
         command = {
             "getMore": Int64(self._id),
             "collection": self._namespace,
-            "batchSize": self._batch_size,
+            "batchSize": self._asked,
             "maxTimeMS": wait_ms,
         }
-        return self._source.db.command(command, session=self._session, codec_options=codec)
+        begun = time.monotonic()
+        reply = self._source.db.command(command, session=self._session, codec_options=codec)
+        self._pace.in_time(time.monotonic() - begun)
+        return reply
 
     def _drop(self) -> None:
         if self._ahead is not None:

@@ -15,13 +15,14 @@ from pymongo.errors import (
     AutoReconnect,
     ConfigurationError,
     ConnectionFailure,
+    NetworkTimeout,
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
     WaitQueueTimeoutError,
 )
 
-from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceUnavailable
+from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceTimeout, SourceUnavailable
 
 RESUME = frozenset(
     # network, elections, shutdown
@@ -39,6 +40,7 @@ SNAPSHOT_RETRY = frozenset((250, 272))
 OVERSIZE = 10334
 OPTION_REFUSED = 2
 """BadValue: the server does not take an option, as ``whenAvailable`` below featureCompatibilityVersion 6.0."""
+_TIME_LIMIT = 50
 
 
 class EventUnreadable(SourceError):
@@ -73,6 +75,8 @@ def classify(error: PyMongoError) -> SourceError:
         return SourceRefused(text)
     if isinstance(error, ConfigurationError):
         return SourceRefused(text)
+    if isinstance(error, NetworkTimeout) or code == _TIME_LIMIT:
+        return SourceTimeout(text, busy=code == _TIME_LIMIT)
     # Transient, or unknown: resumed in both cases, because giving up would be worse and "from now" is never right.
     return SourceUnavailable(text)
 

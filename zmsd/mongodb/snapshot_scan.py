@@ -9,26 +9,31 @@ collection's catalog entry changed meanwhile, goes on from its last ``_id`` with
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import suppress
+import time
+from collections.abc import Generator, Iterator
+from contextlib import nullcontext, suppress
 from threading import Event, Thread
 
+import pymongo
 from bson.errors import InvalidBSON
 from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure, PyMongoError
 
 from zmsd import position
 from zmsd.channel import Channel, Closed
-from zmsd.errors import SourceError, SourceRefused, SourceUnavailable, ZmsdError
+from zmsd.errors import SourceError, SourceRefused, SourceTimeout, SourceUnavailable, ZmsdError
 from zmsd.log import Repeated, kv
 from zmsd.mongodb import raw_batch
 from zmsd.mongodb.content_reader import Fields
 from zmsd.mongodb.errors import REFUSED_WAIT, SNAPSHOT_GONE, SNAPSHOT_RETRY, backoff, classify, code_of, no_bson
 from zmsd.mongodb.source import Document, Source, as_documents
+from zmsd.pace import Pace
 
 log = logging.getLogger(__name__)
 
 BATCH = 1000
+_CLOSE_SECONDS = 2.0
+"""Deadline of killCursors: mongod ends an unused cursor by itself after ten minutes."""
 _NO_INDEX = 2  # BadValue: the hint names an index that is not there
 
 
@@ -53,6 +58,7 @@ class Scan:
         self._at = at
         self._slice_size = slice_size
         self._over = Event()
+        self._pace = Pace(BATCH)
         self._last: bytes | None = None  # the slice with the newest document, once there is one
         self._backoff = backoff()
         self._repeated = Repeated(log, f"copy of {collection}")
@@ -64,8 +70,8 @@ class Scan:
     def __iter__(self) -> Iterator[list[bytes]]:
         while not self._over.is_set():
             try:
-                yield from self._read_on()
-                return
+                if (yield from self._read_on()):
+                    return
             except PyMongoError as error:
                 self._heal(error)
             except InvalidBSON as error:
@@ -82,10 +88,15 @@ class Scan:
         """Nobody wants the rest. Any thread."""
         self._over.set()
 
-    def _read_on(self) -> Iterator[list[bytes]]:
-        """From the last ``_id`` to the end. ``$gt`` in an expression goes on over all BSON types; the plain one would
-        stay within one. Both walk the index."""
-        command: Document = {"find": self.collection, "hint": {"_id": 1}, "sort": {"_id": 1}, "batchSize": BATCH}
+    def _read_on(self) -> Generator[list[bytes], None, bool]:
+        """Read from the last ``_id`` to the end; returns False where a single batch was read.
+
+        ``$gt`` in an expression goes on over all BSON types; the plain one would stay within one. Both walk the index.
+        """
+        size, slow = self._pace.size, self._pace.is_slow
+        command: Document = {"find": self.collection, "hint": {"_id": 1}, "sort": {"_id": 1}, "batchSize": size}
+        if slow:  # the deadline would also hold for all batches of the cursor together
+            command["singleBatch"] = True
         if self._fields is not None:
             command["projection"] = dict.fromkeys(self._fields | {"_id"}, 1)
         if self._last is not None:
@@ -96,7 +107,8 @@ class Scan:
             command["readConcern"] = {"level": "majority"}
         db = self._source.db
         with self._source.client.start_session(causal_consistency=False) as session:
-            cursor, length, parts = self._ask(command, session)
+            with pymongo.timeout(self._pace.seconds) if slow else nullcontext():
+                cursor, length, parts = self._ask(command, session)
             namespace = cursor["ns"].partition(".")[2]
             try:
                 while True:
@@ -105,16 +117,18 @@ class Scan:
                         self._recovered()
                         yield parts
                     if not cursor["id"]:
-                        return
-                    more = {"getMore": cursor["id"], "collection": namespace, "batchSize": BATCH}
+                        return not slow or not length
+                    more = {"getMore": cursor["id"], "collection": namespace, "batchSize": size}
                     cursor, length, parts = self._ask(more, session)
             except GeneratorExit:
-                with suppress(PyMongoError):
+                with suppress(PyMongoError), pymongo.timeout(_CLOSE_SECONDS):
                     db.command({"killCursors": namespace, "cursors": [cursor["id"]]}, session=session)
                 raise
 
     def _ask(self, command: Document, session: ClientSession) -> raw_batch.Split:
+        begun = time.monotonic()
         reply = self._source.db.command(command, session=session, codec_options=raw_batch.RAW)
+        self._pace.in_time(time.monotonic() - begun)
         return raw_batch.split(bytes(reply["cursor"].raw), self._slice_size)
 
     def _recovered(self) -> None:
@@ -134,6 +148,8 @@ class Scan:
         fault = SourceUnavailable(str(error)) if code in SNAPSHOT_RETRY else classify(error)
         if not isinstance(fault, (SourceUnavailable, SourceRefused)):
             raise fault from error
+        if isinstance(fault, SourceTimeout):
+            self._pace.late(busy=fault.busy)
         self._repeated.failed(str(fault))
         self._over.wait(REFUSED_WAIT if isinstance(fault, SourceRefused) else next(self._backoff))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from threading import Lock
 from typing import Any
 
+import pymongo
 from bson import DBRef
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import MongoClient
@@ -16,10 +17,11 @@ from pymongo.database import Database
 from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
 
 from zmsd import position
-from zmsd.errors import EvaluationError, ResumeLost, SourceError, SourceRefused, SourceUnavailable
+from zmsd.errors import EvaluationError, ResumeLost, SourceError, SourceRefused, SourceTimeout, SourceUnavailable
 from zmsd.log import kv
 from zmsd.mongodb.deployment import Deployment, ask, standalone
 from zmsd.mongodb.errors import TokenUnfit, classify, code_of, is_transient
+from zmsd.pace import FIRST_SECONDS
 from zmsd.prometheus import Counter
 
 log = logging.getLogger(__name__)
@@ -42,9 +44,13 @@ _TIMEOUTS = {
     "heartbeatFrequencyMS": 5000,
     "maxIdleTimeMS": 60_000,
 }
-"""A silent network is noticed by the driver's monitor within heartbeat + connect time, about 10 s, and the monitor then
-breaks the operations under way: so no socket time-out is needed, which would cut long scans of the oplog. Connections
-that many clients at once have needed are given back."""
+"""Used where the URI does not set them. Connections that many clients at once have needed are given back after
+``maxIdleTimeMS``."""
+_DEADLINES: dict[str, Any] = {"socketTimeoutMS": round(FIRST_SECONDS * 1000), "timeoutMS": None}
+"""Used whatever the URI sets. The driver ends a request whose complete reply has not come within ``socketTimeoutMS``,
+and closes that connection: the driver's monitor has a connection of its own and does not notice that another one
+stalls. A getMore waits 1 s for events and has 9 s more. Requests that may take longer have a deadline of their own
+(Pace). ``timeoutMS`` would replace the wait of a getMore."""
 
 
 def as_documents(found: list[Any]) -> list[Document]:
@@ -72,7 +78,7 @@ class Source:
         given = uri.partition("?")[2].lower()
         defaults: dict[str, Any] = {name: value for name, value in _TIMEOUTS.items() if name.lower() not in given}
         self._make_client: Callable[[], MongoClient[Document]] = partial(
-            MongoClient, uri, appname="zmsd", maxPoolSize=0, **defaults
+            MongoClient, uri, appname="zmsd", maxPoolSize=0, **defaults, **_DEADLINES
         )
         with translated():
             self.client = self._make_client()
@@ -136,15 +142,20 @@ class Source:
         with translated():
             return self.db.command(command, codec_options=CODEC)
 
-    def run(self, pipeline: list[Document]) -> list[Document]:
+    def run(self, pipeline: list[Document], seconds: float = FIRST_SECONDS) -> list[Document]:
         """The results of a pipeline that begins with ``$documents``. Raises EvaluationError where its stages fail, or
-        are too much with their documents."""
+        are too much with their documents.
+
+        :param seconds: the deadline, if it is another one than that of every request
+        """
         command = {"aggregate": 1, "pipeline": pipeline, "cursor": {"batchSize": 1_000_000}}
+        longer = pymongo.timeout(seconds) if seconds > FIRST_SECONDS else nullcontext()
         try:
-            return as_documents(list(self.db.cursor_command(command, codec_options=CODEC)))
+            with longer:
+                return as_documents(list(self.db.cursor_command(command, codec_options=CODEC)))
         except OperationFailure as error:
             fault = classify(error)
-            if isinstance(fault, SourceRefused):
+            if isinstance(fault, (SourceRefused, SourceTimeout)):
                 raise fault from error
             if is_transient(error) or isinstance(fault, (ResumeLost, TokenUnfit)):
                 raise SourceUnavailable(str(fault)) from error

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from threading import Event
 from typing import Any, NamedTuple
 
+from zmsd.errors import SourceTimeout
 from zmsd.mongodb.content_reader import Watched
 from zmsd.mongodb.patience import persist
 from zmsd.mongodb.raw_batch import EVALUATED, SLICE
 from zmsd.mongodb.snapshot_scan import Scan, prefetched
 from zmsd.mongodb.source import Document, Source
+from zmsd.pace import Pace
 from zmsd.replication.encoder import Encoder, Reading
 from zmsd.rows.computed import Evaluator, follows_from_id
 from zmsd.rows.rejects import Rejects
@@ -117,8 +119,17 @@ class Edition:
         reading = Reading(self._source.operation_time, self.documents, self._shards)
         return Encoder(self.catalog, self._rejects, self.shard_tables, self._evaluators, reading)
 
-    def _run(self, pipeline: list[Document]) -> list[Document]:
-        return persist("evaluation", lambda: self._source.run(pipeline), self._stop)
+    def _run(self, pipeline: list[Document], seconds: float) -> list[Document]:
+        pace = Pace(1)
+
+        def run() -> list[Document]:
+            try:
+                return self._source.run(pipeline, max(seconds, pace.seconds))
+            except SourceTimeout as error:
+                pace.late(busy=error.busy)
+                raise
+
+        return persist("evaluation", run, self._stop)
 
     def documents(self, collection: str, at: int) -> Iterator[list[Document]]:
         """All documents of a collection at a position, in batches."""

@@ -8,11 +8,13 @@ documents. The stages do not see the tag (tagged.py).
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from zmsd.config.document import Keys
-from zmsd.errors import EvaluationError, Fault
+from zmsd.errors import EvaluationError, Fault, SourceTimeout
+from zmsd.pace import FIRST_SECONDS, Pace
 from zmsd.rows.rejects import Rejects
 from zmsd.rows.tagging import TAG, flag, is_inclusion, tagged
 from zmsd.schema.catalog import Table
@@ -20,8 +22,9 @@ from zmsd.schema.mapping import path_problem
 
 Document = dict[str, Any]
 Stages = list[Document]
-Run = Callable[[Stages], list[Document]]
-"""Runs a pipeline in the database. Raises EvaluationError where its stages fail, and other SourceErrors."""
+Run = Callable[[Stages, float], list[Document]]
+"""Runs a pipeline in the database within so many seconds. Raises EvaluationError where its stages fail, and other
+SourceErrors."""
 
 SOURCE_ID = TAG
 """The member of a result that is the ``_id`` of its document."""
@@ -43,6 +46,7 @@ class Evaluator:
 
     def __init__(self, run: Run, tables: Sequence[Table], rejects: Rejects) -> None:
         self._run = run
+        self._pace = Pace(_BATCH)
         self._rejects = rejects
         self._filters = {table.name for table in tables if table.mapping.fields is not None}
         self._stages = {table.name: _runnable(table) for table in tables}
@@ -63,8 +67,9 @@ class Evaluator:
             stages = self._stages[name]
             found = results[name] = [[] for _ in documents]
             failures: dict[int, str] = {}
-            for start in range(0, len(marked), _BATCH):
-                for row in self._halving(stages, marked[start : start + _BATCH], failures):
+            size = self._pace.size
+            for start in range(0, len(marked), size):
+                for row in self._halving(stages, marked[start : start + size], failures):
                     tag = row[TAG]
                     row[SOURCE_ID] = documents[tag].get("_id")
                     found[tag].append(documents[tag] if name in self._filters else row)
@@ -78,16 +83,27 @@ class Evaluator:
         So is a batch that is larger than a command may be."""
         pipeline = [{"$documents": {"$literal": batch}}, *stages]
         try:
-            return self._run(pipeline)
+            return self._evaluated(pipeline)
         except EvaluationError:
             if len(batch) > 1:
                 halves = batch[: len(batch) // 2], batch[len(batch) // 2 :]
                 return [row for half in halves for row in self._halving(stages, half, failures)]
         try:
-            return self._run(pipeline)  # lest a moment's trouble of the server be taken for the document's
+            return self._evaluated(pipeline)  # again, so that a transient server error is not blamed on the document
         except EvaluationError as error:
             failures[batch[0][TAG]] = str(error)
             return []
+
+    def _evaluated(self, pipeline: Stages) -> list[Document]:
+        """Raises SourceTimeout: when the caller tries again, fewer documents are sent at once and given longer."""
+        begun = time.monotonic()
+        try:
+            rows = self._run(pipeline, self._pace.seconds)
+        except SourceTimeout as error:
+            self._pace.late(busy=error.busy)
+            raise
+        self._pace.in_time(time.monotonic() - begun)
+        return rows
 
 
 def problems(run: Run, table: Table) -> list[Fault]:
@@ -158,7 +174,7 @@ def _runnable(table: Table) -> Stages:
 
 def _refusal(run: Run, stages: Stages) -> str | None:
     try:
-        run(stages)
+        run(stages, FIRST_SECONDS)
     except EvaluationError as error:
         return str(error)
     return None
