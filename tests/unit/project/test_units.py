@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "systemd"
+FOLDER = Path(__file__).parents[3] / "systemd"
 UNITS = ["zmsd.service", "zmsd@.service"]
 # what a unit of the system pulls in without naming it
 TARGETS = ["sysinit.target", "basic.target", "shutdown.target", "network-online.target", "multi-user.target"]

@@ -17,7 +17,7 @@ from zmsd.errors import ConfigError
 from zmsd.schema.catalog import load_catalog
 from zmsd.schema.fetch import NotModified, fetch
 
-ETC = Path(__file__).resolve().parents[2] / "etc"
+ETC = Path(__file__).resolve().parents[3] / "etc"
 LEAST = {"mongodb": {"uri": "mongodb://127.0.0.1/db"}, "schema": {"file": "schema.json"}}
 ENVIRONMENT = {"MONGODB_URI": "mongodb://127.0.0.1/db", "SCHEMA_FILE": "schema.json"}
 

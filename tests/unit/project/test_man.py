@@ -17,7 +17,7 @@ from zmsd import cli
 from zmsd.config import settings as config
 from zmsd.config.settings import Config
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted((ROOT / "docs/man").glob("*.rst"))
 COMMANDS_8 = (ROOT / "docs/man/zmsd.8.rst").read_text()
 SETTINGS_5 = (ROOT / "docs/man/zmsd.yaml.5.rst").read_text()

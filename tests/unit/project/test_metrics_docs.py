@@ -16,7 +16,7 @@ from zmsd.prometheus import Counter, Registry
 from zmsd.replication.counters import Tally
 from zmsd.rows.rejects import Rejects
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Listing(Registry):
