@@ -18,6 +18,14 @@ from typing import IO
 from tests.support.node import Workspace
 from tests.support.wait import wait_until
 
+ENVIRONMENT_FILE = Path(__file__).parents[2] / "etc" / "zero-cache.env"
+
+
+def environment_file(path: Path = ENVIRONMENT_FILE) -> dict[str, str]:
+    """Return the variables of a file as systemd's EnvironmentFile= reads them (without quotes)."""
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith(("#", ";")))
+
 
 def free_ports(count: int) -> int:
     """The first of ``count`` adjoining free ports below the ephemeral range (zero-cache takes a port and the next)."""
@@ -61,8 +69,9 @@ class ZeroCache:
         self._restart = restart
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
+        # Everything that etc/zero-cache.env says, with what this machine has in place of a VM's.
         self._env = {
-            "ZERO_UPSTREAM_TYPE": "custom",
+            **environment_file(),
             "ZERO_UPSTREAM_DB": source,
             "ZERO_CVR_DB": database,
             "ZERO_CHANGE_DB": database,
@@ -71,15 +80,13 @@ class ZeroCache:
             "ZERO_PORT": str(self.port),
             "ZERO_REPLICA_FILE": str(self.replica),
             "ZERO_NUM_SYNC_WORKERS": "1",
-            "ZERO_TASK_ID": "test",  # the one it makes up may begin with -, and then it takes it for an option and ends
-            "ZERO_ADMIN_PASSWORD": "test",
             "ZERO_ENABLE_TELEMETRY": "false",
             "ZERO_LOG_LEVEL": "info",
         }
-        if query_url:
-            self._env["ZERO_QUERY_URL"] = query_url
-        if mutate_url:
-            self._env["ZERO_MUTATE_URL"] = mutate_url
+        for name, url in (("ZERO_QUERY_URL", query_url), ("ZERO_MUTATE_URL", mutate_url)):
+            del self._env[name]
+            if url:
+                self._env[name] = url
         self._env.update(env or {})
 
     def __enter__(self) -> ZeroCache:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.zero import environment_file
+
 FOLDER = Path(__file__).parents[3] / "systemd"
 UNITS = ["zmsd.service", "zmsd@.service"]
 # what a unit of the system pulls in without naming it
@@ -55,6 +57,26 @@ def test_verify_sees_what_is_wrong(tmp_path: Path) -> None:
     """Else the test above would prove nothing."""
     verify = run("systemd-analyze", "verify", f"--root={root_with(tmp_path, ['/bin/kill'])}", "zmsd.service")
     assert "/opt/zmsd/bin/zmsd" in verify.stdout
+
+
+def test_zero_cache_unit_verify_is_clean(tmp_path: Path) -> None:
+    executables = ["/opt/zero-cache/node_modules/.bin/zero-cache"]
+    root = root_with(tmp_path, executables)
+    shutil.copy(FOLDER / "zero-cache.service", root / "etc/systemd/system")
+    verify = run("systemd-analyze", "verify", f"--root={root}", "--man=no", "zero-cache.service")
+    assert (verify.returncode, verify.stdout) == (0, "")
+
+
+def test_zero_cache_env_is_read_alike_by_systemd_and_shell() -> None:
+    """No quotes, blanks or expansions, so that the two agree."""
+    path = FOLDER.parent / "etc/zero-cache.env"
+    variables = environment_file(path)
+    for name, value in variables.items():
+        assert re.fullmatch(r"ZERO_[A-Z_]+", name)
+        assert re.fullmatch(r"[\w:/.@+-]+", value), name
+    shell = ["/bin/sh", "-c", 'set -a; . "$1"; env', "sh", str(path)]
+    read = subprocess.run(shell, capture_output=True, text=True, check=True, env={}).stdout
+    assert variables.items() <= dict(line.split("=", 1) for line in read.splitlines()).items()
 
 
 @pytest.mark.parametrize("unit", UNITS)
