@@ -6,13 +6,9 @@ from collections import deque
 from threading import Condition
 from typing import Generic, TypeVar
 
-from zmsd.errors import ZmsdError
+from zmsd.errors import Stopped, ZmsdError
 
 T = TypeVar("T")
-
-
-class Closed(Exception):
-    """The other side is gone, and wants no more or has no more."""
 
 
 class Channel(Generic[T]):
@@ -29,17 +25,17 @@ class Channel(Generic[T]):
         return len(self._items)
 
     def put(self, item: T) -> None:
-        """Waits while the channel is full. Raises Closed."""
+        """Waits while the channel is full. Raises Stopped."""
         with self._changed:
             while len(self._items) >= self.limit and not self._closed:
                 self._changed.wait()
             if self._closed:
-                raise Closed
+                raise Stopped
             self._items.append(item)
             self._changed.notify_all()
 
     def get(self, timeout: float | None = None) -> T | None:
-        """The next item; None after ``timeout`` seconds. At the end raises what ``close`` was given, or Closed."""
+        """The next item; None after ``timeout`` seconds. At the end raises what ``close`` was given, or Stopped."""
         with self._changed:
             if not self._items and not self._closed:
                 self._changed.wait_for(lambda: self._items or self._closed, timeout)
@@ -50,11 +46,11 @@ class Channel(Generic[T]):
             if self._error is not None:
                 raise self._error
             if self._closed:
-                raise Closed
+                raise Stopped
             return None
 
     def close(self, error: ZmsdError | None = None) -> None:
-        """End it: items that are in it can still be taken, then ``error`` (the first one given) or Closed is raised."""
+        """End it: items in it can still be taken, then ``error`` (the first one given) or Stopped is raised."""
         with self._changed:
             self._error = self._error or error
             self._closed = True

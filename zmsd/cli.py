@@ -12,8 +12,7 @@ from typing import NoReturn
 
 from zmsd import __version__, daemon
 from zmsd.config import settings as config
-from zmsd.errors import ConfigError, ZmsdError
-from zmsd.schema.fetch import EndpointDown
+from zmsd.errors import ConfigError, EndpointDown, ZmsdError
 
 EX_CONFIG = 78
 """sysexits.h; the unit does not restart after it."""

@@ -1,17 +1,26 @@
-"""Every error that zmsd raises on purpose.
+"""Every exception that zmsd raises on purpose, except those that do not leave their module.
 
 ZmsdError
-    ConfigError            a config, schema or mapping document is wrong; at start exit 78, on reload the old one stays
-    SourceError
-        SourceUnavailable  network, election, time-out: back off and retry
+    ConfigError            a settings, schema or mapping document is wrong; exit code 78, a reload keeps the old one
+        EndpointDown       a URL gave no document; exit code 1
+    SourceError            MongoDB
+        SourceUnavailable  network, election, time-out: retry with backoff at the same position
             SourceTimeout  no complete answer came within the request's deadline
-        SourceRefused      authentication, privilege, standalone server: said once, retried slowly
-        ResumeLost         the position is no longer in the oplog, or is another database's: reset-required
-        EvaluationError    mongod cannot evaluate a mapping, or not over some document
-    PeerError
-        PeerGone           the normal end of a session
-        PeerProtocolError  a request or message that zmsd does not understand
-    StoreError             the watermark store cannot be used
+            SequenceError  the change streams disagree about the order: a bug; the feed begins again
+            OptionRefused  the server does not take an option of a change stream: look at it again, then retry
+        SourceRefused      credentials, privileges, topology: an operator must act; logged once, retried slowly
+        ResumeLost         the changes after a position are gone, or belong to another database: reset-required
+        TokenUnfit         the server does not take a resume token: reopen by time, once the lineage is checked
+        EventUnreadable    a change event is over 16 MB, or not valid BSON: read it without its documents
+        EvaluationError    mongod cannot evaluate a mapping, or not for some document
+    PeerError              the other end of a WebSocket
+        PeerGone           it closed, or the connection broke: the normal end of a session
+        PeerProtocolError  it sent what the protocol does not allow: close with 1002
+    StoreError             the watermark store cannot be read or written
+    MongodError            ``zmsd demo`` cannot start a mongod; the text says what to install
+
+Stopped                    a wait ended because the daemon, a session or a channel stops; not an error
+Evicted                    the change log no longer has what its reader needs next: read it from MongoDB
 """
 
 from __future__ import annotations
@@ -82,6 +91,10 @@ class ConfigError(ZmsdError):
         super().__init__("\n".join(lines))
 
 
+class EndpointDown(ConfigError):
+    """A URL gave no document: no connection, no answer in time, or an HTTP error."""
+
+
 class SourceError(ZmsdError):
     """MongoDB did not do what was asked."""
 
@@ -99,12 +112,28 @@ class SourceTimeout(SourceUnavailable):
         self.busy = busy
 
 
+class SequenceError(SourceUnavailable):
+    """The streams disagree about the order: a bug, here or in MongoDB. The feed begins again at its position."""
+
+
+class OptionRefused(SourceUnavailable):
+    """The server does not take an option of a command (code 2), which depends on what it is: look at it again."""
+
+
 class SourceRefused(SourceError):
     """It will not do it until an operator acts: credentials, privileges, topology."""
 
 
 class ResumeLost(SourceError):
     """The changes after a position can no longer be had."""
+
+
+class TokenUnfit(SourceError):
+    """The resume token does not fit (280, 260): the position may still be had by its time."""
+
+
+class EventUnreadable(SourceError):
+    """A change event over 16 MB that the server cannot split, or one with bytes in it that are not BSON."""
 
 
 class EvaluationError(SourceError):
@@ -125,6 +154,18 @@ class PeerProtocolError(PeerError):
 
 class StoreError(ZmsdError):
     """The watermark store cannot be read or written."""
+
+
+class MongodError(ZmsdError):
+    """No mongod could be started here; the text says what to install, or to give a URI."""
+
+
+class Stopped(Exception):
+    """A wait has ended: the other side of a channel is gone, or what waited is to stop."""
+
+
+class Evicted(Exception):
+    """The change log no longer has the entry that its reader needs next, or never had it."""
 
 
 def reason_of(error: OSError) -> str:

@@ -14,9 +14,9 @@ from pymongo.database import Database
 from tests.support.documents import broken
 from tests.support.mongod import ReplicaSet
 from tests.support.wait import wait_until
+from zmsd.errors import EventUnreadable
 from zmsd.mongodb.change_cursor import BATCH, ChangeCursor
 from zmsd.mongodb.content_reader import Watched
-from zmsd.mongodb.errors import EventUnreadable
 from zmsd.mongodb.feed import DatabaseFeed
 from zmsd.mongodb.sequencer import Piece
 from zmsd.mongodb.source import Source

@@ -7,8 +7,8 @@ from threading import Thread
 import pytest
 
 from tests.support.wait import wait_until
-from zmsd.channel import Channel, Closed
-from zmsd.errors import ResumeLost, SourceUnavailable
+from zmsd.channel import Channel
+from zmsd.errors import ResumeLost, SourceUnavailable, Stopped
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def test_closing_wakes_all_who_wait() -> None:
         def run() -> None:
             try:
                 action()
-            except Closed:
+            except Stopped:
                 ends.append(name)
 
         return run
@@ -95,7 +95,7 @@ def test_what_is_in_a_closed_channel_can_still_be_taken() -> None:
     for _ in range(2):
         with pytest.raises(SourceUnavailable, match="gone"):
             channel.get()
-    with pytest.raises(Closed):
+    with pytest.raises(Stopped):
         channel.put(3)
 
 

@@ -26,7 +26,7 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from zmsd.errors import ZmsdError
+from zmsd.errors import MongodError
 
 _POLL = 0.02  # seconds
 _REPLICA_SET = "rs0"
@@ -44,10 +44,6 @@ _PACKAGES = {
     "libcrypto.so.3": "it comes with Debian 12, Ubuntu 22.04 and later",
     "libssl.so.3": "it comes with Debian 12, Ubuntu 22.04 and later",
 }
-
-
-class MongodError(ZmsdError):
-    """No mongod could be started here; the text says what to install, or to give a URI."""
 
 
 def find_binary() -> Path:

@@ -11,12 +11,20 @@ from dataclasses import dataclass
 from threading import Event, current_thread
 
 from zmsd import position
-from zmsd.channel import Closed
-from zmsd.errors import PeerGone, PeerProtocolError, ResumeLost, SourceError, SourceUnavailable, StoreError
+from zmsd.errors import (
+    Evicted,
+    PeerGone,
+    PeerProtocolError,
+    ResumeLost,
+    SourceError,
+    SourceUnavailable,
+    Stopped,
+    StoreError,
+)
 from zmsd.gateway.websocket import GOING_AWAY, PROTOCOL_ERROR, Peer
 from zmsd.log import Repeated, kv
 from zmsd.mongodb.patience import persist
-from zmsd.replication.change_log import Entry, Overrun
+from zmsd.replication.change_log import Entry
 from zmsd.replication.hub import Hub
 from zmsd.replication.initial_sync import Copy, Crossing, Snapshot
 from zmsd.replication.publication import Edition, Published
@@ -88,7 +96,7 @@ class Session:
         log.info(kv("session begins", **fields, address=self.address, last_watermark=wanted.last_watermark))
         reason = "stopped"
         try:
-            with suppress(Closed):  # stopped while it waited for MongoDB
+            with suppress(Stopped):  # stopped while it waited for MongoDB
                 self._serve()
             peer.close(GOING_AWAY, "zmsd stops")
         except PeerGone as error:
@@ -134,7 +142,7 @@ class Session:
             while not self._stop.is_set():
                 try:
                     self._follow(self._hub.edition)
-                except Overrun:
+                except Evicted:
                     self._roll_back()
                 except SourceUnavailable:  # a private feed has lost MongoDB
                     self._roll_back()
@@ -143,11 +151,11 @@ class Session:
             self._reset(str(error))
 
     def _wait_ready(self) -> None:
-        """Until the feed runs. Raises Closed when stopped."""
+        """Until the feed runs. Raises Stopped when stopped."""
         while not self._hub.readiness.wait(IDLE):
             self._listen()
             if self._stop.is_set():
-                raise Closed
+                raise Stopped
 
     def _known(self, last: str) -> CopyRecord | None:
         """The newest copy that a client has. To be asked before all else: later it may be connected anew, and have been
@@ -209,7 +217,7 @@ class Session:
             held = frames
             self._listen()
             if self._stop.is_set():
-                raise Closed  # unfinished: the client throws it away
+                raise Stopped  # unfinished: the client throws it away
         # What was not read at the position may be of another history, if that has changed meanwhile.
         at = position.watermark(copy.at)
         persist("session", lambda: self._hub.history.check_copy(at, self._begun or at), self._stop)
@@ -229,7 +237,7 @@ class Session:
     def _follow(self, edition: Edition) -> None:
         """Send what happens after the place, until stopped or until there is another edition.
 
-        Raises Overrun, ResumeLost and PeerGone.
+        Raises Evicted, ResumeLost and PeerGone.
         """
         epochs = self._hub.store.epochs()
         if epochs and epochs[-1] != edition.fingerprint:

@@ -25,9 +25,9 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
 from zmsd import position
-from zmsd.errors import ResumeLost, SourceTimeout
+from zmsd.errors import EventUnreadable, ResumeLost, SourceTimeout, TokenUnfit
 from zmsd.mongodb import raw_batch
-from zmsd.mongodb.errors import EventUnreadable, TokenUnfit, classify
+from zmsd.mongodb.errors import classify
 from zmsd.mongodb.source import CODEC, Document, Source
 from zmsd.pace import Pace
 

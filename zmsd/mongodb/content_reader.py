@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from bson import DBRef
 
+from zmsd.errors import EventUnreadable, OptionRefused
 from zmsd.log import kv
 from zmsd.mongodb import raw_batch
 from zmsd.mongodb.change_cursor import BATCH, ENVELOPE, Batch, ChangeCursor
-from zmsd.mongodb.errors import EventUnreadable, OptionRefused
 from zmsd.mongodb.lookup import AFTER, BEFORE, OF_DOCUMENTS, WITH_AFTER, WITH_BEFORE, Lookup
 from zmsd.mongodb.order import events_of
 from zmsd.mongodb.reader import Health, Reader

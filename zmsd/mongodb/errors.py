@@ -22,7 +22,16 @@ from pymongo.errors import (
     WaitQueueTimeoutError,
 )
 
-from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceTimeout, SourceUnavailable
+from zmsd.errors import (
+    EventUnreadable,
+    OptionRefused,
+    ResumeLost,
+    SourceError,
+    SourceRefused,
+    SourceTimeout,
+    SourceUnavailable,
+    TokenUnfit,
+)
 
 RESUME = frozenset(
     # network, elections, shutdown
@@ -41,18 +50,6 @@ OVERSIZE = 10334
 OPTION_REFUSED = 2
 """BadValue: the server does not take an option, as ``whenAvailable`` below featureCompatibilityVersion 6.0."""
 _TIME_LIMIT = 50
-
-
-class EventUnreadable(SourceError):
-    """A change event over 16 MB that the server cannot split, or one with bytes in it that are no BSON."""
-
-
-class OptionRefused(SourceUnavailable):
-    """The server does not take an option of a command (code 2), which depends on what it is: look at it again."""
-
-
-class TokenUnfit(SourceError):
-    """The resume token does not fit (280, 260): the position may still be had by its time."""
 
 
 def code_of(error: PyMongoError) -> int | None:

@@ -9,8 +9,8 @@ from threading import Event, Thread
 from types import TracebackType
 
 from zmsd import position
-from zmsd.channel import Closed
 from zmsd.deadline import Deadline
+from zmsd.errors import Stopped
 from zmsd.mongodb.change_cursor import AT_ONCE_MS, AWAIT_MS, Batch
 from zmsd.mongodb.content_reader import CollectionReader, DatabaseReader, Watched
 from zmsd.mongodb.lookup import OF_DOCUMENTS
@@ -57,7 +57,7 @@ class Feed:
     def read(self) -> Pieces | None:
         """What came next, perhaps nothing but progress; None when there was nothing in about a second.
 
-        Raises ResumeLost, EventUnreadable, SourceUnavailable (begin again at ``progress``) and Closed.
+        Raises ResumeLost, EventUnreadable, SourceUnavailable (begin again at ``progress``) and Stopped.
         """
         raise NotImplementedError
 
@@ -120,7 +120,7 @@ class DatabaseFeed(StreamFeed):
 
     def read(self) -> Pieces | None:
         if self._stop.is_set():
-            raise Closed
+            raise Stopped
         batch = self._reader.step(AT_ONCE_MS if self._grouper.is_open else AWAIT_MS)
         if batch is None:
             return None

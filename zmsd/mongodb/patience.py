@@ -7,8 +7,7 @@ from collections.abc import Callable
 from threading import Event
 from typing import TypeVar
 
-from zmsd.channel import Closed
-from zmsd.errors import SourceUnavailable
+from zmsd.errors import SourceUnavailable, Stopped
 from zmsd.log import Repeated
 from zmsd.mongodb.errors import backoff
 
@@ -18,7 +17,7 @@ T = TypeVar("T")
 
 
 def persist(what: str, call: Callable[[], T], stop: Event) -> T:
-    """The result of a call, through everything that heals. Raises Closed once ``stop`` is set, and other
+    """The result of a call, through everything that heals. Raises Stopped once ``stop`` is set, and other
     SourceErrors."""
     waits = backoff()
     repeated = Repeated(log, what)
@@ -28,7 +27,7 @@ def persist(what: str, call: Callable[[], T], stop: Event) -> T:
         except SourceUnavailable as error:
             repeated.failed(error)
             if stop.wait(next(waits)):
-                raise Closed from error
+                raise Stopped from error
         else:
             repeated.recovered()
             return result

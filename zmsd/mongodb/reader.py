@@ -8,11 +8,11 @@ from contextlib import suppress
 from threading import Event, Lock, Thread
 
 from zmsd import position
-from zmsd.channel import Channel, Closed
-from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceUnavailable
+from zmsd.channel import Channel
+from zmsd.errors import OptionRefused, ResumeLost, SourceError, SourceRefused, SourceUnavailable, Stopped, TokenUnfit
 from zmsd.log import Repeated
 from zmsd.mongodb.change_cursor import AWAIT_MS, Batch, ChangeCursor
-from zmsd.mongodb.errors import REFUSED_WAIT, OptionRefused, TokenUnfit, backoff
+from zmsd.mongodb.errors import REFUSED_WAIT, backoff
 from zmsd.mongodb.source import Document
 from zmsd.prometheus import Counter
 
@@ -158,7 +158,7 @@ class Reader:
                 return
             except SourceError as error:
                 if self._stop.is_set():
-                    raise Closed from error
+                    raise Stopped from error
                 self._failed(error)
         with suppress(SourceError):  # there will be other quiet moments
             self.idle()
@@ -201,7 +201,7 @@ class ReaderThread:
                 batch = self._reader.step()
                 if batch is not None and (batch.events or self._keep_empty):
                     self.channel.put(batch)
-        except Closed:
+        except Stopped:
             pass
         except SourceError as fault:
             error = fault

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from zmsd.channel import Channel
-from zmsd.errors import SourceUnavailable
+from zmsd.errors import SequenceError
 from zmsd.mongodb.change_cursor import Batch
 from zmsd.mongodb.source import Document
 
@@ -33,10 +33,6 @@ class Pieces(NamedTuple):
     pieces: list[Piece]
     progress: int
     """Everything up to this position has been delivered (never beyond an unfinished transaction)."""
-
-
-class SequenceError(SourceUnavailable):
-    """The streams disagree about the order: a bug, here or in MongoDB. The feed begins again at its position."""
 
 
 class Paired(NamedTuple):

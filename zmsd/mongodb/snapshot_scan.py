@@ -20,8 +20,8 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure, PyMongoError
 
 from zmsd import position
-from zmsd.channel import Channel, Closed
-from zmsd.errors import SourceError, SourceRefused, SourceTimeout, SourceUnavailable, ZmsdError
+from zmsd.channel import Channel
+from zmsd.errors import SourceError, SourceRefused, SourceTimeout, SourceUnavailable, Stopped, ZmsdError
 from zmsd.log import Repeated, kv
 from zmsd.mongodb import raw_batch
 from zmsd.mongodb.content_reader import Fields
@@ -164,7 +164,7 @@ def prefetched(scan: Scan, stop: Event) -> Iterator[list[Document]]:
         try:
             for batch in scan:
                 channel.put(batch)
-        except Closed:
+        except Stopped:
             pass
         except SourceError as fault:
             error = fault
@@ -180,8 +180,8 @@ def prefetched(scan: Scan, stop: Event) -> Iterator[list[Document]]:
         while not stop.is_set():
             for one in channel.get(1.0) or ():
                 yield scan.documents(one)
-        raise Closed
-    except Closed:
+        raise Stopped
+    except Stopped:
         if stop.is_set():  # a part must not be taken for all
             raise
     finally:

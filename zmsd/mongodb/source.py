@@ -17,10 +17,18 @@ from pymongo.database import Database
 from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
 
 from zmsd import position
-from zmsd.errors import EvaluationError, ResumeLost, SourceError, SourceRefused, SourceTimeout, SourceUnavailable
+from zmsd.errors import (
+    EvaluationError,
+    ResumeLost,
+    SourceError,
+    SourceRefused,
+    SourceTimeout,
+    SourceUnavailable,
+    TokenUnfit,
+)
 from zmsd.log import kv
 from zmsd.mongodb.deployment import Deployment, ask, standalone
-from zmsd.mongodb.errors import TokenUnfit, classify, code_of, is_transient
+from zmsd.mongodb.errors import classify, code_of, is_transient
 from zmsd.pace import FIRST_SECONDS
 from zmsd.prometheus import Counter
 

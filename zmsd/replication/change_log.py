@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Condition
 
+from zmsd.errors import Evicted
+
 LIMIT = 64 << 20
 """Bytes of frames that are kept."""
 _ENOUGH = 1 << 20
@@ -36,10 +38,6 @@ class Entry:
     def __post_init__(self) -> None:
         extra = sum(map(len, self.shard_frames.values())) if self.shard_frames else 0
         self.size = len(self.frames) + extra + _ENTRY_BYTES
-
-
-class Overrun(Exception):
-    """What this reader had to read next is not in the log, or not any more."""
 
 
 class ChangeLog:
@@ -136,11 +134,11 @@ class ChangeLog:
     def tail(self, after: str, edition: str) -> Tail | None:
         """A reader from the first transaction above a watermark; None where the log lacks some of what comes after it.
 
-        Raises Overrun where the log is for another edition.
+        Raises Evicted where the log is for another edition.
         """
         with self._changed:
             if self._floor is not None and edition != self._edition:
-                raise Overrun
+                raise Evicted
             if self._floor is None or after < self._floor or any(first <= after < end for first, end in self._gaps):
                 return None
             index = bisect_right(self._entries, after, key=lambda entry: entry.watermark)
@@ -177,7 +175,7 @@ class ChangeLog:
                 self._changed.wait(timeout)
             index = number - self._base
             if generation != self._generation or index < 0:
-                raise Overrun
+                raise Evicted
             taken: list[Entry] = []
             for entry in self._entries[index : index + max(rows, 0)]:  # each counts as a row at least
                 if rows <= 0 or size <= 0:
@@ -210,13 +208,13 @@ class Tail:
         self._after: str | None = after
 
     def take(self, rows: int, size: int, timeout: float) -> list[Entry]:
-        """The next entries: to about so many rows and bytes, after waiting so many seconds at most. Raises Overrun."""
+        """The next entries: to about so many rows and bytes, after waiting so many seconds at most. Raises Evicted."""
         taken = self._log.take(self._generation, self._number, rows, size, timeout)
         self._number += len(taken)
         if self._after is not None and taken:
             known = bisect_right(taken, self._after, key=lambda entry: entry.watermark)
             if any((entry.ahead_to or "") > self._after for entry in taken[:known]):
-                raise Overrun  # its reader is in a gap
+                raise Evicted  # its reader is in a gap
             self._after = None if known < len(taken) else self._after
             return taken[known:]
         return taken

@@ -9,8 +9,7 @@ from contextlib import suppress
 from threading import Event, Thread
 
 from zmsd import position
-from zmsd.channel import Closed
-from zmsd.errors import ResumeLost, SourceError, SourceRefused, StoreError
+from zmsd.errors import ResumeLost, SourceError, SourceRefused, Stopped, StoreError
 from zmsd.log import Repeated, kv
 from zmsd.mongodb.errors import REFUSED_WAIT, backoff
 from zmsd.mongodb.feed import Feed
@@ -103,7 +102,7 @@ class Dispatcher:
             while not self._stop.is_set():
                 try:
                     self._feed_once()
-                except Closed:
+                except Stopped:
                     break
                 except ResumeLost as error:
                     # Not a word to the sessions here: each is told when it asks for changes that cannot be had.
@@ -180,7 +179,7 @@ class Dispatcher:
                 self._checkpoint()
                 if self._next not in (None, edition) or self._hub.source.deployment is not deployment:
                     return
-            raise Closed
+            raise Stopped
 
     def _check_place(self) -> None:
         assert self._place is not None

@@ -12,8 +12,7 @@ from threading import BoundedSemaphore, Condition, Event
 from typing import Protocol
 
 from zmsd import position
-from zmsd.channel import Closed
-from zmsd.errors import ResumeLost
+from zmsd.errors import ResumeLost, Stopped
 from zmsd.log import kv
 from zmsd.mongodb.feed import DatabaseFeed
 from zmsd.mongodb.source import Source
@@ -84,7 +83,7 @@ class Hub:
     def changes(
         self, place: str, edition: Edition, stop: Event, give_up: Callable[[], bool], end: Callable[[], None]
     ) -> Changes:
-        """The changes after a watermark, encoded for an edition. Raises ResumeLost, and Overrun for an old edition.
+        """The changes after a watermark, encoded for an edition. Raises ResumeLost, and Evicted for an old edition.
 
         :param stop: ends the wait for MongoDB to come back
         :param give_up: asked now and then while waiting for one of the private feeds
@@ -117,7 +116,7 @@ class Hub:
             log.info(kv("waiting for a private feed", place=place, limit=self.private_feeds))
             while not self._private.acquire(timeout=1.0):
                 if give_up():
-                    raise Closed
+                    raise Stopped
                 for one in self._catching_up.copy():
                     one.end_if_stuck()
         made = CatchUp(self, place, edition, stop, end)

@@ -27,7 +27,7 @@ from zmsd.config import document as documents
 from zmsd.config.document import Document
 from zmsd.config.settings import SourceConfig
 from zmsd.deadline import Deadline
-from zmsd.errors import ConfigError, Fault, ZmsdError
+from zmsd.errors import ConfigError, EndpointDown, Fault, ZmsdError
 
 TIMEOUT = 10.0
 """Seconds for a whole fetch."""
@@ -52,10 +52,6 @@ class Fetched:
     etag: str | None = None
     age: float | None = None
     fault: Fault | None = None
-
-
-class EndpointDown(ConfigError):
-    """A URL gave no document: no connection, no answer in time, or an HTTP error."""
 
 
 def fetch(spec: SourceConfig, etag: str | None = None) -> Fetched | Literal[NotModified.NOT_MODIFIED]:

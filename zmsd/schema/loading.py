@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from zmsd.config.document import Document
 from zmsd.config.reader import kind
 from zmsd.config.settings import Config, SourceConfig
-from zmsd.errors import ConfigError, Fault, ZmsdError
+from zmsd.errors import ConfigError, EndpointDown, Fault, ZmsdError
 from zmsd.log import kv
 from zmsd.schema import fetch
 from zmsd.schema.catalog import Catalog, load_catalog
@@ -43,7 +43,7 @@ def publication(settings: Config, *, keep: bool = True) -> Publication:
         try:
             found = fetch.load(spec, copies)
         except ConfigError as error:
-            down = down or isinstance(error, fetch.EndpointDown)
+            down = down or isinstance(error, EndpointDown)
             faults.extend(error.faults)
             return None
         if found.fault is not None:
@@ -62,7 +62,7 @@ def publication(settings: Config, *, keep: bool = True) -> Publication:
         faults.append(permissions.fault((), f"must be an object of permissions, not {kind(permissions.data)}"))
     if faults or catalog is None:
         # An endpoint may come back, a wrong document stays wrong: only that is for exit code 78.
-        raise (fetch.EndpointDown if down else ConfigError)(faults)
+        raise (EndpointDown if down else ConfigError)(faults)
     for spec, found in fetched:
         if keep and found.age is None:
             _keep(spec, found, copies)

@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 
 from tests.support.frames import messages
 from tests.support.wait import wait_until
-from zmsd.channel import Closed
-from zmsd.errors import PeerGone, ResumeLost, SourceRefused, SourceUnavailable, StoreError
+from zmsd.errors import Evicted, PeerGone, ResumeLost, SourceRefused, SourceUnavailable, Stopped, StoreError
 from zmsd.gateway import session as sessions
 from zmsd.gateway.session import Session, Subscription
 from zmsd.gateway.websocket import Peer
 from zmsd.position import watermark
-from zmsd.replication.change_log import Entry, Overrun
+from zmsd.replication.change_log import Entry
 from zmsd.replication.hub import Hub, Readiness
 from zmsd.zero import protocol
 
@@ -194,8 +193,8 @@ def test_what_follows_a_large_transaction_is_another_one() -> None:
 def test_a_transaction_that_is_taken_back_is_rolled_back_and_comes_again() -> None:
     scene = Scene()
     scene.changes = [
-        Script([entry(11, "a")], [entry(12, "b"), entry(20, "c", last=False)], Overrun),
-        Script([entry(12, "b")], [entry(20, "c")], Overrun),
+        Script([entry(11, "a")], [entry(12, "b"), entry(20, "c", last=False)], Evicted),
+        Script([entry(12, "b")], [entry(20, "c")], Evicted),
         Script([entry(21, "d")], scene.session.stop),
     ]
     assert scene.run() == [
@@ -213,14 +212,14 @@ def test_what_was_committed_does_not_come_again() -> None:
     """A large transaction ended, and the next one had begun, when that was taken back."""
     scene = Scene()
     scene.changes = [
-        Script([entry(11, "a", last=False)], [entry(11, "b"), entry(12, "c", last=False)], Overrun),
+        Script([entry(11, "a", last=False)], [entry(11, "b"), entry(12, "c", last=False)], Evicted),
     ]
     scene.run()
     assert scene.places == [watermark(10), watermark(11)]
 
 
 def test_the_changes_of_a_client_are_given_back() -> None:
-    first, second = Script(Overrun), Script([entry(11)])
+    first, second = Script(Evicted), Script([entry(11)])
     scene = Scene(first, second)
     second.steps.append(scene.session.stop)
     scene.run()
@@ -241,7 +240,7 @@ class History:
         left = [one for one in self.entries if one.watermark > place]
         for size in self.takes:
             if not size:
-                script.steps.append(Overrun)
+                script.steps.append(Evicted)
                 return script
             script.steps.append(left[:size])
             left = left[size:]
@@ -345,7 +344,7 @@ def test_who_has_what_is_not_known_any_more_copies_afresh(newest: int, why: str)
 
 def test_a_stop_is_no_loss_of_a_position() -> None:
     """Also where the session was waiting for MongoDB, or for a private feed."""
-    scene = Scene(Closed())
+    scene = Scene(Stopped())
     assert scene.run() == []
     assert scene.peer.closed == (1001, "zmsd stops")
 

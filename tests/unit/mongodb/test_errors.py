@@ -20,8 +20,16 @@ from pymongo.errors import (
     WaitQueueTimeoutError,
 )
 
-from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceTimeout, SourceUnavailable
-from zmsd.mongodb.errors import EventUnreadable, TokenUnfit, backoff, classify, code_of, is_transient
+from zmsd.errors import (
+    EventUnreadable,
+    ResumeLost,
+    SourceError,
+    SourceRefused,
+    SourceTimeout,
+    SourceUnavailable,
+    TokenUnfit,
+)
+from zmsd.mongodb.errors import backoff, classify, code_of, is_transient
 
 RESUMABLE, NON_RESUMABLE = "ResumableChangeStreamError", "NonResumableChangeStreamError"
 

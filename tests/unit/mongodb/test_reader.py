@@ -18,14 +18,12 @@ from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
 from tests.support.wait import wait_until
 from zmsd import position
-from zmsd.channel import Closed
-from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceUnavailable
+from zmsd.errors import EventUnreadable, ResumeLost, SourceError, SourceRefused, SourceUnavailable, Stopped, TokenUnfit
 from zmsd.mongodb import feed as feeds
 from zmsd.mongodb import raw_batch
 from zmsd.mongodb import reader as readers
 from zmsd.mongodb.change_cursor import ChangeCursor
 from zmsd.mongodb.content_reader import Watched
-from zmsd.mongodb.errors import EventUnreadable, TokenUnfit
 from zmsd.mongodb.feed import AdaptiveFeed, CollectionFeed, DatabaseFeed, Feed, StreamFeed, open_feed
 from zmsd.mongodb.lookup import Lookup
 from zmsd.mongodb.reader import Health, Reader
@@ -201,7 +199,7 @@ def test_events_that_could_not_be_completed_are_not_passed_over(trouble: Excepti
 def test_events_that_could_not_be_completed_do_not_hold_up_a_stop() -> None:
     reader = Filling(Script(database=[batch(event(T + 1))]), *[SourceUnavailable("away")] * 3)
     reader.stop.set()
-    with pytest.raises(Closed):
+    with pytest.raises(Stopped):
         reader.step()
 
 
@@ -314,7 +312,7 @@ def test_a_feed_is_ended_from_outside_and_ends_nobody_else() -> None:
     assert not stop.is_set()
     with closing(DatabaseFeed(Script().source, {}, T, stop)) as feed:
         stop.set()
-        with pytest.raises(Closed):
+        with pytest.raises(Stopped):
             feed.read()
 
 
@@ -336,7 +334,7 @@ def test_a_reader_in_trouble_does_not_hold_up_the_feed() -> None:
         def read() -> None:
             try:
                 reads.extend(feed.read() for _ in range(3))
-            except Closed:
+            except Stopped:
                 return
 
         thread = Thread(target=read, daemon=True)
@@ -583,7 +581,7 @@ def test_a_copy_that_was_stopped_does_not_look_complete(at: int) -> None:
     """Who takes it for all documents of a collection would publish a part."""
     stop = Event()
     scan = FakeScan([[{"_id": number}] for number in range(20)], stop, at)
-    with pytest.raises(Closed):
+    with pytest.raises(Stopped):
         list(prefetched(cast(Scan, scan), stop))
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zmsd.channel import Channel, Closed
-from zmsd.errors import ResumeLost, SourceUnavailable
+from zmsd.channel import Channel
+from zmsd.errors import ResumeLost, SequenceError, SourceUnavailable, Stopped
 from zmsd.mongodb.change_cursor import Batch
-from zmsd.mongodb.sequencer import Grouper, Piece, SequenceError, Sequencer
+from zmsd.mongodb.sequencer import Grouper, Piece, Sequencer
 from zmsd.mongodb.source import Document
 
 NOW = 1 << 62
@@ -214,5 +214,5 @@ def test_what_ended_a_reader_ends_the_pairing() -> None:
     assert len(sequencer.pair([entry(event(BEGIN, 1))]).events) == 1, "what it had read comes first"
     with pytest.raises(ResumeLost, match="gone"):
         sequencer.pair([entry(event(BEGIN, 2))])
-    with pytest.raises(Closed):
+    with pytest.raises(Stopped):
         sequencer.pair([entry(event(BEGIN, 2, "b"))])

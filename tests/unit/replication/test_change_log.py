@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.wait import wait_until
+from zmsd.errors import Evicted
 from zmsd.position import watermark
-from zmsd.replication.change_log import ChangeLog, Entry, Overrun, Tail
+from zmsd.replication.change_log import ChangeLog, Entry, Tail
 
 EDITION = "edition"
 ALL = 1 << 30
@@ -71,7 +72,7 @@ def test_a_place_before_the_log_is_not_in_it() -> None:
 
 def test_a_reader_of_another_edition_is_told() -> None:
     log = started(5)
-    with pytest.raises(Overrun):
+    with pytest.raises(Evicted):
         log.tail(watermark(6), "other")
 
 
@@ -121,7 +122,7 @@ def test_the_log_is_bounded() -> None:
         assert log.size <= 20_000
         if at == 95:
             assert taken(tail(log, 90)) == [f"{number}.0" for number in range(91, 96)]
-    with pytest.raises(Overrun):
+    with pytest.raises(Evicted):
         taken(slow)
     assert log.tail(watermark(50), EDITION) is None
     assert taken(tail(log, 99)) == ["100.0"]
@@ -146,7 +147,7 @@ def test_parts_whose_end_never_came_are_taken_back() -> None:
     log.cut()
     assert log.head == watermark(1)
     for reader in (torn, waiting):
-        with pytest.raises(Overrun):
+        with pytest.raises(Evicted):
             taken(reader)
     log.extend([entry(5, 0), entry(6)])
     assert taken(tail(log, 1)) == ["5.0", "6.0"]
@@ -167,7 +168,7 @@ def test_a_new_beginning_overruns_everyone() -> None:
     reader, late = tail(log, 0), tail(log, 1)
     log.start(watermark(3), EDITION)
     for old in (reader, late):
-        with pytest.raises(Overrun):
+        with pytest.raises(Evicted):
             taken(old)
     assert log.tail(watermark(1), EDITION) is None
     assert log.size == 0
@@ -205,7 +206,7 @@ def test_who_stands_in_a_gap_is_sent_elsewhere() -> None:
     waiting, early, late = tail(log, 6), tail(log, 3), tail(log, 9)
     ahead = Entry(watermark(5), 0, 1, b"5.0", ahead_to=watermark(9))
     log.extend([entry(4), ahead, entry(10)])
-    with pytest.raises(Overrun):
+    with pytest.raises(Evicted):
         taken(waiting)
     assert taken(early) == ["4.0", "5.0", "10.0"]
     assert taken(late) == ["10.0"]
@@ -287,7 +288,7 @@ def test_readers_at_their_own_pace() -> None:
         try:
             while not seen[pace] or seen[pace][-1] < 500:
                 seen[pace] += [int(one.frames.partition(b".")[0]) for one in reader.take(pace or ALL, ALL, 10)]
-        except Overrun:
+        except Evicted:
             overruns.append(pace)
 
     threads = [Thread(target=read, args=(pace,), daemon=True) for pace in seen]
@@ -308,7 +309,7 @@ def test_readers_at_their_own_pace() -> None:
 
 @dataclass
 class Reader:
-    """One who follows the rules of a session: from a place, through Overrun, and privately where the log is not."""
+    """One who follows the rules of a session: from a place, through Evicted, and privately where the log is not."""
 
     place: int
     seen: list[int] = field(default_factory=list)
@@ -326,7 +327,7 @@ class Reader:
             return
         try:
             entries = self.tail.take(rows, ALL, 0)
-        except Overrun:
+        except Evicted:
             self.tail = None
             self.open = []
             return

@@ -12,12 +12,11 @@ from unittest.mock import MagicMock
 import pytest
 
 from tests.support.wait import wait_until
-from zmsd.channel import Closed
-from zmsd.errors import ResumeLost
+from zmsd.errors import Evicted, ResumeLost, Stopped
 from zmsd.mongodb.sequencer import Piece, Pieces
 from zmsd.position import watermark
 from zmsd.replication import hub as hubs
-from zmsd.replication.change_log import ChangeLog, Entry, Overrun
+from zmsd.replication.change_log import ChangeLog, Entry
 from zmsd.replication.hub import Changes, Hub, Readiness
 from zmsd.replication.publication import Edition
 
@@ -163,7 +162,7 @@ def test_who_goes_in_the_middle_leaves_nothing_behind(hub: Hub, monkeypatch: pyt
 
 def test_a_log_for_another_edition_is_not_met(hub: Hub) -> None:
     hub.log.start(watermark(100), "g")
-    with pytest.raises(Overrun):
+    with pytest.raises(Evicted):
         changes(hub, 110)
 
 
@@ -203,7 +202,7 @@ def test_only_so_many_read_by_themselves(hub: Hub, feeds: list[FakeFeed]) -> Non
 def test_who_gives_up_waiting_has_lost_no_position(hub: Hub) -> None:
     changes(hub, 5)
     changes(hub, 5)
-    with pytest.raises(Closed):
+    with pytest.raises(Stopped):
         hub.changes(watermark(5), EDITION, Event(), lambda: True, lambda: None)
 
 

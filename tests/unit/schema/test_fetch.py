@@ -14,9 +14,9 @@ import pytest
 from tests.support.wait import FACTOR
 from zmsd.config import document as documents
 from zmsd.config.settings import SourceConfig
-from zmsd.errors import ConfigError, ZmsdError
+from zmsd.errors import ConfigError, EndpointDown, ZmsdError
 from zmsd.schema import fetch as fetching
-from zmsd.schema.fetch import NOT_MODIFIED, EndpointDown, Fetched, fetch, keep, load
+from zmsd.schema.fetch import NOT_MODIFIED, Fetched, fetch, keep, load
 
 Answer = Callable[[BaseHTTPRequestHandler], object]
 
