@@ -17,7 +17,7 @@ from pymongo.database import Database
 
 from tests.e2e import chat
 from tests.support.browser import Page, find_chromium
-from tests.support.daemon import ROOT, ZmsdProcess
+from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ReplicaSet
 from tests.support.node import CHAT, Workspace
 from tests.support.postgres import Postgres
@@ -158,12 +158,6 @@ def test_the_api_server(database: Database[dict[str, Any]], api: Api) -> None:
     assert post(url, chat.push("c", 0, "_zero_cleanupResults", cleanup))[0] == 200
     assert database.zeroMutations.count_documents({}) == 0
     assert post(url, chat.push("c", 3, "message.send", message), user="ada:forged")[0] == 401
-
-
-def test_the_documents_are_those_of_the_demo() -> None:
-    demo = ROOT / "zmsd" / "tools" / "chat_files"
-    for name in ("schema.json", "mappings.json"):
-        assert json.loads((demo / name).read_text()) == json.loads((CHAT / name).read_text())
 
 
 def test_the_page(

@@ -30,7 +30,7 @@ from zmsd.schema.loading import publication
 from zmsd.zero.protocol import PATH
 
 DATABASE = "zmsd_demo"
-_FILES = Path(__file__).parent / "chat_files"
+_FILES = Path(__file__).parent
 
 
 def demo(uri: str | None, port: int, seconds: float | None) -> int:
