@@ -9,13 +9,13 @@ import docutils.core
 import pytest
 from docutils.writers import null
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted(
     [*ROOT.glob("*.rst"), *ROOT.glob("docs/*.rst"), *ROOT.glob("bench/*.rst"), *ROOT.glob("examples/*/*.rst")]
 )
 OF_CODE = [ROOT / "docs" / "architecture.rst", ROOT / "CONTRIBUTING.rst"]
 FILE = re.compile(r"``((?:[\w.@-]+/)*[\w.@-]+(?:\.(?:py|rst|yaml|yml|json|cfg|env|service|html|toml|mjs)|/))``")
-FOLDERS = ("", "zmsd", "tests/support", "tests/unit", "tests/integration", "docs")
+FOLDERS = ("", "zmsd", "tests/support", "tests/unit/rows", "tests/integration", "docs")
 """What a path may be relative to."""
 ELSEWHERE = {"zmsd/watermarks/redis.py"}
 """The file of an example that is to be written."""
