@@ -22,14 +22,50 @@ Format = Literal["text", "json"]
 # systemd's priorities, lowest level first
 _PRIORITIES = ((logging.DEBUG, 7), (logging.INFO, 6), (logging.WARNING, 4), (logging.ERROR, 3))
 
-# What a client or a library puts into a message must not steer a terminal or end a line of the journal.
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+OUTSIDE_CHARACTERS = 200
+"""Characters that a log line shows of one text from outside: of a request, a client's message, a document."""
+_SENTENCES = ("error", "reason", "fault", "warning")
+_SENTENCE_CHARACTERS = 1000
+"""Characters of a field of these names, which holds a sentence; texts from outside in it are cut where it is made."""
+_LINE_CHARACTERS = 4000
+"""Characters of a line of a traceback."""
+
+# Characters that steer a terminal, end a line or reorder its text: C0, DEL, C1 (U+009B and U+009D begin sequences as
+# ESC does), line and paragraph separators, bidirectional controls (UAX #9), invisible format characters, tags; and lone
+# surrogates, which no stream can encode. Joiners (U+200C, U+200D) are part of words and stay.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 # The options of a URI that may be seen; any other may carry a password or a session token.
 _PUBLIC_OPTIONS = frozenset(
     ("appname", "authmechanism", "authsource", "directconnection", "loadbalanced", "maxpoolsize", "readconcernlevel")
     + ("readpreference", "replicaset", "retryreads", "retrywrites", "ssl", "tls", "w")
 )
+
+
+def escape(text: str) -> str:
+    """Return ``text`` so that it can be written to a terminal or a log as part of one line.
+
+    The only function for this: every text from outside (documents, requests, servers' answers) passes through it.
+    """
+    return _UNSAFE.sub(_escaped, text) if not text.isprintable() else text
+
+
+def cut(text: str, limit: int) -> str:
+    """Return ``text``, or the first ``limit - 1`` characters of it and an ellipsis."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def outside(value: object) -> str:
+    """Return a text from outside, cut and escaped, to be part of a sentence in a log line or an answer."""
+    return escape(cut(str(value), OUTSIDE_CHARACTERS))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 class kv:
@@ -42,7 +78,9 @@ class kv:
         self.fields = fields
 
     def __str__(self) -> str:
-        return " ".join([self.phrase, *(f"{key}={_logfmt(value)}" for key, value in self.fields.items())])
+        return " ".join(
+            [self.phrase, *(f"{key}={_logfmt(_shortened(key, value))}" for key, value in self.fields.items())]
+        )
 
 
 class Repeated:
@@ -130,6 +168,13 @@ def _redact_option(match: re.Match[str]) -> str:
     return f"{key}=***" if equals else "***"
 
 
+def _shortened(key: str, value: object) -> object:
+    """A field's value, and where it is a text no more of it than a line should hold."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return cut(str(value), _SENTENCE_CHARACTERS if key in _SENTENCES else OUTSIDE_CHARACTERS)
+
+
 def _logfmt(value: object) -> str:
     if value is None:
         return "null"
@@ -174,7 +219,7 @@ class _Text(logging.Formatter):
         super().__init__("%(message)s" if journal else "%(asctime)s %(levelname)-7s %(threadName)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).translate(_CONTROL)
+        return "\n".join(escape(cut(line, _LINE_CHARACTERS)) for line in super().format(record).split("\n"))
 
 
 class _Json(logging.Formatter):
@@ -191,9 +236,10 @@ class _Json(logging.Formatter):
             "message": message.phrase if isinstance(message, kv) else record.getMessage(),
         }
         for key, value in message.fields.items() if isinstance(message, kv) else ():
-            line[f"{key}_" if key in line else key] = _json(value)
+            line[f"{key}_" if key in line else key] = _json(_shortened(key, value))
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            text = self.formatException(record.exc_info)
+            line["exception"] = "\n".join(cut(each, _LINE_CHARACTERS) for each in text.split("\n"))
         if record.stack_info:
             line["stack"] = self.formatStack(record.stack_info)
         return json.dumps(line)
