@@ -196,7 +196,7 @@ class Daemon:
             self._refuse(str(error))
             return
         logs.setup(new.log.level, new.log.format)
-        self.server.limits, self.server.tls = _limits(new), context
+        self.server.apply(_limits(new), context)
         self._refresh.watch(published.documents)
         fixed = [name for name in _FIXED if getattr(new, name) != getattr(self._config, name)]
         if _fixed_server(new) != _fixed_server(self._config):
@@ -324,7 +324,7 @@ def _fixed_server(settings: Config) -> tuple[object, ...]:
 
 def _limits(settings: Config) -> Limits:
     server = settings.server
-    return Limits(server.token, server.max_sessions, server.max_sessions_per_address)
+    return Limits(server.token, server.max_sessions, server.max_sessions_per_address, server.host)
 
 
 def _tls(server: config.ServerConfig) -> ssl.SSLContext | None:

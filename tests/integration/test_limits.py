@@ -76,12 +76,15 @@ def test_sessions_of_an_address(serve: Serve, follow: Follow) -> None:
 
 
 def test_limits_and_tokens_change_on_sighup(serve: Serve, follow: Follow) -> None:
-    """Who is there stays."""
-    zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": "first"}})
-    connected = follow(zmsd, query={"token": "first"})
+    """A session stays while its token does."""
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": ["first", "second"]}})
+    revoked = follow(zmsd, query={"token": "first"})
+    connected = follow(zmsd, app="kept", query={"token": "second"}, again=True)
     zmsd.write(settings={"server": {"token": ["second", "third"], "max_sessions": 2}})
     zmsd.signal(signal.SIGHUP)
     zmsd.wait_log("reloaded")
+    wait_until(lambda: revoked.closings, "the session whose token was removed ends")
+    assert zmsd.log("its token was removed")
     assert refused(zmsd, f"{STREAM}&token=first").status == 401
     other = follow(zmsd, app="other", query={"token": "third"}, again=True)
     assert refused(zmsd, f"{STREAM}&token=second").status == 503

@@ -131,7 +131,8 @@ def test_no_secret_is_ever_shown(
         with process as zmsd:
             # A wrong password.
             zmsd.start(ready=False)
-            wait_until(lambda: "uthentication" in zmsd.get("/readyz")[1], "it is said", 30)
+            token = {"Authorization": f"Bearer {SECRET}-token"}
+            wait_until(lambda: "uthentication" in zmsd.get("/readyz", token)[1], "the reason is shown", 30)
             everything.look()
             zmsd.stop()
             # The right one, and guests with wrong tokens.

@@ -1,212 +1,216 @@
-"""One connection: a request, its routes and tokens, and what becomes of it."""
+"""HTTP requests and answers as bytes: parsing, access rules, security headers. No I/O."""
 
 from __future__ import annotations
 
 import base64
+import binascii
 import contextlib
 import hmac
-import io
-import logging
-import socket
-from collections.abc import Callable, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler
-from struct import pack
-from threading import Event
-from typing import Any, NamedTuple, Protocol, cast
-from urllib.parse import parse_qs, urlsplit
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import NamedTuple
+from urllib.parse import parse_qs
 
-from zmsd import __version__, position
-from zmsd.deadline import Deadline
-from zmsd.errors import PeerError, PeerProtocolError
-from zmsd.gateway.session import Session, Subscription
-from zmsd.gateway.websocket import Peer
-from zmsd.log import kv
-from zmsd.zero import protocol
+from zmsd import position
+from zmsd.gateway.session import Subscription
+from zmsd.log import outside
 
-log = logging.getLogger(__name__)
-
-REFUSAL_DELAY = 1.0
-"""Seconds before a refusal is said: zero-cache tries again after 30 ms, without any backoff."""
-REQUEST_SECONDS = 10.0
-"""Seconds in which a request's line and headers must have come."""
 REQUEST_BYTES = 32 << 10
-"""Of a request's line and headers together."""
+"""Bytes that a request's line and headers may have together."""
+MAX_HEADERS = 100
+"""Header lines that a request may have."""
+HEAD_END = b"\r\n\r\n"
+
+_REQUEST_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (/[!-~]*) HTTP/1\.([01])")
+_HEADER_NAME = re.compile(
+    r"[!#$%&'*+.^`|~0-9A-Za-z-]+"
+)  # without _: WSGI, as simple_websocket reads it, has - and _ alike
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+_ONCE = frozenset(("authorization", "host", "origin", "sec-websocket-key", "sec-websocket-version", "upgrade"))
+
+SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
+    {
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+    }
+)
+"""Sent with every answer; a page may bring a Content-Security-Policy of its own."""
 
 
 class Page(NamedTuple):
+    """An answer to a request."""
+
     status: int
     type: str
     body: str
+    headers: Mapping[str, str] = MappingProxyType({})
+    """In addition to, or instead of, SECURITY_HEADERS."""
 
 
 class Limits(NamedTuple):
-    """What a reload may change without a restart."""
+    """Settings of the server that a reload changes without a restart."""
 
     tokens: tuple[str, ...] = ()
     max_sessions: int = 64
     max_sessions_per_address: int = 16
+    host: str = "127.0.0.1"
+    """``server.host``, which a request's Host may name."""
 
 
-class Host(Protocol):
-    """What a connection needs of the server."""
+class Refused(Exception):
+    """A request that is not answered with what it asks for.
 
-    limits: Limits
-    pages: Mapping[str, Callable[[], Page]]
-    stopping: Event
+    ``kind`` is a fixed phrase, one for each reason, by which refusals are counted in the log; ``reason`` may quote the
+    request.
+    """
 
-    def admit(self, address: str, wanted: Subscription) -> Session | str: ...
-
-    def leave(self, session: Session) -> None: ...
-
-
-class _TooLarge(Exception):
-    """A request has more than REQUEST_BYTES."""
-
-
-class _Timed(io.RawIOBase):
-    """Reads a socket until a deadline, however slowly the bytes come, and no more than a request may have."""
-
-    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
-        self._sock = sock
-        self._deadline = deadline
-        self._room = REQUEST_BYTES
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        left = self._deadline.remaining()
-        if not left:
-            raise TimeoutError("request took too long")
-        if not self._room:
-            raise _TooLarge
-        self._sock.settimeout(left)
-        count = self._sock.recv_into(memoryview(buffer)[: self._room])
-        self._room -= count
-        return count
+    def __init__(self, status: int, kind: str, reason: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.kind = kind
+        self.reason = reason
+        self.headers = headers or {}
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One connection, one request."""
+class Request(NamedTuple):
+    """The line and headers of a request. Header names are in lower case."""
 
-    protocol_version = "HTTP/1.1"
-    server_version = f"zmsd/{__version__}"
-    sys_version = ""
+    method: str
+    path: str
+    query: Mapping[str, Sequence[str]]
+    version: str
+    headers: Mapping[str, str]
 
     @property
-    def host(self) -> Host:
-        return cast(Host, self.server)
+    def wants_websocket(self) -> bool:
+        return self.headers.get("upgrade", "").lower() == "websocket"
 
-    def setup(self) -> None:
-        super().setup()
-        self.rfile = self._reader = io.BufferedReader(_Timed(self.connection, Deadline(REQUEST_SECONDS)))
 
-    def handle(self) -> None:
-        self.close_connection = True
-        try:
-            if self._reader.peek(1)[:1].isalpha():
-                self.handle_one_request()
-            else:
-                self._cut()
-        except _TooLarge:
-            self.requestline, self.request_version, self.command = "", self.protocol_version, ""
-            self._refuse(431, f"line and headers of a request may have {REQUEST_BYTES} bytes")
-        except OSError as error:
-            log.debug(kv("connection lost", address=self.client_address[0], error=error))
+def parse(head: bytes) -> Request:
+    """Parse a request's line and headers, without the empty line at their end.
 
-    def _cut(self) -> None:
-        """No HTTP. zero-cache 0.25 takes its upstream for a Postgres too: it says hello when it starts, and is not
-        ready until that has failed. Only a reset fails; after an end it tries again, for ever."""
-        log.debug(kv("connection cut, not HTTP", address=self.client_address[0]))
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0))
-        self.connection.close()
+    Strict where parsers differ (RFC 9112): no folded lines, no blank before a colon, no control characters, no header
+    name with ``_``, no repeated header that decides who gets in. Raises Refused.
+    """
+    line, *lines = head.decode("latin-1").split("\r\n")
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None or "#" in match[2]:
+        raise _bad(f"not a request line: {outside(_without_query(line))!r}")
+    if len(lines) > MAX_HEADERS:
+        raise Refused(431, "too many headers", f"a request may have {MAX_HEADERS} headers")
+    headers: dict[str, str] = {}
+    for each in lines:
+        name, colon, value = each.partition(":")
+        if not colon or not _HEADER_NAME.fullmatch(name):
+            raise _bad(f"not a valid header name: {outside(name)!r}")
+        name, value = name.lower(), value.strip(" \t")
+        if any(character < " " and character != "\t" or character == "\x7f" for character in value):
+            raise _bad(f"a control character in the header {outside(name)}")
+        if name in _ONCE and name in headers:
+            raise _bad(f"the header {name} is given twice")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    if match[3] == "1" and "host" not in headers:
+        raise _bad("the header Host is missing")
+    path, _, query = match[2].partition("?")
+    return Request(match[1], path, parse_qs(query, keep_blank_values=True), match[3], headers)
 
-    def do_GET(self) -> None:
-        try:
-            url = urlsplit(self.path)
-        except ValueError as error:
-            self._answer(400, str(error))
-            return
-        page = self.host.pages.get(url.path)
-        if url.path == protocol.PATH:
-            self._stream(parse_qs(url.query, keep_blank_values=True))
-        elif self._wants_websocket():  # of a refusal zero-cache shows its operator no more than the status
-            self._refuse(404, f"no WebSocket at {url.path}: it is at {protocol.PATH}")
-        elif page is None:
-            known = " ".join(sorted([protocol.PATH, *self.host.pages]))
-            self._answer(404, f"nothing at {url.path}; there is: {known}")
-        elif url.path not in ("/", "/healthz", "/readyz") and not self._allowed(parse_qs(url.query)):
-            self._refuse(401, "wrong or missing token")
-        else:
-            self._send_page(page())
 
-    def _stream(self, query: dict[str, list[str]]) -> None:
-        if not self._allowed(query):
-            return self._refuse(401, "wrong or missing token: give it as ?token=…, as Basic password or as Bearer")
-        if not self._wants_websocket():
-            return self._answer(426, "this is a WebSocket endpoint", {"Upgrade": "websocket", "Connection": "Upgrade"})
-        try:
-            wanted = subscription(query)
-        except ValueError as error:
-            return self._refuse(400, str(error))
-        session = self.host.admit(self.client_address[0], wanted)
-        if isinstance(session, str):
-            return self._refuse(503, session)
-        try:
-            headers = {key.lower(): value for key, value in self.headers.items()}
-            session.run(Peer(self.connection, headers, f"session-{session.number}"))
-        except PeerProtocolError as error:
-            self._refuse(400, str(error))
-        except PeerError as error:
-            log.debug(kv("connection lost", address=self.client_address[0], error=error))
-        finally:
-            self.host.leave(session)
+def check_origin(request: Request, limits: Limits, page: bool) -> None:
+    """Refuse what a web page of another origin can have a browser ask. Raises Refused.
 
-    def _wants_websocket(self) -> bool:
-        return bool(self.headers.get("Upgrade", "").lower() == "websocket")
+    A browser sends Origin with every WebSocket and with requests across origins, and lets no page change Origin or
+    Host; zero-cache sends no Origin. A name in Host that an attacker's DNS server points at this machine (DNS
+    rebinding) makes a page same-origin, so without a token only names are accepted that an attacker cannot own.
 
-    def _allowed(self, query: dict[str, list[str]]) -> bool:
-        tokens = self.host.limits.tokens
-        if not tokens:
-            return True
-        kind, _, credentials = self.headers.get("Authorization", "").partition(" ")
-        given = [*query.get("token", ()), *query.get("k", ())]
-        if kind.lower() == "bearer":
-            given.append(credentials.strip())
-        elif kind.lower() == "basic":
-            with contextlib.suppress(ValueError):
-                given.append(base64.b64decode(credentials).decode().partition(":")[2])
-        # All are compared, in constant time each.
-        matches = [hmac.compare_digest(one.encode(), token.encode()) for one in given for token in tokens]
-        return any(matches)
+    :param page: false for the stream, which is not for browsers at all
+    """
+    host, origin = request.headers.get("host"), request.headers.get("origin")
+    if host is not None and not limits.tokens and not _is_own(host, limits.host):
+        hint = "use an IP address or localhost, set server.host to that name, or set server.token"
+        raise Refused(403, "Host refused", f"Host {outside(host)!r} is refused without server.token: {hint}")
+    if origin is None or (page and origin.lower() in (f"http://{host}".lower(), f"https://{host}".lower())):
+        return
+    raise Refused(403, "Origin refused", f"a request of another origin, {outside(origin)!r}: not for web pages")
 
-    def _refuse(self, status: int, reason: str) -> None:
-        log.warning(kv("request refused", address=self.client_address[0], status=status, reason=reason))
-        self.host.stopping.wait(REFUSAL_DELAY)
-        extra = {"WWW-Authenticate": 'Bearer realm="zmsd"'} if status == 401 else {}
-        self._answer(status, reason, extra)
 
-    def _answer(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
-        self._send_page(Page(status, "text/plain; charset=utf-8", text + "\n"), headers or {})
+def accepted_token(request: Request, tokens: Sequence[str]) -> str | None:
+    """Return the one of ``tokens`` that a request carries: in its query, as Bearer or as Basic password."""
+    given = [text.encode(errors="replace") for key in ("token", "k") for text in request.query.get(key, ())]
+    kind, _, credentials = request.headers.get("authorization", "").partition(" ")
+    raw = credentials.strip().encode("latin-1")
+    if kind.lower() == "bearer":
+        given.append(raw)
+    elif kind.lower() == "basic":
+        with contextlib.suppress(binascii.Error):
+            given.append(base64.b64decode(raw, validate=True).partition(b":")[2])
+    # Compare all of them, each in constant time, so that the time tells nothing about a token.
+    matches = [token for token in tokens for one in given if hmac.compare_digest(one, token.encode())]
+    return matches[0] if matches else None
 
-    def _send_page(self, page: Page, headers: dict[str, str] | None = None) -> None:
-        body = page.body.encode()
-        self.connection.settimeout(REQUEST_SECONDS)
-        self.send_response(page.status)
-        for name, value in {
-            "Content-Type": page.type,
-            "Content-Length": str(len(body)),
-            "Cache-Control": "no-store",
-            "Connection": "close",
-            **(headers or {}),
-        }.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Pages are asked for every few seconds by monitors: at debug only, and without the query (it holds tokens)."""
-        log.debug(kv("request", address=self.client_address[0], path=getattr(self, "path", "").partition("?")[0]))
+def check_handshake(request: Request) -> None:
+    """Check a WebSocket handshake (RFC 6455, 4.2.1). Raises Refused."""
+    if not request.wants_websocket:
+        headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
+        raise Refused(426, "not a WebSocket", "this is a WebSocket endpoint", headers)
+    connection = {word.strip().lower() for word in request.headers.get("connection", "").split(",")}
+    if request.method != "GET" or request.version != "1" or "upgrade" not in connection:
+        raise Refused(400, "not a handshake", "not a WebSocket handshake: expected GET, HTTP/1.1, Connection: Upgrade")
+    if request.headers.get("sec-websocket-version") != "13":
+        raise Refused(426, "not a handshake", "Sec-WebSocket-Version must be 13", {"Sec-WebSocket-Version": "13"})
+    if not re.fullmatch(r"[A-Za-z0-9+/]{22}==", request.headers.get("sec-websocket-key", "")):
+        raise Refused(400, "not a handshake", "Sec-WebSocket-Key must be 16 bytes in Base64")
+
+
+def render(page: Page, with_body: bool) -> bytes:
+    """Return an answer's bytes; ``with_body`` is false for HEAD."""
+    body = page.body.encode(errors="replace")
+    headers = {
+        "Server": "zmsd",
+        "Content-Type": page.type,
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+        **SECURITY_HEADERS,
+        **page.headers,
+    }
+    lines = [f"HTTP/1.1 {page.status} {HTTPStatus(page.status).phrase}", *(f"{k}: {v}" for k, v in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body if with_body else b"")
+
+
+def text_page(status: int, text: str, headers: Mapping[str, str] | None = None) -> Page:
+    """Return a page of plain text."""
+    return Page(status, "text/plain; charset=utf-8", text + "\n", headers or {})
+
+
+def _bad(reason: str) -> Refused:
+    return Refused(400, "bad request", reason)
+
+
+def _without_query(line: str) -> str:
+    """A request line without its query, which may hold a token."""
+    return line.partition("?")[0]
+
+
+def _is_own(host: str, configured: str) -> bool:
+    """Whether a Host header names this server without DNS, by localhost or by the configured name."""
+    match = _HOST.fullmatch(host)
+    if match is None:
+        return False
+    name = match[1].strip("[]").lower().rstrip(".")
+    if name in ("localhost", configured.strip("[]").lower()):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def subscription(query: Mapping[str, Sequence[str]]) -> Subscription:

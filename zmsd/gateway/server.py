@@ -1,4 +1,4 @@
-"""The threaded server: who may come in, and the registry of sessions."""
+"""The server: routes of requests, and the registry of sessions."""
 
 from __future__ import annotations
 
@@ -6,69 +6,112 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable
-from socketserver import TCPServer, ThreadingMixIn
+from collections.abc import Callable, Mapping
+from queue import SimpleQueue
 from threading import Event, Lock, Thread, current_thread
-from typing import Any
+from typing import NamedTuple
 
 from zmsd.deadline import Deadline
-from zmsd.gateway.http import REQUEST_SECONDS, Handler, Limits, Page
+from zmsd.errors import PeerError, PeerProtocolError
+from zmsd.gateway.http import (
+    REQUEST_BYTES,
+    Limits,
+    Page,
+    Refused,
+    Request,
+    accepted_token,
+    check_handshake,
+    check_origin,
+    parse,
+    render,
+    subscription,
+    text_page,
+)
+from zmsd.gateway.listener import Connection, Listener
+from zmsd.gateway.refusals import Refusals
 from zmsd.gateway.session import Session, Subscription
 from zmsd.gateway.tls import TlsSocket
-from zmsd.log import Repeated, kv
+from zmsd.gateway.websocket import Peer
+from zmsd.log import kv, outside
 from zmsd.replication.hub import Hub
+from zmsd.zero import protocol
 
 log = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 256
-"""Connections at once, sessions and pages together."""
+REFUSAL_DELAY_SECONDS = 1.0
+"""Before a refusal is answered: zero-cache tries again after 30 ms, without any backoff."""
+PAGE_THREADS = 2
+"""Threads that make pages, so that a page that takes long does not hold up connections."""
+PUBLIC = ("/", "/healthz", "/readyz")
+"""Pages that need no token, and show details only to who has one."""
+_BACKLOG = 1024
+_CUT_OFF_INTERVAL_SECONDS = 2.0
+
+PageMaker = Callable[[bool], Page]
+"""Makes a page; the argument is whether the reader may see tables, hosts and reasons."""
 
 
-class Server(ThreadingMixIn, TCPServer):
-    """``start`` and ``stop`` are for the main thread; each connection has a thread of its own."""
+class _Admitted(NamedTuple):
+    session: Session
+    token: str | None
 
-    allow_reuse_address = True
-    daemon_threads = True
-    request_queue_size = 128
+
+class Server:
+    """``start``, ``stop`` and ``apply`` are for the main thread; each session has a thread of its own."""
 
     def __init__(
         self,
         address: tuple[str, int],
         hub: Hub,
-        pages: dict[str, Callable[[], Page]],
+        pages: Mapping[str, PageMaker],
         limits: Limits,
         tls: ssl.SSLContext | None,
         died: Callable[[str], None],
     ) -> None:
-        """Binds and listens. Raises OSError.
+        """Bind and listen. Raises OSError.
 
         :param pages: path -> what makes the page
         """
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        super().__init__(address, Handler)
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind(address)
+            self._socket.listen(_BACKLOG)
+        except OSError:
+            self._socket.close()
+            raise
+        self.server_address: tuple[str, int] = self._socket.getsockname()[:2]
         self.hub = hub
         self.pages = pages
         self.limits = limits
         self.tls = tls
-        self._died = died
         self.stopping = Event()
         self._lock = Lock()
-        self._sessions: dict[int, Session] = {}
+        self._admitted: dict[int, _Admitted] = {}
         self._threads: set[Thread] = set()
-        self._looked = 0.0
-        self._crowded = Repeated(log, "taking a connection")
         self._next = 1
-        self._thread = Thread(target=self._listen, name="listener", daemon=True)
+        self._looked = 0.0
+        self._refusals = Refusals()
+        self._wanted_pages: SimpleQueue[tuple[Connection, Request, bool] | None] = SimpleQueue()
+        self._makers = [
+            Thread(target=self._make_pages, name=f"pages-{n + 1}", daemon=True) for n in range(PAGE_THREADS)
+        ]
+        self.listener = Listener(self._socket, lambda: self.tls, self._requested, self._tick, died)
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in (*self._makers, self.listener.thread):
+            thread.start()
 
     def stop(self, deadline: Deadline) -> None:
         """Stop listening; sessions end at a transaction's end, and at once when half of the time is over."""
         self.stopping.set()
-        if self._thread.is_alive():
-            self.shutdown()
-        self.socket.close()
+        self.listener.stop()
+        if self.listener.thread.is_alive():
+            self.listener.thread.join(deadline.remaining())
+        self._socket.close()
+        for _ in self._makers:
+            self._wanted_pages.put(None)
         for session in self.sessions():
             session.stop()
         self.hub.log.close()
@@ -80,72 +123,145 @@ class Server(ThreadingMixIn, TCPServer):
         for thread in list(self._threads):
             thread.join(deadline.remaining())
 
+    def apply(self, limits: Limits, tls: ssl.SSLContext | None) -> None:
+        """Take reloaded settings: sessions whose token is not among ``limits.tokens`` any more end at once."""
+        with self._lock:
+            self.limits, self.tls = limits, tls
+            revoked = [
+                one.session for one in self._admitted.values() if limits.tokens and one.token not in limits.tokens
+            ]
+        for session in revoked:
+            log.warning(kv("closing session, its token was removed", session=session.number, address=session.address))
+            session.kill()
+
     def sessions(self) -> list[Session]:
         with self._lock:
-            return list(self._sessions.values())
+            return [one.session for one in self._admitted.values()]
 
-    def admit(self, address: str, wanted: Subscription) -> Session | str:
-        """A new session in the registry, or why there is none."""
-        limits = self.limits
-        with self._lock:
-            if self.stopping.is_set():
-                return "zmsd stops"
-            if len(self._sessions) >= limits.max_sessions:
-                return f"server.max_sessions ({limits.max_sessions}) are connected"
-            if sum(one.address == address for one in self._sessions.values()) >= limits.max_sessions_per_address:
-                return f"server.max_sessions_per_address ({limits.max_sessions_per_address}) are connected from there"
-            session = Session(self._next, address, wanted, self.hub)
-            self._sessions[session.number] = session
-            self._next += 1
-            return session
+    def _requested(self, connection: Connection, head: bytes) -> None:
+        """Answer a request, or make a session of it. Listener thread."""
+        with_body, websocket = not head.startswith(b"HEAD "), False
+        try:
+            if not head:
+                raise Refused(431, "request too large", f"a request may have {REQUEST_BYTES} bytes")
+            request = parse(head)
+            websocket = request.wants_websocket
+            log.debug(kv("request", address=connection.address, path=request.path))  # its query may hold a token
+            self._route(connection, request)
+        except Refused as error:
+            page = text_page(error.status, error.reason, error.headers)
+            # A browser's or a tool's wrong path costs nothing and is not worth a line.
+            harmless = error.status in (404, 405, 426) and not websocket
+            if not harmless:
+                self._refusals.refused(error.kind, connection.address, error.status, error.reason)
+            self.listener.answer(connection, render(page, with_body), 0.0 if harmless else REFUSAL_DELAY_SECONDS)
 
-    def leave(self, session: Session) -> None:
-        with self._lock:
-            self._sessions.pop(session.number, None)
+    def _route(self, connection: Connection, request: Request) -> None:
+        """Raises Refused."""
+        limits, path = self.limits, request.path
+        stream = path == protocol.PATH
+        check_origin(request, limits, page=not stream)
+        token = accepted_token(request, limits.tokens)
+        allowed = not limits.tokens or token is not None
+        connection.trusted = token is not None
+        if request.wants_websocket and not stream:  # zero-cache shows its operator only the status of a refusal
+            raise Refused(404, "wrong path", f"no WebSocket at {outside(path)}: it is at {protocol.PATH}")
+        if not stream and path not in self.pages:
+            known = " ".join(sorted([protocol.PATH, *self.pages]))
+            raise Refused(404, "wrong path", f"nothing at {outside(path)}; there is: {known}")
+        if request.method not in ("GET", "HEAD"):
+            raise Refused(405, "wrong method", "only GET and HEAD are known", {"Allow": "GET, HEAD"})
+        if not allowed and path not in PUBLIC:
+            hint = "wrong or missing token: give it as ?token=…, as Basic password or as Bearer"
+            raise Refused(401, "token refused", hint, {"WWW-Authenticate": 'Bearer realm="zmsd"'})
+        if stream:
+            self._admit(connection, request, token)
+        else:
+            self._wanted_pages.put((connection, request, allowed))
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """As ThreadingMixIn, but the thread is registered before it starts, and joined under a deadline."""
-        if len(self._threads) >= MAX_CONNECTIONS:
-            self._crowded.failed(f"{MAX_CONNECTIONS} are open", address=client_address[0])
-            self.shutdown_request(request)
-            return
-        if len(self._threads) < MAX_CONNECTIONS // 2:
-            self._crowded.recovered()
-        thread = Thread(target=self._run, args=(request, client_address), name="connection", daemon=True)
+    def _admit(self, connection: Connection, request: Request, token: str | None) -> None:
+        """Start a session. Raises Refused."""
+        check_handshake(request)
+        if connection.early:
+            raise Refused(400, "not a handshake", "data came before the handshake was answered")
+        try:
+            wanted = subscription(request.query)
+        except ValueError as error:
+            raise Refused(400, "bad query", outside(error)) from error
+        session = self._register(connection.address, wanted, token)
+        sock = self.listener.release(connection)
+        thread = Thread(
+            target=self._serve, args=(session, sock, request.headers), name=f"session-{session.number}", daemon=True
+        )
         self._threads.add(thread)
         try:
             thread.start()
-        except RuntimeError:  # the system gives no more threads
+        except RuntimeError as error:  # the system gives no more threads
             self._threads.discard(thread)
-            raise
+            self._leave(session)
+            sock.close()
+            self._refusals.refused("no thread", connection.address, 503, f"no thread for a session: {error}")
 
-    def service_actions(self) -> None:
-        """What the listener does between connections, five times a second."""
-        if time.monotonic() - self._looked >= 2.0:
+    def _register(self, address: str, wanted: Subscription, token: str | None) -> Session:
+        """Return a new session in the registry. Raises Refused."""
+        with self._lock:
+            limits = self.limits
+            if self.stopping.is_set():
+                raise Refused(503, "stopping", "zmsd stops")
+            if limits.tokens and token not in limits.tokens:  # reloaded meanwhile
+                raise Refused(401, "token refused", "wrong token")
+            if len(self._admitted) >= limits.max_sessions:
+                raise Refused(503, "max_sessions", f"server.max_sessions ({limits.max_sessions}) are connected")
+            same = sum(one.session.address == address for one in self._admitted.values())
+            if same >= limits.max_sessions_per_address:
+                most = limits.max_sessions_per_address
+                reason = f"server.max_sessions_per_address ({most}) are connected from there"
+                raise Refused(503, "max_sessions_per_address", reason)
+            session = Session(self._next, address, wanted, self.hub)
+            self._admitted[session.number] = _Admitted(session, token)
+            self._next += 1
+            return session
+
+    def _leave(self, session: Session) -> None:
+        with self._lock:
+            self._admitted.pop(session.number, None)
+
+    def _serve(self, session: Session, sock: socket.socket, headers: Mapping[str, str]) -> None:
+        """The session's thread."""
+        wire = TlsSocket(sock) if isinstance(sock, ssl.SSLSocket) else sock
+        try:
+            session.run(Peer(wire, headers, f"session-{session.number}"))
+        except PeerProtocolError as error:
+            log.warning(kv("handshake failed", address=session.address, error=error))
+        except PeerError as error:
+            log.debug(kv("connection lost", address=session.address, error=error))
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "start new thread" not in str(error):
+                log.exception(kv("session failed", session=session.number))
+            else:
+                log.error(kv("session failed, out of resources", session=session.number, error=error or "memory"))
+        except Exception:
+            log.exception(kv("session failed", session=session.number))
+        finally:
+            self._leave(session)
+            wire.close()
+            self._threads.discard(current_thread())
+
+    def _make_pages(self) -> None:
+        """A page thread."""
+        while (wanted := self._wanted_pages.get()) is not None:
+            connection, request, allowed = wanted
+            try:
+                page = self.pages[request.path](allowed)
+            except Exception:
+                log.exception(kv("page failed", path=request.path))
+                page = text_page(500, "this page could not be made, the log of zmsd says why")
+            self.listener.post(connection, render(page, request.method != "HEAD"))
+
+    def _tick(self) -> None:
+        """Several times a second. Listener thread."""
+        self._refusals.flush()
+        if time.monotonic() - self._looked >= _CUT_OFF_INTERVAL_SECONDS:
             self._looked = time.monotonic()
             for session in self.sessions():
                 session.end_if_cut_off()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        log.exception(kv("connection failed", address=client_address[0]))
-
-    def _run(self, request: Any, client_address: Any) -> None:
-        thread = current_thread()
-        try:
-            if self.tls is not None:
-                request = TlsSocket(self.tls, request, REQUEST_SECONDS)
-            self.process_request_thread(request, client_address)
-        except OSError as error:  # the TLS handshake
-            log.debug(kv("connection lost", address=client_address[0], error=error))
-            self.shutdown_request(request)
-        finally:
-            self._threads.discard(thread)
-
-    def _listen(self) -> None:
-        try:
-            self.serve_forever(poll_interval=0.2)
-        except Exception:
-            log.exception("listener failed")
-        finally:
-            if not self.stopping.is_set():
-                self._died("listener")

@@ -40,12 +40,10 @@ class TlsSocket:
     made under a lock and does not block; the waiting is done outside.
     """
 
-    def __init__(self, made: ssl.SSLContext, sock: socket.socket, seconds: float) -> None:
-        """Shakes hands, for so many seconds at most. Raises OSError, and then ``sock`` is closed."""
-        sock.settimeout(seconds)
-        self._tls = made.wrap_socket(sock, server_side=True)
-        self._tls.settimeout(0)
-        self._seconds: float | None = seconds
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        """``sock``: after its handshake, not blocking."""
+        self._tls = sock
+        self._seconds: float | None = None
         self._lock = Lock()
 
     def __getattr__(self, name: str) -> Any:

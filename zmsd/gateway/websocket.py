@@ -11,7 +11,7 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from threading import Event, Lock, Thread
 from typing import Any
 
@@ -20,13 +20,18 @@ from simple_websocket import ConnectionError as HandshakeError
 from wsproto.utilities import ProtocolError
 
 from zmsd.errors import PeerGone, PeerProtocolError
+from zmsd.gateway.tls import TlsSocket
+from zmsd.log import kv, outside
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE = 1 << 20
-"""Characters that a message from a client may have; zero-cache's are below 200."""
-MAX_WAITING = 10_000
-"""Messages that may wait to be looked at before nothing more is read from the socket."""
+MAX_MESSAGE_BYTES = 4096
+"""Bytes that a message from a client may have; zero-cache's are below 200."""
+MAX_WAITING_BYTES = 64 << 10
+"""Bytes that may be received and not looked at yet, frame headers included, before nothing more is read."""
+_HANDSHAKE_HEADERS = ("host", "upgrade", "connection", "sec-websocket-key", "sec-websocket-version")
+"""What simple_websocket gets to see of a request. No extensions: deflate costs zero-cache 7/8 of its rows/s, and lets a
+client fill the memory (a frame of 60 kB can inflate to 60 MB)."""
 MAX_REASON = 120
 """Bytes of a close reason (RFC 6455 allows 123)."""
 
@@ -38,7 +43,7 @@ SILENCE = 15.0
 _TCP_INFO = struct.Struct("=24xI28xI")  # of Linux: segments on their way, ms since the last confirmation
 
 
-def tune(sock: socket.socket) -> None:
+def tune(sock: socket.socket | TlsSocket) -> None:
     """No delay for small writes; an idle connection whose peer or network is gone ends after 19 s (``cut_off`` is for
     the others).
 
@@ -55,14 +60,13 @@ def tune(sock: socket.socket) -> None:
 class Wire:
     """The socket given to simple_websocket."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket | TlsSocket) -> None:
         self._sock = sock
         self._lock = Lock()
         self._room = Event()
         self._room.set()
+        self._received = 0  # bytes since the session has looked
         self.dead = False
-        self.waiting: Callable[[], int] = lambda: 0
-        """How many messages nobody has looked at yet."""
 
     def send(self, data: bytes) -> int:
         """All of it, never into the middle of another frame. Raises OSError."""
@@ -71,16 +75,20 @@ class Wire:
         return len(data)
 
     def recv(self, size: int) -> bytes:
-        """Waits while the session is behind with what was received already."""
-        if self.waiting() > MAX_WAITING and not self.dead:
-            self._room.clear()  # ``resume`` comes after each look at what is waiting
-            if self.dead:  # since the look at it above
-                self._room.set()
-        self._room.wait()
-        return self._sock.recv(size)
+        """Receive, but not more than MAX_WAITING_BYTES ahead of the session. Receive thread only."""
+        while self._received >= MAX_WAITING_BYTES and not self.dead:
+            self._room.clear()
+            if self._received < MAX_WAITING_BYTES or self.dead:  # changed since the look at it above
+                break
+            self._room.wait()
+        data = self._sock.recv(min(size, max(MAX_WAITING_BYTES - self._received, 1)))
+        # Without a lock: where this overwrites a ``taken`` of the same moment, the next one comes within a second.
+        self._received += len(data)
+        return data
 
-    def resume(self) -> None:
-        """The session has taken what was waiting."""
+    def taken(self) -> None:
+        """The session has taken the messages that were waiting. Session's thread."""
+        self._received = 0
         self._room.set()
 
     def cut_off(self) -> bool:
@@ -105,33 +113,29 @@ class Wire:
 class Peer:
     """One accepted WebSocket. ``send``, ``received`` and ``close`` are for the session's thread, the others for any."""
 
-    def __init__(self, sock: socket.socket, headers: dict[str, str], name: str) -> None:
-        """Answers the handshake; raises PeerProtocolError where it is not one.
+    def __init__(self, sock: socket.socket | TlsSocket, headers: Mapping[str, str], name: str) -> None:
+        """Answer the handshake. Raises PeerProtocolError and PeerGone.
 
         :param headers: of the HTTP request, names in lower case
         :param name: of the session; the receive thread is called after it
         """
         tune(sock)
         self._wire = Wire(sock)
-        # What simple_websocket reads of a WSGI environment. No extensions: deflate costs zero-cache 7/8 of its rows/s.
+        # What simple_websocket reads of a WSGI environment.
         environ: dict[str, Any] = {
-            f"HTTP_{key.upper().replace('-', '_')}": value
-            for key, value in headers.items()
-            if key != "sec-websocket-extensions"
+            f"HTTP_{key.upper().replace('-', '_')}": headers[key] for key in _HANDSHAKE_HEADERS if key in headers
         }
         environ.update({"werkzeug.socket": self._wire, "REQUEST_METHOD": "GET"})
-        environ.setdefault("HTTP_HOST", "zmsd")
 
         def thread(target: Any) -> Thread:
             return Thread(target=_guarded, args=(target, self._wire), name=f"{name}-rx", daemon=True)
 
         try:
-            self._ws = Server(environ, max_message_size=MAX_MESSAGE, receive_bytes=65536, thread_class=thread)
+            self._ws = Server(environ, max_message_size=MAX_MESSAGE_BYTES, receive_bytes=4096, thread_class=thread)
         except (ProtocolError, HandshakeError, KeyError, ValueError) as error:
             raise PeerProtocolError(f"not a WebSocket handshake: {error!r}") from error
         except OSError as error:
             raise PeerGone(str(error)) from error
-        self._wire.waiting = self._ws.input_buffer.__len__
 
     @property
     def gone(self) -> bool:
@@ -147,17 +151,21 @@ class Peer:
             raise PeerGone(str(error)) from error
 
     def received(self) -> Iterator[str | bytes]:
-        """The messages that have come meanwhile. Raises PeerGone when the peer is gone and all were taken."""
+        """Yield the messages that have come meanwhile. Raises PeerGone when the peer is gone and all were taken, and
+        PeerProtocolError for a message that is too long."""
         waiting: list[str | bytes] = self._ws.input_buffer
         try:
             while waiting:
                 message = self._ws.receive(timeout=0)
                 if message is None:
                     break
+                # simple_websocket counts characters.
+                if len(message) * 4 > MAX_MESSAGE_BYTES and len(_encoded(message)) > MAX_MESSAGE_BYTES:
+                    raise PeerProtocolError(f"a message has more than {MAX_MESSAGE_BYTES} bytes")
                 yield message
         except ConnectionClosed as error:
             raise PeerGone(self._why()) from error
-        self._wire.resume()
+        self._wire.taken()
         if self.gone:
             raise PeerGone(self._why())
 
@@ -179,13 +187,19 @@ class Peer:
 
     def _why(self) -> str:
         reason = self._ws.close_message
-        return f"closed with {int(self._ws.close_reason)}" + (f": {reason}" if reason else "")
+        return f"closed with {int(self._ws.close_reason)}" + (f": {outside(reason)}" if reason else "")
+
+
+def _encoded(message: str | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.encode()
 
 
 def _guarded(target: Any, wire: Wire) -> None:
     """Whatever a peer sends ends its own connection only, also where a library has not thought of it."""
     try:
         target()
+    except MemoryError:
+        log.warning(kv("receive thread failed", error="out of memory"))
     except Exception:
         log.warning("receive thread failed", exc_info=True)
     finally:

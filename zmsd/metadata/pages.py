@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-from collections.abc import Callable
+import re
 
 from zmsd import __version__
 from zmsd.gateway.http import Page
+from zmsd.gateway.server import PageMaker
 from zmsd.metadata.monitor import Monitor
 from zmsd.metadata.status import PAGE, status
 from zmsd.prometheus import CONTENT_TYPE, Registry
 from zmsd.zero import protocol
 
 
-def pages(monitor: Monitor, registry: Registry) -> dict[str, Callable[[], Page]]:
-    """Path -> what makes the page."""
+def pages(monitor: Monitor, registry: Registry) -> dict[str, PageMaker]:
+    """Path -> what makes the page. Without a token in a request, where one is set, the public pages name no table, host
+    or reason: those may quote MongoDB, collections and documents."""
     hub = monitor.hub
     status_page = PAGE.read_text(encoding="utf-8")
+    status_policy = {"Content-Security-Policy": content_security_policy(status_page)}
 
-    def index() -> Page:
+    def index(allowed: bool) -> Page:
+        if not allowed:
+            return _json({"name": "zmsd", "protocol": protocol.PATH})
         tables = {
             table.name: {
                 "collection": table.mapping.collection,
@@ -29,11 +36,13 @@ def pages(monitor: Monitor, registry: Registry) -> dict[str, Callable[[], Page]]
         }
         return _json({"name": "zmsd", "version": __version__, "protocol": protocol.PATH, "tables": tables})
 
-    def healthz() -> Page:
+    def healthz(allowed: bool) -> Page:
         return Page(200, "text/plain; charset=utf-8", "ok\n")
 
-    def readyz() -> Page:
+    def readyz(allowed: bool) -> Page:
         reason, trouble = hub.readiness.reason, hub.store.trouble
+        if not allowed:
+            reason, trouble = None if reason is None else "not ready", None
         note = "" if trouble is None else f"note: the watermark store cannot be written: {trouble}\n"
         return Page(200 if reason is None else 503, "text/plain; charset=utf-8", f"{reason or 'ready'}\n{note}")
 
@@ -41,10 +50,23 @@ def pages(monitor: Monitor, registry: Registry) -> dict[str, Callable[[], Page]]
         "/": index,
         "/healthz": healthz,
         "/readyz": readyz,
-        "/metrics": lambda: Page(200, CONTENT_TYPE, registry.render()),
-        "/status": lambda: Page(200, "text/html; charset=utf-8", status_page),
-        "/status.json": lambda: _json(status(monitor)),
+        "/metrics": lambda _: Page(200, CONTENT_TYPE, registry.render()),
+        "/status": lambda _: Page(200, "text/html; charset=utf-8", status_page, status_policy),
+        "/status.json": lambda _: _json(status(monitor)),
     }
+
+
+def content_security_policy(html: str) -> str:
+    """Return the policy for a page: only its own scripts, by their hashes, and requests to its own origin."""
+    hashes = [
+        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        for script in re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    ]
+    scripts = " ".join(f"'sha256-{each}'" for each in hashes) or "'none'"
+    return (
+        f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
 
 
 def _json(value: object) -> Page:

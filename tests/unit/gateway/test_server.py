@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import errno
 import http.client
 import logging
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -18,10 +20,12 @@ import pytest
 from tests.support.wait import wait_until
 from tests.support.websocket import Closed, Refused, WebSocket
 from zmsd.deadline import Deadline
-from zmsd.gateway import http as handlers
+from zmsd.gateway import listener as listeners
+from zmsd.gateway import refusals
 from zmsd.gateway import server as servers
 from zmsd.gateway.http import Limits, Page, subscription
-from zmsd.gateway.server import Server
+from zmsd.gateway.listener import Listener, network_of
+from zmsd.gateway.server import PageMaker, Server
 from zmsd.gateway.session import Subscription
 from zmsd.gateway.websocket import GOING_AWAY, Peer
 from zmsd.position import watermark
@@ -68,16 +72,14 @@ class Hello:
             self._peer.kill()
 
 
-def page(text: str) -> Callable[[], Page]:
-    return lambda: Page(200, "text/plain; charset=utf-8", text)
+def page(text: str) -> PageMaker:
+    return lambda _: Page(200, "text/plain; charset=utf-8", text)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "Session", Hello)
-    monkeypatch.setattr(handlers, "REFUSAL_DELAY", 0.0)
-    serve = Server.serve_forever
-    monkeypatch.setattr(Server, "serve_forever", lambda self, poll_interval: serve(self, min(poll_interval, 0.01)))
+    monkeypatch.setattr(servers, "REFUSAL_DELAY_SECONDS", 0.0)
 
 
 @contextmanager
@@ -140,10 +142,20 @@ def test_pages() -> None:
         assert "secret" not in text
 
 
-@pytest.mark.parametrize("method", ["HEAD", "POST", "DELETE", "BREW"])
-def test_only_get_is_known(method: str) -> None:
+@pytest.mark.parametrize("method", ["POST", "DELETE", "OPTIONS", "BREW"])
+def test_only_get_and_head_are_known(method: str) -> None:
     with serving() as server:
-        assert ask(server, "/", method=method)[0] == 501
+        assert ask(server, "/", method=method)[0] == 405
+        assert ask(server, "/metrics", {"Content-Length": "3"}, method=method)[0] == 405
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/metrics", "/nothing", STREAM])
+def test_head_is_answered_as_get_without_a_body(path: str) -> None:
+    with serving() as server:
+        request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        head, _, body = raw(server, request).partition(b"\r\n\r\n")
+        assert body
+        assert raw(server, request.replace(b"GET", b"HEAD")) == head + b"\r\n\r\n"
 
 
 def test_the_stream_wants_a_websocket() -> None:
@@ -204,7 +216,7 @@ def test_without_a_token_nobody_comes_in(query: str, headers: dict[str, str]) ->
 
 def test_credentials_beyond_ascii_are_wrong_ones() -> None:
     with serving(TOKENS) as server:
-        request = f"GET {STREAM} HTTP/1.1\r\nAuthorization: Basic \xe9\xe9\r\n\r\n"
+        request = f"GET {STREAM} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic \xe9\xe9\r\n\r\n"
         assert raw(server, request.encode("latin-1")).startswith(b"HTTP/1.1 401 ")
 
 
@@ -223,7 +235,7 @@ def test_no_token_stands_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_refusal_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """zero-cache comes back at once, for ever."""
-    monkeypatch.setattr(handlers, "REFUSAL_DELAY", 0.2)
+    monkeypatch.setattr(servers, "REFUSAL_DELAY_SECONDS", 0.2)
     with serving(TOKENS) as server:
         for path, status in ((STREAM, 401), (f"{STREAM}&token=secret", 426)):
             before = time.monotonic()
@@ -232,11 +244,11 @@ def test_a_refusal_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_refusal_does_not_hold_up_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handlers, "REFUSAL_DELAY", 60)
+    monkeypatch.setattr(servers, "REFUSAL_DELAY_SECONDS", 60.0)
     with serving(TOKENS) as server:
         with socket.create_connection(("127.0.0.1", port(server)), timeout=10) as sock:
-            sock.sendall(f"GET {STREAM} HTTP/1.1\r\n\r\n".encode())
-            wait_until(lambda: server._threads, "the request is looked at")
+            sock.sendall(f"GET {STREAM} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            wait_until(lambda: len(server.listener), "the request is looked at")
             before = time.monotonic()
             server.stop(Deadline(10))
         assert time.monotonic() - before < 5
@@ -259,16 +271,264 @@ def test_so_many_sessions_and_no_more() -> None:
         wait_until(lambda: not server.sessions(), "all have left")
 
 
-def test_so_many_connections_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "MAX_CONNECTIONS", 2)
+def test_the_oldest_connection_without_a_token_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "MAX_CONNECTIONS_PER_ADDRESS", 3)
     with serving() as server:
-        idle = [socket.create_connection(("127.0.0.1", port(server))) for _ in range(2)]
-        wait_until(lambda: len(server._threads) == 2, "two are connected")
-        assert raw(server, b"GET / HTTP/1.1\r\n\r\n") == b""
+        idle = []
+        for number in range(5):
+            idle.append(socket.create_connection(("127.0.0.1", port(server)), timeout=10))
+            wait_until(lambda number=number: len(server.listener) == min(number + 1, 3), "it is accepted")
+        assert [sock.recv(1) for sock in idle[:2]] == [b"", b""], "the oldest are closed"
+        assert ask(server, "/healthz")[0] == 200
+        assert idle[2].recv(1) == b""
         for sock in idle:
             sock.close()
-        wait_until(lambda: not server._threads, "they have gone")
-        assert ask(server, "/healthz")[0] == 200
+        wait_until(lambda: not len(server.listener), "they have gone")
+
+
+def test_connections_are_limited_in_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "MAX_CONNECTIONS", 3)
+    with serving() as server:
+        idle = [
+            socket.create_connection(("127.0.0.1", port(server)), timeout=10, source_address=(f"127.0.0.{n}", 0))
+            for n in range(2, 7)
+        ]
+        assert [sock.recv(1) for sock in idle[:2]] == [b"", b""]
+        wait_until(lambda: len(server.listener) == 3, "three are left")
+        for sock in idle:
+            sock.close()
+
+
+def test_sessions_are_apart_from_connections_that_were_not_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "MAX_CONNECTIONS_PER_ADDRESS", 2)
+    with serving() as server, streaming(server) as first, streaming(server) as second, streaming(server) as third:
+        idle = [socket.create_connection(("127.0.0.1", port(server)), timeout=10) for _ in range(4)]
+        assert [sock.recv(1) for sock in idle[:2]] == [b"", b""]
+        assert {client.receive() for client in (first, second, third)} == {"hello zero_0"}
+        assert len(server.sessions()) == 3
+        for sock in idle:
+            sock.close()
+
+
+def test_networks() -> None:
+    assert network_of("127.0.0.1") == "127.0.0.1"
+    assert network_of("::ffff:192.0.2.7") == "192.0.2.7"
+    assert network_of("2001:db8::1") == network_of("2001:db8::ffff:1") != network_of("2001:db8:0:1::1")
+    assert network_of("fe80::1%eth0") == network_of("fe80::2")
+
+
+def test_a_flood_of_idle_connections_does_not_lock_a_client_out() -> None:
+    """2,000 connections are held open, and those that are closed are opened again, all from the client's address."""
+    opened = 0
+    with serving(TOKENS) as server:
+        stopped = Event()
+        held: list[socket.socket] = []
+
+        def flood() -> None:
+            nonlocal opened
+            while not stopped.is_set():
+                with suppress(OSError):
+                    sock = socket.create_connection(("127.0.0.1", port(server)), timeout=1)
+                    sock.send(b"GET / HTTP/1.1\r\nX: ")
+                    held.append(sock)
+                    opened += 1
+                if len(held) > 400:
+                    held.pop(0).close()
+
+        flooder = Thread(target=flood, daemon=True)
+        flooder.start()
+        try:
+            waits = []
+            while opened < 2000 or len(waits) < 79:
+                before = time.monotonic()
+                with streaming(server, f"{STREAM}&token=secret") as client:
+                    assert client.receive() == "hello zero_0"
+                waits.append(time.monotonic() - before)
+        finally:
+            stopped.set()
+            flooder.join(10)
+            for sock in held:
+                sock.close()
+    assert max(waits) < 1, sorted(waits)[-5:]
+
+
+# REVOKED TOKENS
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "ends"),
+    [
+        (("secret", "other"), ("other",), True),
+        (("secret",), ("new", "secret"), False),
+        (("secret",), (), False),
+        ((), ("secret",), True),
+    ],
+)
+def test_a_session_ends_when_its_token_goes(before: tuple[str, ...], after: tuple[str, ...], ends: bool) -> None:
+    with serving(Limits(tokens=before)) as server, streaming(server, f"{STREAM}&token=secret") as client:
+        assert client.receive() == "hello zero_0"
+        server.apply(Limits(tokens=after), None)
+        if ends:
+            with pytest.raises(Closed):
+                client.receive()
+            wait_until(lambda: not server.sessions(), "it has left")
+        else:
+            server.sessions()[0]._peer.send(frame("still here"))  # type: ignore[union-attr]
+            assert client.receive() == "still here"
+
+
+# WEB PAGES
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "", "http://127.0.0.1:1", "https://localhost.evil.example"]
+)
+@pytest.mark.parametrize("limits", [Limits(), TOKENS], ids=["open", "token"])
+def test_other_origins_are_refused(origin: str, limits: Limits) -> None:
+    with serving(limits) as server:
+        for path in ("/", "/healthz", "/metrics?token=secret", f"{STREAM}&token=secret"):
+            assert ask(server, path, {"Origin": origin})[0] == 403
+        with pytest.raises(Refused, match="403"), streaming(server, f"{STREAM}&token=secret", Origin=origin):
+            pass
+
+
+def test_the_stream_is_for_no_origin_at_all_and_pages_for_their_own() -> None:
+    with serving() as server:
+        for scheme in ("http", "https"):
+            own = {"Origin": f"{scheme}://127.0.0.1:{port(server)}"}
+            assert ask(server, "/metrics", own)[0] == 200
+            with pytest.raises(Refused, match="403"), streaming(server, **own):
+                pass
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:4848", "localhost.evil.example", "", "a b", "127.0.0.1@evil", "[::1"]
+)
+def test_a_foreign_host_is_refused_without_a_token(host: str) -> None:
+    with serving() as server:
+        for path in ("/", "/status.json", "/metrics", STREAM):
+            assert ask(server, path, {"Host": host})[0] == 403
+    with serving(TOKENS) as server:
+        assert ask(server, "/metrics?token=secret", {"Host": host})[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.0.0.1:4848", "[::1]:4848", "10.0.0.7", "localhost:80", "LOCALHOST", "db.internal:4848"]
+)
+def test_own_hosts_are_accepted_without_a_token(host: str) -> None:
+    with serving(Limits(host="db.internal")) as server:
+        assert ask(server, "/metrics", {"Host": host})[0] == 200
+
+
+def test_every_answer_has_the_security_headers() -> None:
+    with serving(TOKENS) as server:
+        for path in ("/", "/metrics", "/metrics?token=secret", "/nothing", STREAM, "//"):
+            head = raw(server, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()).partition(b"\r\n\r\n")[0].decode()
+            assert "\r\nX-Content-Type-Options: nosniff" in head
+            assert "frame-ancestors 'none'" in head
+            assert "default-src 'none'" in head
+            assert "zmsd/" not in head, "nor the version"
+
+
+# THE LOG
+
+
+def test_refusals_are_logged_once_and_then_counted(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(TOKENS) as server:
+        for number in range(60):
+            ask(server, f"/metrics?token=wrong{number}")
+            ask(server, f"/{'x' * 9000}{number}?token=wrong")
+            ask(server, STREAM, {"Origin": "http://" + "y" * 9000})
+            raw(server, b"GET /\x1b[31m" + b"z" * 9000 + b" HTTP/1.1\r\n\r\n")
+        lines = [record.getMessage() for record in caplog.records]
+        assert len(lines) == 3
+        assert max(map(len, lines)) < 400
+        assert not any("\x1b" in line for line in lines)
+        caplog.clear()
+        monkeypatch.setattr(refusals, "COUNT_INTERVAL_SECONDS", 0.0)
+        wait_until(lambda: len(caplog.records) >= 3, "they are counted")
+        assert all("count=59" in record.getMessage() for record in caplog.records)
+
+
+def test_a_quiet_kind_is_logged_in_full_again(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    log = refusals.Refusals(lambda: now)
+
+    def lines() -> list[str]:
+        log.flush()
+        found = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return found
+
+    log.refused("token refused", "192.0.2.1", 401, "why")
+    log.refused("token refused", "192.0.2.1", 401, "why")
+    assert lines() == ['request refused address=192.0.2.1 status=401 kind="token refused" reason=why']
+    now = 60.0
+    assert lines() == ['more requests refused kind="token refused" count=1 seconds=60']
+    now = 120.0
+    assert lines() == []
+    log.refused("token refused", "192.0.2.2", 401, "why")
+    assert len(lines()) == 1
+
+
+def test_a_client_that_goes_before_its_answer_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with serving() as server:
+        server.pages = {"/big": page("x" * 50_000_000), "/": page("index")}
+        for _ in range(5):
+            with socket.create_connection(("127.0.0.1", port(server)), timeout=10) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                sock.sendall(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert sock.recv(1)
+        wait_until(lambda: not len(server.listener), "they have gone")
+        assert ask(server, "/")[0] == 200
+    assert not caplog.records
+
+
+def test_no_more_threads_is_one_line(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as server:
+        starting = Thread.start
+
+        def start(thread: Thread) -> None:
+            if thread.name.startswith("session-"):
+                raise RuntimeError("can't start new thread")
+            starting(thread)
+
+        monkeypatch.setattr(Thread, "start", start)
+        for _ in range(20):
+            with pytest.raises((Closed, Refused)), streaming(server):
+                pass
+        monkeypatch.setattr(Thread, "start", starting)
+        assert not server.sessions()
+        assert len(caplog.records) == 1
+        assert not caplog.records[0].exc_info
+        with streaming(server) as client:
+            assert client.receive() == "hello zero_0"
+
+
+def test_a_page_that_fails_is_500() -> None:
+    with serving() as server:
+        server.pages = {"/": lambda _: Page(1 // 0, "", "")}
+        assert ask(server, "/")[0] == 500
+
+
+def test_accepting_goes_on_after_the_files_were_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as server:
+        failures = [OSError(errno.EMFILE, "Too many open files")] * 3
+
+        class Full:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(server._socket, name)
+
+            def accept(self) -> Any:
+                if failures:
+                    raise failures.pop()
+                return server._socket.accept()
+
+        monkeypatch.setattr(server.listener, "_sock", Full())
+        wait_until(lambda: ask(server, "/healthz")[0] == 200, "it answers")
 
 
 # WHAT A CLIENT ASKS FOR
@@ -329,9 +589,10 @@ GARBAGE = {
     "a bad header": b"GET / HTTP/1.1\r\nno colon here\r\n\r\n",
     "many headers": b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 500 + b"\r\n",
     "a long line": b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n",
+    "a long head": b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: " + b"x" * 70_000,
     "a bad escape": b"GET /%zz%?%zz=%&&&=;; HTTP/1.1\r\n\r\n",
-    "a handshake without a key": f"GET {STREAM} HTTP/1.1\r\nUpgrade: websocket\r\n\r\n".encode(),
-    "a folded header": f"GET {STREAM} HTTP/1.1\r\nUpgrade: websocket\r\n x\r\n\r\n".encode(),
+    "a handshake without a key": f"GET {STREAM} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\r\n".encode(),
+    "a folded header": f"GET {STREAM} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n x\r\n\r\n".encode(),
 }
 
 
@@ -360,7 +621,7 @@ def test_a_path_that_is_no_url_is_no_bug_of_ours(caplog: pytest.LogCaptureFixtur
 
 def test_a_request_that_does_not_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a byte comes now and then."""
-    monkeypatch.setattr(handlers, "REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(listeners, "REQUEST_SECONDS", 0.3)
     with serving() as server, socket.create_connection(("127.0.0.1", port(server)), timeout=10) as sock:
         sock.settimeout(0.02)
         ended = time.monotonic() + 10
@@ -374,12 +635,12 @@ def test_a_request_that_does_not_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> 
                 continue
             except OSError:
                 break
-        wait_until(lambda: not server._threads, "its thread has ended")
+        wait_until(lambda: not len(server.listener), "it is closed")
         assert ask(server, "/healthz")[0] == 200
 
 
 def test_a_session_outlives_the_time_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handlers, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(listeners, "REQUEST_SECONDS", 0.1)
     with serving() as server, streaming(server) as client:
         assert client.receive() == "hello zero_0"
         over = time.monotonic() + 0.2
@@ -425,10 +686,10 @@ def test_while_it_stops_nobody_comes_in() -> None:
 def test_a_listener_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     deaths: list[str] = []
 
-    def fail(self: Any, poll_interval: float = 0) -> None:
+    def fail(self: Listener, now: float) -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(Server, "serve_forever", fail)
+    monkeypatch.setattr(Listener, "_look", fail)
     with serving(died=deaths.append):
         wait_until(lambda: deaths == ["listener"], "it is told")
 

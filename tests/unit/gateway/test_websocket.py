@@ -246,7 +246,7 @@ def test_garbage_ends_its_own_connection_only(garbage: bytes) -> None:
 @pytest.mark.parametrize("pieces", [1, 7])
 def test_a_message_that_is_too_long_ends_its_own_connection_only(pieces: int) -> None:
     with connected() as (good, good_far), connected() as (bad, bad_far):
-        piece = "x" * (websocket.MAX_MESSAGE // pieces + 1)
+        piece = "x" * (websocket.MAX_MESSAGE_BYTES // pieces + 1)
         with suppress(OSError):  # it may hang up before it has read all of it
             for number in range(pieces):
                 bad_far.send(TextMessage(data=piece, message_finished=number == pieces - 1))
@@ -254,13 +254,53 @@ def test_a_message_that_is_too_long_ends_its_own_connection_only(pieces: int) ->
         with suppress(OSError):
             bad_far.read_until(lambda: bad_far.of(CloseConnection), "it says why")
             assert bad_far.of(CloseConnection)[0].code == 1009
-        good_far.send(TextMessage(data="x" * websocket.MAX_MESSAGE))
-        assert received(good, 1) == ["x" * websocket.MAX_MESSAGE]
+        good_far.send(TextMessage(data="x" * websocket.MAX_MESSAGE_BYTES))
+        assert received(good, 1) == ["x" * websocket.MAX_MESSAGE_BYTES]
+
+
+def test_a_long_message_of_few_characters_is_a_protocol_error() -> None:
+    """simple_websocket counts characters; 4,000 of these are 16 kB."""
+    with connected() as (peer, far):
+        far.send(TextMessage(data="\U0001f600" * (websocket.MAX_MESSAGE_BYTES - 96)))
+        wait_until(lambda: peer._ws.input_buffer, "it has come")
+        with pytest.raises(PeerProtocolError, match="4096 bytes"):
+            list(peer.received())
+
+
+def test_bytes_in_memory_are_bounded_whatever_the_messages_size() -> None:
+    for size in (0, 1, 125, 4000):
+        with connected() as (peer, far):
+            far.sock.settimeout(1)
+            talk = memoryview(
+                far._ws.send(TextMessage(data="x" * size)) * (2 * websocket.MAX_WAITING_BYTES // (size + 6))
+            )
+            with suppress(TimeoutError):
+                while talk:
+                    talk = talk[far.sock.send(talk[:4096]) :]
+            waiting = websocket.MAX_WAITING_BYTES + 4096
+            wait_until(lambda peer=peer: peer._wire._received >= websocket.MAX_WAITING_BYTES, "it listens no more")
+            assert sum(len(message) + 6 for message in peer._ws.input_buffer) <= waiting
+
+
+@pytest.mark.parametrize("name", ["sec-websocket-extensions", "sec_websocket_extensions", "x-anything", "accept"])
+def test_only_the_headers_of_the_handshake_are_passed_on(name: str) -> None:
+    near, sock = loopback()
+    with near, sock:
+        far = Far(sock)
+        peer = Peer(near, {**far.headers, name: "permessage-deflate"}, "session-1")
+        far.read_until(lambda: far.of(AcceptConnection), "the handshake is answered")
+        assert not far.of(AcceptConnection)[0].extensions
+        assert set(peer._ws.environ) <= {
+            "werkzeug.socket",
+            "REQUEST_METHOD",
+            *("HTTP_" + each.upper().replace("-", "_") for each in websocket._HANDSHAKE_HEADERS),
+        }
+        peer.kill()
 
 
 def test_a_peer_that_talks_without_end_is_not_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is taken by the session meanwhile, as in a copy or in a blocked send."""
-    monkeypatch.setattr(websocket, "MAX_WAITING", 100)
+    monkeypatch.setattr(websocket, "MAX_WAITING_BYTES", 10_600)  # 100 messages with their frames
     with connected(small=True) as (peer, far):
         far.sock.settimeout(2)
         talk = memoryview(far._ws.send(TextMessage(data="x" * 100)) * 10_000)
@@ -275,7 +315,7 @@ def test_a_peer_that_talks_without_end_is_not_listened_to(monkeypatch: pytest.Mo
 
 
 def test_a_session_that_comes_back_hears_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket, "MAX_WAITING", 10)
+    monkeypatch.setattr(websocket, "MAX_WAITING_BYTES", 2000)
     with connected() as (peer, far):
         talk = b"".join(far._ws.send(TextMessage(data=str(number))) for number in range(5000))
         speaker = Thread(target=far.sock.sendall, args=(talk,), daemon=True)
