@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Event, current_thread
+from threading import Event
 
 from zmsd import position
 from zmsd.errors import (
@@ -90,7 +90,6 @@ class Session:
         """Until the client goes or the daemon stops; says in the log how it ended. Never raises what a peer can
         cause."""
         self._peer = peer
-        current_thread().name = f"session-{self.number}"
         wanted = self.wanted
         fields = {"session": self.number, "app": wanted.app, "shard": wanted.shard}
         log.info(kv("session begins", **fields, address=self.address, last_watermark=wanted.last_watermark))
