@@ -16,6 +16,7 @@ ZmsdError
     PeerError              the other end of a WebSocket
         PeerGone           it closed, or the connection broke: the normal end of a session
         PeerProtocolError  it sent what the protocol does not allow: close with 1002
+        RequestRefused     an HTTP request is answered with a status of 400 or above
     StoreError             the watermark store cannot be read or written
     MongodError            ``zmsd demo`` cannot start a mongod; the text says what to install
 
@@ -25,7 +26,7 @@ Evicted                    the change log no longer has what its reader needs ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -150,6 +151,22 @@ class PeerGone(PeerError):
 
 class PeerProtocolError(PeerError):
     """It sent what the protocol does not know."""
+
+
+class RequestRefused(PeerError):
+    """A request that is not answered with what it asks for."""
+
+    def __init__(self, status: int, kind: str, reason: str, headers: Mapping[str, str] | None = None) -> None:
+        """
+        :param status: of HTTP
+        :param kind: a fixed phrase, one for each reason, by which refusals are counted in the log
+        :param reason: may quote the request, cut and escaped
+        """
+        super().__init__(reason)
+        self.status = status
+        self.kind = kind
+        self.reason = reason
+        self.headers = headers or {}
 
 
 class StoreError(ZmsdError):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qs
 
 from zmsd import position
+from zmsd.errors import RequestRefused
 from zmsd.gateway.session import Subscription
 from zmsd.log import outside
 
@@ -64,21 +65,6 @@ class Limits(NamedTuple):
     """``server.host``, which a request's Host may name."""
 
 
-class Refused(Exception):
-    """A request that is not answered with what it asks for.
-
-    ``kind`` is a fixed phrase, one for each reason, by which refusals are counted in the log; ``reason`` may quote the
-    request.
-    """
-
-    def __init__(self, status: int, kind: str, reason: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.kind = kind
-        self.reason = reason
-        self.headers = headers or {}
-
-
 class Request(NamedTuple):
     """The line and headers of a request. Header names are in lower case."""
 
@@ -97,14 +83,14 @@ def parse(head: bytes) -> Request:
     """Parse a request's line and headers, without the empty line at their end.
 
     Strict where parsers differ (RFC 9112): no folded lines, no blank before a colon, no control characters, no header
-    name with ``_``, no repeated header that decides who gets in. Raises Refused.
+    name with ``_``, no repeated header that decides who gets in. Raises RequestRefused.
     """
     line, *lines = head.decode("latin-1").split("\r\n")
     match = _REQUEST_LINE.fullmatch(line)
     if match is None or "#" in match[2]:
         raise _bad(f"not a request line: {outside(_without_query(line))!r}")
     if len(lines) > MAX_HEADERS:
-        raise Refused(431, "too many headers", f"a request may have {MAX_HEADERS} headers")
+        raise RequestRefused(431, "too many headers", f"a request may have {MAX_HEADERS} headers")
     headers: dict[str, str] = {}
     for each in lines:
         name, colon, value = each.partition(":")
@@ -123,7 +109,7 @@ def parse(head: bytes) -> Request:
 
 
 def check_origin(request: Request, limits: Limits, page: bool) -> None:
-    """Refuse what a web page of another origin can have a browser ask. Raises Refused.
+    """Refuse what a web page of another origin can have a browser ask. Raises RequestRefused.
 
     A browser sends Origin with every WebSocket and with requests across origins, and lets no page change Origin or
     Host; zero-cache sends no Origin. A name in Host that an attacker's DNS server points at this machine (DNS
@@ -134,10 +120,10 @@ def check_origin(request: Request, limits: Limits, page: bool) -> None:
     host, origin = request.headers.get("host"), request.headers.get("origin")
     if host is not None and not limits.tokens and not _is_own(host, limits.host):
         hint = "use an IP address or localhost, set server.host to that name, or set server.token"
-        raise Refused(403, "Host refused", f"Host {outside(host)!r} is refused without server.token: {hint}")
+        raise RequestRefused(403, "Host refused", f"Host {outside(host)!r} is refused without server.token: {hint}")
     if origin is None or (page and origin.lower() in (f"http://{host}".lower(), f"https://{host}".lower())):
         return
-    raise Refused(403, "Origin refused", f"a request of another origin, {outside(origin)!r}: not for web pages")
+    raise RequestRefused(403, "Origin refused", f"a request of another origin, {outside(origin)!r}: not for web pages")
 
 
 def accepted_token(request: Request, tokens: Sequence[str]) -> str | None:
@@ -156,17 +142,21 @@ def accepted_token(request: Request, tokens: Sequence[str]) -> str | None:
 
 
 def check_handshake(request: Request) -> None:
-    """Check a WebSocket handshake (RFC 6455, 4.2.1). Raises Refused."""
+    """Check a WebSocket handshake (RFC 6455, 4.2.1). Raises RequestRefused."""
     if not request.wants_websocket:
         headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
-        raise Refused(426, "not a WebSocket", "this is a WebSocket endpoint", headers)
+        raise RequestRefused(426, "not a WebSocket", "this is a WebSocket endpoint", headers)
     connection = {word.strip().lower() for word in request.headers.get("connection", "").split(",")}
     if request.method != "GET" or request.version != "1" or "upgrade" not in connection:
-        raise Refused(400, "not a handshake", "not a WebSocket handshake: expected GET, HTTP/1.1, Connection: Upgrade")
+        raise RequestRefused(
+            400, "not a handshake", "not a WebSocket handshake: expected GET, HTTP/1.1, Connection: Upgrade"
+        )
     if request.headers.get("sec-websocket-version") != "13":
-        raise Refused(426, "not a handshake", "Sec-WebSocket-Version must be 13", {"Sec-WebSocket-Version": "13"})
+        raise RequestRefused(
+            426, "not a handshake", "Sec-WebSocket-Version must be 13", {"Sec-WebSocket-Version": "13"}
+        )
     if not re.fullmatch(r"[A-Za-z0-9+/]{22}==", request.headers.get("sec-websocket-key", "")):
-        raise Refused(400, "not a handshake", "Sec-WebSocket-Key must be 16 bytes in Base64")
+        raise RequestRefused(400, "not a handshake", "Sec-WebSocket-Key must be 16 bytes in Base64")
 
 
 def render(page: Page, with_body: bool) -> bytes:
@@ -189,8 +179,8 @@ def text_page(status: int, text: str, headers: Mapping[str, str] | None = None) 
     return Page(status, "text/plain; charset=utf-8", text + "\n", headers or {})
 
 
-def _bad(reason: str) -> Refused:
-    return Refused(400, "bad request", reason)
+def _bad(reason: str) -> RequestRefused:
+    return RequestRefused(400, "bad request", reason)
 
 
 def _without_query(line: str) -> str:

@@ -12,12 +12,11 @@ from threading import Event, Lock, Thread, current_thread
 from typing import NamedTuple
 
 from zmsd.deadline import Deadline
-from zmsd.errors import PeerError, PeerProtocolError
+from zmsd.errors import PeerError, PeerProtocolError, RequestRefused
 from zmsd.gateway.http import (
     REQUEST_BYTES,
     Limits,
     Page,
-    Refused,
     Request,
     accepted_token,
     check_handshake,
@@ -143,12 +142,12 @@ class Server:
         with_body, websocket = not head.startswith(b"HEAD "), False
         try:
             if not head:
-                raise Refused(431, "request too large", f"a request may have {REQUEST_BYTES} bytes")
+                raise RequestRefused(431, "request too large", f"a request may have {REQUEST_BYTES} bytes")
             request = parse(head)
             websocket = request.wants_websocket
             log.debug(kv("request", address=connection.address, path=request.path))  # its query may hold a token
             self._route(connection, request)
-        except Refused as error:
+        except RequestRefused as error:
             page = text_page(error.status, error.reason, error.headers)
             # A browser's or a tool's wrong path costs nothing and is not worth a line.
             harmless = error.status in (404, 405, 426) and not websocket
@@ -157,7 +156,7 @@ class Server:
             self.listener.answer(connection, render(page, with_body), 0.0 if harmless else REFUSAL_DELAY_SECONDS)
 
     def _route(self, connection: Connection, request: Request) -> None:
-        """Raises Refused."""
+        """Raises RequestRefused."""
         limits, path = self.limits, request.path
         stream = path == protocol.PATH
         check_origin(request, limits, page=not stream)
@@ -165,29 +164,29 @@ class Server:
         allowed = not limits.tokens or token is not None
         connection.trusted = token is not None
         if request.wants_websocket and not stream:  # zero-cache shows its operator only the status of a refusal
-            raise Refused(404, "wrong path", f"no WebSocket at {outside(path)}: it is at {protocol.PATH}")
+            raise RequestRefused(404, "wrong path", f"no WebSocket at {outside(path)}: it is at {protocol.PATH}")
         if not stream and path not in self.pages:
             known = " ".join(sorted([protocol.PATH, *self.pages]))
-            raise Refused(404, "wrong path", f"nothing at {outside(path)}; there is: {known}")
+            raise RequestRefused(404, "wrong path", f"nothing at {outside(path)}; there is: {known}")
         if request.method not in ("GET", "HEAD"):
-            raise Refused(405, "wrong method", "only GET and HEAD are known", {"Allow": "GET, HEAD"})
+            raise RequestRefused(405, "wrong method", "only GET and HEAD are known", {"Allow": "GET, HEAD"})
         if not allowed and path not in PUBLIC:
             hint = "wrong or missing token: give it as ?token=…, as Basic password or as Bearer"
-            raise Refused(401, "token refused", hint, {"WWW-Authenticate": 'Bearer realm="zmsd"'})
+            raise RequestRefused(401, "token refused", hint, {"WWW-Authenticate": 'Bearer realm="zmsd"'})
         if stream:
             self._admit(connection, request, token)
         else:
             self._wanted_pages.put((connection, request, allowed))
 
     def _admit(self, connection: Connection, request: Request, token: str | None) -> None:
-        """Start a session. Raises Refused."""
+        """Start a session. Raises RequestRefused."""
         check_handshake(request)
         if connection.early:
-            raise Refused(400, "not a handshake", "data came before the handshake was answered")
+            raise RequestRefused(400, "not a handshake", "data came before the handshake was answered")
         try:
             wanted = subscription(request.query)
         except ValueError as error:
-            raise Refused(400, "bad query", outside(error)) from error
+            raise RequestRefused(400, "bad query", outside(error)) from error
         session = self._register(connection.address, wanted, token)
         sock = self.listener.release(connection)
         thread = Thread(
@@ -203,20 +202,20 @@ class Server:
             self._refusals.refused("no thread", connection.address, 503, f"no thread for a session: {error}")
 
     def _register(self, address: str, wanted: Subscription, token: str | None) -> Session:
-        """Return a new session in the registry. Raises Refused."""
+        """Return a new session in the registry. Raises RequestRefused."""
         with self._lock:
             limits = self.limits
             if self.stopping.is_set():
-                raise Refused(503, "stopping", "zmsd stops")
+                raise RequestRefused(503, "stopping", "zmsd stops")
             if limits.tokens and token not in limits.tokens:  # reloaded meanwhile
-                raise Refused(401, "token refused", "wrong token")
+                raise RequestRefused(401, "token refused", "wrong token")
             if len(self._admitted) >= limits.max_sessions:
-                raise Refused(503, "max_sessions", f"server.max_sessions ({limits.max_sessions}) are connected")
+                raise RequestRefused(503, "max_sessions", f"server.max_sessions ({limits.max_sessions}) are connected")
             same = sum(one.session.address == address for one in self._admitted.values())
             if same >= limits.max_sessions_per_address:
                 most = limits.max_sessions_per_address
                 reason = f"server.max_sessions_per_address ({most}) are connected from there"
-                raise Refused(503, "max_sessions_per_address", reason)
+                raise RequestRefused(503, "max_sessions_per_address", reason)
             session = Session(self._next, address, wanted, self.hub)
             self._admitted[session.number] = _Admitted(session, token)
             self._next += 1
