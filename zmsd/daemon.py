@@ -91,7 +91,7 @@ class Daemon:
         host, port = self.server.server_address[:2]
         return str(host), int(port)
 
-    def run(self, on_ready: Callable[[], None] = lambda: None) -> int:
+    def run(self) -> int:
         """Serve until told to stop; the exit code. Does not install signal handlers (``handle_signals`` does)."""
         log.info(kv("zmsd starts", version=__version__, database=self._config.mongodb.database))
         for warning in self._published.catalog.warnings:
@@ -103,13 +103,10 @@ class Daemon:
         self._monitor.start()
         log.info(kv("listening", address="{}:{}".format(*self.address)))
         while self._exit is None:
-            waited = not self._manager.announced
             self._tick()
             ready = self.hub.readiness.reason is None
             if self._reload_at is not None and ready and time.monotonic() >= self._reload_at:
                 self.reload()
-            if waited and self._manager.announced:
-                on_ready()
             try:
                 self._mailbox.get(timeout=self._manager.pause)()
             except Empty:

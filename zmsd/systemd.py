@@ -17,8 +17,9 @@ SEND_TIMEOUT = 1.0
 
 STATUS_EVERY = 10.0
 """Seconds after which a state that has not changed is said again."""
-START_EXTENSION = 30.0
-"""Seconds by which the time to start is extended each time, while MongoDB is not there yet."""
+READY_WITHIN_SECONDS = 10.0
+"""Seconds after which a daemon that listens sends READY=1 although it does not serve yet, with the reason in STATUS=:
+``systemctl start`` waits for READY=1, and MongoDB may be away for hours."""
 
 
 def notify(*assignments: str) -> bool:
@@ -60,11 +61,6 @@ def stopping(text: str = "stopping") -> bool:
     return notify("STOPPING=1", _status(text))
 
 
-def extend_timeout(seconds: float) -> bool:
-    """Ask for this much more time from now to finish starting or stopping, e.g. while MongoDB is not there yet."""
-    return notify(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
-
-
 def watchdog() -> bool:
     """A sign of life, to be given every ``watchdog_interval()`` seconds."""
     return notify("WATCHDOG=1")
@@ -82,13 +78,17 @@ def watchdog_interval() -> float | None:
 
 
 class Conversation:
-    """What the main thread says from start to stop, one ``tick`` after the other; says READY=1 only once it serves."""
+    """Send systemd the state of the daemon, one ``tick`` after the other. Main thread only.
+
+    READY=1 is sent at the first tick at which the daemon serves, or READY_WITHIN_SECONDS after the first tick.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.announced = False
-        """READY=1 was said."""
+        """READY=1 was sent."""
         self._clock = clock
         self._interval = watchdog_interval()
+        self._first_tick: float | None = None
         self._said = ""
         self._said_at = self._fed_at = -math.inf
 
@@ -98,18 +98,21 @@ class Conversation:
         return min(1.0 if self.announced else 0.1, (self._interval or math.inf) / 2)
 
     def tick(self, serves: bool, alive: bool, text: str) -> None:
-        """:param alive: whether the watchdog is to be fed
+        """Send what has changed or is due.
+
+        :param serves: whether MongoDB's changes are being served
+        :param alive: whether to feed the watchdog
         :param text: the state in words
         """
         now = self._clock()
-        if serves and not self.announced:
+        if self._first_tick is None:
+            self._first_tick = now
+        if not self.announced and (serves or now - self._first_tick >= READY_WITHIN_SECONDS):
             self.announced = True
             self._said, self._said_at = text, now
             ready(text)
         elif text != self._said or now - self._said_at >= STATUS_EVERY:
             self._said, self._said_at = text, now
-            if not self.announced:
-                extend_timeout(START_EXTENSION)
             status(text)
         if alive and self._interval is not None and now - self._fed_at >= self._interval / 2:
             self._fed_at = now

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zmsd import systemd
-from zmsd.systemd import STATUS_EVERY, Conversation
+from zmsd.systemd import READY_WITHIN_SECONDS, STATUS_EVERY, Conversation
 
 
 class Manager:
@@ -35,10 +35,10 @@ def conversation(manager: Manager) -> Conversation:
     return Conversation(lambda: manager.now)
 
 
-def test_ready_is_said_once_and_not_before_it_serves(manager: Manager) -> None:
+def test_ready_is_sent_once_when_it_serves(manager: Manager) -> None:
     talk = conversation(manager)
     talk.tick(False, True, "not ready: starting")
-    assert manager.heard() == ["EXTEND_TIMEOUT_USEC=30000000", "STATUS=not ready: starting"]
+    assert manager.heard() == ["STATUS=not ready: starting"]
     assert not talk.announced
     assert talk.pause == 0.1
     talk.tick(True, True, "serving")
@@ -52,17 +52,31 @@ def test_ready_is_said_once_and_not_before_it_serves(manager: Manager) -> None:
     assert manager.heard() == ["STATUS=not ready: gone", "STATUS=serving"]
 
 
-def test_a_state_that_lasts_is_said_again_and_the_time_to_start_extended(manager: Manager) -> None:
+def test_ready_is_sent_with_the_reason_when_mongodb_stays_away(manager: Manager) -> None:
     talk = conversation(manager)
-    talk.tick(False, True, "waiting")
+    manager.now += 1000  # the time before the first tick does not count: the documents were read
+    talk.tick(False, True, "not ready: no primary")
+    manager.now += READY_WITHIN_SECONDS - 0.1
+    talk.tick(False, True, "not ready: no primary")
+    assert manager.heard() == ["STATUS=not ready: no primary"]
+    manager.now += 0.1
+    talk.tick(False, True, "not ready: no primary")
+    assert manager.heard() == ["READY=1 STATUS=not ready: no primary"]
+    assert READY_WITHIN_SECONDS < 20
+    talk.tick(True, True, "serving")
+    assert manager.heard() == ["STATUS=serving"]
+
+
+def test_status_is_repeated_when_a_state_lasts(manager: Manager) -> None:
+    talk = conversation(manager)
+    talk.tick(True, True, "serving")
     manager.heard()
     manager.now += STATUS_EVERY - 0.1
-    talk.tick(False, True, "waiting")
+    talk.tick(True, True, "serving")
     assert manager.heard() == []
     manager.now += 0.1
-    talk.tick(False, True, "waiting")
-    assert manager.heard() == ["EXTEND_TIMEOUT_USEC=30000000", "STATUS=waiting"]
-    assert STATUS_EVERY < systemd.START_EXTENSION
+    talk.tick(True, True, "serving")
+    assert manager.heard() == ["STATUS=serving"]
 
 
 def test_the_watchdog_is_fed_only_while_alive(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:

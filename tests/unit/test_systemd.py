@@ -38,8 +38,6 @@ def test_each_message(manager: socket.socket) -> None:
     assert received(manager) == ["STOPPING=1", "STATUS=stopping"]
     assert systemd.watchdog()
     assert received(manager) == ["WATCHDOG=1"]
-    assert systemd.extend_timeout(30.5)
-    assert received(manager) == ["EXTEND_TIMEOUT_USEC=30500000"]
 
 
 def test_reload_carries_the_monotonic_time(manager: socket.socket) -> None:

@@ -6,13 +6,14 @@ Knows no setting of zmsd: those are the dataclasses of config.py.
 from __future__ import annotations
 
 import math
+import os
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from zmsd.config.document import Document, Keys, dotted, read
 from zmsd.errors import ConfigError, Fault
@@ -37,6 +38,30 @@ def kind(value: Any) -> str:
     return names.get(type(value), "nothing")
 
 
+class Credentials(Protocol):
+    """systemd credentials, looked up by name."""
+
+    def find(self, name: str) -> Path | None:
+        """Return the file of a credential; None where there is none, or this user may not see it."""
+
+    def searched(self, name: str) -> str:
+        """Return where ``find`` looks, for an error message; "" for nowhere."""
+
+
+class CredentialDirectory:
+    """The credentials of this process, in $CREDENTIALS_DIRECTORY (systemd.exec(5))."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._directory = environ.get("CREDENTIALS_DIRECTORY", "")
+
+    def find(self, name: str) -> Path | None:
+        file = Path(self._directory, name)
+        return file if self._directory and os.access(file, os.F_OK) else None
+
+    def searched(self, name: str) -> str:
+        return self._directory
+
+
 class Reader:
     """The settings as plain data, the environment laid over the file, and the faults found in them.
 
@@ -45,14 +70,31 @@ class Reader:
     what is at fault is None in what is built.
     """
 
-    def __init__(self, document: Document | None, environ: Mapping[str, str], variables: Variables, hint: str) -> None:
-        """:param hint: what to add to a fault where there is no document to have it"""
+    def __init__(
+        self,
+        document: Document | None,
+        environ: Mapping[str, str],
+        variables: Variables,
+        hint: str,
+        *,
+        credentials: Credentials | None = None,
+        concerns: Callable[[Keys], bool] = lambda path: True,
+    ) -> None:
+        """Lay the environment over the document.
+
+        :param hint: what to add to a fault where there is no document to have it
+        :param credentials: where to look for credentials, if not in $CREDENTIALS_DIRECTORY
+        :param concerns: whether to report a fault of the setting at this path
+        """
         self.faults: list[Fault] = []
         self.faulty: set[Keys] = set()
         """Places of faults, and all that is around them."""
         self.data: dict[str, Any] = dict(document.data) if document else {}
         self._document = document
-        self._credentials = environ.get("CREDENTIALS_DIRECTORY")
+        self._credentials = credentials or CredentialDirectory(environ)
+        self._concerns = concerns
+        self._missing: dict[Keys, str] = {}
+        """Setting that names a credential which was not found -> what to add to an error about its file."""
         self._state = environ.get("STATE_DIRECTORY", "").partition(":")[0]  # systemd may have several in it
         self._known = variables
         self._hint = hint
@@ -63,6 +105,8 @@ class Reader:
 
     def fault(self, path: Keys, reason: str) -> None:
         self.faulty.update(path[:length] for length in range(len(path) + 1))
+        if not self._concerns(path):
+            return
         variable = next((name for at, name in self._variables.items() if at == path[: len(at)]), None)
         if variable is None and self._document is not None:
             self.faults.append(self._document.fault(path, reason))
@@ -83,7 +127,7 @@ class Reader:
             text = read(file).strip()
         except ConfigError as exc:
             for fault in exc.faults:
-                self.fault(path, f"{file} {fault.reason}")
+                self.fault(path, f"{file} {fault.reason}{self._missing.get(path, '')}")
             return ""
         if not text:
             self.fault(path, f"{file} is empty")
@@ -171,13 +215,17 @@ class Reader:
             try:
                 file.open("rb").close()
             except OSError as exc:
-                self.fault(path, f"{file} cannot be read: {exc.strerror}")
+                self.fault(path, f"{file} cannot be read: {exc.strerror}{self._missing.get(path, '')}")
         return file
 
     def _locate(self, text: str, path: Keys, credential: bool) -> Path:
         """The file that ``text`` names: relative to the config file, or where the environment says so to the cwd."""
-        if credential and self._credentials and (given := Path(self._credentials, text)).exists():
-            return given
+        if credential:
+            given = self._credentials.find(text)
+            if given is not None:
+                return given
+            if searched := self._credentials.searched(text):
+                self._missing[path] = f"; there is no credential {text} either ({searched})"
         if self._document is None or path in self._variables:
             return Path(text)
         return Path(self._document.name).parent / text

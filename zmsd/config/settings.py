@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,7 @@ from pymongo.errors import PyMongoError
 
 from zmsd.config import document as documents
 from zmsd.config.document import Document, Keys
-from zmsd.config.reader import Reader, Variables, kind, setting
+from zmsd.config.reader import Credentials, Reader, Variables, kind, setting
 from zmsd.errors import MAX_FAULTS, ConfigError
 
 DEFAULT_FILE = Path("/etc/zmsd/zmsd.yaml")
@@ -142,13 +142,24 @@ _ENVIRONMENT: Variables = {
 }
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """The settings of ``path`` (None: DEFAULT_FILE, if there is one) with those of ``environ`` over them.
+def load(
+    path: Path | None,
+    environ: Mapping[str, str],
+    *,
+    credentials: Credentials | None = None,
+    concerns: Callable[[Keys], bool] = lambda path: True,
+) -> Config:
+    """Return the settings of ``path`` (None: DEFAULT_FILE, if there is one) with those of ``environ`` over them.
 
-    ConfigError has everything that is wrong.
+    Raises ConfigError with everything that is wrong.
+
+    :param credentials: where to look for systemd credentials, if not in $CREDENTIALS_DIRECTORY
+    :param concerns: whether to report a fault of the setting at this path. A setting with a fault that is not reported
+        is None in the result; leave such settings alone.
     """
-    document = _document(path)
-    reader = Reader(document, environ, _ENVIRONMENT, f" (there is no {DEFAULT_FILE} either)")
+    document = read_document(path)
+    hint = f" (there is no {DEFAULT_FILE} either)"
+    reader = Reader(document, environ, _ENVIRONMENT, hint, credentials=credentials, concerns=concerns)
     config = reader.build(Config, reader.data)
     _check_host(reader, config.server)
     config = replace(config, mongodb=_with_uri(reader, config.mongodb), server=_with_tokens(reader, config.server))
@@ -163,7 +174,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     return config
 
 
-def _document(path: Path | None) -> Document | None:
+def read_document(path: Path | None) -> Document | None:
+    """Return the settings file; None where none was named and there is no DEFAULT_FILE. Raises ConfigError."""
     file = path or DEFAULT_FILE
     try:
         text = documents.read(file)

@@ -1,0 +1,51 @@
+"""Settings read in part: the log section of a file with errors, and what a command that is not the daemon uses."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+from zmsd.config.settings import Config, LogConfig, read_document
+from zmsd.config.document import Keys
+from zmsd.errors import ConfigError
+from zmsd.config.reader import Reader
+
+
+def load_log(path: Path | None) -> LogConfig:
+    """Return the log section as far as it can be read, so that errors in the settings are logged as it says."""
+    default = LogConfig()
+    try:
+        document = read_document(path)
+    except ConfigError:
+        return default
+    section = document.data.get("log") if document is not None else None
+    if not isinstance(section, dict):
+        return default
+    found = Reader(document, {}, {}, "").build(LogConfig, section, ("log",))
+    return LogConfig(found.level or default.level, found.format or default.format)
+
+
+def only(*settings: str) -> Callable[[Keys], bool]:
+    """Return the ``concerns`` of config.load for a command that uses these sections (``nats``) or settings
+    (``server.port``) only."""
+    used = [tuple(name.split(".")) for name in settings]
+    return lambda path: any(path[: len(part)] == part[: len(path)] for part in used)
+
+
+def without_credentials() -> Callable[[Keys], bool]:
+    """Return the ``concerns`` of config.load for a process that may not see the unit's credentials."""
+    credentials = frozenset(_credential_settings(Config, ()))
+    return lambda path: path not in credentials
+
+
+def _credential_settings(cls: type, path: Keys) -> Iterator[Keys]:
+    """Yield the path of each setting whose file may be a systemd credential."""
+    for entry in fields(cls):
+        hint = typing.get_type_hints(cls)[entry.name]
+        inner = next((part for part in (hint, *typing.get_args(hint)) if is_dataclass(part)), None)
+        if inner is not None:
+            yield from _credential_settings(typing.cast(type, inner), (*path, entry.name))
+        elif entry.metadata.get("credential"):
+            yield (*path, entry.name)
