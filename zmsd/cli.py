@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -10,12 +11,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from zmsd import __version__, daemon
+from zmsd import __version__, daemon, systemd
+from zmsd import log as logs
 from zmsd.config import settings as config
-from zmsd.errors import ConfigError, EndpointDown, ZmsdError
+from zmsd.config.partial import load_log
+from zmsd.errors import ConfigError, ZmsdError
+from zmsd.log import kv
+
+logger = logging.getLogger(__name__)
 
 EX_CONFIG = 78
-"""sysexits.h; the unit does not restart after it."""
+"""A configuration error that time does not heal (sysexits.h). The unit is not restarted after it."""
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -29,20 +35,27 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         code: int = options.run(options)
         sys.stdout.flush()  # here a reader that has gone is no surprise
-    except ConfigError as error:
-        for fault in error.faults:
-            print(fault, file=sys.stderr)
-        # An endpoint may come back, and systemd tries again; what is wrong in a document stays wrong.
-        return 1 if isinstance(error, EndpointDown) else EX_CONFIG
     except ZmsdError as error:
-        print(f"zmsd: {error}", file=sys.stderr)
-        return 1
+        return _failed(error)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
+
+
+def _failed(error: ZmsdError, log_format: logs.Format = "text") -> int:
+    """Write an error to stderr and return its exit code.
+
+    :param log_format: json writes log records, for which logging must be set up
+    """
+    for line in [str(fault) for fault in error.faults] if isinstance(error, ConfigError) else [f"zmsd: {error}"]:
+        if log_format == "json":
+            logger.error(kv("start failed", error=line.removeprefix("zmsd: ")))
+        else:
+            print(logs.priority_prefix(logging.ERROR, sys.stderr) + line, file=sys.stderr)
+    return EX_CONFIG if isinstance(error, ConfigError) and not error.transient else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,7 +153,18 @@ def _number(text: str, low: int, high: int) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    return daemon.run(options.config)
+    log = load_log(options.config)
+    logs.setup(log.level, log.format)
+    try:
+        return daemon.run(options.config)
+    except ZmsdError as error:
+        code = _failed(error, log.format)
+    except Exception:
+        logger.critical(kv("zmsd failed, which is a bug"), exc_info=True)
+        code = 1
+    if code == 1:
+        systemd.pause_before_restart()
+    return code
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -43,6 +43,8 @@ class Fault:
     column: int | None
     key: str
     reason: str
+    transient: bool = False
+    """Time may heal it: an endpoint that does not answer, a certificate that is just being replaced."""
 
     def __str__(self) -> str:
         place = self.path if self.line is None else f"{self.path}:{self.line}:{self.column}"
@@ -90,6 +92,11 @@ class ConfigError(ZmsdError):
         if len(faults) > MAX_FAULTS:
             lines.append(f"and {len(faults) - MAX_FAULTS} more configuration errors, which are not shown")
         super().__init__("\n".join(lines))
+
+    @property
+    def transient(self) -> bool:
+        """Whether time may heal all of them, so that it makes sense to try again."""
+        return all(fault.transient for fault in self.faults)
 
 
 class EndpointDown(ConfigError):

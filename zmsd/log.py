@@ -144,6 +144,11 @@ def setup(level: str, format: Format = "text", stream: TextIO | None = None) -> 
     root.handlers = [other for other in root.handlers if not isinstance(other, _Handler)] + [handler]
 
 
+def priority_prefix(level: int, stream: TextIO) -> str:
+    """Return what a line of this level begins with where ``stream`` is the journal (sd-daemon(3)), else ""."""
+    return f"<{_priority(level)}>" if _is_journal(stream) else ""
+
+
 def stacks() -> Iterator[tuple[str, str]]:
     """(name, stack) of every thread, the innermost call last."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
@@ -197,6 +202,10 @@ def _is_journal(stream: TextIO) -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
 
 
+def _priority(level: int) -> int:
+    return next((priority for highest, priority in _PRIORITIES if level <= highest), 2)
+
+
 class _Handler(logging.StreamHandler[TextIO]):
     def __init__(self, stream: TextIO, journal: bool) -> None:
         super().__init__(stream)
@@ -206,7 +215,7 @@ class _Handler(logging.StreamHandler[TextIO]):
         text = super().format(record)
         if not self.journal:
             return text
-        priority = next((priority for level, priority in _PRIORITIES if record.levelno <= level), 2)
+        priority = _priority(record.levelno)
         # The journal makes an entry of each line, and a line without a prefix gets the default priority.
         return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
 

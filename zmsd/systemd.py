@@ -17,6 +17,8 @@ SEND_TIMEOUT = 1.0
 
 STATUS_EVERY = 10.0
 """Seconds after which a state that has not changed is said again."""
+START_RETRY_SECONDS = 5.0
+"""Seconds from a start that failed to the next one."""
 READY_WITHIN_SECONDS = 10.0
 """Seconds after which a daemon that listens sends READY=1 although it does not serve yet, with the reason in STATUS=:
 ``systemctl start`` waits for READY=1, and MongoDB may be away for hours."""
@@ -59,6 +61,13 @@ def reloading(text: str = "reloading") -> bool:
 def stopping(text: str = "stopping") -> bool:
     """The stop has begun."""
     return notify("STOPPING=1", _status(text))
+
+
+def pause_before_restart() -> None:
+    """Wait, where systemd restarts this process, so that a start which fails at once is not repeated ten times a
+    second: RestartSec is 100 ms for the sake of a process that was killed, and RestartSteps needs systemd 254."""
+    if os.environ.get("NOTIFY_SOCKET"):
+        time.sleep(START_RETRY_SECONDS)
 
 
 def watchdog() -> bool:

@@ -6,15 +6,19 @@ import contextlib
 import json
 import re
 import signal
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
+from tests.support.manager import ServiceManager
 from tests.support.mongod import ReplicaSet
 
 Db = Database[dict[str, Any]]
@@ -95,3 +99,65 @@ def test_the_format_changes_with_a_reload(
     zmsd.signal(signal.SIGHUP)
     (line,) = zmsd.wait_log("reloaded")
     assert json.loads(line.removeprefix("<6>"))["tables"] == len(SCHEMA)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("wrong", ["settings", "document", "port"])
+def test_start_errors_have_their_priority_and_format(
+    log_format: str, wrong: str, tmp_path: Path, stack: contextlib.ExitStack
+) -> None:
+    zmsd = stack.enter_context(ZmsdProcess(tmp_path, "mongodb://127.0.0.1:1/db?replicaSet=rs0", SCHEMA, MAPPINGS))
+    settings: dict[str, dict[str, Any]] = {"log": {"format": log_format, "level": "error"}}
+    if wrong == "settings":
+        settings["feed"] = {"heartbeat": -1}
+    elif wrong == "document":
+        zmsd.write(mappings={"nothing": {"collection": "x"}})
+    else:
+        taken = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        settings["server"] = {"port": taken.getsockname()[1]}
+    zmsd.write(settings=settings)
+    zmsd.stderr_file.touch()
+    stat = zmsd.stderr_file.stat()
+    zmsd.environment["JOURNAL_STREAM"] = f"{stat.st_dev}:{stat.st_ino}"
+    zmsd.launch()
+    assert zmsd.wait_exit() == (1 if wrong == "port" else 78)
+    (line,) = zmsd.stderr().splitlines()
+    assert line.startswith("<3>")
+    expected = {"settings": "feed.heartbeat: must be", "document": "nothing", "port": "the port is in use"}[wrong]
+    if log_format == "json":
+        record = json.loads(line.removeprefix("<3>"))
+        assert (record["level"], record["message"]) == ("error", "start failed")
+        assert expected in record["error"]
+    else:
+        assert expected in line
+
+
+def test_start_error_of_a_file_that_is_no_yaml_has_its_priority(tmp_path: Path, stack: contextlib.ExitStack) -> None:
+    zmsd = stack.enter_context(ZmsdProcess(tmp_path, "mongodb://127.0.0.1:1/db", SCHEMA))
+    zmsd.config_file.write_text("log: {format: json")
+    zmsd.stderr_file.touch()
+    stat = zmsd.stderr_file.stat()
+    zmsd.environment["JOURNAL_STREAM"] = f"{stat.st_dev}:{stat.st_ino}"
+    zmsd.launch()
+    assert zmsd.wait_exit() == 78
+    assert all(line.startswith("<3>") for line in zmsd.stderr().splitlines())
+
+
+def test_start_that_fails_is_not_repeated_at_once_under_systemd(tmp_path: Path, stack: contextlib.ExitStack) -> None:
+    """RestartSec is 100 ms."""
+    taken = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    manager = stack.enter_context(ServiceManager())
+    settings = {"server": {"port": taken.getsockname()[1]}}
+    zmsd = stack.enter_context(ZmsdProcess(tmp_path, "mongodb://127.0.0.1:1/db", SCHEMA, settings=settings))
+    zmsd.environment.update(manager.environment)
+    begun = time.monotonic()
+    zmsd.launch()
+    zmsd.wait_log("the port is in use")
+    assert zmsd.wait_exit() == 1
+    assert time.monotonic() - begun >= 5
+    # a configuration error is final: it ends at once
+    zmsd.write(settings={"feed": {"heartbeat": -1}})
+    begun = time.monotonic()
+    zmsd.launch()
+    assert zmsd.wait_exit() == 78
+    assert not manager.messages

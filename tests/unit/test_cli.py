@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from zmsd import cli
@@ -50,3 +54,27 @@ def test_what_a_command_cannot_do_without(capsys: pytest.CaptureFixture[str], mo
             cli.main(arguments)
         assert caught.value.code == 2
         assert capsys.readouterr().err.splitlines()[-1] == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"feed": {"heartbeat": -1}}, 78),
+        ({"schema": {"file": "none.json"}}, 78),
+        ({"server": {"tls": {"cert": "none.crt", "key": "none.key"}}}, 1),
+        ({"server": {"token_file": "none"}}, 1),
+        ({"schema": {"url": "http://127.0.0.1:1/schema"}}, 1),
+        ({"schema": {"url": "http://127.0.0.1:1/schema"}, "mappings": {"file": "none.json"}}, 78),
+        ({"server": {"token_file": "none"}, "feed": {"heartbeat": -1}}, 78),
+    ],
+)
+def test_exit_code_is_78_only_for_what_time_does_not_heal(
+    change: dict[str, Any], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The unit is not restarted after 78."""
+    (tmp_path / "schema.json").write_text('{"t": {"columns": {"id": {"type": "string"}}, "primaryKey": ["id"]}}')
+    settings = {"mongodb": {"uri": "mongodb://127.0.0.1:1/db"}, "schema": {"file": "schema.json"}, **change}
+    (tmp_path / "zmsd.json").write_text(json.dumps(settings))
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["run", "--config", str(tmp_path / "zmsd.json")])
+    assert caught.value.code == code, capsys.readouterr().err

@@ -12,6 +12,7 @@ takes seconds and tens of megabytes at most, whatever is in it.
 from __future__ import annotations
 
 import difflib
+import errno
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,6 +28,8 @@ LIMIT = 1 << 20
 SUGGESTIONS = 20
 """Faults of a document for which a similar name is looked for: each look takes up to 50 ms."""
 
+_LASTING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
+"""Errors of open(2) and read(2) that stay until somebody changes the file or the setting."""
 _POSITIONS = 300  # faults of a document that get a position; ConfigError shows MAX_FAULTS of them
 _SUGGESTED_FROM = 2000  # known names that are compared
 _LONGEST_NAME = 100  # characters of a name for which a similar one is looked for
@@ -88,7 +91,8 @@ def read(path: Path) -> str:
         with path.open("rb") as file:
             return decode(file.read(LIMIT + 1), str(path))
     except OSError as exc:
-        raise ConfigError([Fault(str(path), None, None, "", f"cannot be read: {exc.strerror or exc}")]) from exc
+        reason = f"cannot be read: {exc.strerror or exc}"
+        raise ConfigError([Fault(str(path), None, None, "", reason, exc.errno not in _LASTING)]) from exc
 
 
 def decode(raw: bytes, name: str) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
-from zmsd.config.settings import Config, LogConfig, read_document
 from zmsd.config.document import Keys
-from zmsd.errors import ConfigError
 from zmsd.config.reader import Reader
+from zmsd.config.settings import Config, LogConfig, read_document
+from zmsd.errors import ConfigError
 
 
 def load_log(path: Path | None) -> LogConfig:

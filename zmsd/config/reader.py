@@ -10,7 +10,7 @@ import os
 import re
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, field, fields, is_dataclass
+from dataclasses import MISSING, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, Protocol, TypeVar
@@ -103,18 +103,19 @@ class Reader:
             if text := environ.get(variable):
                 self._overlay(variable, text, section, key, aside)
 
-    def fault(self, path: Keys, reason: str) -> None:
+    def fault(self, path: Keys, reason: str, *, transient: bool = False) -> None:
+        """Record what is wrong with the setting at ``path``; ``transient`` is as of Fault."""
         self.faulty.update(path[:length] for length in range(len(path) + 1))
         if not self._concerns(path):
             return
         variable = next((name for at, name in self._variables.items() if at == path[: len(at)]), None)
         if variable is None and self._document is not None:
-            self.faults.append(self._document.fault(path, reason))
+            self.faults.append(replace(self._document.fault(path, reason), transient=transient))
             return
         if variable is None:  # nothing was written: name the variable that would do
             variable = next((name for name, at in self._known.items() if at[: len(path)] == path), None)
             reason += self._hint
-        self.faults.append(Fault("environment", None, None, variable or dotted(path), reason))
+        self.faults.append(Fault("environment", None, None, variable or dotted(path), reason, transient))
 
     def sound(self, path: Keys, *keys: str) -> bool:
         """Whether no fault was found in any of these keys of the object at ``path``."""
@@ -127,10 +128,10 @@ class Reader:
             text = read(file).strip()
         except ConfigError as exc:
             for fault in exc.faults:
-                self.fault(path, f"{file} {fault.reason}{self._missing.get(path, '')}")
+                self.fault(path, f"{file} {fault.reason}{self._missing.get(path, '')}", transient=True)
             return ""
         if not text:
-            self.fault(path, f"{file} is empty")
+            self.fault(path, f"{file} is empty", transient=True)
         return text
 
     def build(self, cls: type[T], data: dict[str, Any], path: Keys = ()) -> T:
@@ -215,7 +216,7 @@ class Reader:
             try:
                 file.open("rb").close()
             except OSError as exc:
-                self.fault(path, f"{file} cannot be read: {exc.strerror}{self._missing.get(path, '')}")
+                self.fault(path, f"{file} cannot be read: {exc.strerror}{self._missing.get(path, '')}", transient=True)
         return file
 
     def _locate(self, text: str, path: Keys, credential: bool) -> Path:
