@@ -82,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", _run, "serve the changes of a database", "zmsd run --config zmsd.yaml")
     _config_option(run)
 
+    about = "have the running daemon read its settings again: exit code 78 or 1, and why, when that is refused"
+    reload = command("reload", _reload, about, "zmsd reload --config /etc/zmsd/zmsd.yaml")
+    _config_option(reload)
+    reload.add_argument("--pid", type=_positive, help="process id of the daemon (default: of the systemd unit)")
+
     about = "look for faults: in the settings and documents (exit code 78), in MongoDB and around (1)"
     check = command("check", _check, about, "zmsd check --config zmsd.yaml")
     _config_option(check)
@@ -165,6 +170,12 @@ def _run(options: argparse.Namespace) -> int:
     if code == 1:
         systemd.pause_before_restart()
     return code
+
+
+def _reload(options: argparse.Namespace) -> int:
+    from zmsd.commands.reload import reload
+
+    return reload(options.config, os.environ, options.pid)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ from typing import Any
 from zmsd import __version__, systemd
 from zmsd import log as logs
 from zmsd.config import settings as config
+from zmsd.config.partial import credentials_in_use
 from zmsd.config.settings import Config
 from zmsd.deadline import Deadline
 from zmsd.errors import SourceUnavailable, StoreError, ZmsdError, reason_of
@@ -35,6 +36,7 @@ from zmsd.mongodb.errors import REFUSED_WAIT
 from zmsd.mongodb.feed import Feed, open_feed
 from zmsd.mongodb.source import Source
 from zmsd.prometheus import Registry
+from zmsd.reload_result import ReloadRecorder
 from zmsd.replication.change_log import ChangeLog
 from zmsd.replication.counters import Tally
 from zmsd.replication.dispatcher import Dispatcher
@@ -65,6 +67,7 @@ class Daemon:
         self._published = published
         self._path = path
         self._environ = environ
+        self._results = ReloadRecorder(settings.watermarks.path.parent)
         self._mailbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._exit: int | None = None
         self._reload_at: float | None = None  # monotonic seconds: a reload waits for MongoDB
@@ -96,6 +99,7 @@ class Daemon:
         log.info(kv("zmsd starts", version=__version__, database=self._config.mongodb.database))
         for warning in self._published.catalog.warnings:
             log.warning(kv("catalog", warning=warning))
+        self._results.clear()
         self.server.start()
         self._dispatcher.thread.start()
         self._refresh.watch(self._published.documents)
@@ -143,6 +147,7 @@ class Daemon:
             self._reload_again = True
             return
         self._reloading = True
+        self._results.begin()
         self._manager.reloading()
         Thread(target=self._load, name="reload", daemon=True).start()
 
@@ -185,6 +190,7 @@ class Daemon:
         for line in faults:
             log.error(kv("reload refused", fault=line))
         self._monitor.reloaded(faults)
+        self._results.end(faults=faults)
 
     def _apply(self, new: Config, context: ssl.SSLContext | None, published: Publication, edition: Edition) -> None:
         try:
@@ -204,7 +210,11 @@ class Daemon:
             )
         self._publish()
         log.info(kv("reloaded", tables=len(published.catalog.tables)))
+        credentials = credentials_in_use(new)
+        if credentials:
+            log.info(kv("credentials are those of the start, a new one needs a restart", names=credentials))
         self._monitor.reloaded(restart=fixed)
+        self._results.end(restart=fixed, credentials=credentials, tables=len(published.catalog.tables))
 
     def dump(self) -> None:
         """What every thread is doing, and how full the queues are, into the log."""
@@ -332,14 +342,11 @@ def run(path: Path | None) -> int:
     """``zmsd run``. Raises ConfigError and ZmsdError before it serves."""
     environ = dict(os.environ)
     settings = config.load(path, environ)
-    logs.setup(settings.log.level, settings.log.format)
     daemon = Daemon(settings, publication(settings), path, environ)
     daemon.handle_signals()
-    # What is alive by now stays, and documents have no cycles: to look for some at the usual pace took a quarter of the
-    # processor time.
+    # Objects alive now stay alive, and documents have no cycles: frequent collections would only cost processor time.
     gc.freeze()
     gc.set_threshold(100_000)
-    # A client that catches up keeps the interpreter busy, and a live change asks for it about eight times on its way:
-    # it takes 9 ms meanwhile. With 0.2 ms here it takes 8, but 16 sessions a quarter more of the processor.
+    # A session that catches up keeps the interpreter busy, and a live change needs it about eight times on its way.
     sys.setswitchinterval(0.0005)
     return daemon.run()

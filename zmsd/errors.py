@@ -102,6 +102,10 @@ class ConfigError(ZmsdError):
 class EndpointDown(ConfigError):
     """A URL gave no document: no connection, no answer in time, or an HTTP error."""
 
+    @property
+    def transient(self) -> bool:
+        return True
+
 
 class SourceError(ZmsdError):
     """MongoDB did not do what was asked."""

@@ -24,7 +24,7 @@ Db = Database[dict[str, Any]]
 Serve = Callable[..., ZmsdProcess]
 Follow = Callable[..., ChangeSourceClient]
 
-COMMANDS = ("run", "check", "infer", "tail", "status", "store", "demo")
+COMMANDS = ("run", "reload", "check", "infer", "tail", "status", "store", "demo")
 
 
 class Tail:

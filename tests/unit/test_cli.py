@@ -64,7 +64,6 @@ def test_what_a_command_cannot_do_without(capsys: pytest.CaptureFixture[str], mo
         ({"server": {"tls": {"cert": "none.crt", "key": "none.key"}}}, 1),
         ({"server": {"token_file": "none"}}, 1),
         ({"schema": {"url": "http://127.0.0.1:1/schema"}}, 1),
-        ({"schema": {"url": "http://127.0.0.1:1/schema"}, "mappings": {"file": "none.json"}}, 78),
         ({"server": {"token_file": "none"}, "feed": {"heartbeat": -1}}, 78),
     ],
 )

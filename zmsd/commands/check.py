@@ -12,7 +12,7 @@ from pathlib import Path
 from zmsd import log as logs
 from zmsd.commands.check_mongodb import Finding, preflight
 from zmsd.commands.daemon_client import Target, of_config, words
-from zmsd.config import settings as config
+from zmsd.commands.unit import load_settings
 from zmsd.config.settings import Config, TlsConfig
 from zmsd.errors import PeerError, StoreError, ZmsdError, reason_of
 from zmsd.gateway import tls
@@ -24,7 +24,7 @@ from zmsd.watermarks import sqlite
 def check(path: Path | None, environ: Mapping[str, str], offline: bool) -> int:
     """The exit code: 1 with a fault. Raises ConfigError for what is wrong in the configuration itself."""
     logs.setup("error")
-    settings = config.load(path, environ)
+    settings = load_settings(path, environ)
     published = publication(settings, keep=False)
     faults = _report(_of_documents(settings, published))
     faults += _report(_around(settings))

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from zmsd.commands.change_source_client import SourceClient
-from zmsd.config import settings as config
+from zmsd.commands.unit import load_settings
+from zmsd.config.partial import only
 from zmsd.config.settings import Config
 from zmsd.errors import PeerError
 from zmsd.zero.protocol import PATH
@@ -83,7 +84,10 @@ class Target:
 def target(url: str | None, file: Path | None, token: str | None, environ: Mapping[str, str]) -> Target:
     """The daemon at a URL, or else the one that runs with a configuration. Raises PeerError and ConfigError."""
     if url is None:
-        found = of_config(config.load(file, environ))
+        used = only(
+            "server.host", "server.port", "server.tls.cert", *([] if token else ["server.token", "server.token_file"])
+        )
+        found = of_config(load_settings(file, environ, concerns=used, running=True))
         return found if token is None else Target(found.place, found.secure, token=token, certificate=found.certificate)
     parts = urlsplit(url if "://" in url else f"ws://{url}")
     place = parts.netloc.rpartition("@")[2]

@@ -11,7 +11,8 @@ from typing import Literal
 
 from zmsd import log as logs
 from zmsd import position
-from zmsd.config import settings as config
+from zmsd.commands.unit import load_settings
+from zmsd.config.partial import only
 from zmsd.config.settings import Config
 from zmsd.errors import StoreError
 from zmsd.replication.publication import Published
@@ -22,7 +23,7 @@ Kind = Literal["sqlite", "nats-kv"]
 
 
 def show(path: Path | None, environ: Mapping[str, str]) -> int:
-    settings = config.load(path, environ)
+    settings = _settings(path, environ)
     with _opened(settings, settings.watermarks.storage) as store:
         for line in [*render(store.contents(), time.time())] or ["nothing yet"]:
             print("".join(char if char.isprintable() else "?" for char in line))
@@ -31,7 +32,7 @@ def show(path: Path | None, environ: Mapping[str, str]) -> int:
 
 def copy(path: Path | None, environ: Mapping[str, str], to: Kind) -> int:
     """From the other one. Raises StoreError where the target has clients already."""
-    settings = config.load(path, environ)
+    settings = _settings(path, environ)
     with _opened(settings, "sqlite" if to == "nats-kv" else "nats-kv") as source:
         found = source.contents()
     with _opened(settings, to, make=True) as target:
@@ -43,7 +44,7 @@ def copy(path: Path | None, environ: Mapping[str, str], to: Kind) -> int:
 
 
 def prune(path: Path | None, environ: Mapping[str, str], days: int) -> int:
-    settings = config.load(path, environ)
+    settings = _settings(path, environ)
     with _opened(settings, settings.watermarks.storage) as store:
         found = store.contents()
         heard = {shard: _heard(found, shard) for shard in found.shards.keys() | found.copies.keys()}
@@ -128,6 +129,14 @@ def _age(mark: str, now: float) -> float:
 def _mark(mark: str, now: float) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(now - _age(mark, now)))
     return f"{mark} ({when})"
+
+
+def _settings(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Return the settings of the stores. A NATS bucket is of one database, which the URI of MongoDB may name."""
+    settings = load_settings(path, environ, concerns=only("watermarks", "nats"))
+    if settings.nats.servers:
+        settings = load_settings(path, environ, concerns=only("watermarks", "nats", "mongodb"))
+    return settings
 
 
 @contextlib.contextmanager

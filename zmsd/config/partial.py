@@ -5,12 +5,16 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 from zmsd.config.document import Keys
 from zmsd.config.reader import Reader
 from zmsd.config.settings import Config, LogConfig, read_document
 from zmsd.errors import ConfigError
+
+_SYSTEMD_CREDENTIALS = "/run/credentials"
 
 
 def load_log(path: Path | None) -> LogConfig:
@@ -38,6 +42,17 @@ def without_credentials() -> Callable[[Keys], bool]:
     """Return the ``concerns`` of config.load for a process that may not see the unit's credentials."""
     credentials = frozenset(_credential_settings(Config, ()))
     return lambda path: path not in credentials
+
+
+def credentials_in_use(settings: Config) -> tuple[str, ...]:
+    """Return the names of the credentials that the settings use. systemd reads them when it starts the unit only."""
+    start: Any = settings
+    files = (reduce(_member, path, start) for path in _credential_settings(Config, ()))
+    return tuple(file.name for file in files if isinstance(file, Path) and file.is_relative_to(_SYSTEMD_CREDENTIALS))
+
+
+def _member(section: Any, name: str | int) -> Any:
+    return getattr(section, str(name), None)
 
 
 def _credential_settings(cls: type, path: Keys) -> Iterator[Keys]:

@@ -74,7 +74,7 @@ def fetch(spec: SourceConfig, etag: str | None = None) -> Fetched | Literal[NotM
         reason = _cause(exc)
     else:
         return Fetched(documents.parse(documents.decode(raw, spec.name), spec.name, kind="json"), new_etag)
-    raise EndpointDown([Fault(spec.name, None, None, "", " ".join(reason.split()), transient=True)])
+    raise EndpointDown([Fault(spec.name, None, None, "", " ".join(reason.split()))])
 
 
 def load(spec: SourceConfig, copies: Path) -> Fetched:

@@ -31,7 +31,7 @@ LEVELS = (
     ("zmsd.mongodb",),
     ("zmsd.rows", "zmsd.watermarks"),
     ("zmsd.schema",),
-    ("zmsd.config",),
+    ("zmsd.config", "zmsd.reload_result"),
     (
         "zmsd.retry",
         "zmsd.log",

@@ -1,0 +1,77 @@
+"""``zmsd reload``: have the running daemon read its settings and documents again, and wait for the result."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from zmsd import log as logs
+from zmsd.commands.unit import Unit, load_settings, unit_of
+from zmsd.config.partial import without_credentials
+from zmsd.errors import ZmsdError, reason_of
+from zmsd.reload_result import ReloadResult, read_result
+from zmsd.schema.loading import publication
+
+_SECONDS = 75.0
+"""Time for the daemon to end a reload; systemd gives ExecReload= 90 s."""
+_INTERVAL_SECONDS = 0.05
+
+
+def reload(path: Path | None, environ: Mapping[str, str], pid: int | None) -> int:
+    """Check the files, send SIGHUP and wait for the result; return the exit code, 1 when the daemon refused.
+
+    Raises ConfigError for errors in the files, after which no signal was sent. Credentials are left to the daemon:
+    before systemd 255 the process of ExecReload= may not see them.
+
+    :param pid: the daemon; None for the main process of the unit that runs with this file
+    """
+    logs.setup("error")
+    settings = load_settings(path, environ, concerns=without_credentials())
+    publication(settings, keep=False)
+    unit = unit_of(path, environ)
+    pid = pid or _main_pid(unit)
+    result = _signal(pid, settings.watermarks.path.parent)
+    for fault in result.faults:
+        print(f"{logs.priority_prefix(40, sys.stderr)}reload refused: {fault}", file=sys.stderr)
+    if result.faults:
+        return 1
+    print(f"reloaded: {result.tables} table{'' if result.tables == 1 else 's'}")
+    if result.restart:
+        print(f"changed settings need a restart: {', '.join(result.restart)}")
+    if unit is not None:
+        for name, source in unit.changed(result.credentials):
+            print(f"credential {name} is not that of the start any more ({source}): systemctl restart {unit.name}")
+    elif result.credentials:
+        print(f"credentials are those of the start, a new one needs a restart: {', '.join(result.credentials)}")
+    return 0
+
+
+def _main_pid(unit: Unit | None) -> int:
+    if unit is None:
+        raise ZmsdError("no systemd unit runs with these settings: name the daemon with --pid")
+    pid = unit.main_pid()
+    if pid is None:
+        raise ZmsdError(f"{unit.name} does not run: systemctl start {unit.name}")
+    return pid
+
+
+def _signal(pid: int, state: Path) -> ReloadResult:
+    began = time.monotonic()
+    try:
+        os.kill(pid, signal.SIGHUP)
+        while time.monotonic() - began < _SECONDS:
+            result = read_result(state)
+            # A reload that was under way at the signal may have read the files as they were before.
+            if result is not None and result.pid == pid and result.began >= began:
+                return result
+            time.sleep(_INTERVAL_SECONDS)
+            os.kill(pid, 0)
+    except ProcessLookupError as error:
+        raise ZmsdError(f"there is no process {pid} any more, its log has the reason") from error
+    except OSError as error:
+        raise ZmsdError(f"process {pid}: {reason_of(error)}") from error
+    raise ZmsdError(f"process {pid} did not end its reload within {_SECONDS:.0f} s, its log has the reason")
