@@ -85,7 +85,7 @@ class Daemon:
         self._dispatcher = self._make_dispatcher()
         self._store.watch(lambda: self.tell(self._settle))
         self._monitor = Monitor(self.hub, self._dispatcher, lambda: self.server.sessions())
-        register(self._registry, self._monitor)
+        register(self._registry, self._monitor, self._refresh)
         self.server = self._make_server()
 
     @property
@@ -157,7 +157,7 @@ class Daemon:
         try:
             new = config.load(self._path, self._environ)
             context = _tls(new.server)
-            published = publication(new)
+            published = publication(new, fall_back=False)
             edition = self._edition(_values(new, published))
             if edition.fingerprint != self.hub.edition.fingerprint:
                 prepare(self.hub, edition, self._config.feed.images)

@@ -178,7 +178,7 @@ def test_down_at_start_the_last_good_copy_serves(
     assert len(list((zmsd.directory / "documents").iterdir())) == 2, "beside the store"
     api.stop()
     zmsd.start()
-    warned = zmsd.log("endpoint down, its last good copy is used")
+    warned = zmsd.log("last good copy of a document used")
     assert len(warned) == 2
     assert all(re.search(r"age_seconds=\d+(\.\d+)?$", line) for line in warned)
     again = follow(zmsd, replica=client.replica)
@@ -191,8 +191,44 @@ def test_down_at_start_the_last_good_copy_serves(
     assert "SECRET" not in zmsd.stderr()
 
 
+BAD = [
+    '{"message": {"tab',
+    "",
+    "<html>maintenance</html>",
+    "[]",
+    '{"error": "maintenance"}',
+    '{"user": {"columns": {}}}',
+]
+
+
+def test_bad_document_at_start_is_replaced_by_the_last_good_copy(
+    database: Db, api: Api, settings: dict[str, Any], serve: Serve, follow: Follow
+) -> None:
+    database.users.insert_one({"_id": "ann", "age": 7})
+    settings["schema"]["refresh"] = 1
+    zmsd = serve(None, settings=settings)
+    stale = f'zmsd_document_stale{{document="http://127.0.0.1:{api.port}/schema"}}'
+    assert f"{stale} 0" in zmsd.get("/metrics")[1]
+    for number, bad in enumerate(BAD, 1):
+        zmsd.stop()
+        api.say("/schema", bad)
+        zmsd.start()
+        assert len(zmsd.wait_log("WARNING.*last good copy of a document used")) == number
+        assert f"{stale} 1" in zmsd.get("/metrics")[1]
+    api.say("/schema", with_age())
+    client = follow(zmsd)
+    client.wait_for(lambda replica: replica.rows["user"][("ann",)].get("age") == 7, "the document that is good", 20)
+    wait_until(lambda: f"{stale} 0" in zmsd.get("/metrics")[1], "it is not stale any more")
+    for bad in BAD:
+        api.say("/schema", bad)
+        wait_until(lambda: f"{stale} 1" in zmsd.get("/metrics")[1], "it is stale")
+        api.say("/schema", with_age())
+        wait_until(lambda: f"{stale} 0" in zmsd.get("/metrics")[1], "it is not stale any more")
+    assert client.connections == 2
+
+
 def test_down_at_start_without_a_copy(api: Api, settings: dict[str, Any], serve: Serve, tmp_path: Path) -> None:
-    """It may come back: exit code 1, with which systemd tries again. A document that is wrong stays so: 78."""
+    """It may come back: exit code 1, with which systemd tries again. A file that is wrong stays so: 78."""
     api.stop()
     zmsd = serve(None, settings=settings, start=False)
     zmsd.launch()
@@ -205,6 +241,9 @@ def test_down_at_start_without_a_copy(api: Api, settings: dict[str, Any], serve:
     assert checked.returncode == 1
     api.say("/schema", "{}")
     api.start()
+    zmsd.launch()
+    assert zmsd.wait_exit() == 1, "the endpoint may give another one"
+    zmsd.write({}, settings={"schema": {"file": "schema.json", "url": None, "refresh": None}})
     zmsd.launch()
     assert zmsd.wait_exit() == 78
 

@@ -15,11 +15,12 @@ from zmsd import __version__
 from zmsd.gateway.session import Session
 from zmsd.metadata.monitor import Monitor, memory_bytes
 from zmsd.prometheus import Labels, Reading, Registry
+from zmsd.schema.refresh import Refresh
 
 _STATES = ("waiting", "copying", "streaming", "reset")
 
 
-def register(registry: Registry, monitor: Monitor) -> None:
+def register(registry: Registry, monitor: Monitor, refresh: Refresh) -> None:
     """Nothing that is read here waits: neither for MongoDB nor for the store."""
 
     def counter(name: str, help: str, read: Callable[[], Reading], *labels: str) -> None:
@@ -31,6 +32,12 @@ def register(registry: Registry, monitor: Monitor) -> None:
     _of_the_feed(counter, gauge, monitor)
     _of_the_clients(counter, gauge, monitor)
     _of_the_process(counter, gauge, monitor)
+    gauge(
+        "zmsd_document_stale",
+        "1 while an older document is published than the one at its URL, or the URL gives none",
+        refresh.stale,
+        "document",
+    )
 
 
 _Add = Callable[..., None]

@@ -57,7 +57,7 @@ class Fetched:
 def fetch(spec: SourceConfig, etag: str | None = None) -> Fetched | Literal[NotModified.NOT_MODIFIED]:
     """The document of ``spec``, or NOT_MODIFIED where a URL still has the one that came with ``etag``.
 
-    Raises EndpointDown, and ConfigError for a file that cannot be read and for what is no document.
+    Raises EndpointDown for a URL, and ConfigError for a file, that cannot be read or has no document.
     """
     if spec.url is None:
         assert spec.file is not None
@@ -73,24 +73,39 @@ def fetch(spec: SourceConfig, etag: str | None = None) -> Fetched | Literal[NotM
     except (OSError, HTTPException, ValueError) as exc:
         reason = _cause(exc)
     else:
-        return Fetched(documents.parse(documents.decode(raw, spec.name), spec.name, kind="json"), new_etag)
+        try:
+            return Fetched(documents.parse(documents.decode(raw, spec.name), spec.name, kind="json"), new_etag)
+        except ConfigError as exc:
+            raise EndpointDown(exc.faults) from exc
     raise EndpointDown([Fault(spec.name, None, None, "", " ".join(reason.split()))])
 
 
 def load(spec: SourceConfig, copies: Path) -> Fetched:
-    """`fetch`; while the endpoint of a URL is down, the copy of it that ``keep`` has put into ``copies``."""
+    """Return what `fetch` gives; where a URL gives no document, its last good copy. Raises ConfigError as `fetch`."""
     try:
         fetched = fetch(spec)
     except EndpointDown as exc:
-        file = _copy(spec, copies)
-        try:
-            age = max(0.0, time.time() - file.stat().st_mtime)
-            document = documents.parse(documents.read(file), spec.name, kind="json")
-        except (OSError, ConfigError):
-            raise exc from None
-        return Fetched(document, age=age, fault=exc.faults[0])
+        copy = last_good(spec, copies, exc.faults[0])
+        if copy is None:
+            raise
+        return copy
     assert fetched is not NOT_MODIFIED
     return fetched
+
+
+def last_good(spec: SourceConfig, copies: Path, fault: Fault) -> Fetched | None:
+    """Return the copy of a URL's document that ``keep`` has put into ``copies``; None where there is none.
+
+    :param fault: why it is needed
+    """
+    if spec.url is None:
+        return None
+    file = _copy(spec, copies)
+    try:
+        age = max(0.0, time.time() - file.stat().st_mtime)
+        return Fetched(documents.parse(documents.read(file), spec.name, kind="json"), age=age, fault=fault)
+    except (OSError, ConfigError):
+        return None
 
 
 def keep(spec: SourceConfig, document: Document, copies: Path) -> None:
@@ -119,10 +134,13 @@ def _status(code: int) -> str:
         text = f"HTTP {code} {HTTPStatus(code).phrase}"
     except ValueError:
         text = f"HTTP {code}"
-    return text + (": redirected too often, or to no http URL" if code in (301, 302, 303, 307, 308) else "")
+    reason = ": redirected too often, from https to http, or to another kind of URL"
+    return text + (reason if code in (301, 302, 303, 307, 308) else "")
 
 
 def _cause(exc: Exception) -> str:
+    if isinstance(exc, _Unusable):
+        return str(exc)
     cause = exc.reason if isinstance(exc, URLError) else exc
     if isinstance(cause, TimeoutError):
         return f"no answer within {TIMEOUT:g} s"
@@ -140,14 +158,23 @@ def _get(spec: SourceConfig, etag: str | None) -> tuple[bytes, str | None]:
     deadline = Deadline(TIMEOUT)
     opener = build_opener(_TimedHandler(deadline), _Redirects(spec))
     with opener.open(Request(spec.url, headers=headers), timeout=TIMEOUT) as response:
+        body = response.read(documents.LIMIT + 1)
+        if (coding := response.headers.get("Content-Encoding", "identity")) != "identity":
+            raise _Unusable(f"the answer has Content-Encoding {coding[:40]}, which was not asked for")
+        announced = response.headers.get("Content-Length", "")
+        if announced.isdecimal() and len(body) < min(int(announced[:18]), documents.LIMIT + 1):
+            raise _Unusable(f"the answer ends after {len(body)} of {announced[:18]} bytes")
         new_etag = response.headers.get("ETag", "")
-        return response.read(
-            documents.LIMIT + 1
-        ), new_etag if new_etag.isascii() and new_etag.isprintable() and new_etag else None
+        return body, new_etag if new_etag.isascii() and new_etag.isprintable() and new_etag else None
+
+
+class _Unusable(HTTPException):
+    """An answer that is not what its headers say, or not as it was asked for."""
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follows redirects to http and https; away from the configured origin without the configured headers."""
+    """Follows redirects to http and https, but not from https to http, where anybody on the way could write the
+    document; away from the configured origin without the configured headers."""
 
     def __init__(self, spec: SourceConfig) -> None:
         self._spec = spec
@@ -156,7 +183,7 @@ class _Redirects(HTTPRedirectHandler):
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
         target, origin = urlsplit(newurl), urlsplit(self._spec.url)
-        if target.scheme not in ("http", "https"):
+        if target.scheme != "https" and (target.scheme != "http" or req.type == "https"):
             raise HTTPError(req.full_url, code, msg, headers, fp)
         new = super().redirect_request(req, fp, code, msg, headers, newurl)
         if new is not None and (target.scheme, target.netloc) != (origin.scheme, origin.netloc):

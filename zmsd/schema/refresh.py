@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from threading import Condition, Thread
@@ -40,10 +41,15 @@ class Refresh:
 
     def watch(self, documents: Iterable[tuple[SourceConfig, Fetched]]) -> None:
         """These from now on, and no others."""
-        looks = [_Look(spec, found) for spec, found in documents if spec.refresh is not None]
+        looks = [_Look(spec, found) for spec, found in documents if spec.url is not None]
         with self._condition:
             self._looks = looks
             self._condition.notify()
+
+    def stale(self) -> dict[tuple[str, ...], float]:
+        """Return for each URL 1 while something older is published than what it gives, or it gives nothing; else 0."""
+        with self._condition:
+            return {(look.name,): float(look.stale) for look in self._looks}
 
     def _run(self) -> None:
         while (look := self._next()) is not None:
@@ -63,7 +69,7 @@ class Refresh:
         with self._condition:
             while not self._stopped:
                 first = min(self._looks, key=lambda look: look.due, default=None)
-                wait = None if first is None else first.due - time.monotonic()
+                wait = None if first is None or first.due == math.inf else first.due - time.monotonic()
                 if first is not None and wait is not None and wait <= 0:
                     return first
                 self._condition.wait(wait)
@@ -74,12 +80,12 @@ class _Look:
     """What is known of one document. For the thread alone."""
 
     def __init__(self, spec: SourceConfig, found: Fetched) -> None:
-        assert spec.refresh is not None
         self.name = spec.name
-        self.due = time.monotonic() + spec.refresh
+        self._every = spec.refresh or math.inf  # without refresh only a reload looks
+        self.due = time.monotonic() + self._every
+        self.stale = found.fault is not None
         self._spec = spec
-        self._every = spec.refresh
-        self._text = found.document.text
+        self._published = self._text = found.document.text
         self._etag = found.etag
         self._trouble = Repeated(log, "look at a document", every=_REMINDER)
 
@@ -89,12 +95,13 @@ class _Look:
             found = fetch(self._spec, self._etag)
         except ConfigError as error:
             self._trouble.failed(error)
+            self.stale = True
             return False
         finally:
             self.due = time.monotonic() + self._every
         self._trouble.recovered(document=self.name)
-        if found is NOT_MODIFIED:
-            return False
-        self._etag = found.etag
-        before, self._text = self._text, found.document.text
+        before = self._text
+        if found is not NOT_MODIFIED:
+            self._etag, self._text = found.etag, found.document.text
+        self.stale = self._text != self._published
         return before != self._text

@@ -15,6 +15,7 @@ from zmsd.metadata.monitor import Monitor
 from zmsd.prometheus import Counter, Registry
 from zmsd.replication.counters import Tally
 from zmsd.rows.rejects import Rejects
+from zmsd.schema.refresh import Refresh
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -36,7 +37,7 @@ class Listing(Registry):
 def metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
     registry = Listing()
     hub = SimpleNamespace(source=SimpleNamespace(failures=Counter()), rejects=Rejects(), tally=Tally(registry))
-    register(registry, Monitor(cast(Any, hub), cast(Any, SimpleNamespace()), list))
+    register(registry, Monitor(cast(Any, hub), cast(Any, SimpleNamespace()), list), Refresh(lambda: None))
     return registry.added
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gzip
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import certificates
 from tests.support.wait import FACTOR
 from zmsd.config import document as documents
 from zmsd.config.settings import SourceConfig
@@ -24,7 +27,8 @@ Answer = Callable[[BaseHTTPRequestHandler], object]
 class Endpoint:
     """An HTTP server on 127.0.0.1 whose every path answers as the test says; ``requests`` are (path, headers)."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: Path | None = None) -> None:
+        """:param tls: the directory of server.crt and server.key"""
         self.answers: dict[str, Answer] = {}
         self.requests: list[tuple[str, Mapping[str, str]]] = []
         self.stopping = threading.Event()
@@ -40,12 +44,17 @@ class Endpoint:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port = self._server.server_port
+        self._scheme = "http" if tls is None else "https"
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(tls / "server.crt", tls / "server.key")
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._server.daemon_threads = False  # so that server_close() joins them
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
-        return f"http://{host}:{self.port}{path}"
+        return f"{self._scheme}://{host}:{self.port}{path}"
 
     def say(self, path: str, body: bytes = b"{}", status: int = 200, **headers: str) -> str:
         """Have ``path`` answer so; its URL."""
@@ -153,17 +162,26 @@ def test_http_errors(endpoint: Endpoint, status: int, text: str) -> None:
 )
 def test_bodies_that_are_no_documents(endpoint: Endpoint, body: bytes, expected: str) -> None:
     url = endpoint.say("/s", body)
-    with pytest.raises(ConfigError) as caught:
-        fetch(SourceConfig(url=url))
-    assert not isinstance(caught.value, EndpointDown)
-    assert str(caught.value) == url + expected
+    assert down(url) == url + expected
 
 
 def test_a_body_may_not_be_too_large(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "LIMIT", 1 << 20)
     assert document(endpoint.say("/s", b"[" + b" " * ((1 << 20) - 2) + b"]")).document.data == []
-    with pytest.raises(ConfigError, match="is larger than 1 MiB"):
+    with pytest.raises(EndpointDown, match="is larger than 1 MiB"):
         fetch(SourceConfig(url=endpoint.say("/s", b"[" + b" " * (1 << 20) + b"]")))
+
+
+def test_body_shorter_than_its_content_length_is_refused(endpoint: Endpoint) -> None:
+    """Also where what is there is a document by itself."""
+    url = endpoint.say("/s", b"12", 200, **{"Content-Length": "3"})
+    assert down(url) == f"{url}: the answer ends after 2 of 3 bytes"
+
+
+def test_compressed_body_that_was_not_asked_for_is_refused(endpoint: Endpoint) -> None:
+    url = endpoint.say("/s", gzip.compress(b"{}"), 200, **{"Content-Encoding": "gzip"})
+    assert down(url) == f"{url}: the answer has Content-Encoding gzip, which was not asked for"
+    assert endpoint.requests[-1][1]["accept-encoding"] == "identity"
 
 
 def test_a_body_that_breaks_off(endpoint: Endpoint) -> None:
@@ -194,7 +212,26 @@ def test_redirects_to_another_origin_lose_the_headers(endpoint: Endpoint) -> Non
 @pytest.mark.parametrize("target", ["/old", "ftp://127.0.0.1/SECRET", "file:///etc/passwd"])
 def test_redirects_that_lead_nowhere(endpoint: Endpoint, target: str) -> None:
     url = endpoint.say("/old", b"", 302, Location=target)
-    assert down(url) == f"{url}: HTTP 302 Found: redirected too often, or to no http URL"
+    assert down(url) == f"{url}: HTTP 302 Found: redirected too often, from https to http, or to another kind of URL"
+
+
+def test_redirect_from_https_to_http_is_refused(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    certificates.ONE.write(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.crt"))
+    plain = endpoint.say("/new", b'{"a": 1}')
+    secure = Endpoint(tls=tmp_path)
+    try:
+        assert document(secure.say("/direct", b'{"a": 1}')).document.data == {"a": 1}
+        secure.say("/old", b"", 302, Location="/direct")
+        assert document(secure.url("/old")).document.data == {"a": 1}
+        url = secure.say("/new", b"", 302, Location=plain)
+        assert down(url).startswith(f"{url}: HTTP 302 Found: redirected too often, from https to http")
+        assert not endpoint.requests
+    finally:
+        secure.stop()
 
 
 def test_nobody_there() -> None:
@@ -280,12 +317,13 @@ def test_a_copy_is_of_one_url_and_gets_replaced(endpoint: Endpoint, tmp_path: Pa
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_copy_does_not_hide_a_bad_document(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_copy_is_used_when_the_endpoint_gives_no_document(endpoint: Endpoint, tmp_path: Path) -> None:
     spec = SourceConfig(url=endpoint.say("/s"))
     keep(spec, load(spec, tmp_path).document, tmp_path)
     endpoint.say("/s", b"<html>")
-    with pytest.raises(ConfigError, match="not JSON"):
-        load(spec, tmp_path)
+    copy = load(spec, tmp_path)
+    assert copy.document.data == {}
+    assert str(copy.fault).endswith("not JSON: Expecting value")
 
 
 def test_a_spoilt_copy_is_none(endpoint: Endpoint, tmp_path: Path) -> None:

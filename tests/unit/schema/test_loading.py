@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.test_sources import Endpoint
 from zmsd.config import settings as config
 from zmsd.errors import ConfigError
+from zmsd.schema.fetch import EndpointDown
 from zmsd.schema.loading import Publication, publication
 
 SCHEMA = {"item": {"columns": {"id": {"type": "string"}}, "primaryKey": ["id"]}}
@@ -46,3 +49,84 @@ def test_permissions_that_are_none(tmp_path: Path, permissions: Any, kind: str) 
         published(tmp_path, permissions, {"item": {"columns": {}}})
     assert fault in str(caught.value)
     assert len(caught.value.faults) > 1, "with those of the other documents"
+
+
+MAPPINGS = {"item": {"collection": "things"}}
+
+
+@pytest.fixture
+def urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Publication]]:
+    """``urls(schema, mappings, **options)``: what is published when the endpoints give these bodies (JSON or bytes)."""
+    monkeypatch.setenv("no_proxy", "*")
+    endpoint = Endpoint()
+
+    def published(schema: Any, mappings: Any, **options: Any) -> Publication:
+        settings: dict[str, Any] = {"mongodb": {"uri": "mongodb://127.0.0.1/db"}}
+        for name, body in {"schema": schema, "mappings": mappings}.items():
+            raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+            settings[name] = {"url": endpoint.say(f"/{name}", raw)}
+        (tmp_path / "zmsd.json").write_text(json.dumps(settings))
+        return publication(config.load(tmp_path / "zmsd.json", {}), **options)
+
+    yield published
+    endpoint.stop()
+
+
+BAD: list[Any] = [b"", b"<html></html>", b'{"item', b"\x1f\x8b\x08", [], 5, None, "x", {"error": "maintenance"}]
+
+
+@pytest.mark.parametrize("bad", [*BAD, {}, {"item": {"columns": {"id": {"type": "strin"}}, "primaryKey": ["id"]}}])
+def test_schema_that_cannot_be_used_falls_back_to_the_copy(urls: Callable[..., Publication], bad: Any) -> None:
+    good = urls(SCHEMA, MAPPINGS)
+    found = urls(bad, MAPPINGS)
+    assert found.catalog == good.catalog
+    (_, schema), (_, mappings) = found.documents
+    assert schema.fault is not None
+    assert schema.age is not None
+    assert mappings.fault is None
+
+
+@pytest.mark.parametrize("bad", [*BAD, {"item": {"collection": "a$"}}, {"other": {"collection": "a"}}])
+def test_mappings_that_cannot_be_used_fall_back_to_the_copy(urls: Callable[..., Publication], bad: Any) -> None:
+    good = urls(SCHEMA, MAPPINGS)
+    assert urls(SCHEMA, bad).catalog == good.catalog
+    assert urls(SCHEMA, MAPPINGS).documents[1][1].fault is None
+
+
+def test_documents_that_do_not_fit_each_other_fall_back_together(urls: Callable[..., Publication]) -> None:
+    two = {**SCHEMA, "other": SCHEMA["item"]}
+    good = urls(two, {**MAPPINGS, "other": {"collection": "others"}})
+    found = urls(SCHEMA, {**MAPPINGS, "other": {"collection": "others", "feilds": {}}})
+    assert found.catalog == good.catalog
+    assert [fetched.fault is not None for _, fetched in found.documents] == [True, True]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_url_without_a_copy_is_an_endpoint_that_is_down(urls: Callable[..., Publication], bad: Any) -> None:
+    with pytest.raises(EndpointDown):
+        urls(bad, MAPPINGS)
+
+
+def test_running_publication_is_kept_when_the_check_finds_a_fault(urls: Callable[..., Publication]) -> None:
+    good = urls(SCHEMA, MAPPINGS, fall_back=False)
+    with pytest.raises(EndpointDown, match="has no such table"):
+        urls(SCHEMA, {"other": {"collection": "a"}}, fall_back=False)
+    assert urls(b"<html>", MAPPINGS, fall_back=False).catalog == good.catalog
+
+
+def test_file_with_a_fault_is_a_configuration_error(tmp_path: Path) -> None:
+    """Also beside a URL that is down: waiting would not heal it."""
+    (tmp_path / "schema.json").write_text("{}")
+    settings = {
+        "mongodb": {"uri": "mongodb://127.0.0.1/db"},
+        "schema": {"file": "schema.json"},
+        "mappings": {"url": "http://127.0.0.1:1/m"},
+    }
+    (tmp_path / "zmsd.json").write_text(json.dumps(settings))
+    loaded = config.load(tmp_path / "zmsd.json", {})
+    with pytest.raises(EndpointDown):  # the schema is not looked at without its mappings
+        publication(loaded)
+    (tmp_path / "schema.json").write_text("{")
+    with pytest.raises(ConfigError, match="not JSON") as caught:
+        publication(loaded)
+    assert not isinstance(caught.value, EndpointDown)
