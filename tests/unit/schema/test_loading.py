@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_sources import Endpoint
+from tests.support.endpoint import Endpoint
 from zmsd.config import settings as config
 from zmsd.errors import ConfigError
 from zmsd.schema.fetch import EndpointDown
