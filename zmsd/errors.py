@@ -2,7 +2,7 @@
 
 ZmsdError
     ConfigError            a settings, schema or mapping document is wrong; exit code 78, a reload keeps the old one
-        EndpointDown       a URL gave no document; exit code 1
+        EndpointDown       a URL gave no document that can be used; exit code 1
     SourceError            MongoDB
         SourceUnavailable  network, election, time-out: retry with backoff at the same position
             SourceTimeout  no complete answer came within the request's deadline
@@ -100,7 +100,10 @@ class ConfigError(ZmsdError):
 
 
 class EndpointDown(ConfigError):
-    """A URL gave no document: no connection, no answer in time, or an HTTP error."""
+    """A URL gave no document that can be used: no connection, no answer in time, an HTTP error, or another body.
+
+    It may give one later, so this is not final as an error in a file is.
+    """
 
     @property
     def transient(self) -> bool:
