@@ -9,6 +9,7 @@ ZmsdError
             SequenceError  the change streams disagree about the order: a bug; the feed begins again
             OptionRefused  the server does not take an option of a change stream: look at it again, then retry
         SourceRefused      credentials, privileges, topology: an operator must act; logged once, retried slowly
+            NotWatchable   the name is that of a view or a time series: watch the database instead
         ResumeLost         the changes after a position are gone, or belong to another database: reset-required
         TokenUnfit         the server does not take a resume token: reopen by time, once the lineage is checked
         EventUnreadable    a change event is over 16 MB, or not valid BSON: read it without its documents
@@ -137,6 +138,10 @@ class OptionRefused(SourceUnavailable):
 
 class SourceRefused(SourceError):
     """It will not do it until an operator acts: credentials, privileges, topology."""
+
+
+class NotWatchable(SourceRefused):
+    """The name is that of a view or a time series (166): MongoDB has no change streams for those."""
 
 
 class ResumeLost(SourceError):

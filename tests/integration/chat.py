@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pymongo.database import Database
+
 
 def table(**columns: str) -> dict[str, Any]:
     """A table spec in the plain form with the key ``id``; every other column may be null."""
@@ -46,3 +48,9 @@ MAPPINGS: dict[str, Any] = {
 }
 
 COLLECTIONS = ("users", "rooms", "messages")
+
+
+def create_collections(database: Database[dict[str, Any]]) -> None:
+    """Create what is published, so that nothing of it is reported as missing."""
+    for name in COLLECTIONS:
+        database.create_collection(name)

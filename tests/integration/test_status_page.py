@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from tests.integration.chat import MAPPINGS, SCHEMA
+from tests.integration.chat import MAPPINGS, SCHEMA, create_collections
 from tests.support.browser import Page
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
@@ -40,13 +40,14 @@ def status(zmsd: ZmsdProcess, query: str = "") -> dict[str, Any]:
 
 
 def test_what_is_said(database: Db, serve: Serve, follow: Follow) -> None:
+    create_collections(database)
     database.users.insert_one({"_id": "ann"})
     zmsd = serve(SCHEMA, MAPPINGS, settings=BY_COLLECTION)
     empty = status(zmsd)
     assert empty["ready"] is True
     assert empty["state"] == "serving 3 collections, no client is connected"
     assert empty["database"] == database.name
-    assert empty["mongodb"] == "6.0"
+    assert empty["mongodb"] == "6.0.5"
     assert empty["sessions"] == []
     assert empty["last_reload"] is None
     assert empty["rejected"] == {"counts": [], "newest": []}
@@ -161,6 +162,7 @@ def test_the_page_in_a_browser(
     database: Db, serve: Serve, follow: Follow, browse: Callable[[str], StatusPage], tmp_path: Path
 ) -> None:
     pictures = Path(os.environ.get("ZMSD_TEST_SCREENSHOTS", tmp_path))
+    create_collections(database)
     database.users.insert_many([{"_id": f"u{number}", "name": "x" * 1000} for number in range(30_000)])
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": TOKEN}})
     query = {"token": TOKEN}
@@ -171,6 +173,12 @@ def test_the_page_in_a_browser(
     page.wait("!document.querySelector('main').hidden")
     assert page.evaluate("document.title") == "zmsd: ready"
     assert page.text("#state") == "serving 3 collections to 1 client"
+    assert page.evaluate("document.querySelector('#problems').hidden") is True
+    database.rooms.drop()
+    page.wait("document.querySelector('#state').classList.contains('warn')")
+    assert "rooms does not exist" in page.text("#problems")
+    database.create_collection("rooms")
+    page.wait("document.querySelector('#state').classList.contains('ok')")
     assert "zero/0" in page.text("#sessions")
 
     # It keeps itself up to date.

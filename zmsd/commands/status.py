@@ -43,6 +43,8 @@ def render(data: Data) -> Iterator[str]:
     yield f"position {_get(data, 'watermark')}, {_seconds(data.get('position_age'))} behind; oplog headroom {lost}"
     if data.get("store_trouble"):
         yield f"the watermark store cannot be written: {data['store_trouble']}"
+    for problem in data.get("problems") or ():
+        yield f"warning: {_get(problem, 'name')} {_get(problem, 'reason')}"
     reload = data.get("last_reload")
     if isinstance(reload, dict):
         faults = reload.get("faults") or ()

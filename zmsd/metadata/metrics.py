@@ -15,6 +15,7 @@ from zmsd import __version__
 from zmsd.gateway.session import Session
 from zmsd.metadata.monitor import Monitor, memory_bytes
 from zmsd.prometheus import Labels, Reading, Registry
+from zmsd.replication.problems import KINDS
 from zmsd.schema.refresh import Refresh
 
 _STATES = ("waiting", "copying", "streaming", "reset")
@@ -49,6 +50,16 @@ def _of_the_feed(counter: _Add, gauge: _Add, monitor: Monitor) -> None:
     def fill() -> Reading:
         return {(name,): held / limit for name, (held, limit) in dispatcher.queues.items()}
 
+    def problems() -> Reading:
+        counts = Counter(problem.kind for problem in hub.problems.current)
+        return {(kind,): counts[kind] for kind in KINDS}
+
+    gauge(
+        "zmsd_published_missing",
+        "Published names that are not in the database as they should be, by what is missing",
+        problems,
+        "what",
+    )
     gauge("zmsd_ready", "1 while the feed runs, as /readyz says", lambda: hub.readiness.reason is None)
     gauge(
         "zmsd_position_age_seconds",

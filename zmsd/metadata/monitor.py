@@ -133,6 +133,8 @@ class Monitor:
             text += f", {copying} copying" if copying else ""
         if self.hub.store.trouble is not None:
             text += "; the watermark store cannot be written"
+        if self.hub.problems.current:
+            text += f"; {_count(len(self.hub.problems.current), 'problem')} with what is published"
         if self.last_reload is not None and self.last_reload.faults:
             text += "; the last reload was refused"
         return text
@@ -154,6 +156,13 @@ class Monitor:
             lag = 0.0 if self.hub.readiness.reason is None else self.position_age or 0.0
         self.history = (*self.history[-POINTS + 1 :], Point(time.time(), rate, lag))
 
+    def look_at_published(self) -> None:
+        """Look at the published collections, while the feed runs. May wait for MongoDB."""
+        hub = self.hub
+        if hub.readiness.reason is None:
+            with suppress(SourceError):  # the dispatcher reports it
+                hub.problems.look(hub.source, hub.edition)
+
     def look_at_mongodb(self) -> None:
         """May wait for MongoDB."""
         with suppress(SourceError):  # the dispatcher reports it
@@ -165,6 +174,7 @@ class Monitor:
             while not self._stop.wait(EVERY):
                 now = time.monotonic()
                 self.look(now)
+                self.look_at_published()
                 if now - self._mongodb_time >= _MONGODB_EVERY:
                     self._mongodb_time = now
                     self.look_at_mongodb()

@@ -41,10 +41,13 @@ def pages(monitor: Monitor, registry: Registry) -> dict[str, PageMaker]:
 
     def readyz(allowed: bool) -> Page:
         reason, trouble = hub.readiness.reason, hub.store.trouble
-        if not allowed:
-            reason, trouble = None if reason is None else "not ready", None
-        note = "" if trouble is None else f"note: the watermark store cannot be written: {trouble}\n"
-        return Page(200 if reason is None else 503, "text/plain; charset=utf-8", f"{reason or 'ready'}\n{note}")
+        lines = ["ready" if reason is None else reason if allowed else "not ready"]
+        if allowed:
+            lines += [f"note: {problem}" for problem in hub.problems.empty_tables]
+        if allowed and trouble is not None:
+            lines.append(f"note: the watermark store cannot be written: {trouble}")
+        text = "".join(f"{line}\n" for line in lines)
+        return Page(200 if reason is None else 503, "text/plain; charset=utf-8", text)
 
     return {
         "/": index,

@@ -28,6 +28,7 @@ def status(monitor: Monitor) -> dict[str, Any]:
         "ready": hub.readiness.reason is None,
         "state": monitor.words(),
         "store_trouble": hub.store.trouble,
+        "problems": [problem._asdict() for problem in hub.problems.current],
         "database": source.db.name,
         "mongodb": source.deployment.version_text or None,
         "watermark": place,

@@ -122,6 +122,15 @@ class ChangeCursor:
         self._place: Document = {"startAtOperationTime": position.to_timestamp(after + 1)}
         self._begin = f"{after + 1:016X}"
 
+    def widen(self, match: Document) -> None:
+        """Go on at the same position in the stream of the whole database.
+
+        :param match: the $match for the events that belong to this stream
+        """
+        self._collection = None
+        self._stages = [match, *self._stages]
+        self._matches = [match]
+
     def read(self, wait_ms: int = AWAIT_MS) -> Batch:
         """The next batch; an empty one after ``wait_ms`` milliseconds.
 

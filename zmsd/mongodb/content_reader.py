@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from bson import DBRef
 
-from zmsd.errors import EventUnreadable, OptionRefused
+from zmsd.errors import EventUnreadable, NotWatchable, OptionRefused
 from zmsd.log import kv
 from zmsd.mongodb import raw_batch
 from zmsd.mongodb.change_cursor import BATCH, ENVELOPE, Batch, ChangeCursor
@@ -98,7 +98,6 @@ class ContentReader(Reader):
         super().__init__(name, cursor, stop, health)
         self._source = source
         self._watched = watched
-        self._without_images: set[str] = set()
         self._lookups = {name: Lookup(source, name, wanted.fields) for name, wanted in watched.items()}
 
     def _read(self, wait_ms: int) -> Batch:
@@ -127,20 +126,13 @@ class ContentReader(Reader):
                 for image in (AFTER, BEFORE):
                     if isinstance(event.get(image), DBRef):  # see as_documents
                         event[image] = event[image].as_doc()
-            if self._source.wants_images and collection not in self._source.images:
-                self._without_images.add(collection)
+            self._source.ensure_images(collection)
             wanted = self._watched[collection]
             self._lookups[collection].complete(group, before=wanted.needs_before)
             if wanted.evaluator is not None:
                 _evaluate(wanted.evaluator, group)
         for collection in by_collection:
             self._lookups[collection].settle()
-
-    def idle(self) -> None:
-        """A quiet moment is the time to switch images on for a collection that has appeared meanwhile: what happened
-        to it before can then no longer be read at its own time, and all of that has been read."""
-        while self._without_images:
-            self._source.switch_images_on(self._without_images.pop())
 
 
 class CollectionReader(ContentReader):
@@ -152,6 +144,19 @@ class CollectionReader(ContentReader):
         options = _options(source)
         cursor = ChangeCursor(source, collection, after, [projection(wanted.fields)], options, _batch_size(source))
         super().__init__(source, f"collection-{collection}", cursor, {collection: wanted}, stop, health)
+        self._collection = collection
+
+    def _read(self, wait_ms: int) -> Batch:
+        """A view or a time series may have taken the collection's name. The events of the collection before, and of
+        one that takes the name later, are in the database's stream."""
+        try:
+            return super()._read(wait_ms)
+        except NotWatchable:
+            name = self._collection
+            self._cursor.widen(
+                {"$match": {"$or": [{"ns.coll": name}, {"to.coll": name}, {"operationType": "invalidate"}]}}
+            )
+            return super()._read(wait_ms)
 
 
 class DatabaseReader(ContentReader):

@@ -24,6 +24,7 @@ from pymongo.errors import (
 
 from zmsd.errors import (
     EventUnreadable,
+    NotWatchable,
     OptionRefused,
     ResumeLost,
     SourceError,
@@ -43,10 +44,11 @@ RESUME = frozenset(
 )
 REOPEN_BY_TIME = frozenset((280, 260))
 LOST = frozenset((286, 136, 40576, 40585, 40615, 47))
-REFUSED = frozenset((13, 18, 20, 40573, 166, 40324, 40415))
+REFUSED = frozenset((13, 18, 20, 40573, 40324, 40415))
 SNAPSHOT_GONE = frozenset((239, 246))
 SNAPSHOT_RETRY = frozenset((250, 272))
 OVERSIZE = 10334
+NO_CHANGE_STREAM = 166
 OPTION_REFUSED = 2
 """BadValue: the server does not take an option, as ``whenAvailable`` below featureCompatibilityVersion 6.0."""
 _TIME_LIMIT = 50
@@ -68,6 +70,8 @@ def classify(error: PyMongoError) -> SourceError:
         return EventUnreadable(text)
     if code in LOST or error.has_error_label("NonResumableChangeStreamError"):
         return ResumeLost(text)
+    if code == NO_CHANGE_STREAM:
+        return NotWatchable(text)
     if code in REFUSED:
         return SourceRefused(text)
     if isinstance(error, ConfigurationError):

@@ -66,9 +66,9 @@ class Lookup:
 
     def settle(self) -> None:
         """The events that were completed last will not be given again."""
-        # With images nobody asks for it, and a transaction may be large.
-        kept = {} if self._collection in self._source.images else self._newly_left
-        newest = next(reversed(kept), ("", b""))[0]
+        newest = next(reversed(self._newly_left), ("0", b""))[0]
+        # With images it is not needed, and a transaction may be large.
+        kept = {} if self._source.has_images_at(self._collection, int(newest, 16)) else self._newly_left
         if any(time != newest for time, _ in itertools.islice(self._left, 1)):
             self._left = {}
         self._left |= {place: document for place, document in kept.items() if place[0] == newest}

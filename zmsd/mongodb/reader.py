@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
 from threading import Event, Lock, Thread
 
 from zmsd import position
@@ -147,9 +146,6 @@ class Reader:
     def fill(self, events: list[Document]) -> None:
         """Complete a batch's events in place, before anyone sees them. For the readers of content."""
 
-    def idle(self) -> None:
-        """Nothing has come for a while."""
-
     def _fill(self, events: list[Document]) -> None:
         """Tried until it works: the cursor has moved on, and reading again would not bring these events."""
         while events:
@@ -160,8 +156,6 @@ class Reader:
                 if self._stop.is_set():
                     raise Stopped from error
                 self._failed(error)
-        with suppress(SourceError):  # there will be other quiet moments
-            self.idle()
 
     def _failed(self, error: SourceError) -> None:
         """Say it, and wait before the next try."""

@@ -26,7 +26,7 @@ from zmsd.log import Repeated, kv
 from zmsd.mongodb import raw_batch
 from zmsd.mongodb.content_reader import Fields
 from zmsd.mongodb.errors import REFUSED_WAIT, SNAPSHOT_GONE, SNAPSHOT_RETRY, backoff, classify, code_of, no_bson
-from zmsd.mongodb.source import Document, Source, as_documents
+from zmsd.mongodb.source import Document, Source, as_documents, translated
 from zmsd.pace import Pace
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,9 @@ class Scan:
 
     def estimate(self) -> int:
         """Roughly how many documents there are; from the collection's metadata."""
+        with translated():
+            if not self._is_collection():
+                return 0
         return int(self._source.command({"count": self.collection})["n"])
 
     def __iter__(self) -> Iterator[list[bytes]]:
@@ -106,9 +109,13 @@ class Scan:
         else:
             command["readConcern"] = {"level": "majority"}
         db = self._source.db
+        if not self._is_collection():
+            return True
         with self._source.client.start_session(causal_consistency=False) as session:
             with pymongo.timeout(self._pace.seconds) if slow else nullcontext():
                 cursor, length, parts = self._ask(command, session)
+            if not self._is_collection():
+                return True  # a view took the name meanwhile; the event that dropped the collection follows
             namespace = cursor["ns"].partition(".")[2]
             try:
                 while True:
@@ -124,6 +131,11 @@ class Scan:
                 with suppress(PyMongoError), pymongo.timeout(_CLOSE_SECONDS):
                     db.command({"killCursors": namespace, "cursors": [cursor["id"]]}, session=session)
                 raise
+
+    def _is_collection(self) -> bool:
+        """Whether there may be rows to read: what a view or a time series gives never changes again."""
+        found = list(self._source.db.list_collections(filter={"name": self.collection}))
+        return all(info.get("type", "collection") == "collection" for info in found)
 
     def _ask(self, command: Document, session: ClientSession) -> raw_batch.Split:
         begun = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -43,6 +44,7 @@ CODEC: CodecOptions[Document] = CodecOptions(
 )
 
 _WIRE_6_0 = 17
+_IMAGES_RETRY_SECONDS = 10.0
 _NAMESPACE_NOT_FOUND = 26
 _INDEX_IS_BUILT = (12586, 12587)
 """BackgroundOperationInProgressForDatabase and …ForNamespace."""
@@ -94,6 +96,11 @@ class Source:
         self.images: frozenset[str] = frozenset()
         self.missing_images: dict[str, SourceError] = {}
         """Collection -> why its images could not be switched on at the last try."""
+        self._images_since: dict[str, int] = {}  # collection -> the position at which they were switched on
+        self._images_retry: dict[str, float] = {}  # collection -> monotonic seconds of the next try
+        self.not_collections: dict[str, str] = {}
+        """Published name -> its type, ``view`` or ``timeseries``, as of the last look: MongoDB has no change streams
+        for those, so their tables are empty."""
         self.deployment = Deployment()
         """As of the last look. It is the same object as long as nothing has changed."""
         self._images_setting = "auto"
@@ -198,17 +205,25 @@ class Source:
         self._images_setting = images
         self.look().check()
         self.set = self.set_id()
-        found = self.collections()
-        wanted = sorted(collections)
-        for name in wanted:
-            kind = found.get(name, {}).get("type", "collection")
-            if kind != "collection":
-                raise SourceRefused(f"{self.db.name}.{name} is a {kind}: MongoDB has no change streams for those")
+        found = self.look_at(collections)
         if images == "off":
             self._warn("images off", "updates carry a later document, transactions over collections can be torn")
-            self.images = frozenset()
         else:
-            self._see_to_images(wanted, found, images)
+            self._see_to_images(found, images)
+
+    def look_at(self, names: Iterable[str]) -> frozenset[str]:
+        """Ask which of these names are collections, and which collections keep images.
+
+        :return: the names that exist as a collection; ``not_collections`` has those that exist as something else
+        """
+        with translated():
+            found = list(self.db.list_collections(filter={"name": {"$in": sorted(names)}}))
+        kinds = {info["name"]: str(info.get("type", "collection")) for info in found}
+        self.not_collections = {name: kind for name, kind in kinds.items() if kind != "collection"}
+        on = [one["name"] for one in found if (one["options"].get("changeStreamPreAndPostImages") or {}).get("enabled")]
+        with self._lock:
+            self.images = frozenset(on) if self.wants_images else frozenset()
+        return frozenset(kinds.keys() - self.not_collections.keys())
 
     def collections(self) -> dict[str, Document]:
         """listCollections: name -> {type, options, info: {uuid}}. Missing collections are missing."""
@@ -243,7 +258,7 @@ class Source:
         if not self.deployment.stores_images:
             return False
         try:
-            self.db.command({"collMod": name, "changeStreamPreAndPostImages": {"enabled": True}})
+            reply = self.db.command({"collMod": name, "changeStreamPreAndPostImages": {"enabled": True}})
         except OperationFailure as error:
             if code_of(error) != _NAMESPACE_NOT_FOUND:  # switched on when it appears
                 reason = self._why_not_switched_on(name, error)
@@ -257,9 +272,29 @@ class Source:
             raise classify(error) from error
         with self._lock:
             self.images |= {name}
+            self._images_since[name] = position.of_timestamp(reply["operationTime"])
         self.missing_images.pop(name, None)
         log.info(kv("pre- and post-images switched on", collection=name))
         return True
+
+    def ensure_images(self, name: str) -> None:
+        """Switch images on for a collection whose events come without. What was written before can be read at its own
+        time as well afterwards as before. A try that failed is repeated after some seconds.
+
+        Raises SourceError if images are required and cannot be switched on.
+        """
+        if not self.wants_images or name in self.images:
+            return
+        required = self._images_setting == "required"
+        if not required and time.monotonic() < self._images_retry.get(name, 0.0):
+            return
+        self._images_retry[name] = time.monotonic() + _IMAGES_RETRY_SECONDS
+        if not self.switch_images_on(name) and required and name in self.missing_images:
+            raise self._required(name)
+
+    def has_images_at(self, name: str, at: int) -> bool:
+        """Whether a collection's events at a position have images, as far as that is known."""
+        return name in self.images and at > self._images_since.get(name, 0)
 
     def forget_images(self, *names: str | None) -> None:
         """Whether these collections have images is not known any more."""
@@ -274,20 +309,20 @@ class Source:
             )
         return classify(error)
 
-    def _see_to_images(self, wanted: list[str], found: dict[str, Document], mode: str) -> None:
+    def _see_to_images(self, collections: frozenset[str], mode: str) -> None:
         if not self.deployment.stores_images:
-            self.images = frozenset()
             reason = self.deployment.why_no_images
             if mode == "required":
                 raise SourceRefused(f"feed.images is required, but {reason}")
             self._warn("no pre- and post-images", f"{reason}; until then transactions can be torn")
             return
-        on = {n for n, i in found.items() if (i["options"].get("changeStreamPreAndPostImages") or {}).get("enabled")}
-        self.images = frozenset(on.intersection(wanted))
-        missing = [name for name in wanted if name in found and name not in on and not self.switch_images_on(name)]
+        missing = [name for name in sorted(collections - self.images) if not self.switch_images_on(name)]
         if missing and mode == "required":
-            why = self.missing_images.get(missing[0]) or SourceUnavailable(f"{missing[0]} has just been dropped")
-            raise type(why)(f"feed.images is required, but images cannot be switched on: {why}")
+            raise self._required(missing[0])
+
+    def _required(self, name: str) -> SourceError:
+        why = self.missing_images.get(name) or SourceUnavailable(f"{name} has just been dropped")
+        return type(why)(f"feed.images is required, but images cannot be switched on: {why}")
 
     def _warn(self, what: str, why: str) -> None:
         """Say a thing once in the life of the process, not at every reconnect."""

@@ -150,6 +150,7 @@ class Dispatcher:
                 self._place = self._begun = now
             self._hub.edition = edition
             self._log.start(position.watermark(self._place), edition.fingerprint)
+        self._hub.problems.look(self._hub.source, edition)
         encoder = edition.encoder()
         encoder.rows = self._hub.tally.rows
         encoder.progress = self._progressed

@@ -20,6 +20,7 @@ from zmsd.replication.change_log import ChangeLog, Entry, Tail
 from zmsd.replication.counters import Tally
 from zmsd.replication.encoder import Encoder
 from zmsd.replication.lineage import History
+from zmsd.replication.problems import Problems
 from zmsd.replication.publication import Edition
 from zmsd.rows.rejects import Rejects
 from zmsd.watermarks.base import WatermarkStore
@@ -75,6 +76,7 @@ class Hub:
     tally: Tally
     private_feeds: int = 4
     stop: Event = field(default_factory=Event)
+    problems: Problems = field(default_factory=Problems)
 
     def __post_init__(self) -> None:
         self._private = BoundedSemaphore(self.private_feeds)

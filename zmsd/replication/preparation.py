@@ -23,6 +23,8 @@ def prepare(hub: Hub, edition: Edition, images: str) -> int:
         collection = table.mapping.collection
         if follows_from_id(table) or collection not in found or collection in hub.source.images:
             continue
+        if collection in hub.source.not_collections:
+            continue
         if images != "off" and hub.source.switch_images_on(collection):
             continue  # it has appeared just now
         if collection in hub.source.collections():

@@ -53,6 +53,7 @@ class Scene:
         self.dispatcher = SimpleNamespace(place=place(0), queues={})
         self.store = SimpleNamespace(trouble=None)
         hub = SimpleNamespace(
+            problems=SimpleNamespace(current=()),
             store=self.store,
             log=self.log,
             readiness=self.readiness,

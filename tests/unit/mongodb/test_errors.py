@@ -22,6 +22,7 @@ from pymongo.errors import (
 
 from zmsd.errors import (
     EventUnreadable,
+    NotWatchable,
     ResumeLost,
     SourceError,
     SourceRefused,
@@ -47,7 +48,8 @@ BY_CODE: dict[type[SourceError], tuple[int, ...]] = {
     SourceTimeout: (50,),
     TokenUnfit: (280, 260),
     ResumeLost: (286, 136, 40576, 40585, 40615, 47),
-    SourceRefused: (13, 18, 20, 40573, 166, 40324, 40415),
+    SourceRefused: (13, 18, 20, 40573, 40324, 40415),
+    NotWatchable: (166,),
     EventUnreadable: (10334,),
 }
 

@@ -104,6 +104,7 @@ class Scene:
             tally=MagicMock(),
             source=MagicMock(failures=Counter(), recoveries=Counter()),
             history=MagicMock(),
+            problems=MagicMock(),
         )
         self.heartbeat = 1000.0
 

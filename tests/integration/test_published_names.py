@@ -1,0 +1,197 @@
+"""Published names that are not collections, or not yet, or no longer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from tests.integration.chat import named, table
+from tests.support.client import ChangeSourceClient
+from tests.support.compare import assert_same
+from tests.support.daemon import ZmsdProcess
+from tests.support.mongod import ReplicaSet
+from tests.support.wait import wait_until
+
+Db = Database[dict[str, Any]]
+Serve = Callable[..., ZmsdProcess]
+Follow = Callable[..., ChangeSourceClient]
+
+SCHEMA = named(m=table(id="string", n="number"), end=table(id="string"))
+MAPPINGS = {
+    "m": {"collection": "m", "fields": {"id": "_id", "n": "n"}},
+    "end": {"collection": "ends", "fields": {"id": "_id"}},
+}
+WAYS = pytest.mark.parametrize(
+    ("scope", "images"), [("collection", "auto"), ("database", "auto"), ("collection", "off"), ("database", "off")]
+)
+
+
+def make_view(database: Db) -> None:
+    database.src.insert_many([{"_id": "s1", "n": 1}, {"_id": "s2", "n": 2}])
+    database.command({"create": "m", "viewOn": "src", "pipeline": []})
+
+
+def make_time_series(database: Db) -> None:
+    database.create_collection("m", timeseries={"timeField": "at"})
+
+
+KINDS = pytest.mark.parametrize("make", [make_view, make_time_series])
+
+
+def problems(zmsd: ZmsdProcess) -> dict[str, str]:
+    """Published name -> what is wrong, as /status.json has it."""
+    return {one["name"]: one["kind"] for one in json.loads(zmsd.get("/status.json")[1])["problems"]}
+
+
+def published_missing(zmsd: ZmsdProcess, what: str) -> bool:
+    return f'zmsd_published_missing{{what="{what}"}} 1\n' in zmsd.get("/metrics")[1]
+
+
+def end(database: Db, client: ChangeSourceClient, name: str) -> None:
+    """Wait until the client has everything up to now."""
+    database.ends.insert_one({"_id": name})
+    client.wait_for(lambda replica: (name,) in replica.rows["end"], f"all before {name}", 30)
+
+
+def reported(zmsd: ZmsdProcess) -> None:
+    """Wait until the name is reported everywhere."""
+    wait_until(lambda: problems(zmsd).get("m") == "type", "it is reported", 20)
+    status, text = zmsd.get("/readyz")
+    assert status == 200
+    assert "note: m is a " in text
+    assert published_missing(zmsd, "type")
+    assert len(zmsd.log("WARNING.*published.*name=m .*no change streams")) == 1
+
+
+def well_again(zmsd: ZmsdProcess) -> None:
+    wait_until(lambda: "m" not in problems(zmsd), "it is well again", 20)
+    assert zmsd.get("/readyz") == (200, "ready\n")
+    assert zmsd.log("INFO.*well again.*name=m ")
+
+
+@WAYS
+@KINDS
+def test_name_that_is_no_collection_at_start_leaves_other_tables_served(
+    make: Callable[[Db], None], scope: str, images: str, database: Db, serve: Serve, follow: Follow
+) -> None:
+    make(database)
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope, "images": images}})
+    client = follow(zmsd)
+    end(database, client, "first")
+    reported(zmsd)
+    assert client.replica.rows["m"] == {}
+    database.drop_collection("m")
+    database.m.insert_many([{"_id": "a", "n": 1}, {"_id": "b", "n": 2}])
+    database.m.update_one({"_id": "a"}, {"$inc": {"n": 1}})
+    end(database, client, "second")
+    assert_same(database, SCHEMA, MAPPINGS, client.replica)
+    well_again(zmsd)
+
+
+@WAYS
+@KINDS
+def test_name_that_becomes_no_collection_empties_its_table_until_it_is_one(
+    make: Callable[[Db], None], scope: str, images: str, database: Db, serve: Serve, follow: Follow
+) -> None:
+    database.m.insert_one({"_id": "before", "n": 0})
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope, "images": images}})
+    client = follow(zmsd)
+    client.wait_rows("m", 1)
+    database.drop_collection("m")
+    make(database)
+    end(database, client, "first")
+    database.src.update_one({"_id": "s1"}, {"$set": {"n": 100}})
+    reported(zmsd)
+    assert client.replica.rows["m"] == {}
+    newcomer = follow(zmsd, app="newcomer")
+    assert newcomer.replica.rows["m"] == {}
+    # A collection that is there for a moment only, behind which the name is a view again.
+    database.drop_collection("m")
+    database.m.insert_one({"_id": "brief", "n": 1})
+    database.m.update_one({"_id": "brief"}, {"$inc": {"n": 1}})
+    database.drop_collection("m")
+    database.src.drop()
+    make(database)
+    end(database, client, "second")
+    assert client.replica.rows["m"] == {}
+    database.drop_collection("m")
+    database.m.insert_one({"_id": "after", "n": 1})
+    for one in (client, newcomer):
+        one.wait_rows("m", 1)
+    end(database, client, "third")
+    for one in (client, newcomer):
+        assert_same(database, SCHEMA, MAPPINGS, one.replica)
+    well_again(zmsd)
+
+
+@WAYS
+def test_name_that_becomes_a_view_while_zmsd_is_away_empties_its_table(
+    scope: str, images: str, database: Db, serve: Serve, follow: Follow
+) -> None:
+    database.m.insert_one({"_id": "before", "n": 0})
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope, "images": images}})
+    client = follow(zmsd)
+    client.wait_rows("m", 1)
+    zmsd.kill()
+    database.m.update_one({"_id": "before"}, {"$inc": {"n": 1}})
+    database.drop_collection("m")
+    make_view(database)
+    zmsd.start()
+    end(database, client, "first")
+    assert client.replica.rows["m"] == {}
+    assert client.replica.reset_required is None
+    reported(zmsd)
+
+
+def test_collection_that_does_not_exist_is_reported_until_it_does(database: Db, serve: Serve) -> None:
+    database.create_collection("ends")
+    zmsd = serve(SCHEMA, MAPPINGS)
+    wait_until(lambda: problems(zmsd) == {"m": "collection"}, "it is reported", 20)
+    assert published_missing(zmsd, "collection")
+    assert "problem" in json.loads(zmsd.get("/status.json")[1])["state"]
+    assert len(zmsd.log("WARNING.*published.*name=m .*does not exist")) == 1
+    zmsd.write(mappings={**MAPPINGS, "end": {"collection": "mistake", "fields": {"id": "_id"}}})
+    zmsd.signal(signal.SIGHUP)
+    wait_until(lambda: problems(zmsd) == {"m": "collection", "mistake": "collection"}, "both are", 20)
+    assert len(zmsd.log("WARNING.*published.*name=mistake .*does not exist")) == 1
+    database.create_collection("mistake")
+    database.create_collection("m")
+    wait_until(lambda: problems(zmsd) == {}, "both are there", 20)
+    assert published_missing(zmsd, "collection") is False
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_collection_that_appears_without_the_right_to_switch_images_on(
+    mode: str, tmp_path: Any, stack: contextlib.ExitStack, follow: Follow
+) -> None:
+    """``auto`` serves and reports it. ``required`` refuses its rows until the right is granted."""
+    replica_set = stack.enter_context(ReplicaSet(tmp_path / "mongod", auth=True))
+    database: Db = stack.enter_context(replica_set.client())["chat"]
+    database.create_collection("ends", changeStreamPreAndPostImages={"enabled": True})
+    database.command("createUser", "zmsd", pwd="zmsd", roles=["read"])
+    uri = replica_set.uri("chat", ("zmsd", "zmsd")).replace("authSource=admin", "authSource=chat")
+    zmsd = ZmsdProcess(tmp_path / "zmsd", uri, SCHEMA, MAPPINGS, settings={"feed": {"images": mode}})
+    stack.enter_context(zmsd).start()
+    client = follow(zmsd)
+    database.m.insert_one({"_id": "first", "n": 1})
+    database.m.update_one({"_id": "first"}, {"$inc": {"n": 1}})
+    if mode == "auto":
+        client.wait_rows("m", 1)
+        wait_until(lambda: problems(zmsd) == {"m": "images"}, "it is reported", 20)
+        assert published_missing(zmsd, "images")
+        assert zmsd.log("WARNING.*published.*name=m .*images")
+    else:
+        wait_until(lambda: "feed.images is required" in zmsd.get("/readyz")[1], "the reason", 20)
+        assert zmsd.get("/readyz")[0] == 503
+        assert client.replica.rows["m"] == {}
+    database.command("grantRolesToUser", "zmsd", roles=["dbAdmin"])
+    wait_until(lambda: zmsd.ready() and not problems(zmsd), "it has images", 40)
+    database.m.update_one({"_id": "first"}, {"$inc": {"n": 1}})
+    end(database, client, "end")
+    assert_same(database, SCHEMA, MAPPINGS, client.replica)

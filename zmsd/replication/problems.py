@@ -1,0 +1,93 @@
+"""What is published and is not in the database as it should be: missing or of the wrong kind, or without images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from threading import Lock
+from typing import Literal, NamedTuple, Protocol
+
+from zmsd.log import kv
+from zmsd.mongodb.source import Source
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["collection", "type", "images", "field"]
+KINDS: tuple[Kind, ...] = ("collection", "type", "images", "field")
+
+
+class Problem(NamedTuple):
+    """One published name."""
+
+    kind: Kind
+    """``collection``: it does not exist. ``type``: it is a view or a time series. ``images``: it should have pre- and
+    post-images and has none. ``field``: no document has the field of a column."""
+    name: str
+    """The collection; for a field ``TABLE.COLUMN``."""
+    reason: str
+    """What that means and what to do."""
+
+
+class Published(Protocol):
+    """What is published."""
+
+    @property
+    def watched(self) -> Mapping[str, object]: ...
+
+
+class Problems:
+    """The problems of the publication that is served. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.current: tuple[Problem, ...] = ()
+        self._published: Published | None = None
+        self._lock = Lock()
+
+    @property
+    def empty_tables(self) -> list[str]:
+        """A line for each published name that is not a collection: its tables are empty until it is one."""
+        return [f"{one.name} {one.reason}" for one in self.current if one.kind == "type"]
+
+    def look(self, source: Source, published: Published) -> None:
+        """Look at the published collections again, and switch on images that are off. Raises SourceError."""
+        with self._lock:
+            if published is not self._published:  # each publication reports its own
+                self._published, self.current = published, ()
+            self._look(source, sorted(published.watched))
+
+    def found_fields(self, problems: list[Problem]) -> None:
+        """Take over which mapped fields a sample of the documents does not have."""
+        with self._lock:
+            self._replace(("field",), problems)
+
+    def _look(self, source: Source, wanted: list[str]) -> None:
+        found = source.look_at(wanted)
+        if source.wants_images:
+            for name in sorted(found - source.images):
+                source.ensure_images(name)
+        problems: list[Problem] = []
+        for name in wanted:
+            kind = source.not_collections.get(name)
+            if kind is not None:
+                reason = f"is a {kind}, which has no change streams: its tables are empty until it is a collection"
+                problems.append(Problem("type", name, reason))
+            elif name not in found:
+                reason = f"does not exist in database {source.db.name}: its tables are empty until it is created"
+                problems.append(Problem("collection", name, reason))
+            elif source.wants_images and name not in source.images:
+                why = source.missing_images.get(name)
+                reason = "has no pre- and post-images" + (f": {why}" if why else "")
+                problems.append(Problem("images", name, reason))
+        self._replace(("collection", "type", "images"), problems)
+
+    def _replace(self, kinds: tuple[Kind, ...], problems: list[Problem]) -> None:
+        before = {one[:2]: one for one in self.current if one.kind in kinds}
+        now = {one[:2]: one for one in problems}
+        for key, one in now.items():
+            if key not in before:
+                log.warning(kv("published name has a problem", name=one.name, reason=one.reason))
+        for key, one in before.items():
+            if key not in now:
+                log.info(kv("published name is well again", name=one.name, problem=one.kind))
+        others = [one for one in self.current if one.kind not in kinds]
+        self.current = (*problems, *others)
