@@ -1,11 +1,15 @@
-"""What the oplog says of a position: whether it is of this database's history. In an older state of the database, or in
-another one, a time says nothing: it goes on in silence from any that is not too old."""
+"""What the oplog says of a position: whether it belongs to this database's history.
+
+A stream that begins at a time says nothing: in an older state of the database, or in another database, mongod begins at
+any time that is not too old.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from bson import Timestamp
+import pymongo
 from bson.int64 import Int64
 from pymongo import ReadPreference
 from pymongo.errors import OperationFailure, PyMongoError
@@ -13,56 +17,82 @@ from pymongo.errors import OperationFailure, PyMongoError
 from zmsd import position
 from zmsd.errors import SourceUnavailable
 from zmsd.mongodb.errors import LOST, REOPEN_BY_TIME, classify, code_of, is_transient
-from zmsd.mongodb.source import CODEC, Source
+from zmsd.mongodb.source import CODEC, Document, Source
+from zmsd.pace import FIRST_SECONDS
+
+_AT_ONCE_MS = 1
 
 
-def has_event(source: Source, token: str) -> bool:
-    """Whether the event of a resume token is in the oplog, or was before the oplog's first entry.
+def has_event(source: Source, token: str, seconds: float = FIRST_SECONDS) -> bool:
+    """Return whether the event of a resume token is in the oplog, or was before the oplog's first entry.
 
-    Raises SourceError: SourceUnavailable, too, where the database has not come so far yet.
+    The cost does not grow with what other databases wrote, with one exception: where ``local.oplog.rs`` may not be read
+    and the event is not there, mongod scans the oplog up to the database's next event.
+
+    Raises SourceError: SourceUnavailable also where the database has not reached the event's time yet.
 
     :param token: as :func:`position.text_of_token` wrote it
+    :param seconds: deadline of such a scan
     """
     found = position.token_of_text(token)
     at = position.of_token(found)
+    entry = _has_entry(source, at)
+    if entry is False:
+        return False
+    start: Document = {"startAtOperationTime": position.to_timestamp(at)}
+    later = {"clusterTime": {"$gt": start["startAtOperationTime"]}}
     try:
-        # mongod misses the event only where it comes upon a later one.
-        if _first_event(source, {"resumeAfter": found})[0] is not None:
+        event, reached = _first_event(source, start, {"$or": [{"_id._data": found["_data"]}, later]}, seconds)
+        if event is not None and event["_data"] != found["_data"]:
+            # Not there, or mongod writes this event's token in another way than it did: it has been upgraded since.
+            # It reads both ways, and answers 280 when it comes upon a later event without having found this one.
+            _first_event(source, {"resumeAfter": found}, {}, seconds)
             return True
-        first, reached = _first_event(source, {"startAtOperationTime": position.to_timestamp(at)})
+        if event is None and reached > at:  # likewise, but there is no later event
+            event, _ = _first_event(source, start, {}, seconds)
+            return event is not None and position.of_token(event) == at
     except PyMongoError as error:
         if code_of(error) in REOPEN_BY_TIME:
             return False
         if code_of(error) in LOST:
-            return True  # too old to tell; whether the place itself can be had is another question
+            return True  # too old to tell; whether the changes after it can be had is another question
         raise classify(error) from error
-    if first is None and reached <= at:
+    if event is None:
         raise _not_yet(at)
-    return first == at
+    return True
 
 
 def has_operation(source: Source, at: int) -> bool:
-    """Whether the oplog has an entry of a position, or begins later, or cannot be read: the right to is not required,
-    and mongos has none.
+    """Return whether the oplog has an entry at a position, or begins later, or cannot be read.
 
-    Raises SourceError: SourceUnavailable, too, where the database has not come so far yet.
+    Reading it needs a right that zmsd does not require, and mongos has none.
 
-    :param at: a time at which an operation has ended, as a copy's
+    Raises SourceError: SourceUnavailable also where the database has not reached the position yet.
+
+    :param at: a time at which an operation has ended, as an initial sync's
+    """
+    return _has_entry(source, at) is not False
+
+
+def _has_entry(source: Source, at: int) -> bool | None:
+    """Return whether the oplog has an entry at a position; None where it begins later or cannot be read.
+
+    ``ts`` is the oplog's order, so this is a seek.
     """
     if source.deployment.sharded:
-        return True
+        return None
     try:
         found = _first_entry(source, {"ts": {"$gte": position.to_timestamp(at)}})
         if found == at:
             return True
-        start = _first_entry(source, {})  # only now: it may have gone on since
+        start = _first_entry(source, {})  # only now: it may have moved on since
     except PyMongoError as error:
         if isinstance(error, OperationFailure) and not is_transient(error):
-            return True
+            return None
         raise classify(error) from error
     if found is None or start is None:
         raise _not_yet(at)
-    return at < start
+    return None if at < start else False
 
 
 def _first_entry(source: Source, query: dict[str, Any]) -> int | None:
@@ -71,17 +101,32 @@ def _first_entry(source: Source, query: dict[str, Any]) -> int | None:
     return None if entry is None else position.of_timestamp(entry["ts"])
 
 
-def _first_event(source: Source, place: dict[str, Any]) -> tuple[int | None, int]:
-    """The position of the first event in a change stream, None where there is none yet, and up to where it was looked
-    for."""
-    pipeline = [{"$changeStream": place}, {"$project": {"clusterTime": 1}}]
-    command = {"aggregate": 1, "pipeline": pipeline, "cursor": {"batchSize": 1}}
-    cursor = source.db.command(command, codec_options=CODEC)["cursor"]
-    if cursor["id"]:
-        namespace = cursor["ns"].partition(".")[2]
-        source.db.command({"killCursors": namespace, "cursors": [Int64(cursor["id"])]})
-    times: list[Timestamp] = [event["clusterTime"] for event in cursor["firstBatch"]]
-    return position.of_timestamp(times[0]) if times else None, position.of_token(cursor["postBatchResumeToken"])
+def _first_event(source: Source, start: Document, match: Document, seconds: float) -> tuple[Document | None, int]:
+    """Return the token of a change stream's first event that matches, None where there is none yet, and the position up
+    to which mongod has looked.
+
+    :param start: the option of ``$changeStream`` that says where it starts
+    """
+    pipeline = [{"$changeStream": start}, {"$match": match}, {"$project": {"_id": 1}}]
+    command: Document = {"aggregate": 1, "pipeline": pipeline, "cursor": {"batchSize": 0}}
+    run = partial(source.db.command, codec_options=CODEC)
+    with source.client.start_session(causal_consistency=False) as session:
+        if seconds > FIRST_SECONDS:
+            command["cursor"]["batchSize"] = 1
+            with pymongo.timeout(seconds):
+                cursor = run(command, session=session)["cursor"]
+            events = cursor["firstBatch"]
+        else:
+            # Only a getMore of one event ends at the event: an aggregate looks for 32 first, to the end of the oplog
+            # (internalDocumentSourceCursorInitialBatchSize).
+            cursor = run(command, session=session)["cursor"]
+            more = {"getMore": Int64(cursor["id"]), "collection": cursor["ns"].partition(".")[2], "batchSize": 1}
+            cursor = run({**more, "maxTimeMS": _AT_ONCE_MS}, session=session)["cursor"]
+            events = cursor["nextBatch"]
+        if cursor["id"]:
+            namespace = cursor["ns"].partition(".")[2]
+            run({"killCursors": namespace, "cursors": [Int64(cursor["id"])]}, session=session)
+    return events[0]["_id"] if events else None, position.of_token(cursor["postBatchResumeToken"])
 
 
 def _not_yet(at: int) -> SourceUnavailable:

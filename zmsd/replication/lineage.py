@@ -3,12 +3,14 @@ the address, no change follows on what a client has."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from zmsd import position
-from zmsd.errors import ResumeLost
+from zmsd.errors import ResumeLost, SourceTimeout
 from zmsd.mongodb import oplog
 from zmsd.mongodb.source import Source
+from zmsd.pace import Pace
 from zmsd.watermarks.base import WatermarkStore
 
 _NOT_HERE = "is not in this database's history: another state of it was restored"
@@ -21,8 +23,16 @@ class History:
         self._source = source
         self._store = store
         self._proven: set[str] = set()  # tokens and watermarks that are in the oplog
+        self._pace = Pace(1)
+        self._search: tuple[str, float] | None = None  # watermark, and monotonic seconds of the beginning
         self.doubts = 0
         """Grows where the connection was lost: another database may answer since. Then each place is to be checked."""
+
+    @property
+    def searches(self) -> tuple[str, float] | None:
+        """What mongod is asked to find in the oplog, and for how many seconds already. Thread-safe."""
+        search = self._search
+        return None if search is None else (f"the change at watermark {search[0]}", time.monotonic() - search[1])
 
     def doubt(self) -> None:
         """Nothing is proven any more."""
@@ -59,7 +69,7 @@ class History:
         if checkpoint is None or (invalid is not None and checkpoint[0] < invalid[0]):
             return
         mark, token = checkpoint
-        if not self._proves(token, lambda: oplog.has_event(self._source, token)):
+        if not self._proves(token, lambda: self._has_event(mark, token)):
             reason = f"the change at watermark {mark} {_NOT_HERE}"
             self.invalidate(reason)
             raise ResumeLost(reason)
@@ -75,6 +85,18 @@ class History:
             known.append(newest[0])
         after = max((position.parse(mark)[0] + 1 for mark in known), default=0)
         self._store.invalidate(position.watermark(max(self._source.operation_time(), after)), reason)
+
+    def _has_event(self, mark: str, token: str) -> bool:
+        self._search = mark, time.monotonic()
+        try:
+            found = oplog.has_event(self._source, token, self._pace.seconds)
+        except SourceTimeout as error:
+            self._pace.late(busy=error.busy)
+            raise
+        finally:
+            self._search = None
+        self._pace.in_time()
+        return found
 
     def _proves(self, what: str, proof: Callable[[], bool]) -> bool:
         doubts = self.doubts
