@@ -60,7 +60,17 @@ def _of_the_feed(counter: _Add, gauge: _Add, monitor: Monitor) -> None:
         problems,
         "what",
     )
-    gauge("zmsd_ready", "1 while the feed runs, as /readyz says", lambda: hub.readiness.reason is None)
+    gauge("zmsd_ready", "1 while changes arrive, as /readyz says", lambda: monitor.reason is None)
+    gauge(
+        "zmsd_progress_age_seconds",
+        "Since the feed last made progress; in an idle database it makes some every second",
+        lambda: monitor.progress.age,
+    )
+    gauge(
+        "zmsd_majority_stalled_seconds",
+        "For which MongoDB's majority commit point has not moved while its primary has written; 0 if it moves",
+        lambda: monitor.progress.majority.stands_for,
+    )
     gauge(
         "zmsd_position_age_seconds",
         "Since the moment in MongoDB up to which everything has been read",

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from zmsd import position
 from zmsd.errors import SourceError
 from zmsd.gateway.session import Session
+from zmsd.log import kv
+from zmsd.metadata.progress import Progress
 from zmsd.replication.dispatcher import Dispatcher
 from zmsd.replication.hub import Hub
 
@@ -27,6 +29,9 @@ _RATE_LOOKS = 5
 """Looks over which a collection's rate is taken: ten seconds."""
 _MONGODB_EVERY = 10.0
 """Seconds between looks at the deployment and the beginning of its oplog."""
+
+_REPORT_EVERY = 10.0
+"""Seconds between log lines that say what zmsd waits for."""
 
 
 class Point(NamedTuple):
@@ -73,6 +78,8 @@ class Monitor:
         """Collection -> change events per second."""
         self.last_reload: Reload | None = None
         self.reloads = {"ok": 0, "refused": 0}
+        self.progress = Progress(dispatcher, hub.history)
+        self._reported: float | None = None  # monotonic seconds: when it was last logged what zmsd waits for
         self._oplog_start: int | None = None
         self._mongodb_time = 0.0
         self._looks: deque[tuple[float, Counter[str]]] = deque(maxlen=_RATE_LOOKS + 1)
@@ -89,6 +96,12 @@ class Monitor:
         """A reload has ended; for the main thread."""
         self.reloads["refused" if faults else "ok"] += 1
         self.last_reload = Reload(time.time(), tuple(faults), tuple(restart))
+
+    @property
+    def reason(self) -> str | None:
+        """Why changes do not arrive just now; None: they do."""
+        found = (self.progress.waits_for_majority, self.hub.readiness.reason, self.progress.waits)
+        return "; ".join(reason for reason in found if reason is not None) or None
 
     @property
     def position_age(self) -> float | None:
@@ -120,7 +133,7 @@ class Monitor:
 
     def words(self) -> str:
         """The state in one line."""
-        reason = self.hub.readiness.reason
+        reason = self.reason
         sessions = self.sessions()
         if reason is not None:
             text = f"not ready: {reason}"
@@ -153,8 +166,20 @@ class Monitor:
         rate = (events.total() - then.total()) / max(now - before, EVERY)
         lag = tally.worst_lag()
         if lag is None:  # nothing has come: because nothing happened, or because the feed does not run
-            lag = 0.0 if self.hub.readiness.reason is None else self.position_age or 0.0
+            lag = 0.0 if self.reason is None else self.position_age or 0.0
         self.history = (*self.history[-POINTS + 1 :], Point(time.time(), rate, lag))
+        self._report(now)
+
+    def _report(self, now: float) -> None:
+        """Log what zmsd waits for, at first and every ten seconds, because no error reports it."""
+        waits = self.progress.waits_for_majority or self.progress.waits
+        if waits is None:
+            if self._reported is not None:
+                log.info("progress again")
+            self._reported = None
+        elif self._reported is None or now - self._reported >= _REPORT_EVERY:
+            self._reported = now
+            log.warning(kv("no progress", reason=waits))
 
     def look_at_published(self) -> None:
         """Look at the published collections, while the feed runs. May wait for MongoDB."""
@@ -167,6 +192,10 @@ class Monitor:
         """May wait for MongoDB."""
         with suppress(SourceError):  # the dispatcher reports it
             self.hub.source.look()
+        try:
+            self.progress.majority.look(self.hub.source.command({"hello": 1}))
+        except SourceError:
+            self.progress.majority.forget()
         self._oplog_start = self.hub.source.oplog_start()
 
     def _run(self) -> None:

@@ -40,7 +40,7 @@ def pages(monitor: Monitor, registry: Registry) -> dict[str, PageMaker]:
         return Page(200, "text/plain; charset=utf-8", "ok\n")
 
     def readyz(allowed: bool) -> Page:
-        reason, trouble = hub.readiness.reason, hub.store.trouble
+        reason, trouble = monitor.reason, hub.store.trouble
         lines = ["ready" if reason is None else reason if allowed else "not ready"]
         if allowed:
             lines += [f"note: {problem}" for problem in hub.problems.empty_tables]

@@ -29,6 +29,7 @@ from zmsd.errors import EventUnreadable, ResumeLost, SourceTimeout, TokenUnfit
 from zmsd.mongodb import raw_batch
 from zmsd.mongodb.errors import classify
 from zmsd.mongodb.source import CODEC, Document, Source
+from zmsd.mongodb.time_limit import run_within
 from zmsd.pace import Pace
 
 ENVELOPE = ("operationType", "ns.coll", "to.coll", "documentKey", "txnNumber", "wallTime")
@@ -213,8 +214,9 @@ class ChangeCursor:
             "pipeline": [{"$changeStream": {**self._options, **self._place}}, *self._stages],
             "cursor": {"batchSize": self._asked},
         }
-        with pymongo.timeout(self._pace.seconds):
-            reply = self._source.db.command(command, session=self._session, codec_options=CODEC)
+        reply: Document = run_within(
+            self._pace.seconds, self._source.db, command, session=self._session, codec_options=CODEC
+        )
         self._namespace = reply["cursor"]["ns"].partition(".")[2]
         return reply
 

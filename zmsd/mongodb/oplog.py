@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import pymongo
 from bson.int64 import Int64
 from pymongo import ReadPreference
 from pymongo.errors import OperationFailure, PyMongoError
@@ -18,6 +17,7 @@ from zmsd import position
 from zmsd.errors import SourceUnavailable
 from zmsd.mongodb.errors import LOST, REOPEN_BY_TIME, classify, code_of, is_transient
 from zmsd.mongodb.source import CODEC, Document, Source
+from zmsd.mongodb.time_limit import run_within
 from zmsd.pace import FIRST_SECONDS
 
 _AT_ONCE_MS = 1
@@ -113,8 +113,7 @@ def _first_event(source: Source, start: Document, match: Document, seconds: floa
     with source.client.start_session(causal_consistency=False) as session:
         if seconds > FIRST_SECONDS:
             command["cursor"]["batchSize"] = 1
-            with pymongo.timeout(seconds):
-                cursor = run(command, session=session)["cursor"]
+            cursor = run_within(seconds, source.db, command, session=session, codec_options=CODEC)["cursor"]
             events = cursor["firstBatch"]
         else:
             # Only a getMore of one event ends at the event: an aggregate looks for 32 first, to the end of the oplog

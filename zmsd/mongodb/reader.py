@@ -8,7 +8,16 @@ from threading import Event, Lock, Thread
 
 from zmsd import position
 from zmsd.channel import Channel
-from zmsd.errors import OptionRefused, ResumeLost, SourceError, SourceRefused, SourceUnavailable, Stopped, TokenUnfit
+from zmsd.errors import (
+    OptionRefused,
+    ResumeLost,
+    SourceError,
+    SourceRefused,
+    SourceTimeout,
+    SourceUnavailable,
+    Stopped,
+    TokenUnfit,
+)
 from zmsd.log import Repeated
 from zmsd.mongodb.change_cursor import AWAIT_MS, Batch, ChangeCursor
 from zmsd.mongodb.errors import REFUSED_WAIT, backoff
@@ -44,6 +53,7 @@ class Health:
         self._lock = Lock()
         self._trouble: dict[str, str] = {}
         self._silent: dict[str, float] = {}
+        self._asked: dict[str, float] = {}
         self._error: SourceError | None = None
         self._failures = failures or Counter()
         self._recoveries = recoveries or Counter()
@@ -52,6 +62,27 @@ class Health:
         """A reader opens its stream."""
         with self._lock:
             self._silent[name] = time.monotonic() + _OPENING
+
+    def asks(self, name: str) -> None:
+        """A reader sends a request."""
+        self._asked[name] = time.monotonic()
+
+    def answered(self, name: str) -> None:
+        """A reader has its answer, or knows that it gets none."""
+        self._asked.pop(name, None)
+
+    def stalled(self, seconds: float) -> str | None:
+        """Which readers have waited for an answer for at least so many seconds; None: no reader has. Thread-safe."""
+        now = time.monotonic()
+        waits = {name: now - since for name, since in self._asked.copy().items() if now - since >= seconds}
+        with self._lock:
+            texts = [
+                f"{name}: MongoDB has been scanning its oplog for {waited:.0f} s to open the change stream"
+                if name in self._silent
+                else f"{name}: MongoDB has not answered for {waited:.0f} s"
+                for name, waited in sorted(waits.items())
+            ]
+        return "; ".join(texts) or None
 
     def failed(self, name: str, text: str, wait: float) -> None:
         """A reader's try has failed; the next one is after ``wait`` seconds."""
@@ -121,6 +152,7 @@ class Reader:
         opens = not self._cursor.is_open
         if opens:
             self.health.opens(self.name)
+        self.health.asks(self.name)
         try:
             batch = self._read(wait_ms)
         except (ResumeLost, TokenUnfit, OptionRefused):
@@ -128,6 +160,8 @@ class Reader:
         except SourceError as error:
             self._failed(error)
             return None
+        finally:
+            self.health.answered(self.name)
         if batch.events and batch.events[-1]["operationType"] == "invalidate":
             # It ends a stream, and its cause stands before it: begin again behind it.
             self._cursor.reopen_after(position.of_token(batch.events.pop()["_id"]))
@@ -149,6 +183,7 @@ class Reader:
     def _fill(self, events: list[Document]) -> None:
         """Tried until it works: the cursor has moved on, and reading again would not bring these events."""
         while events:
+            self.health.asks(self.name)
             try:
                 self.fill(events)
                 return
@@ -156,16 +191,21 @@ class Reader:
                 if self._stop.is_set():
                     raise Stopped from error
                 self._failed(error)
+            finally:
+                self.health.answered(self.name)
 
     def _failed(self, error: SourceError) -> None:
-        """Say it, and wait before the next try."""
+        """Say it, and wait before the next try. Raises the error if failures have lasted, except when the server itself
+        reports that it needs longer: then it is the same server, and a new reader would begin with a short deadline."""
+        self.health.answered(self.name)
         if not self._stop.is_set():
             wait = REFUSED_WAIT if isinstance(error, SourceRefused) else next(self._backoff)
             if not self._repeated.attempts:
                 self._failing_since = time.monotonic()
             self._repeated.failed(error)
             self.health.failed(self.name, str(error), wait)
-            if time.monotonic() - self._failing_since > _GIVE_UP:
+            busy = isinstance(error, SourceTimeout) and error.busy
+            if not busy and time.monotonic() - self._failing_since > _GIVE_UP:
                 raise error
             self._stop.wait(wait)
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterator
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from threading import Event, Thread
+from typing import Any
 
 import pymongo
 from bson.errors import InvalidBSON
 from pymongo.client_session import ClientSession
+from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 
 from zmsd import position
@@ -27,6 +29,7 @@ from zmsd.mongodb import raw_batch
 from zmsd.mongodb.content_reader import Fields
 from zmsd.mongodb.errors import REFUSED_WAIT, SNAPSHOT_GONE, SNAPSHOT_RETRY, backoff, classify, code_of, no_bson
 from zmsd.mongodb.source import Document, Source, as_documents, translated
+from zmsd.mongodb.time_limit import run_within
 from zmsd.pace import Pace
 
 log = logging.getLogger(__name__)
@@ -35,6 +38,11 @@ BATCH = 1000
 _CLOSE_SECONDS = 2.0
 """Deadline of killCursors: mongod ends an unused cursor by itself after ten minutes."""
 _NO_INDEX = 2  # BadValue: the hint names an index that is not there
+
+
+def _run(_seconds: float, database: Database[Document], command: Document, **options: Any) -> Any:
+    """As run_within, with the driver's deadline for every request."""
+    return database.command(command, **options)
 
 
 class Scan:
@@ -112,8 +120,7 @@ class Scan:
         if not self._is_collection():
             return True
         with self._source.client.start_session(causal_consistency=False) as session:
-            with pymongo.timeout(self._pace.seconds) if slow else nullcontext():
-                cursor, length, parts = self._ask(command, session)
+            cursor, length, parts = self._ask(command, session, run_within if slow else _run)
             if not self._is_collection():
                 return True  # a view took the name meanwhile; the event that dropped the collection follows
             namespace = cursor["ns"].partition(".")[2]
@@ -137,9 +144,9 @@ class Scan:
         found = list(self._source.db.list_collections(filter={"name": self.collection}))
         return all(info.get("type", "collection") == "collection" for info in found)
 
-    def _ask(self, command: Document, session: ClientSession) -> raw_batch.Split:
+    def _ask(self, command: Document, session: ClientSession, run: Callable[..., Any] = _run) -> raw_batch.Split:
         begun = time.monotonic()
-        reply = self._source.db.command(command, session=session, codec_options=raw_batch.RAW)
+        reply = run(self._pace.seconds, self._source.db, command, session=session, codec_options=raw_batch.RAW)
         self._pace.in_time(time.monotonic() - begun)
         return raw_batch.split(bytes(reply["cursor"].raw), self._slice_size)
 

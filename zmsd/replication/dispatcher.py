@@ -32,6 +32,9 @@ _RENEW = 2
 """Failed beginnings after which the connection is made anew."""
 _IDENTITY = 60.0
 """Seconds between looks at what the database is known by: its collections come and go."""
+STALLED_SECONDS = 15.0
+"""Seconds without progress after which that is the reason on /readyz: longer than the deadline of a request, which is
+repeated, and shorter than a watchdog's."""
 _PATIENCE = 60.0
 """Seconds without progress after which the dispatcher counts as hanging. In idle times there is some every second."""
 
@@ -70,13 +73,28 @@ class Dispatcher:
         self._repeated = Repeated(log, "feed")
         self._waits = backoff()
         self._feed: Feed | None = None
-        self._alive_until = time.monotonic() + _PATIENCE
+        self._progress_at = time.monotonic()
+        self._alive_until = self._progress_at + _PATIENCE
         self.thread = Thread(target=self._run, name="dispatcher", daemon=True)
 
     @property
     def place(self) -> int | None:
         """The position up to which everything is in the log."""
         return self._place
+
+    @property
+    def progress_age(self) -> float:
+        """Seconds since the feed last made progress. Thread-safe."""
+        return time.monotonic() - self._progress_at
+
+    @property
+    def stalled(self) -> str | None:
+        """What has kept the feed from making progress for STALLED_SECONDS; None: nothing has. Thread-safe."""
+        feed = self._feed
+        waits = None if feed is None else feed.health.stalled(STALLED_SECONDS)
+        if waits is not None or self.progress_age < STALLED_SECONDS:
+            return waits
+        return f"the dispatcher has made no progress for {self.progress_age:.0f} s"
 
     def stop(self) -> None:
         self._stop.set()
@@ -226,7 +244,8 @@ class Dispatcher:
             self._store_trouble.recovered()
 
     def _progressed(self) -> None:
-        self._alive_until = time.monotonic() + _PATIENCE
+        self._progress_at = time.monotonic()
+        self._alive_until = self._progress_at + _PATIENCE
 
     def _wait(self, seconds: float) -> None:
         self._alive_until = time.monotonic() + seconds + _PATIENCE

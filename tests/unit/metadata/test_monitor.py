@@ -13,6 +13,7 @@ import pytest
 from zmsd import position
 from zmsd.gateway.session import Session
 from zmsd.metadata.monitor import EVERY, POINTS, Monitor, memory_bytes
+from zmsd.metadata.progress import MajorityCommitPoint
 from zmsd.mongodb.sequencer import Piece
 from zmsd.prometheus import Registry
 from zmsd.replication.change_log import ChangeLog, Entry
@@ -50,7 +51,9 @@ class Scene:
         self.tally = Tally(self.registry)
         self.sessions: list[Session] = []
         self.oplog_start: int | None = None
-        self.dispatcher = SimpleNamespace(place=place(0), queues={})
+        self.dispatcher = SimpleNamespace(place=place(0), queues={}, stalled=None, progress_age=0.0)
+        self.history = SimpleNamespace(searches=None)
+        self.hello: dict[str, Any] = {}
         self.store = SimpleNamespace(trouble=None)
         hub = SimpleNamespace(
             problems=SimpleNamespace(current=()),
@@ -59,7 +62,10 @@ class Scene:
             readiness=self.readiness,
             tally=self.tally,
             edition=SimpleNamespace(watched={"users": None, "rooms": None}),
-            source=SimpleNamespace(oplog_start=lambda: self.oplog_start, look=lambda: None),
+            history=self.history,
+            source=SimpleNamespace(
+                oplog_start=lambda: self.oplog_start, look=lambda: None, command=lambda _: self.hello
+            ),
         )
         self.monitor = Monitor(cast(Any, hub), cast(Any, self.dispatcher), lambda: self.sessions)
 
@@ -197,3 +203,44 @@ def test_the_state_in_words(scene: Scene) -> None:
 
 def test_memory() -> None:
     assert 5e6 < memory_bytes() < 5e9
+
+
+def test_reason_names_what_is_waited_for(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    monitor = scene.monitor
+    caplog.set_level("INFO")
+    assert monitor.reason is None
+    scene.dispatcher.stalled = "order: MongoDB has not answered for 16 s"
+    assert monitor.words() == "not ready: order: MongoDB has not answered for 16 s"
+    for now in (100.0, 102.0, 111.0):
+        monitor.look(now)
+    scene.dispatcher.stalled = None
+    scene.readiness.set("starting")
+    scene.history.searches = ("the change at watermark x", 1.0)
+    monitor.look(113.0)
+    assert monitor.reason == "starting"
+    scene.history.searches = ("the change at watermark x", 12.0)
+    assert monitor.reason == "starting; MongoDB has been scanning its oplog for 12 s for the change at watermark x"
+    lines = [str(record.msg) for record in caplog.records]
+    assert lines == [*['no progress reason="order: MongoDB has not answered for 16 s"'] * 2, "progress again"]
+
+
+def test_majority_commit_point_that_stands_still_is_the_reason(scene: Scene) -> None:
+    def hello(majority: int, newest: int) -> dict[str, Any]:
+        return {"lastWrite": {"majorityOpTime": {"ts": majority, "t": 1}, "opTime": {"ts": newest, "t": 1}}}
+
+    now = 0.0
+    watch = scene.monitor.progress.majority = MajorityCommitPoint(lambda: now)
+    watch.look(hello(5, 7))
+    now = 40.0
+    watch.look(hello(5, 7))
+    assert (watch.stands_for, scene.monitor.reason) == (0, None), "the primary has written nothing either"
+    watch.look(hello(5, 8))
+    assert watch.stands_for == 40
+    assert (scene.monitor.reason or "").startswith("MongoDB's majority commit point has not moved for 40 s")
+    watch.look(hello(6, 8))
+    assert (watch.stands_for, scene.monitor.reason) == (0, None)
+    now = 60.0
+    watch.look(hello(6, 9))
+    assert (watch.stands_for, scene.monitor.reason) == (20, None), "an election takes less"
+    watch.look({"msg": "isdbgrid"})
+    assert watch.stands_for == 0

@@ -46,3 +46,30 @@ def test_the_dispatcher_may_wait_for_such_a_reader(monkeypatch: pytest.MonkeyPat
     assert waiting.is_alive()
     health.well("users")
     assert not waiting.is_alive()
+
+
+def test_reader_that_gets_no_answer_is_named() -> None:
+    health = Health()
+    health.opens("order")
+    health.asks("order")
+    health.asks("users")
+    assert health.stalled(15) is None
+    assert health.stalled(0) == (
+        "order: MongoDB has been scanning its oplog for 0 s to open the change stream; "
+        "users: MongoDB has not answered for 0 s"
+    )
+    health.answered("order")
+    health.answered("users")
+    assert health.stalled(0) is None
+
+
+def test_dispatcher_without_progress_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = cast(Any, SimpleNamespace(log=None, readiness=None))
+    waiting = Dispatcher(nothing, cast(Any, None), cast(Any, None), 60.0, print)
+    assert waiting.stalled is None
+    monkeypatch.setattr(dispatchers, "STALLED_SECONDS", 0.0)
+    assert waiting.stalled == "the dispatcher has made no progress for 0 s"
+    health = Health()
+    health.asks("users")
+    waiting._feed = cast(Any, SimpleNamespace(health=health))
+    assert waiting.stalled == "users: MongoDB has not answered for 0 s"

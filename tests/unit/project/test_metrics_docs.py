@@ -36,7 +36,9 @@ class Listing(Registry):
 @pytest.fixture
 def metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
     registry = Listing()
-    hub = SimpleNamespace(source=SimpleNamespace(failures=Counter()), rejects=Rejects(), tally=Tally(registry))
+    hub = SimpleNamespace(
+        source=SimpleNamespace(failures=Counter()), rejects=Rejects(), tally=Tally(registry), history=None
+    )
     register(registry, Monitor(cast(Any, hub), cast(Any, SimpleNamespace()), list), Refresh(lambda: None))
     return registry.added
 
