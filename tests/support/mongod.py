@@ -35,12 +35,16 @@ class ReplicaSet:
         directory: Path,
         nodes: int = 1,
         *,
+        arbiters: int = 0,
         oplog_mb: int | None = None,
         auth: bool = False,
         arguments: Sequence[str] = (),
     ) -> None:
-        """``oplog_mb``: as little as 1, for tests in which it rolls over. ``auth``: users are needed, ADMIN is one."""
+        """``arbiters``: so many of the nodes, the last ones, are arbiters.
+
+        ``oplog_mb``: as little as 1, for tests in which it rolls over. ``auth``: users are needed, ADMIN is one."""
         self._auth = auth
+        self._arbiters = arbiters
         self._tiny = oplog_mb is not None
         options = [*_OPTIONS, *arguments]
         if oplog_mb is not None:
@@ -68,7 +72,7 @@ class ReplicaSet:
     def start(self) -> None:
         for node in self.nodes:
             node.start()
-        initiate(self.nodes, _SETTINGS)
+        initiate(self.nodes, _SETTINGS, arbiters=self._arbiters)
         if self._auth:
             # The first user of all may be made without one, from this machine.
             with self.primary().client() as client:

@@ -160,9 +160,17 @@ class Mongod:
             time.sleep(_POLL)
 
 
-def initiate(nodes: Sequence[Mongod], settings: Mapping[str, Any] | None = None, timeout: float = 30) -> None:
-    """Make started nodes one replica set with a primary. Raises MongodError."""
-    members = [{"_id": number, "host": node.address} for number, node in enumerate(nodes)]
+def initiate(
+    nodes: Sequence[Mongod], settings: Mapping[str, Any] | None = None, timeout: float = 30, *, arbiters: int = 0
+) -> None:
+    """Make started nodes one replica set with a primary. Raises MongodError.
+
+    :param arbiters: so many of the nodes, the last ones, are arbiters
+    """
+    members = [
+        {"_id": number, "host": node.address, "arbiterOnly": number >= len(nodes) - arbiters}
+        for number, node in enumerate(nodes)
+    ]
     config = {"_id": _REPLICA_SET, "members": members, "settings": dict(settings or {})}
     with nodes[0].client(serverSelectionTimeoutMS=1000 * timeout) as client:
         try:
