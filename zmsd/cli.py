@@ -1,4 +1,4 @@
-"""The commands, and the exit codes: 0 done, 1 failed, 78 the configuration is wrong. The only ``sys.exit``."""
+"""The commands and their exit codes: 0 done, 1 failed, 78 wrong configuration. The only ``sys.exit``."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def _failed(error: ZmsdError, log_format: logs.Format = "text") -> int:
 
     :param log_format: json writes log records, for which logging must be set up
     """
-    for line in [str(fault) for fault in error.faults] if isinstance(error, ConfigError) else [f"zmsd: {error}"]:
+    for line in [str(fault) for fault in error.faults] if isinstance(error, ConfigError) else [f"error: {error}"]:
         if log_format == "json":
-            logger.error(kv("start failed", error=line.removeprefix("zmsd: ")))
+            logger.error(kv("start failed", error=line.removeprefix("error: ")))
         else:
             print(logs.priority_prefix(logging.ERROR, sys.stderr) + line, file=sys.stderr)
     return EX_CONFIG if isinstance(error, ConfigError) and not error.transient else 1
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="zmsd",
         description="A custom change source for Rocicorp Zero on MongoDB.",
-        epilog="zmsd COMMAND --help says more about each; zmsd(8) and zmsd.yaml(5) say all.",
+        epilog="Details: zmsd COMMAND --help; the manual pages zmsd(8) and zmsd.yaml(5).",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"zmsd {__version__}")
@@ -79,65 +79,83 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run, wrong=added.error)
         return added
 
-    run = command("run", _run, "serve the changes of a database", "zmsd run --config zmsd.yaml")
+    run = command("run", _run, "serve the changes of a database to zero-cache", "zmsd run --config zmsd.yaml")
     _config_option(run)
 
-    about = "have the running daemon read its settings again: exit code 78 or 1, and why, when that is refused"
+    about = "make the running daemon read its settings again; exit code 78 or 1 with the reason if it refuses them"
     reload = command("reload", _reload, about, "zmsd reload --config /etc/zmsd/zmsd.yaml")
     _config_option(reload)
     reload.add_argument("--pid", type=_positive, help="process id of the daemon (default: of the systemd unit)")
 
-    about = "look for faults: in the settings and documents (exit code 78), in MongoDB and around (1)"
+    about = "check settings, schema and mappings (exit code 78), then the environment and MongoDB (exit code 1)"
     check = command("check", _check, about, "zmsd check --config zmsd.yaml")
     _config_option(check)
-    check.add_argument("--offline", action="store_true", help="do not ask MongoDB")
+    check.add_argument("--offline", action="store_true", help="do not connect to MongoDB")
 
-    about = "suggest schema.json and mappings.json from a sample of a database"
+    about = "write schema.json and mappings.json from a sample of a database"
     infer = command("infer", _infer, about, "zmsd infer --uri mongodb://127.0.0.1/chat --out config")
-    infer.add_argument("--uri", help="of MongoDB (default: $MONGODB_URI, which other users cannot see in ps)")
-    infer.add_argument("--database", help="its name, if not the one in the URI")
-    infer.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)")
-    infer.add_argument("--sample", type=_positive, default=1000, metavar="N", help="documents of each (%(default)s)")
-    infer.add_argument("--force", action="store_true", help="write over files that are there")
+    infer.add_argument("--uri", help="MongoDB URI (default: $MONGODB_URI, which other users cannot see in ps)")
+    infer.add_argument("--database", help="database name (default: the one in the URI)")
+    infer.add_argument(
+        "--out", type=Path, default=Path(), metavar="DIR", help="directory to write to (default: the current one)"
+    )
+    infer.add_argument(
+        "--sample", type=_positive, default=1000, metavar="N", help="documents per collection (default: %(default)s)"
+    )
+    infer.add_argument("--force", action="store_true", help="overwrite existing files")
 
-    about = "show the stream of a running source: its copy, then each transaction"
+    about = "print what a change source sends: the initial sync, then each transaction"
     tail = command("tail", _tail, about, "zmsd tail ws://127.0.0.1:3000 | grep user")
     _target_options(tail)
-    tail.add_argument("--app", default="zmsd_tail", metavar="ID", help="appID to be (%(default)s); not a zero-cache's")
-    tail.add_argument("--shard", type=int, default=0, metavar="N", help="shardNum to be (%(default)s)")
-    tail.add_argument("--last-watermark", metavar="W", help="no copy, but what came after this watermark")
+    tail.add_argument(
+        "--app",
+        default="zmsd_tail",
+        metavar="ID",
+        help="appID to connect with (default: %(default)s); not that of a zero-cache",
+    )
+    tail.add_argument(
+        "--shard", type=int, default=0, metavar="N", help="shardNum to connect with (default: %(default)s)"
+    )
+    tail.add_argument("--last-watermark", metavar="W", help="skip the initial sync and start after this watermark")
 
-    about = "show what a running zmsd does; exit code 1 when it is not ready"
+    about = "show the state of a running zmsd; exit code 1 if it is not ready"
     status = command("status", _status, about, "zmsd status http://127.0.0.1:3000")
     _target_options(status)
 
-    about = "show the watermark store, copy it between sqlite and NATS, or clear it of old clients"
+    about = "show the watermark store, copy it to the other kind of store, or remove old clients from it"
     store = command("store", _store, about, "zmsd store copy --to nats-kv --config zmsd.yaml")
-    store.add_argument("action", choices=("show", "copy", "prune"), help="what to do with it")
+    store.add_argument("action", choices=("show", "copy", "prune"), help="what to do")
     _config_option(store)
-    store.add_argument("--to", choices=("sqlite", "nats-kv"), help="where to copy it; required by copy")
+    store.add_argument("--to", choices=("sqlite", "nats-kv"), help="kind of store to copy to; required by copy")
     store.add_argument(
-        "--days", type=_positive, default=30, metavar="N", help="of silence that prune allows (%(default)s)"
+        "--days",
+        type=_positive,
+        default=30,
+        metavar="N",
+        help="prune clients without an ack for this many days (default: %(default)s)",
     )
 
-    about = "see it work: a MongoDB, a small chat, its changes on the terminal"
+    about = "run a demo: a MongoDB, a small chat that writes to it, its changes on the terminal"
     demo = command("demo", _demo, about, "zmsd demo --seconds 30")
-    demo.add_argument("--uri", help="use this MongoDB (a replica set) instead of starting one; its database is filled")
-    demo.add_argument("--port", type=_port, default=3000, help="port of 127.0.0.1 to serve on (%(default)s)")
-    demo.add_argument("--seconds", type=_positive, metavar="N", help="end by itself after so many seconds")
+    demo.add_argument("--uri", help="use this MongoDB replica set instead of starting one; writes to its database")
+    demo.add_argument("--port", type=_port, default=3000, help="port on 127.0.0.1 to serve on (default: %(default)s)")
+    demo.add_argument("--seconds", type=_positive, metavar="N", help="stop after this many seconds")
     return parser
 
 
 def _config_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help=f"YAML or JSON (default: {config.DEFAULT_FILE}, if it is there)"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"settings, YAML or JSON (default: {config.DEFAULT_FILE} if it exists)",
     )
 
 
 def _target_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", nargs="?", metavar="URL", help="ws://HOST:PORT or wss://… (default: as --config says)")
+    parser.add_argument("url", nargs="?", metavar="URL", help="ws://HOST:PORT or wss://… (default: from the settings)")
     _config_option(parser)
-    parser.add_argument("--token", help="if it wants one; from --config it is known")
+    parser.add_argument("--token", help="token (default: from the settings)")
 
 
 def _positive(text: str) -> int:
@@ -216,7 +234,7 @@ def _store(options: argparse.Namespace) -> int:
     if options.action == "prune":
         return store.prune(options.config, os.environ, options.days)
     if options.to is None:
-        options.wrong("copy: say where with --to sqlite or --to nats-kv")
+        options.wrong("copy needs --to sqlite or --to nats-kv")
     return store.copy(options.config, os.environ, options.to)
 
 

@@ -57,9 +57,9 @@ class Checker:
         assert done.returncode == code, done.stdout + done.stderr
         assert done.stderr == ""
         found = done.stdout.splitlines()
-        assert all(re.match(r"(ok|warning|fault): ", line) for line in found[:-1]), found
-        faults = sum(line.startswith("fault: ") for line in found)
-        assert re.match(f"{faults or 'no'} fault", found[-1])
+        assert all(re.match(r"(ok|warning|error): ", line) for line in found[:-1]), found
+        faults = sum(line.startswith("error: ") for line in found)
+        assert re.match(f"{faults or 'no'} error", found[-1])
         assert bool(faults) == (code == 1)
         return found
 
@@ -103,21 +103,21 @@ def test_what_cannot_be_watched(database: Db, checker: Checker) -> None:
     database.drop_collection("users")
     database.command({"create": "rooms", "viewOn": "messages", "pipeline": []})
     lines = checker.lines(1)
-    assert "messages" in one(lines, "fault: collection rooms: is a view")
+    assert "messages" in one(lines, "error: collection rooms: is a view")
     one(lines, "warning: collection users: is not there")
     database.drop_collection("rooms")
     database.command({"create": "rooms", "timeseries": {"timeField": "t"}})
-    one(checker.lines(1), "fault: collection rooms: is a timeseries")
+    one(checker.lines(1), "error: collection rooms: is a timeseries")
 
 
 def test_the_settings_of_images(database: Db, checker: Checker) -> None:
     one(checker.lines(0, feed={"images": "off"}), "warning: collection users: feed.images is off.*torn")
     keyed = {"user": {"collection": "users", "fields": {"id": "name", "name": "name", "city": "city"}}}
     schema = {"user": SCHEMA["user"]}
-    one(checker.lines(1, schema, keyed, feed={"images": "off"}), "fault: collection users: .*table user needs them")
+    one(checker.lines(1, schema, keyed, feed={"images": "off"}), "error: collection users: .*table user needs them")
     zero = {"clients_collection": "zero_clients"}
     database.create_collection("zero_clients")
-    one(checker.lines(1, feed={"images": "off"}, zero=zero), "fault: collection zero_clients: .* needs them")
+    one(checker.lines(1, feed={"images": "off"}, zero=zero), "error: collection zero_clients: .* needs them")
     one(checker.lines(0, zero=zero), "ok: collection zero_clients: .*will be switched on")
 
 
@@ -141,7 +141,7 @@ def test_keys_that_do_not_fit(database: Db, checker: Checker) -> None:
     lines = checker.lines(1, numbers)
     one(lines, r"warning: table user: 1 of 3 _id are object, which do not fit its key id")
     one(lines, r"warning: collection rooms: _id of several types \(1 \w+, 1 \w+ in a sample\)")
-    one(lines, r"fault: table userMessage: 1 of 1 _id are string, which do not fit its key id")
+    one(lines, r"error: table userMessage: 1 of 1 _id are string, which do not fit its key id")
 
 
 def test_computed_mappings_that_mongod_refuses(checker: Checker) -> None:
@@ -150,16 +150,16 @@ def test_computed_mappings_that_mongod_refuses(checker: Checker) -> None:
     one(checker.lines(0, schema, mappings), "ok: mappings: mongod evaluates user")
     mappings["user"]["projection"]["name"] = {"$noSuchOperator": "$name"}
     line = one(checker.lines(1, schema, mappings), "noSuchOperator")
-    assert re.match(r"fault: .*mappings\.json:1:\d+: user\.projection\.name: ", line)
+    assert re.match(r"error: .*mappings\.json:1:\d+: user\.projection\.name: ", line)
 
 
 def test_store_and_port(checker: Checker) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         lines = checker.lines(1, server={"port": taken.getsockname()[1]})
-        one(lines, "fault: port: .*another process uses it")
-    one(checker.lines(1, server={"host": "198.51.100.1", "token": "x"}), "fault: port: 198.51.100.1:")
-    one(checker.lines(1, watermarks={"path": "schema.json/x.db"}), "fault: store: .*schema.json is in the way")
-    one(checker.lines(1, watermarks={"path": "/"}), "fault: store: ")
+        one(lines, "error: port: .*another process uses it")
+    one(checker.lines(1, server={"host": "198.51.100.1", "token": "x"}), "error: port: 198.51.100.1:")
+    one(checker.lines(1, watermarks={"path": "schema.json/x.db"}), "error: store: .*schema.json is in the way")
+    one(checker.lines(1, watermarks={"path": "/"}), "error: store: ")
 
 
 def test_beside_a_running_daemon(serve: Callable[..., ZmsdProcess]) -> None:
@@ -196,7 +196,7 @@ def test_a_certificate_that_run_would_refuse(pair: Certificate, reason: str, tmp
     def lines(code: int, pair: Certificate) -> list[str]:
         return checker.lines(code, SCHEMA, MAPPINGS, "--offline", server={"tls": pair.write(tmp_path)})
 
-    assert reason in one(lines(1, pair), "fault: server.tls: ")
+    assert reason in one(lines(1, pair), "error: server.tls: ")
     one(lines(0, ONE), r"ok: server\.tls: .*server\.crt$")
 
 
@@ -209,7 +209,7 @@ def test_offline(tmp_path: Path) -> None:
 def test_a_mongodb_that_is_not_there(tmp_path: Path) -> None:
     checker = Checker(tmp_path, "mongodb://u:SECRET@127.0.0.1:1/db?serverSelectionTimeoutMS=100")
     lines = checker.lines(1)
-    assert "Connection refused" in one(lines, "fault: mongodb: ")
+    assert "Connection refused" in one(lines, "error: mongodb: ")
     assert "SECRET" not in "\n".join(lines)
 
 
@@ -224,7 +224,7 @@ def test_a_standalone_mongod(tmp_path: Path) -> None:
     try:
         mongod.start()
         lines = Checker(tmp_path, f"mongodb://{mongod.address}/db").lines(1)
-        assert "rs.initiate()" in one(lines, "fault: mongodb: ")
+        assert "rs.initiate()" in one(lines, "error: mongodb: ")
     finally:
         mongod.kill()
 
@@ -275,13 +275,13 @@ def test_the_store_is_another_ones(database: Db, checker: Checker) -> None:
     file = checker.directory / "watermarks.db"
     store = SqliteStore(file)
     store.identify(Identity("set", {}, "other"))
-    fault = one(checker.lines(1), "fault: store: ")
+    fault = one(checker.lines(1), "error: store: ")
     assert f"is about database other, not {database.name}" in fault
     store.identify(Identity("set", {}, database.name))
     store.close()
     one(checker.lines(0), "ok: store: ")
     file.write_bytes(b"no database at all " * 100)
-    assert "move the file away" in one(checker.lines(1), "fault: store: ")
+    assert "move the file away" in one(checker.lines(1), "error: store: ")
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +308,7 @@ def test_privileges(secured: ReplicaSet, tmp_path: Path) -> None:
     one(found, "ok: privileges: reader@admin may find and changeStream on chat")
     one(found, "warning: oplog: may not be read: grant the role read")
     assert 'db.runCommand({collMod: "users"' in one(found, "warning: collection users: .*may not switch them on")
-    one(lines(("reader", "p"), 1, feed={"images": "required"}), "fault: collection users: .*feed.images is required")
+    one(lines(("reader", "p"), 1, feed={"images": "required"}), "error: collection users: .*feed.images is required")
 
     found = lines(("most", "p"), 0)
     one(found, "ok: oplog: ")
@@ -316,14 +316,14 @@ def test_privileges(secured: ReplicaSet, tmp_path: Path) -> None:
     one(found, "warning: collection rooms: .*may not switch them on")
 
     found = lines(("nobody", "p"), 1)
-    fault = one(found, "fault: privileges: nobody@admin lacks find, changeStream, listCollections on chat")
-    assert not [line for line in found if line.startswith("fault: collections")], "it was said"
+    fault = one(found, "error: privileges: nobody@admin lacks find, changeStream, listCollections on chat")
+    assert not [line for line in found if line.startswith("error: collections")], "it was said"
     assert 'grantRolesToUser("nobody", [{role: "read", db: "chat"}])' in fault
 
-    wrong = one(lines(("reader", "SECRET"), 1), "fault: mongodb: Authentication failed")
+    wrong = one(lines(("reader", "SECRET"), 1), "error: mongodb: Authentication failed")
     assert "see to user, password and authSource (mongodb.uri)" in wrong
     assert "SECRET" not in wrong
     found = Checker(tmp_path, secured.uri("chat")).lines(1)
-    assert "give a user: mongodb://USER:PASSWORD@HOST/" in one(found, "fault: collections: ")
+    assert "give a user: mongodb://USER:PASSWORD@HOST/" in one(found, "error: collections: ")
 
     assert not [line for line in lines(ADMIN, 0) if line.startswith("warning: ")]

@@ -91,7 +91,7 @@ def test_table_that_needs_pre_images_waits_for_the_feature_compatibility_version
     with own.client() as client:
         client.chat.a.insert_one({"code": "x"})
     lines = Checker(tmp_path, own.uri("chat")).lines(1, SCHEMA, BY_CODE)
-    one(lines, "fault: collection a: .*featureCompatibilityVersion.*table a needs them: run db.adminCommand")
+    one(lines, "error: collection a: .*featureCompatibilityVersion.*table a needs them: run db.adminCommand")
     with ZmsdProcess(tmp_path / "zmsd", own.uri("chat"), SCHEMA, BY_CODE) as zmsd:
         zmsd.start(ready=False)
         wait_until(lambda: "featureCompatibilityVersion" in reason(zmsd), "the reason", 30)
@@ -107,7 +107,7 @@ def test_required_images_name_the_feature_compatibility_version(own: ReplicaSet,
     required = {"feed": {"images": "required"}}
     one(
         Checker(tmp_path, own.uri("chat")).lines(1, SCHEMA, BY_ID, **required),
-        "fault: collection a: .*featureCompatibilityVersion",
+        "error: collection a: .*featureCompatibilityVersion",
     )
     with ZmsdProcess(tmp_path / "zmsd", own.uri("chat"), SCHEMA, BY_ID, settings=required) as zmsd:
         zmsd.start(ready=False)
@@ -144,7 +144,7 @@ def test_direct_connection_to_a_secondary_is_reported(tmp_path: Path) -> None:
     with ReplicaSet(tmp_path / "mongod", nodes=2) as own, own.client() as client:
         client.chat.a.insert_one({"_id": "x"})
         uri = f"mongodb://{own.secondaries()[0].address}/chat?directConnection=true"
-        line = one(Checker(tmp_path, uri).lines(1, SCHEMA, BY_ID), "fault: mongodb: .*not the primary")
+        line = one(Checker(tmp_path, uri).lines(1, SCHEMA, BY_ID), "error: mongodb: .*not the primary")
         assert "remove directConnection" in line
         with ZmsdProcess(tmp_path / "zmsd", uri, SCHEMA, BY_ID) as zmsd:
             zmsd.start(ready=False)

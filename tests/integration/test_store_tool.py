@@ -88,7 +88,7 @@ def test_from_sqlite_to_nats_and_back(config: Path, nats: NatsServer) -> None:
     needed = sorted(before.checkpoints)[-2:]  # what zero_0's place is checked with, and the newest; gone_3 has none
     assert there == before._replace(checkpoints={mark: before.checkpoints[mark] for mark in needed})
     done = run_zmsd("store", "copy", "--to", "nats-kv", "--config", str(config), cwd=config.parent)
-    assert (done.returncode, done.stderr) == (1, "zmsd: the store nats-kv knows clients already: nothing was copied\n")
+    assert (done.returncode, done.stderr) == (1, "error: the store nats-kv knows clients already: nothing was copied\n")
     file.unlink()
     zmsd(config, "copy", "--to", "sqlite")
     assert contents(SqliteStore(file)) == there
@@ -158,4 +158,4 @@ def test_without_nats_there_is_one_line(config: Path, nats: NatsServer) -> None:
     done = run_zmsd("store", "copy", "--to", "nats-kv", "--config", str(config), cwd=config.parent)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith("zmsd: NATS at 127.0.0.1:")
+    assert line.startswith("error: NATS at 127.0.0.1:")

@@ -105,7 +105,7 @@ def test_tail_ends_with_the_source(serve: Serve, tmp_path: Path) -> None:
         shown.wait_for("copy complete")
         zmsd.stop()
         assert shown.process.wait(10 * FACTOR) == 1
-        assert "zmsd: the stream ended: Connection closed: 1001" in shown.text()
+        assert "error: the stream ended: Connection closed: 1001" in shown.text()
 
 
 def test_tail_and_status_with_token_and_tls(database: Db, serve: Serve, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_status(database: Db, serve: Serve, follow: Follow, tmp_path: Path) -> N
     assert (done.returncode, done.stderr) == (0, "")
     for pattern in (
         r"^zmsd \S+: serving 3 collections to 1 client$",
-        rf"^database {database.name}, MongoDB \d+\.\d+, up .*s, \d+ MiB of memory$",
+        rf"^database {database.name}, MongoDB [\d.]+, up .*s, \d+ MiB of memory$",
         r"^position \w+, .* behind; oplog headroom ",
         r"^COLLECTION +EVENTS ",
         r"^users +\d+ ",
@@ -192,7 +192,7 @@ def test_status_of_one_that_is_not_ready(tmp_path: Path) -> None:
         assert done.stderr == ""
     done = run_zmsd("status", "--config", str(zmsd.config_file), cwd=tmp_path)
     assert done.returncode == 1
-    assert re.fullmatch(r"zmsd: http://127\.0\.0\.1:\d+ does not answer: .*refused\n", done.stderr)
+    assert re.fullmatch(r"error: http://127\.0\.0\.1:\d+ does not answer: .*refused\n", done.stderr)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -46,7 +46,7 @@ def test_what_a_command_cannot_do_without(capsys: pytest.CaptureFixture[str], mo
     for arguments, expected in (
         (
             ["store", "copy", "--config", "none.yaml"],
-            "zmsd store: error: copy: say where with --to sqlite or --to nats-kv",
+            "zmsd store: error: copy needs --to sqlite or --to nats-kv",
         ),
         (["infer"], "zmsd infer: error: give --uri, or set MONGODB_URI"),
     ):

@@ -30,7 +30,7 @@ def check(path: Path | None, environ: Mapping[str, str], offline: bool) -> int:
     faults += _report(_around(settings))
     if not offline:
         faults += _report(preflight(settings, published.catalog))
-    print("no faults" if not faults else f"{faults} fault{'s' if faults > 1 else ''}", flush=True)
+    print("no errors" if not faults else f"{faults} error{'s' if faults > 1 else ''}", flush=True)
     return 1 if faults else 0
 
 
@@ -39,7 +39,7 @@ def _report(findings: Iterable[Finding]) -> int:
     faults = 0
     for finding in findings:
         print(f"{finding.level}: {finding.text}", flush=True)
-        faults += finding.level == "fault"
+        faults += finding.level == "error"
     return faults
 
 
@@ -68,7 +68,7 @@ def _store(settings: Config, serves: bool) -> Finding:
     """:param serves: a zmsd runs with these settings, and has the store"""
     if settings.watermarks.storage == "nats-kv":
         if importlib.util.find_spec("nats") is None:
-            return Finding("fault", "store: watermarks.storage nats-kv needs nats-py: pip install 'nats-py[nkeys]'")
+            return Finding("error", "store: watermarks.storage nats-kv needs nats-py: pip install 'nats-py[nkeys]'")
         return Finding("ok", f"store: NATS bucket {settings.nats.bucket} (it is not asked)")
     file = settings.watermarks.path.absolute()
     try:
@@ -76,21 +76,21 @@ def _store(settings: Config, serves: bool) -> Finding:
         folder = next((one for one in file.parents if one.exists()), file)
         in_the_way = file if file.is_dir() else None if folder.is_dir() else folder
     except OSError as error:
-        return Finding("fault", f"store: {file}: {error.strerror} (watermarks.path)")
+        return Finding("error", f"store: {file}: {error.strerror} (watermarks.path)")
     if in_the_way is not None:
-        return Finding("fault", f"store: {file}: {in_the_way} is in the way (watermarks.path)")
+        return Finding("error", f"store: {file}: {in_the_way} is in the way (watermarks.path)")
     for place, wanted in ((folder, os.W_OK | os.X_OK), *([(file, os.R_OK | os.W_OK)] if there else [])):
         if not os.access(place, wanted):
-            return Finding("fault", f"store: {file}: this user may not write {place} (watermarks.path)")
+            return Finding("error", f"store: {file}: this user may not write {place} (watermarks.path)")
     if not there:
         return Finding("ok", f"store: {file} will be made")
     try:
         database = sqlite.look(file)
     except StoreError as error:
-        return Finding("fault", f"store: {error}")
+        return Finding("error", f"store: {error}")
     if database not in (None, settings.mongodb.database):
         text = f"is about database {database}, not {settings.mongodb.database}: its clients would have to copy afresh"
-        return Finding("fault", f"store: {file}: {text}: take another file (watermarks.path), or the right database")
+        return Finding("error", f"store: {file}: {text}: take another file (watermarks.path), or the right database")
     if not serves and sqlite.is_claimed(file):
         text = "a zmsd that runs uses it, not on this port"
         # No fault: it may be the one that is to be restarted with another port.
@@ -106,11 +106,11 @@ def _port(settings: Config) -> tuple[Finding, bool]:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            return Finding("fault", f"{where}: {reason_of(error)} (server.host, server.port)"), False
+            return Finding("error", f"{where}: {reason_of(error)} (server.host, server.port)"), False
         if _is_zmsd(of_config(settings)):
             return Finding("ok", f"{where}: a zmsd serves there now"), True
         advice = "another process uses it: end that, or choose another port (server.port)"
-        return Finding("fault", f"{where}: {advice}"), False
+        return Finding("error", f"{where}: {advice}"), False
     return Finding("ok", f"{where} is free"), port == 0
 
 
@@ -118,7 +118,7 @@ def _tls(files: TlsConfig) -> Finding:
     try:
         tls.context(files.cert, files.key)
     except ZmsdError as error:
-        return Finding("fault", str(error))
+        return Finding("error", str(error))
     return Finding("ok", f"server.tls: {files.cert}")
 
 

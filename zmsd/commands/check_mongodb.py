@@ -39,7 +39,7 @@ _ACTIONS = ("find", "changeStream", "listCollections")
 class Finding(NamedTuple):
     """A line of the report: what is so, and unless it is ok what to do."""
 
-    level: Literal["ok", "warning", "fault"]
+    level: Literal["ok", "warning", "error"]
     text: str
 
 
@@ -48,7 +48,7 @@ def preflight(settings: Config, catalog: Catalog) -> Iterator[Finding]:
     try:
         source = Source(settings.mongodb.uri, settings.mongodb.database)
     except SourceError as error:
-        yield Finding("fault", f"mongodb: {error} (mongodb.uri)")
+        yield Finding("error", f"mongodb: {error} (mongodb.uri)")
         return
     try:
         yield from _Preflight(source, settings, catalog).findings()
@@ -68,7 +68,7 @@ class _Preflight:
         try:
             yield from self._deployment()
         except SourceError as error:
-            yield Finding("fault", f"mongodb: {error}")
+            yield Finding("error", f"mongodb: {error}")
             return
         for what, look in (
             ("privileges", self._privileges_of_the_user),
@@ -79,19 +79,19 @@ class _Preflight:
             try:
                 yield from look()
             except SourceError as error:
-                yield Finding("fault", f"{what}: {error}")
+                yield Finding("error", f"{what}: {error}")
 
     def _deployment(self) -> Iterator[Finding]:
         found = self._source.look()
         try:
             found.check()
         except SourceError as error:
-            yield Finding("fault", f"mongodb: {error}")
+            yield Finding("error", f"mongodb: {error}")
         else:
             what = "sharded cluster" if found.sharded else f"replica set {found.set_name}"
             yield Finding("ok", f"mongodb: {what}")
         if found.version < (5, 0):
-            yield Finding("fault", f"version: MongoDB {found.version_text} is too old: upgrade to 6.0 or later")
+            yield Finding("error", f"version: MongoDB {found.version_text} is too old: upgrade to 6.0 or later")
         elif found.stores_images or found.set_name is None:
             yield Finding("ok", f"version: MongoDB {found.version_text}")
         else:
@@ -109,7 +109,7 @@ class _Preflight:
             grant = (
                 f'grantRolesToUser("{found["authenticatedUsers"][0]["user"]}", [{{role: "read", db: "{self._name}"}}])'
             )
-            yield Finding("fault", f"privileges: {users} lacks {', '.join(missing)} on {self._name}: {grant}")
+            yield Finding("error", f"privileges: {users} lacks {', '.join(missing)} on {self._name}: {grant}")
         else:
             yield Finding("ok", f"privileges: {users} may find and changeStream on {self._name}")
 
@@ -162,7 +162,7 @@ class _Preflight:
                 behind = found[name]["options"].get("viewOn", "the data")
                 reason = "MongoDB has no change streams for those"
                 yield Finding(
-                    "fault", f"collection {name}: is a {kind}, {reason}: map the collection behind it, {behind}"
+                    "error", f"collection {name}: is a {kind}, {reason}: map the collection behind it, {behind}"
                 )
             else:
                 options = found[name]["options"]
@@ -186,9 +186,9 @@ class _Preflight:
         else:
             return Finding("ok", f"{here}pre- and post-images will be switched on (collMod)")
         if needing:
-            return Finding("fault", f"{here}{why}, but {needing[0]} needs them: {advice}")
+            return Finding("error", f"{here}{why}, but {needing[0]} needs them: {advice}")
         if mode == "required":
-            return Finding("fault", f"{here}{why}, but feed.images is required: {advice}")
+            return Finding("error", f"{here}{why}, but feed.images is required: {advice}")
         cost = "updates may carry a later document, and a transaction be torn"
         return Finding("warning", f"{here}{why}: {cost}: {advice}")
 
@@ -215,7 +215,7 @@ class _Preflight:
         for table, key, kind in misfits:
             text = f"table {table.name}: {kinds[kind]} of {total} _id are {kind}, which do not fit its key {key}"
             yield Finding(
-                "fault" if len(kinds) == 1 else "warning", f"{text}: those rows are not sent: see to its type"
+                "error" if len(kinds) == 1 else "warning", f"{text}: those rows are not sent: see to its type"
             )
         if len(kinds) > 1 and not misfits:
             text = f"collection {name}: _id of several types ({shown} in a sample)"
@@ -262,7 +262,7 @@ class _Preflight:
 
     def _mappings(self) -> Iterator[Finding]:
         faults = faults_of_mappings(self._source, self._catalog)
-        yield from (Finding("fault", str(fault)) for fault in faults)
+        yield from (Finding("error", str(fault)) for fault in faults)
         computed = [table.name for table in self._catalog.tables if not table.mapping.plain]
         if computed and not faults:
             yield Finding("ok", f"mappings: mongod evaluates {', '.join(computed)}")
