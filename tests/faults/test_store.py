@@ -171,8 +171,8 @@ def test_two_daemons_on_one_file(loaded: Db, serve: Serve, follow: Follow, tally
         assert second.wait_exit() == 1
         (line,) = second.stderr().splitlines()
         assert line == (
-            f"error: watermark store {path} is used by another zmsd that runs: end that, or give each one a file of its "
-            "own (watermarks.path)"
+            f"error: watermark store {path} is used by another zmsd that runs: end that, or give each one a file of "
+            "its own (watermarks.path)"
         )
         received(client, 20)
         first.kill()
