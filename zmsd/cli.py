@@ -16,7 +16,7 @@ from zmsd import log as logs
 from zmsd.config import settings as config
 from zmsd.config.partial import load_log
 from zmsd.errors import ConfigError, ZmsdError
-from zmsd.log import kv
+from zmsd.log import kv, write_line
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def _failed(error: ZmsdError, log_format: logs.Format = "text") -> int:
         if log_format == "json":
             logger.error(kv("start failed", error=line.removeprefix("error: ")))
         else:
-            print(logs.priority_prefix(logging.ERROR, sys.stderr) + line, file=sys.stderr)
+            write_line(line, sys.stderr, begin=logs.priority_prefix(logging.ERROR, sys.stderr))
     return EX_CONFIG if isinstance(error, ConfigError) and not error.transient else 1
 
 

@@ -63,6 +63,11 @@ def outside(value: object) -> str:
     return escape(cut(str(value), OUTSIDE_CHARACTERS))
 
 
+def write_line(text: str, file: TextIO | None = None, begin: str = "", end: str = "\n") -> None:
+    """Write one line of a command's output, escaped, to ``file``, by default stdout, at once."""
+    print(f"{begin}{escape(cut(text, _LINE_CHARACTERS))}", end=end, file=file, flush=True)
+
+
 def _escaped(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
@@ -8,13 +9,14 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zmsd.log import Repeated, kv, redact_uri, setup
+import zmsd
+from zmsd.log import Repeated, cut, escape, kv, outside, redact_uri, setup, write_line
 
 log = logging.getLogger("zmsd.test")
 
@@ -85,6 +87,58 @@ def test_a_line_below_the_level_costs_no_rendering() -> None:
 
     setup("info", stream=io.StringIO())
     log.debug(kv("x", value=Dear()))
+
+
+# Texts from outside
+
+
+@given(st.text(st.characters()))
+def test_escaped_text_is_one_line_that_steers_nothing_and_can_be_encoded(text: str) -> None:
+    shown = escape(text)
+    assert len(shown.splitlines()) <= 1
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", shown)
+    shown.encode()
+    assert escape(shown) == shown
+
+
+@pytest.mark.parametrize("text", ["", "plain", "naïve 漢字", "\u200d\u200c", "👩‍👧", "a\\b"])
+def test_ordinary_text_is_left_as_it_is(text: str) -> None:
+    assert escape(text) == text
+
+
+def test_escapes_name_the_character() -> None:
+    assert escape("\x1b\x9b\u202e\U000e0041\ud800") == r"\x1b\x9b\u202e\U000e0041\ud800"
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_no_text_makes_a_long_line(format: Literal["text", "json"]) -> None:
+    stream = io.StringIO()
+    setup("info", format, stream=stream)
+    log.info(kv("x", id="y" * 1_000_000, reason=ValueError("z" * 1_000_000)))
+    assert "y" * 199 in stream.getvalue()
+    assert len(stream.getvalue()) < 1500
+    try:
+        raise ValueError("e" * 1_000_000)
+    except ValueError:
+        log.exception("failed")
+    assert len(stream.getvalue()) < 12_000
+
+
+def test_cut_and_outside() -> None:
+    assert cut("abc", 3) == "abc"
+    assert cut("abcd", 3) == "ab…"
+    assert len(outside("x" * 1000)) == 200
+
+
+def test_commands_write_through_one_function() -> None:
+    """``print`` would pass on what a document holds."""
+    root = Path(zmsd.__file__).parent
+    for path in [root / "cli.py", *(root / "commands").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.Name) and node.id == "print"), f"{path}:{node.lineno}"
+    out = io.StringIO()
+    write_line("a\x1bb\nc", out)
+    assert out.getvalue() == "a\\x1bb\\x0ac\n"
 
 
 # setup

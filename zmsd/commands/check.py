@@ -16,7 +16,7 @@ from zmsd.commands.unit import load_settings
 from zmsd.config.settings import Config, TlsConfig
 from zmsd.errors import PeerError, StoreError, ZmsdError, reason_of
 from zmsd.gateway import tls
-from zmsd.log import redact_uri
+from zmsd.log import redact_uri, write_line
 from zmsd.schema.loading import Publication, publication
 from zmsd.watermarks import sqlite
 
@@ -30,7 +30,7 @@ def check(path: Path | None, environ: Mapping[str, str], offline: bool) -> int:
     faults += _report(_around(settings))
     if not offline:
         faults += _report(preflight(settings, published.catalog))
-    print("no errors" if not faults else f"{faults} error{'s' if faults > 1 else ''}", flush=True)
+    write_line("no errors" if not faults else f"{faults} error{'s' if faults > 1 else ''}")
     return 1 if faults else 0
 
 
@@ -38,7 +38,7 @@ def _report(findings: Iterable[Finding]) -> int:
     """Print each as it is found; the number of faults."""
     faults = 0
     for finding in findings:
-        print(f"{finding.level}: {finding.text}", flush=True)
+        write_line(f"{finding.level}: {finding.text}")
         faults += finding.level == "error"
     return faults
 

@@ -18,6 +18,7 @@ from zmsd.commands.infer_tables import Table, guess
 from zmsd.config import document as documents
 from zmsd.config import settings as config
 from zmsd.errors import ZmsdError
+from zmsd.log import write_line
 from zmsd.mongodb.errors import no_bson
 from zmsd.mongodb.source import CODEC, Document, Source, translated
 from zmsd.schema.catalog import load_catalog
@@ -59,7 +60,7 @@ def infer(uri: str, database: str | None, out: Path, sample: int, force: bool) -
             file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ZmsdError(f"{out}: cannot be written: {error.strerror or error}") from error
-    print(f"\nwrote {files[0]} and {files[1]}: read them, they are a suggestion; then zmsd check", flush=True)
+    write_line(f"wrote {files[0]} and {files[1]}: read them, they are a suggestion; then zmsd check", begin="\n")
     return 0
 
 
@@ -72,21 +73,23 @@ def _tables(source: Source, sample: int) -> Iterator[Table]:
         if name.startswith("system."):
             continue
         if kind != "collection" or problem:
-            print(f"{name}: left out: {problem or f'is a {kind}, MongoDB has no change streams for those'}", flush=True)
+            write_line(f"{name}: left out: {problem or f'is a {kind}, MongoDB has no change streams for those'}")
             continue
         found = _sample(source, name, sample)
         tables = guess(name, found, names) if found else []
         if not tables:
             reason = "its _id are objects or of types that cannot be a key" if found else "is empty"
-            print(f"{name}: left out: {reason}", flush=True)
+            write_line(f"{name}: left out: {reason}")
         if len(tables) > 1:
             field = next(iter(tables[0].filter or {}))
-            print(f"{name}: {len(tables)} tables by {field}; documents with another {field} are in none", flush=True)
+            write_line(f"{name}: {len(tables)} tables by {field}; documents with another {field} are in none")
         for table in tables:
             where = "".join(f" where {key} is {value}" for key, value in (table.filter or {}).items())
-            print(f"{name}: table {table.name}, {len(table.columns)} columns, {table.documents} documents seen{where}")
+            write_line(
+                f"{name}: table {table.name}, {len(table.columns)} columns, {table.documents} documents seen{where}"
+            )
             for note in table.notes:
-                print(f"  note: {note}", flush=True)
+                write_line(f"  note: {note}")
         yield from tables
 
 

@@ -13,6 +13,7 @@ from zmsd import log as logs
 from zmsd.commands.unit import Unit, load_settings, unit_of
 from zmsd.config.partial import without_credentials
 from zmsd.errors import ZmsdError, reason_of
+from zmsd.log import write_line
 from zmsd.reload_result import ReloadResult, read_result
 from zmsd.schema.loading import publication
 
@@ -36,17 +37,17 @@ def reload(path: Path | None, environ: Mapping[str, str], pid: int | None) -> in
     pid = pid or _main_pid(unit)
     result = _signal(pid, settings.watermarks.path.parent)
     for fault in result.faults:
-        print(f"{logs.priority_prefix(40, sys.stderr)}reload refused: {fault}", file=sys.stderr)
+        write_line(f"reload refused: {fault}", sys.stderr, begin=logs.priority_prefix(40, sys.stderr))
     if result.faults:
         return 1
-    print(f"reloaded: {result.tables} table{'' if result.tables == 1 else 's'}")
+    write_line(f"reloaded: {result.tables} table{'' if result.tables == 1 else 's'}")
     if result.restart:
-        print(f"changed settings need a restart: {', '.join(result.restart)}")
+        write_line(f"changed settings need a restart: {', '.join(result.restart)}")
     if unit is not None:
         for name, source in unit.changed(result.credentials):
-            print(f"credential {name} is not that of the start any more ({source}): systemctl restart {unit.name}")
+            write_line(f"credential {name} is not that of the start any more ({source}): systemctl restart {unit.name}")
     elif result.credentials:
-        print(f"credentials are those of the start, a new one needs a restart: {', '.join(result.credentials)}")
+        write_line(f"credentials are those of the start, a new one needs a restart: {', '.join(result.credentials)}")
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from zmsd.commands.daemon_client import Target, words
 from zmsd.errors import PeerError
+from zmsd.log import write_line
 
 Data = dict[str, Any]
 
@@ -28,7 +29,7 @@ def status(target: Target) -> int:
     except ValueError:
         raise PeerError(f"{target} answers HTTP {answer.status} to /status.json: is it a zmsd?") from None
     for line in render(data):
-        print("".join(char if char.isprintable() else "?" for char in line).rstrip())
+        write_line(line.rstrip())
     return 0 if data.get("ready") else 1
 
 

@@ -15,6 +15,7 @@ from zmsd.commands.unit import load_settings
 from zmsd.config.partial import only
 from zmsd.config.settings import Config
 from zmsd.errors import StoreError
+from zmsd.log import write_line
 from zmsd.replication.publication import Published
 from zmsd.watermarks import open_store
 from zmsd.watermarks.base import Contents, WatermarkStore
@@ -26,7 +27,7 @@ def show(path: Path | None, environ: Mapping[str, str]) -> int:
     settings = _settings(path, environ)
     with _opened(settings, settings.watermarks.storage) as store:
         for line in [*render(store.contents(), time.time())] or ["nothing yet"]:
-            print("".join(char if char.isprintable() else "?" for char in line))
+            write_line(line)
     return 0
 
 
@@ -39,7 +40,7 @@ def copy(path: Path | None, environ: Mapping[str, str], to: Kind) -> int:
         if target.contents().copies:
             raise StoreError(f"the store {to} knows clients already: nothing was copied")
         fill(target, found)
-    print(f"{len(found.shards)} clients and {len(found.editions)} editions copied to {to}")
+    write_line(f"{len(found.shards)} clients and {len(found.editions)} editions copied to {to}")
     return 0
 
 
@@ -52,13 +53,13 @@ def prune(path: Path | None, environ: Mapping[str, str], days: int) -> int:
         for app, number in old:
             store.forget(app, number)
             silent = _age(heard[app, number], time.time()) / 86400
-            print(f"forgotten: {app}_{number}, not heard from for {silent:.0f} days")
+            write_line(f"forgotten: {app}_{number}, not heard from for {silent:.0f} days")
         kept = store.contents()
         used = {copy.edition for copies in kept.copies.values() for copy in copies} | {*kept.epochs[-1:]}
         unused = kept.editions.keys() - used
         for fingerprint in unused:
             store.forget_edition(fingerprint)
-    print(f"{len(old)} clients and {len(unused)} editions forgotten, {len(heard) - len(old)} and {len(used)} kept")
+    write_line(f"{len(old)} clients and {len(unused)} editions forgotten, {len(heard) - len(old)} and {len(used)} kept")
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from zmsd.commands.change_source_client import Message
 from zmsd.commands.daemon_client import Target
 from zmsd.errors import PeerGone, ZmsdError
+from zmsd.log import write_line
 
 _SHOWN = 8
 """Row changes of one transaction that are shown."""
@@ -31,7 +32,7 @@ def tail(target: Target, app: str, shard: int, last_watermark: str | None) -> in
     except PeerGone as error:
         raise ZmsdError(f"the stream ended: {error}") from error
     except KeyboardInterrupt:
-        print(f"\nended after {viewer.transactions} transactions", flush=True)
+        write_line(f"ended after {viewer.transactions} transactions", begin="\n")
     finally:
         client.close()
     return 0
@@ -79,7 +80,7 @@ class Viewer:
                 self._print(f"  create table {table} ({columns})")
             elif self._live and time.monotonic() - self._shown_at > 0.1:
                 self._shown_at = time.monotonic()
-                print(f"\r  {self._progress()}", end="", file=self._out, flush=True)
+                write_line(f"  {self._progress()}", self._out, begin="\r", end="")
             return
         self._changes += 1
         if len(self._lines) < _SHOWN:
@@ -90,7 +91,7 @@ class Viewer:
     def _commit(self, commit_ms: int, watermark: str) -> None:
         if self._copying:
             self._copying = False
-            self._print(("\r" if self._live else "") + f"  {self._progress()}")
+            write_line(f"  {self._progress()}", self._out, begin="\r" if self._live else "")
             self._print(f"  copy complete at watermark {watermark}")
             return
         now = time.time()
@@ -110,7 +111,7 @@ class Viewer:
         return f"{total:,} rows, {total / seconds:,.0f} rows/s: {tables}"
 
     def _print(self, line: str) -> None:
-        print(line, file=self._out, flush=True)
+        write_line(line, self._out)
 
 
 def _named(body: dict[str, Any]) -> str:

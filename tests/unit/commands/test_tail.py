@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import pytest
+
 from tests.support.frames import messages
 from zmsd.commands.tail import Viewer
 from zmsd.schema.tables import Column, TableSpec
@@ -34,6 +36,29 @@ def test_rows() -> None:
         ["data", {"tag": "delete", "relation": relation, "key": {"id": 1}}],
         ["data", {"tag": "truncate", "relations": [relation]}],
     ) == ['    + user {"id": 1}', '    ~ user {"id": 1, "age": 2}', '    - user {"id": 1}', "    0 user"]
+
+
+@pytest.mark.parametrize(
+    "character",
+    [
+        *map(chr, (*range(0x20), *range(0x7F, 0xA0))),
+        *"\u061c\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069\ud800\U000e0041",
+    ],
+    ids=lambda character: f"U+{ord(character):04X}",
+)
+def test_no_character_of_a_document_steers_the_terminal(character: str) -> None:
+    """In a value, a table's name, and what a source says for itself."""
+    text = f"a{character}b"
+    out = io.StringIO()
+    viewer = Viewer(out)
+    relation = {"schema": "public", "name": text}
+    viewer.show(["begin", {}, {}])
+    viewer.show(["data", {"tag": "insert", "relation": relation, "new": {text: text}}])
+    viewer.show(["commit", {"commitTimeMs": 0}, {"watermark": text}])
+    viewer.show([text, {text: text}])
+    assert len(out.getvalue().split("\n")) == 4
+    assert character not in out.getvalue().replace("\n", "")
+    out.getvalue().encode()
 
 
 def test_a_change_of_a_table_says_what_changes() -> None:
