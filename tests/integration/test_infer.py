@@ -126,7 +126,7 @@ def test_bytes_that_no_driver_reads(database: Db, replica_set: ReplicaSet, tmp_p
     done = infer(database, replica_set, tmp_path)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert "collection things has a document with bytes that are no BSON" in done.stderr
+    assert "collection things has a document with bytes that are not valid BSON" in done.stderr
 
 
 @pytest.mark.parametrize(

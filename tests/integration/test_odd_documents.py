@@ -1,4 +1,4 @@
-"""What few databases have: an ``_id`` that is a double, a key that changes only its type, bytes that are no BSON."""
+"""Rare documents: an ``_id`` that is a double, a key that changes only its type, bytes that are not valid BSON."""
 
 from __future__ import annotations
 
@@ -200,9 +200,9 @@ def test_bytes_that_no_driver_reads_are_said_and_nothing_is_lost(
         zmsd = serve(SCHEMA, mappings, settings={"feed": {"scope": scope}}, uri=forgetful.uri("odd"))
         client = follow(zmsd)
         mongo.odd.a.insert_one(broken("x"))
-        (said, *_) = zmsd.wait_log("no BSON.*replace or delete it")
+        (said, *_) = zmsd.wait_log("not valid BSON.*replace or delete it")
         assert "collection a " in said
-        wait_until(lambda: "no BSON" in zmsd.get("/readyz")[1], "it is not ready, and says why")
+        wait_until(lambda: "not valid BSON" in zmsd.get("/readyz")[1], "it is not ready, and says why")
         mongo.odd.a.delete_one({"_id": "x"})
         # Tries are 10 s apart, and one may come before MongoDB has forgotten the document.
         wait_end(mongo.odd, client, timeout=90)

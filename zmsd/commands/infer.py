@@ -19,7 +19,7 @@ from zmsd.config import document as documents
 from zmsd.config import settings as config
 from zmsd.errors import ZmsdError
 from zmsd.log import write_line
-from zmsd.mongodb.errors import no_bson
+from zmsd.mongodb.errors import undecodable
 from zmsd.mongodb.source import CODEC, Document, Source, translated
 from zmsd.schema.catalog import load_catalog
 
@@ -104,8 +104,8 @@ def _sample(source: Source, name: str, size: int) -> list[Document]:
         for raw in collection.aggregate(stages):
             try:
                 found.append(bson.decode(raw.raw, CODEC))
-            except InvalidBSON as error:
-                raise no_bson(name, error) from error
+            except (InvalidBSON, MemoryError) as error:
+                raise undecodable(name, error) from error
             total += len(raw.raw)
             if total > _BYTES:
                 break

@@ -239,6 +239,7 @@ class Server:
                 log.exception(kv("session failed", session=session.number))
             else:
                 log.error(kv("session failed, out of resources", session=session.number, error=error or "memory"))
+                self.stopping.wait(REFUSAL_DELAY_SECONDS)
         except Exception:
             log.exception(kv("session failed", session=session.number))
         finally:

@@ -25,9 +25,9 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
 from zmsd import position
-from zmsd.errors import EventUnreadable, ResumeLost, SourceTimeout, TokenUnfit
+from zmsd.errors import EventUnreadable, ResumeLost, SourceTimeout, SourceUnavailable, TokenUnfit
 from zmsd.mongodb import raw_batch
-from zmsd.mongodb.errors import classify
+from zmsd.mongodb.errors import SCARCITY_HINT, classify, is_scarcity
 from zmsd.mongodb.source import CODEC, Document, Source
 from zmsd.mongodb.time_limit import run_within
 from zmsd.pace import Pace
@@ -143,9 +143,11 @@ class ChangeCursor:
                 self._take(self._receive(wait_ms))
             one = self._at_hand.popleft()
             events = one.decode()
-        except InvalidBSON as error:
+        except (InvalidBSON, MemoryError) as error:
             self._drop()
-            raise EventUnreadable(f"bytes that are no BSON: {error}") from error
+            if is_scarcity(error):
+                raise SourceUnavailable(f"out of memory while reading a change stream: {SCARCITY_HINT}") from error
+            raise EventUnreadable(f"bytes that are not valid BSON: {error}") from error
         except PyMongoError as error:
             self._drop()
             fault = classify(error)

@@ -82,10 +82,23 @@ def classify(error: PyMongoError) -> SourceError:
     return SourceUnavailable(text)
 
 
-def no_bson(collection: str, error: InvalidBSON) -> SourceRefused:
-    """mongod takes what it does not look into, such as a binary of subtype 2 with a wrong length inside."""
-    reason = f"collection {collection} has a document with bytes that are no BSON ({error})"
+SCARCITY_HINT = "raise the memory limit (MemoryMax= of the unit), or publish fewer or smaller fields"
+
+
+def undecodable(collection: str, error: InvalidBSON | MemoryError) -> SourceError:
+    """Return the error for a document of ``collection`` that could not be decoded.
+
+    mongod stores what it does not look into, such as a binary of subtype 2 with a wrong length inside.
+    """
+    if is_scarcity(error):
+        return SourceUnavailable(f"out of memory while reading collection {collection}: {SCARCITY_HINT}")
+    reason = f"collection {collection} has a document with bytes that are not valid BSON ({error})"
     return SourceRefused(f"{reason}: replace or delete it, mongod's validate finds it from 6.2 on")
+
+
+def is_scarcity(error: InvalidBSON | MemoryError) -> bool:
+    """Return whether memory was short. bson raises InvalidBSON without a text where its C code met a MemoryError."""
+    return isinstance(error, MemoryError) or not str(error)
 
 
 def is_transient(error: PyMongoError) -> bool:

@@ -17,7 +17,7 @@ from pymongo.errors import PyMongoError
 
 from zmsd import position
 from zmsd.errors import SourceUnavailable
-from zmsd.mongodb.errors import SNAPSHOT_GONE, SNAPSHOT_RETRY, classify, code_of, no_bson
+from zmsd.mongodb.errors import SNAPSHOT_GONE, SNAPSHOT_RETRY, classify, code_of, undecodable
 from zmsd.mongodb.source import CODEC, Document, Source, as_documents
 
 Found = dict[bytes, Document]
@@ -120,8 +120,8 @@ class Lookup:
             if code_of(error) in SNAPSHOT_GONE | SNAPSHOT_RETRY:
                 return None
             raise classify(error) from error
-        except InvalidBSON as error:
-            raise no_bson(self._collection, error) from error
+        except (InvalidBSON, MemoryError) as error:
+            raise undecodable(self._collection, error) from error
 
 
 def _matched(events: list[Document], found: Found) -> list[tuple[Document, Document | None]]:

@@ -27,7 +27,7 @@ from zmsd.errors import SourceError, SourceRefused, SourceTimeout, SourceUnavail
 from zmsd.log import Repeated, kv
 from zmsd.mongodb import raw_batch
 from zmsd.mongodb.content_reader import Fields
-from zmsd.mongodb.errors import REFUSED_WAIT, SNAPSHOT_GONE, SNAPSHOT_RETRY, backoff, classify, code_of, no_bson
+from zmsd.mongodb.errors import REFUSED_WAIT, SNAPSHOT_GONE, SNAPSHOT_RETRY, backoff, classify, code_of, undecodable
 from zmsd.mongodb.source import Document, Source, as_documents, translated
 from zmsd.mongodb.time_limit import run_within
 from zmsd.pace import Pace
@@ -85,15 +85,15 @@ class Scan:
                     return
             except PyMongoError as error:
                 self._heal(error)
-            except InvalidBSON as error:
-                raise no_bson(self.collection, error) from error
+            except (InvalidBSON, MemoryError) as error:
+                raise undecodable(self.collection, error) from error
 
     def documents(self, one: bytes) -> list[Document]:
         """Those of a slice."""
         try:
             return as_documents(raw_batch.documents(one))
-        except InvalidBSON as error:
-            raise no_bson(self.collection, error) from error
+        except (InvalidBSON, MemoryError) as error:
+            raise undecodable(self.collection, error) from error
 
     def end(self) -> None:
         """Nobody wants the rest. Any thread."""

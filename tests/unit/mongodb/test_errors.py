@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import islice
 from typing import Any
 
 import pytest
+from bson.errors import InvalidBSON
 from pymongo.errors import (
     AutoReconnect,
     ConfigurationError,
@@ -30,7 +33,7 @@ from zmsd.errors import (
     SourceUnavailable,
     TokenUnfit,
 )
-from zmsd.mongodb.errors import backoff, classify, code_of, is_transient
+from zmsd.mongodb.errors import backoff, classify, code_of, is_transient, undecodable
 
 RESUMABLE, NON_RESUMABLE = "ResumableChangeStreamError", "NonResumableChangeStreamError"
 
@@ -167,3 +170,31 @@ def test_waits_double_up_to_a_limit_with_jitter() -> None:
         most = min(0.1 * 2**number, 10.0)
         assert most / 2 <= wait <= most
     assert len(set(waits)) == len(waits)
+
+
+def test_memory_error_in_bson_is_retried_and_not_blamed_on_the_document() -> None:
+    """A real one: bson's C code, with 6 MB of address space left for a document of 16 MB."""
+    script = """
+import bson, resource
+data = bson.encode({"a": ["x" * 100 for _ in range(140_000)]})
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + 6_000_000
+resource.setrlimit(resource.RLIMIT_AS, (used, used))
+try:
+    bson.decode(data)
+except Exception as error:
+    print(type(error).__name__, repr(str(error)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    kind, text = done.stdout.split()
+    met = InvalidBSON(eval(text)) if kind == "InvalidBSON" else MemoryError()
+    for error in (met, MemoryError()):
+        fault = undecodable("things", error)
+        assert isinstance(fault, SourceUnavailable)
+        assert "out of memory" in str(fault)
+        assert "BSON" not in str(fault)
+
+
+def test_invalid_bytes_are_blamed_on_the_document() -> None:
+    fault = undecodable("things", InvalidBSON("invalid length or type code"))
+    assert isinstance(fault, SourceRefused)
+    assert "replace or delete it" in str(fault)
