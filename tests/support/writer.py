@@ -59,10 +59,7 @@ class Write:
 
 
 class Writer:
-    """``threads`` threads over ``collections``, each with documents of its own, so that what follows what is known.
-
-    The collections should be there before zmsd is: one that appears later has no images of its first changes.
-    """
+    """``threads`` threads over ``collections``, each with documents of its own, so that what follows what is known."""
 
     def __init__(
         self,
