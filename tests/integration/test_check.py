@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from bson.int64 import Int64
 from pymongo.database import Database
 
 from tests.integration.chat import COLLECTIONS, MAPPINGS, SCHEMA, named, table
@@ -144,6 +145,35 @@ def test_keys_that_do_not_fit(database: Db, checker: Checker) -> None:
     one(lines, r"error: table userMessage: 1 of 1 _id are string, which do not fit its key id")
 
 
+def test_primary_key_that_no_document_has_is_a_fault(database: Db, checker: Checker) -> None:
+    """Without a mapping, ``id`` is taken for a field: the commonest first mistake."""
+    database.users.insert_many([{"_id": n, "name": "x"} for n in range(3)])
+    database.rooms.insert_many([{"_id": n, **({} if n else {"code": "a"})} for n in range(3)])
+    schema = named(users=table(id="string", name="string"), room=table(id="string", title="string"))
+    lines = checker.lines(1, schema, {"room": {"collection": "rooms", "fields": {"id": "code", "title": "title"}}})
+    fault = one(lines, "^error: ")
+    assert re.search("table users: column id: none of 3 documents .*primary key: no row can be sent: .*_id", fault)
+    one(lines, "warning: table room: column id: 2 of 3 documents have no value in field code, .*not sent")
+
+
+def test_numbers_as_keys(database: Db, checker: Checker) -> None:
+    """int, long and double side by side are the same key where they are equal; past 2^53 keys may become one."""
+    database.users.insert_many([{"_id": 1}, {"_id": Int64(2)}, {"_id": 3.0}])
+    database.rooms.insert_many([{"_id": Int64(2**53 + 1)}, {"_id": 1}])
+    database.messages.insert_one({"_id": "m", "code": Int64(-(2**60))})
+    schema = named(user=table(id="number"), name=table(id="string"), room=table(id="number"), code=table(id="number"))
+    mappings = {
+        name: {"collection": collection, "fields": {"id": path}}
+        for name, collection, path in (
+            *(("user", "users", "_id"), ("name", "users", "_id")),
+            *(("room", "rooms", "_id"), ("code", "messages", "code")),
+        )
+    }
+    lines = checker.lines(0, schema, mappings)
+    assert not [line for line in lines if "several types" in line or "user" in line and line.startswith("warning")]
+    assert len([line for line in lines if re.match(r"warning: table (room|code): its key id .*2\^53", line)]) == 2
+
+
 def test_computed_mappings_that_mongod_refuses(checker: Checker) -> None:
     mappings = {"user": {"collection": "users", "projection": {"name": {"$toUpper": "$name"}, "id": "$_id"}}}
     schema = {"user": SCHEMA["user"]}
@@ -256,16 +286,15 @@ def test_computed_columns_that_get_nothing(database: Db, checker: Checker) -> No
     database.users.insert_many([{"_id": str(n), "lines": [{"name": "x"}, {"name": "y"}]} for n in range(5)])
     schema = named(user={"columns": {name: {"type": "string"} for name in ("id", "name")}, "primaryKey": ["id"]})
 
-    def warnings(**mapping: Any) -> list[str]:
-        lines = checker.lines(0, schema, {"user": {"source": "users", **mapping}})
-        return [line for line in lines if re.search("^warning: table", line)]
+    def warnings(code: int = 0, **mapping: Any) -> list[str]:
+        lines = checker.lines(code, schema, {"user": {"source": "users", **mapping}})
+        return [line for line in lines if re.search("^(warning|error): table", line)]
 
     missing = "warning: table user: column {0}: none of {1} documents has a field {0}: is the name right?"
     assert warnings(projection={"id": "$_id", "name": {"$first": "$lines.name"}}) == []
     unwind = {"$unwind": "$lines"}
-    assert warnings(pipeline=[unwind, {"$project": {"key": "$_id", "name": "$lines.name"}}]) == [
-        missing.format("id", 10)
-    ]
+    (fault,) = warnings(1, pipeline=[unwind, {"$project": {"key": "$_id", "name": "$lines.name"}}])
+    assert re.match("error: table user: column id: none of 10 documents .* no row can be sent", fault)
     assert warnings(filter={"lines": {"$size": 2}}, fields={"id": "_id"}) == [missing.format("name", 5)]
     fails = {"$toInt": {"$first": "$lines.name"}}
     assert warnings(projection={"id": "$_id", "name": fails}) == [], "what fails on a document is not said here"

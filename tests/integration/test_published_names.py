@@ -195,3 +195,21 @@ def test_collection_that_appears_without_the_right_to_switch_images_on(
     database.m.update_one({"_id": "first"}, {"$inc": {"n": 1}})
     end(database, client, "end")
     assert_same(database, SCHEMA, MAPPINGS, client.replica)
+
+
+def test_field_that_no_document_has_is_reported_at_start_and_reload(database: Db, serve: Serve) -> None:
+    database.m.insert_many([{"_id": str(number), "n": number} for number in range(10)])
+    database.create_collection("ends")
+    schema = named(m={"columns": {"id": {"type": "string"}, "n": {"type": "number"}}, "primaryKey": ["id"]})
+    mappings = {"m": {"collection": "m", "fields": {"id": "_id", "n": "nn"}}}
+    zmsd = serve(schema, mappings)
+    wait_until(lambda: problems(zmsd) == {"m.n": "field"}, "it is reported", 20)
+    assert published_missing(zmsd, "field")
+    assert len(zmsd.log(r"WARNING.*published.*name=m\.n .*field nn.*none of 10")) == 1
+    zmsd.write(mappings={"m": {"collection": "m", "fields": {"id": "_id", "n": "n"}}})
+    zmsd.signal(signal.SIGHUP)
+    wait_until(lambda: problems(zmsd) == {}, "it is right", 20)
+    zmsd.write(mappings={"m": {"collection": "m", "fields": {"id": "key", "n": "n"}}})
+    zmsd.signal(signal.SIGHUP)
+    wait_until(lambda: problems(zmsd) == {"m.id": "field"}, "the key is reported", 20)
+    assert len(zmsd.log(r"WARNING.*published.*name=m\.id .*field key.*no row can be sent")) == 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -13,14 +11,17 @@ from zmsd.config.settings import Config
 from zmsd.errors import SourceError
 from zmsd.mongodb.source import Document, Source, translated
 from zmsd.replication.preparation import faults_of_mappings
-from zmsd.rows.computed import follows_from_id, stages_of
+from zmsd.replication.sample import EMPTY, SAMPLE, sample_columns
+from zmsd.rows.bson_json import SAFE
+from zmsd.rows.computed import follows_from_id
 from zmsd.schema.catalog import Catalog, Table
 
-_SAMPLE = 1000
 _SHORT_OPLOG = 24 * 3600
 _FULL = 0.8
 """From so much of its size on, an oplog is taken to be as long as it gets."""
 
+_COMPARED = {"int", "long", "double", "decimal"}
+"""BSON types of which equal values are the same ``_id``."""
 _NUMBERS = {"int", "long", "double", "decimal", "date", "timestamp"}
 _FITS: dict[str, Callable[[str], bool]] = {
     "string": lambda kind: kind not in ("object", "array", "minKey", "maxKey"),
@@ -28,10 +29,6 @@ _FITS: dict[str, Callable[[str], bool]] = {
     "boolean": lambda kind: kind == "bool",
 }
 """Column type -> whether a BSON type fits a key of it (rows/values.py)."""
-_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-"""Paths that mean the same in an expression of mongod as in a mapping: without $, and without an index."""
-
-
 _ACTIONS = ("find", "changeStream", "listCollections")
 """What the user must be allowed in the database."""
 
@@ -206,7 +203,7 @@ class _Preflight:
         group = {"$group": {"_id": {"$type": "$_id"}, "count": {"$sum": 1}}}
         with translated():
             found = list(
-                self._source.db[name].aggregate([{"$sample": {"size": _SAMPLE}}, {"$project": {"_id": 1}}, group])
+                self._source.db[name].aggregate([{"$sample": {"size": SAMPLE}}, {"$project": {"_id": 1}}, group])
             )
         kinds = {str(one["_id"]): int(one["count"]) for one in sorted(found, key=lambda one: -one["count"])}
         total, shown = sum(kinds.values()), ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -217,48 +214,55 @@ class _Preflight:
             yield Finding(
                 "error" if len(kinds) == 1 else "warning", f"{text}: those rows are not sent: see to its type"
             )
-        if len(kinds) > 1 and not misfits:
+        # mongod takes numbers of any type for the same _id if they are equal: they are one kind of key.
+        if len({"number" if kind in _COMPARED else kind for kind in kinds}) > 1 and not misfits:
             text = f"collection {name}: _id of several types ({shown} in a sample)"
-            yield Finding("warning", f'{text}: 1 and "1" would be the same key in a string column')
+            yield Finding("warning", f'{text}: values that differ only in type, as 1 and "1", would be the same key')
         elif kinds and not misfits:
-            yield Finding("ok", f"collection {name}: _id are {next(iter(kinds))}")
+            yield Finding("ok", f"collection {name}: _id are {' and '.join(kinds)}")
 
     def _columns(self, table: Table) -> Iterator[Finding]:
         """Columns for which a sample has no value, as where a name was written wrong, or one of a wrong type."""
         types = {column.name: column.type for column in table.spec.columns}
-        optional = {column.name: column.optional for column in table.spec.columns}
-        fields = table.mapping.fields
-        if fields is None:
-            paths = [(name, name) for name in types if _PATH.fullmatch(name)]
-        else:
-            paths = [(name, path) for name, path in fields if path != "_id" and _PATH.fullmatch(path)]
-        kinds: Document = {f"c{number}": {"$type": f"${path}"} for number, (_, path) in enumerate(paths)}
-        stages: list[Document] = [
-            {"$sample": {"size": _SAMPLE}},
-            *stages_of(table),
-            {"$limit": _SAMPLE},
-            {"$project": kinds | {"_id": 0}},
-        ]
-        try:
-            with translated():
-                found = list(self._source.db[table.mapping.collection].aggregate(stages)) if kinds else []
-        except SourceError:
-            if table.mapping.plain:
-                raise
-            return  # mongod refuses the stages, which is said below, or they fail on one of the documents
-        for number, (name, path) in enumerate(paths):
-            counts = Counter(one[f"c{number}"] for one in found)
-            misfits = {kind: count for kind, count in counts.items() if not _fits(types[name], kind)}
-            column = f"table {table.name}: column {name}"
-            if found and set(counts) == {"missing"} and not optional[name]:
-                text = f"{column}: none of {len(found)} documents has a field {path}: is the name right?"
+        for one in sample_columns(self._source, table):
+            misfits = {kind: count for kind, count in one.kinds.items() if not _fits(types[one.name], kind)}
+            column, total = f"table {table.name}: column {one.name}", one.total
+            if one.is_key and one.without_key == total:
+                text = (
+                    f"{column}: none of {total} documents has a value in field {one.path}, and it is in the primary key"
+                )
+                advice = "correct the name in the mapping (MongoDB's own key is _id)"
+                yield Finding("error", f"{text}: no row can be sent: {advice}")
+            elif one.without_key:
+                text = f"{column}: {one.without_key} of {total} documents have no value in field {one.path}"
+                yield Finding("warning", f"{text}, and it is in the primary key: those rows are not sent")
+            elif one.is_missing:
+                text = f"{column}: none of {total} documents has a field {one.path}: is the name right?"
                 yield Finding("warning", text)
-            elif misfits:
+            if misfits:
                 shown = ", ".join(f"{count} {kind}" for kind, count in misfits.items())
                 text = (
-                    f"{column}: of {len(found)} documents {shown} do not fit type {types[name]}: null is sent for those"
+                    f"{column}: of {total} documents {shown} do not fit type {types[one.name]}: null is sent for those"
                 )
                 yield Finding("warning", text)
+        for name, path in table.mapping.fields or ():
+            if name in table.spec.primary_key and types[name] == "number":
+                yield from self._large_keys(table, name, path)
+
+    def _large_keys(self, table: Table, name: str, path: str) -> Iterator[Finding]:
+        """Numbers past 2^53 in a key: JavaScript holds them as the nearest double, so that two keys may become one."""
+        past = {"$or": [{path: {"$gt": SAFE}}, {path: {"$lt": -SAFE}}]}
+        collection = self._source.db[table.mapping.collection]
+        with translated():
+            if path == "_id":  # its index finds the first one
+                found = list(collection.find(past, {path: 1}).limit(1))
+            else:
+                sample: Document = {"$sample": {"size": SAMPLE}}
+                found = list(collection.aggregate([sample, {"$match": past}, {"$limit": 1}, {"$project": {path: 1}}]))
+        if found:
+            text = f"table {table.name}: its key {name} has numbers past 2^53, as in document {found[0]['_id']}"
+            advice = "they are sent as the nearest double, and two keys may become one: make the column a string"
+            yield Finding("warning", f"{text}: {advice}")
 
     def _mappings(self) -> Iterator[Finding]:
         faults = faults_of_mappings(self._source, self._catalog)
@@ -269,7 +273,7 @@ class _Preflight:
 
 
 def _fits(column: str, kind: str) -> bool:
-    return kind in ("missing", "null", "undefined") or column not in _FITS or _FITS[column](kind)
+    return kind in EMPTY or column not in _FITS or _FITS[column](kind)
 
 
 def _covers(resource: dict[str, Any], database: str, collection: str) -> bool:

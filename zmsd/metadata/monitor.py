@@ -187,6 +187,7 @@ class Monitor:
         if hub.readiness.reason is None:
             with suppress(SourceError):  # the dispatcher reports it
                 hub.problems.look(hub.source, hub.edition)
+                hub.problems.look_at_fields(hub.source)
 
     def look_at_mongodb(self) -> None:
         """May wait for MongoDB."""

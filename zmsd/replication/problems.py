@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Iterator, Mapping
 from threading import Lock
 from typing import Literal, NamedTuple, Protocol
 
 from zmsd.log import kv
 from zmsd.mongodb.source import Source
+from zmsd.replication.sample import sample_columns
+from zmsd.schema.catalog import Catalog, Table
 
 log = logging.getLogger(__name__)
+
+_SAMPLE_SECONDS = 60.0
+"""Seconds between samples while some field is missing."""
 
 Kind = Literal["collection", "type", "images", "field"]
 KINDS: tuple[Kind, ...] = ("collection", "type", "images", "field")
@@ -34,6 +41,9 @@ class Published(Protocol):
     @property
     def watched(self) -> Mapping[str, object]: ...
 
+    @property
+    def catalog(self) -> Catalog: ...
+
 
 class Problems:
     """The problems of the publication that is served. Thread-safe."""
@@ -41,6 +51,8 @@ class Problems:
     def __init__(self) -> None:
         self.current: tuple[Problem, ...] = ()
         self._published: Published | None = None
+        self._sampled: Published | None = None
+        self._sample_at = 0.0  # monotonic seconds
         self._lock = Lock()
 
     @property
@@ -55,10 +67,21 @@ class Problems:
                 self._published, self.current = published, ()
             self._look(source, sorted(published.watched))
 
-    def found_fields(self, problems: list[Problem]) -> None:
-        """Take over which mapped fields a sample of the documents does not have."""
+    def look_at_fields(self, source: Source) -> None:
+        """Look in a sample of the documents for the fields that columns are mapped to: once for each publication, and
+        from time to time while one is missing. Raises SourceError. May take some seconds."""
+        published, now = self._published, time.monotonic()
+        if published is None or (self._sampled is published and now < self._sample_at):
+            return
+        problems: list[Problem] = []
+        for table in published.catalog.tables:
+            if table.mapping.collection not in source.not_collections:
+                problems += _missing_fields(source, table)
         with self._lock:
-            self._replace(("field",), problems)
+            if self._published is published:
+                self._sampled = published
+                self._sample_at = now + _SAMPLE_SECONDS if problems else math.inf
+                self._replace(("field",), problems)
 
     def _look(self, source: Source, wanted: list[str]) -> None:
         found = source.look_at(wanted)
@@ -91,3 +114,11 @@ class Problems:
                 log.info(kv("published name is well again", name=one.name, problem=one.kind))
         others = [one for one in self.current if one.kind not in kinds]
         self.current = (*problems, *others)
+
+
+def _missing_fields(source: Source, table: Table) -> Iterator[Problem]:
+    for one in sample_columns(source, table):
+        if one.is_missing:
+            effect = "no row can be sent: it is in the primary key" if one.is_key else "the column is null"
+            reason = f"is mapped to field {one.path}, which none of {one.total} sampled documents has: {effect}"
+            yield Problem("field", f"{table.name}.{one.name}", reason)

@@ -1,0 +1,70 @@
+"""What a sample of a collection's documents has in the fields that a table's columns are mapped to."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from zmsd.errors import SourceError
+from zmsd.mongodb.source import Document, Source, translated
+from zmsd.rows.computed import stages_of
+from zmsd.schema.catalog import Table
+
+SAMPLE = 1000
+"""Documents in a sample."""
+_ENOUGH = 100
+"""Documents from which on a field that none of them has is reported for an optional column, too."""
+_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+"""Paths that mean the same in an expression of mongod as in a mapping: without $, and without an index."""
+EMPTY = frozenset(("missing", "null", "undefined"))
+"""BSON types of a field without a value."""
+
+
+class ColumnSample(NamedTuple):
+    """The values of one column in a sample."""
+
+    name: str
+    path: str
+    kinds: Counter[str]
+    """BSON type -> count."""
+    total: int
+    is_key: bool
+    optional: bool
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the field seems not to exist: no document of the sample has it."""
+        return set(self.kinds) == {"missing"} and (not self.optional or self.total >= _ENOUGH)
+
+    @property
+    def without_key(self) -> int:
+        """The number of documents that give no row, since this column of the primary key has no value."""
+        return sum(self.kinds[kind] for kind in EMPTY) if self.is_key else 0
+
+
+def sample_columns(source: Source, table: Table) -> Iterator[ColumnSample]:
+    """Read the types of a sample. Nothing comes of an empty collection, nor where mongod cannot compute the table.
+
+    Raises SourceError.
+    """
+    columns = {column.name: column for column in table.spec.columns}
+    fields: Sequence[tuple[str, str]] = table.mapping.fields or [(name, name) for name in columns]
+    computed_id = table.mapping.fields is None  # the stages may leave the _id out
+    paths = [(name, path) for name, path in fields if _PATH.fullmatch(path) and (computed_id or path != "_id")]
+    types: Document = {f"c{number}": {"$type": f"${path}"} for number, (_, path) in enumerate(paths)}
+    if not types:
+        return
+    stages = [{"$sample": {"size": SAMPLE}}, *stages_of(table), {"$limit": SAMPLE}, {"$project": types | {"_id": 0}}]
+    try:
+        with translated():
+            found = list(source.db[table.mapping.collection].aggregate(stages))
+    except SourceError:
+        if table.mapping.plain:
+            raise
+        return  # mongod refuses the stages, or they fail on a document: both are reported elsewhere
+    for number, (name, path) in enumerate(paths if found else ()):
+        kinds = Counter(str(one[f"c{number}"]) for one in found)
+        is_key = name in table.spec.primary_key
+        yield ColumnSample(name, path, kinds, len(found), is_key, columns[name].optional)
