@@ -268,7 +268,7 @@ class Daemon:
 
     def _edition(self, published: Published) -> Edition:
         def shards() -> set[str]:
-            known = {f"{app}_{number}" for app, number in self._store.shards()}
+            known = {replica.shard_name for replica in self._store.replicas()}
             return known.union(session.wanted.shard_name for session in self.server.sessions())
 
         return Edition(published, self._source, self._rejects, self._halt, shards)
@@ -285,6 +285,7 @@ class Daemon:
             rejects=self._rejects,
             tally=Tally(self._registry),
             private_feeds=settings.feed.catch_up,
+            lag_report=settings.feed.lag_report,
             stop=self._halt,
         )
 

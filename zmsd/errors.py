@@ -147,6 +147,11 @@ class NotWatchable(SourceRefused):
 class ResumeLost(SourceError):
     """The changes after a position can no longer be had."""
 
+    def __init__(self, reason: str, code: str = "position-lost") -> None:
+        """:param code: what a program needs to know (``RESET_ADVICE`` of the protocol module)"""
+        super().__init__(reason)
+        self.code = code
+
 
 class TokenUnfit(SourceError):
     """The resume token does not fit (280, 260): the position may still be had by its time."""

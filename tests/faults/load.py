@@ -19,6 +19,7 @@ from tests.support.mongod import ReplicaSet
 from tests.support.stub import lexi
 from tests.support.wait import wait_until
 from tests.support.writer import Writer, mappings_of, schema_of
+from zmsd.watermarks.base import Replica as ReplicaKey
 from zmsd.watermarks.sqlite import SqliteStore
 
 COLLECTIONS = ("a", "b", "c")
@@ -86,9 +87,9 @@ def stream_from(zmsd: ZmsdProcess, client: ChangeSourceClient, shard: int = 0) -
     """The watermark up to which the client's copy has the changes."""
     store = SqliteStore(zmsd.directory / "watermarks.db")
     with contextlib.closing(store):
-        record = store.copy_before("zero", shard, str(client.replica.version))
+        record = store.replica(ReplicaKey("zero", shard, str(client.replica.version)))
     assert record is not None
-    return record.stream_from
+    return record.copies[0].stream_from
 
 
 def forget(client: ChangeSourceClient, prefix: str) -> None:

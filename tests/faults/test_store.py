@@ -17,20 +17,22 @@ import pytest
 
 from tests.faults.load import MAPPINGS, SCHEMA, Db, Follow, Serve, load, received
 from tests.faults.tally import Tally, pick
+from zmsd.watermarks.base import Replica
 from zmsd.watermarks.sqlite import SqliteStore
 
 _WRITE = """
 import itertools, sys
 from pathlib import Path
 from zmsd.watermarks.sqlite import SqliteStore
-from zmsd.watermarks.base import CopyRecord, Identity
+from zmsd.watermarks.base import CopyRecord, Identity, Replica
 store = SqliteStore(Path(sys.argv[1]))
 print("open", flush=True)
 for number in itertools.count():
     mark = f"c{number:012d}"
     store.checkpoint(mark, "token" * 20)
-    store.copied_first("zero", number % 50, CopyRecord(mark, mark, "edition"))
-    store.acked("zero", number % 50, mark)
+    replica = Replica("zero", number % 50, "00")
+    store.add_copy(replica, CopyRecord(mark, mark, "edition"))
+    store.acked(replica, mark)
     store.identify(Identity("set", {f"c{one}": str(number) for one in range(50)}))
     print(number, flush=True)
 """
@@ -52,9 +54,9 @@ def test_killed_while_it_writes(tmp_path: Path, tally: Tally) -> None:
             assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         with closing(SqliteStore(file)) as store:
             if written >= 0:
-                shard = store.shard("zero", written % 50)
-                assert shard is not None
-                assert shard.replica_version >= f"c{written:012d}"
+                record = store.replica(Replica("zero", written % 50, "00"))
+                assert record is not None
+                assert record.copies[-1].watermark >= f"c{written:012d}"
         tally.survived += 1
 
 

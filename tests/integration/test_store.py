@@ -15,7 +15,15 @@ from zmsd.config.settings import NatsConfig
 from zmsd.errors import StoreError
 from zmsd.position import watermark as mark
 from zmsd.watermarks import nats, sqlite
-from zmsd.watermarks.base import COPIES, Contents, CopyRecord, Identity, ShardRecord, WatermarkStore
+from zmsd.watermarks.base import (
+    COPIES,
+    Contents,
+    CopyRecord,
+    Identity,
+    Replica,
+    ReplicaRecord,
+    WatermarkStore,
+)
 from zmsd.watermarks.nats import SharedStore
 from zmsd.watermarks.sqlite import SqliteStore
 
@@ -56,24 +64,25 @@ def copy(at: int, edition: str = "e", stream_from: int | None = None) -> CopyRec
     return CopyRecord(mark(at), mark(at if stream_from is None else stream_from), edition)
 
 
-def test_nothing_is_known_at_first(store: WatermarkStore) -> None:
+ZERO = Replica("zero", 0, mark(5))
+
+
+def test_new_store_knows_nothing(store: WatermarkStore) -> None:
     assert store.trouble is None
-    assert store.shards() == {}
-    assert store.shard("zero", 0) is None
-    assert store.copy_before("zero", 0, mark(9)) is None
+    assert store.replicas() == {}
+    assert store.replica(ZERO) is None
     assert store.checkpoint_before(mark(9)) is None
     assert store.identity() is None
     assert store.valid_from() is None
     assert store.edition("f") is None
     assert store.epochs() == ()
-    store.forget_copies_above("zero", 0, mark(1))
-    assert store.contents() == Contents({}, {}, {}, {}, (), None, None)
+    assert store.contents() == Contents({}, {}, {}, (), None, None)
 
 
 def fill(store: WatermarkStore) -> None:
-    store.copied_first("zero", 0, copy(5, "edition 1", 7))
-    store.copied("zero", 0, copy(20, "edition 2"))
-    store.acked("zero", 0, mark(9))
+    store.add_copy(ZERO, copy(5, "edition 1", 7))
+    store.add_copy(ZERO, copy(20, "edition 2"))
+    store.acked(ZERO, mark(9))
     store.checkpoint(mark(9), "token")
     store.identify(Identity("set", {"a": "uuid"}))
     store.invalidate(mark(3), "another database")
@@ -81,8 +90,7 @@ def fill(store: WatermarkStore) -> None:
 
 
 FILLED = Contents(
-    {("zero", 0): ShardRecord(mark(5), mark(9))},
-    {("zero", 0): [copy(5, "edition 1", 7), copy(20, "edition 2")]},
+    {ZERO: ReplicaRecord(mark(9), (copy(5, "edition 1", 7), copy(20, "edition 2")))},
     {mark(9): "token"},
     {"edition 1": '["ü"]'},
     (),
@@ -91,14 +99,15 @@ FILLED = Contents(
 )
 
 
-def test_what_is_kept_outlives_the_process(store: WatermarkStore, another: Open) -> None:
+def test_store_outlives_the_process(store: WatermarkStore, another: Open) -> None:
     fill(store)
     store.close()
     again = another()
-    assert again.shard("zero", 0) == ShardRecord(mark(5), mark(9))
-    assert again.copy_before("zero", 0, mark(4)) is None
-    assert again.copy_before("zero", 0, mark(19)) == copy(5, "edition 1", 7)
-    assert again.copy_before("zero", 0, mark(20)) == copy(20, "edition 2")
+    record = again.replica(ZERO)
+    assert record is not None
+    assert record.copy_before(mark(4)) is None
+    assert record.copy_before(mark(19)) == copy(5, "edition 1", 7)
+    assert record.copy_before(mark(20)) == copy(20, "edition 2")
     assert again.checkpoint_before(mark(9)) == (mark(9), "token")
     assert again.identity() == Identity("set", {"a": "uuid"})
     assert again.valid_from() == (mark(3), "another database")
@@ -106,68 +115,70 @@ def test_what_is_kept_outlives_the_process(store: WatermarkStore, another: Open)
     assert again.contents() == FILLED
 
 
-def test_what_was_written_is_seen_elsewhere(store: WatermarkStore, another: Open) -> None:
-    """And what a client's place is looked up with is seen at once."""
+def test_writes_are_seen_by_another_store(store: WatermarkStore, another: Open) -> None:
+    """What a replica is looked up with is seen at once."""
     other = another()
-    store.copied_first("zero", 0, copy(5))
-    assert other.copy_before("zero", 0, mark(9)) == copy(5)
-    store.copied("zero", 0, copy(7))
-    assert other.copy_before("zero", 0, mark(9)) == copy(7)
+    store.add_copy(ZERO, copy(5))
+    assert other.replica(ZERO) == ReplicaRecord(None, (copy(5),))
+    store.add_copy(ZERO, copy(7))
+    assert other.replica(ZERO) == ReplicaRecord(None, (copy(5), copy(7)))
     store.add_edition("f", "document")
     assert other.edition("f") == "document"
-    store.acked("zero", 0, mark(6))
-    wait_until(lambda: other.shards() == {("zero", 0): ShardRecord(mark(5), mark(6))}, "the other one sees it")
+    store.acked(ZERO, mark(6))
+    wait_until(lambda: other.replicas() == {ZERO: ReplicaRecord(mark(6), (copy(5), copy(7)))}, "the ack is seen")
 
 
-def test_each_shard_is_its_own(store: WatermarkStore) -> None:
-    for app, number in (("zero", 0), ("zero", 1), ("other_app", 0)):
-        store.copied_first(app, number, CopyRecord(mark(5 + number), mark(5), app))
-    store.acked("zero", 1, mark(9))
-    store.acked("unknown", 0, mark(9))
-    store.copied("other_app", 0, copy(8, "more"))
-    assert store.shards() == {
-        ("zero", 0): ShardRecord(mark(5), None),
-        ("zero", 1): ShardRecord(mark(6), mark(9)),
-        ("other_app", 0): ShardRecord(mark(5), None),
-    }
-    assert store.copy_before("zero", 0, mark(99)) == copy(5, "zero")
+def test_replicas_are_independent(store: WatermarkStore) -> None:
+    """Also replicas of one shard: their initial syncs, schema changes, acknowledgements and ends."""
+    new = ZERO._replace(version=mark(8))
+    other = [ZERO._replace(shard=1), ZERO._replace(app="other_app"), ZERO._replace(version=mark(8, 1))]
+    for replica in (ZERO, new, *other):
+        store.add_copy(replica, CopyRecord(replica.version, replica.version, replica.app))
+    store.add_copy(ZERO, copy(20, "more"))
+    store.acked(new, mark(9))
+    store.acked(ZERO, mark(21))
+    store.acked(ZERO._replace(app="unknown"), mark(9))
+    found = store.replicas()
+    assert found[ZERO] == ReplicaRecord(mark(21), (copy(5, "zero"), copy(20, "more")))
+    assert found[new] == ReplicaRecord(mark(9), (copy(8, "zero"),))
+    assert found.keys() == {ZERO, new, *other}
+    store.forget(new)
+    assert store.replicas() == {replica: record for replica, record in found.items() if replica != new}
+    assert store.replica(new) is None
 
 
-def test_a_first_copy_makes_void_what_was_known_of_the_shard(store: WatermarkStore) -> None:
-    store.copied_first("zero", 0, copy(5, "old", 7))
-    store.copied("zero", 0, copy(20, "old"))
-    store.acked("zero", 0, mark(21))
-    store.copied_first("zero", 0, copy(10, "new"))
-    assert store.shard("zero", 0) == ShardRecord(mark(10), None)
-    assert store.copy_before("zero", 0, mark(9)) is None
-    assert store.copy_before("zero", 0, mark(99)) == copy(10, "new")
-    store.copied_first("zero", 0, copy(4, "restored"))
-    assert store.shard("zero", 0) == ShardRecord(mark(4), None), "also where the database's time has gone back"
+def test_acknowledgement_does_not_go_back(store: WatermarkStore) -> None:
+    """zero-cache 1.10 repeats an older one after a reconnect."""
+    store.add_copy(ZERO, copy(5))
+    for number in (7, 9, 8):
+        store.acked(ZERO, mark(number))
+    assert store.replica(ZERO) == ReplicaRecord(mark(9), (copy(5),))
 
 
-def test_a_copy_may_be_sent_again(store: WatermarkStore) -> None:
-    store.copied_first("zero", 0, copy(5, "a"))
-    store.copied_first("zero", 0, copy(5, "b", 6))
-    store.copied("zero", 0, copy(7, "b"))
-    store.copied("zero", 0, copy(7, "c", 8))
-    assert store.copy_before("zero", 0, mark(7)) == copy(7, "c", 8)
-    assert store.copy_before("zero", 0, mark(6)) == copy(5, "b", 6)
+def test_copy_at_the_same_watermark_is_replaced(store: WatermarkStore) -> None:
+    for one in (copy(5, "a"), copy(7, "b"), copy(5, "b", 6), copy(7, "c", 8)):
+        store.add_copy(ZERO, one)
+    assert store.replica(ZERO) == ReplicaRecord(None, (copy(5, "b", 6), copy(7, "c", 8)))
 
 
-def test_a_shard_that_was_reloaded_often(store: WatermarkStore) -> None:
-    store.copied_first("zero", 0, copy(1))
-    for number in range(2, COPIES + 20):
-        store.copied("zero", 0, copy(number))
-    (kept,) = store.contents().copies.values()
-    assert [one.watermark for one in kept] == [mark(number) for number in range(20, COPIES + 20)]
+def test_replica_keeps_its_newest_schema_changes(store: WatermarkStore) -> None:
+    for number in range(1, COPIES + 20):
+        store.add_copy(ZERO, copy(number, str(number)))
+    record = store.replica(ZERO)
+    assert record is not None
+    assert [one.watermark for one in record.copies] == [mark(number) for number in range(20, COPIES + 20)]
 
 
-def test_copies_that_did_not_arrive_are_forgotten(store: WatermarkStore) -> None:
-    store.copied_first("zero", 0, copy(5))
-    store.copied("zero", 0, copy(7))
-    store.copied("zero", 0, copy(9))
-    store.forget_copies_above("zero", 0, mark(7))
-    assert store.copy_before("zero", 0, mark(99)) == copy(7)
+def test_schema_change_that_never_arrives_does_not_push_out_the_base(store: WatermarkStore) -> None:
+    """A replica asks for it again and again."""
+    store.add_copy(ZERO, copy(5, "old"))
+    for number in range(10, COPIES + 50):
+        store.add_copy(ZERO, copy(number, "new"))
+    record = store.replica(ZERO)
+    assert record is not None
+    assert record.copies[:2] == (copy(5, "old"), copy(10, "new"))
+    assert record.copies[-1] == copy(COPIES + 49, "new")
+    assert len(record.copies) == COPIES
 
 
 def test_checkpoints_are_found_from_any_watermark_behind_them(store: WatermarkStore) -> None:
@@ -185,18 +196,19 @@ def test_checkpoints_far_behind_all_acks_are_forgotten(
 ) -> None:
     for module in (nats, sqlite):
         monkeypatch.setattr(module, "CHECKPOINTS", 3)
-    store.copied_first("zero", 0, copy(4))
-    store.copied_first("zero", 1, copy(1))
-    store.acked("zero", 0, mark(100))
+    other = Replica("zero", 1, mark(1))
+    store.add_copy(ZERO, copy(4))
+    store.add_copy(other, copy(1))
+    store.acked(ZERO, mark(100))
     for number in range(20):
         store.checkpoint(mark(number), str(number))
     assert store.checkpoint_before(mark(1)) == (mark(1), "1"), "shard 1 has confirmed nothing yet"
     assert store.checkpoint_before(mark(0)) is None
-    store.acked("zero", 1, mark(10))
+    store.acked(other, mark(10))
     store.checkpoint(mark(20), "20")
     assert store.checkpoint_before(mark(9)) is None
     assert store.checkpoint_before(mark(10)) == (mark(10), "10")
-    store.acked("zero", 1, mark(20))
+    store.acked(other, mark(20))
     store.checkpoint(mark(21), "21")
     assert store.checkpoint_before(mark(17)) is None
     assert store.checkpoint_before(mark(18)) == (mark(18), "18"), "some are kept in any case"
@@ -209,7 +221,7 @@ def test_checkpoints_do_not_wait_for_ever(store: WatermarkStore, monkeypatch: py
     for module in (nats, sqlite):
         monkeypatch.setattr(module, "CHECKPOINTS", 3)
         monkeypatch.setattr(module, "CHECKPOINTS_AT_MOST", 10)
-    store.copied_first("zero", 0, copy(0))
+    store.add_copy(ZERO, copy(0))
     for number in range(1, 31):
         store.checkpoint(mark(number), str(number))
     assert len(store.contents().checkpoints) in (10, 11)
@@ -243,18 +255,8 @@ def test_an_identity_may_be_unknown_in_part(store: WatermarkStore) -> None:
     assert store.identity() == Identity("set", {}, "db")
 
 
-def test_a_shard_can_be_forgotten(store: WatermarkStore) -> None:
-    fill(store)
-    store.copied_first("zero", 1, copy(6))
-    store.forget("zero", 0)
-    assert store.shards() == {("zero", 1): ShardRecord(mark(6), None)}
-    assert store.contents().copies == {("zero", 1): [copy(6)]}
-    store.copied_first("zero", 0, copy(7))
-    assert store.shard("zero", 0) == ShardRecord(mark(7), None)
-
-
 def test_many_threads_may_use_it(store: WatermarkStore) -> None:
-    store.copied_first("zero", 0, copy(0))
+    store.add_copy(ZERO, copy(0))
     errors: list[BaseException] = []
 
     def work(thread: int) -> None:
@@ -262,9 +264,9 @@ def test_many_threads_may_use_it(store: WatermarkStore) -> None:
             for number in range(20):
                 at = mark(thread * 1000 + number)
                 store.checkpoint(at, at)
-                store.acked("zero", 0, at)
+                store.acked(ZERO, at)
                 assert store.checkpoint_before(at) == (at, at)
-                store.copied("zero", thread, CopyRecord(at, at, "e"))
+                store.add_copy(Replica("zero", thread, mark(0)), CopyRecord(at, at, "e"))
         except BaseException as error:
             errors.append(error)
 
@@ -274,18 +276,20 @@ def test_many_threads_may_use_it(store: WatermarkStore) -> None:
     for thread in threads:
         thread.join(30)
     assert not errors
-    assert [len(copies) for _, copies in sorted(store.contents().copies.items())] == [20] * 4
+    found = store.replicas()
+    assert found.pop(ZERO).acked == mark(3019)
+    assert [len(record.copies) for record in found.values()] == [20] * 4
 
 
 def test_two_may_write_about_one_shard(store: WatermarkStore, another: Open) -> None:
     """Each keeps what the other has written: by compare-and-set, or by sqlite's own lock."""
     both = (store, another())
-    store.copied_first("zero", 0, copy(1))
+    store.add_copy(ZERO, copy(1))
     numbers = itertools.count(2)
 
     def work(mine: WatermarkStore) -> None:
         for _ in range(20):
-            mine.copied("zero", 0, copy(next(numbers)))
+            mine.add_copy(ZERO, copy(next(numbers)))
 
     threads = [Thread(target=work, args=(mine,)) for mine in both]
     for thread in threads:
@@ -293,12 +297,13 @@ def test_two_may_write_about_one_shard(store: WatermarkStore, another: Open) -> 
     for thread in threads:
         thread.join(30)
     for one in both:
-        one.copy_before("zero", 0, mark(1))
-        assert len(one.contents().copies["zero", 0]) == 41
+        record = one.replica(ZERO)
+        assert record is not None
+        assert len(record.copies) == 41
 
 
 def test_after_it_was_closed(store: WatermarkStore) -> None:
     store.close()
-    for use in (store.shards, lambda: store.acked("zero", 0, mark(1)), lambda: store.checkpoint(mark(1), "t")):
+    for use in (store.replicas, lambda: store.add_copy(ZERO, copy(5)), lambda: store.checkpoint(mark(1), "t")):
         with pytest.raises(StoreError):
             use()

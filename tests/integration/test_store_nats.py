@@ -22,8 +22,11 @@ from zmsd.config.settings import NatsConfig, NatsTlsConfig
 from zmsd.errors import StoreError
 from zmsd.position import watermark as mark
 from zmsd.watermarks import nats, nats_buckets, nats_mirror
-from zmsd.watermarks.base import CopyRecord, ShardRecord
+from zmsd.watermarks.base import CopyRecord, Replica, ReplicaRecord
 from zmsd.watermarks.nats import SharedStore
+
+ZERO = Replica("zero", 0, mark(5))
+NEW = ZERO._replace(version=mark(8))
 
 Start = Callable[..., NatsServer]
 Open = Callable[..., SharedStore]
@@ -72,9 +75,9 @@ def copy(at: int) -> CopyRecord:
 
 def test_user_and_password(start: Start, open_store: Open) -> None:
     server = start(authorization={"user": "zmsd", "password": "right"})
-    open_store(server.url, user="zmsd", password="right").copied_first("zero", 0, copy(5))
+    open_store(server.url, user="zmsd", password="right").add_copy(ZERO, copy(5))
     in_url = server.url.replace("//", "//zmsd:right@")
-    assert open_store(in_url).shard("zero", 0) == ShardRecord(mark(5), None)
+    assert open_store(in_url).replica(ZERO) == ReplicaRecord(None, (copy(5),))
     with pytest.raises(StoreError, match=r"NATS at 127.0.0.1:\d+ cannot be used: .*[Aa]uthorization") as caught:
         open_store(server.url.replace("//", "//zmsd:SECRET@"))
     assert "SECRET" not in str(caught.value)
@@ -88,10 +91,10 @@ def test_few_rights_are_enough(start: Start, open_store: Open) -> None:
     }
     server = start(authorization={"users": [{"user": "zmsd", "password": "p", "permissions": rights}]})
     stores = [open_store(server.url, bucket="b", user="zmsd", password="p") for _ in range(2)]
-    stores[0].copied_first("zero", 0, copy(5))
+    stores[0].add_copy(ZERO, copy(5))
     stores[0].checkpoint(mark(5), "token")
     wait_until(lambda: stores[1].checkpoint_before(mark(5)), "the other one sees it")
-    assert stores[1].shard("zero", 0) == ShardRecord(mark(5), None)
+    assert stores[1].replica(ZERO) == ReplicaRecord(None, (copy(5),))
     assert stores[0].publish("f", "document", ())
 
 
@@ -204,44 +207,45 @@ def test_a_bucket_belongs_to_one_database(start: Start, open_store: Open) -> Non
 def test_reading_and_writing_go_on_without_nats(start: Start, open_store: Open) -> None:
     server = start()
     store, other = open_store(server.url), open_store(server.url)
-    store.copied_first("zero", 0, copy(5))
+    store.add_copy(ZERO, copy(5))
     server.kill()
     wait_until(lambda: store.trouble, "it is noticed")
     assert "NATS: " in str(store.trouble)
     began = time.monotonic()
     for number in range(1000):
-        store.acked("zero", 0, mark(6 + number))
+        store.acked(ZERO, mark(6 + number))
         store.checkpoint(mark(6 + number), "token")
-    assert store.shard("zero", 0) == ShardRecord(mark(5), mark(1005))
+    assert store.replica(ZERO) == ReplicaRecord(mark(1005), (copy(5),))
     assert store.checkpoint_before(mark(9999)) == (mark(1005), "token")
-    assert store.copy_before("zero", 0, mark(5)) == copy(5)
     assert time.monotonic() - began < 2
-    store.copied("zero", 0, copy(2000))  # tried for a second
-    assert store.copy_before("zero", 0, mark(2000)) == copy(2000)
-    assert other.copy_before("zero", 0, mark(2000)) == copy(5), "nobody can have told it"
+    store.add_copy(ZERO, copy(2000))  # tried for a second
+    both = ReplicaRecord(mark(1005), (copy(5), copy(2000)))
+    assert store.replica(ZERO) == both
+    assert other.replica(ZERO) == ReplicaRecord(None, (copy(5),)), "the other store cannot know it"
     server.start()
     wait_until(lambda: store.trouble is None and other.trouble is None, "both are back")
-    wait_until(lambda: other.copy_before("zero", 0, mark(2000)) == copy(2000), "it was written then")
-    wait_until(lambda: other.shards() == {("zero", 0): ShardRecord(mark(5), mark(1005))}, "the newest ack was too")
+    wait_until(lambda: other.replica(ZERO) == both, "the copy and the newest ack were written then")
     tokens = other.contents().checkpoints
     assert len(tokens) == nats_mirror.QUEUED_PASSING, "the newest ones, for that is enough"
     assert mark(1005) in tokens
 
 
-def test_what_waited_does_not_undo_what_came_later(start: Start, open_store: Open) -> None:
-    """A first copy that could not be written, while the client has meanwhile been given another by another daemon."""
+def test_late_write_removes_nothing_of_another_daemon(start: Start, open_store: Open) -> None:
+    """A schema change that could not be written, while another daemon has written another one and a new replica."""
     server = start()
     with Proxy(server.port) as proxy:
         cut_off, other = open_store(f"nats://127.0.0.1:{proxy.port}"), open_store(server.url)
         proxy.silent = True
-        cut_off.copied_first("zero", 0, copy(5))
-        cut_off.copied("zero", 0, copy(6))
-        other.copied_first("zero", 0, copy(10))
-        other.acked("zero", 0, mark(11))
+        cut_off.add_copy(ZERO, copy(5))
+        cut_off.add_copy(ZERO, copy(6))
+        cut_off.acked(ZERO, mark(7))
+        other.add_copy(ZERO, copy(10))
+        other.acked(ZERO, mark(11))
+        other.add_copy(NEW, copy(8))
         proxy.silent = False
         wait_until(lambda: cut_off.trouble is None and not cut_off._mirror.next(), "all is written", 20)
-    assert other.copy_before("zero", 0, mark(99)) == copy(10)
-    assert other.shard("zero", 0) == ShardRecord(mark(10), mark(11))
+    assert other.replica(ZERO) == ReplicaRecord(mark(11), (copy(5), copy(6), copy(10)))
+    assert other.replica(NEW) == ReplicaRecord(None, (copy(8),))
 
 
 def test_a_silent_network_is_noticed(start: Start, open_store: Open) -> None:
@@ -249,7 +253,7 @@ def test_a_silent_network_is_noticed(start: Start, open_store: Open) -> None:
         store = open_store(f"nats://127.0.0.1:{proxy.port}")
         proxy.silent = True
         began = time.monotonic()
-        store.copy_before("zero", 0, mark(1))
+        store.replica(ZERO)
         assert time.monotonic() - began < 2, "a client's coming waits a second at most"
         wait_until(lambda: store.trouble, "it is noticed")
         proxy.silent = False
@@ -259,25 +263,25 @@ def test_a_silent_network_is_noticed(start: Start, open_store: Open) -> None:
 def test_closing_writes_what_is_queued(start: Start, open_store: Open) -> None:
     server = start()
     store = open_store(server.url)
-    store.copied_first("zero", 0, copy(5))
-    store.acked("zero", 0, mark(9))
+    store.add_copy(ZERO, copy(5))
+    store.acked(ZERO, mark(9))
     store.close()
     store.close()
-    assert open_store(server.url).shard("zero", 0) == ShardRecord(mark(5), mark(9))
+    assert open_store(server.url).replica(ZERO) == ReplicaRecord(mark(9), (copy(5),))
 
 
 def test_a_bucket_that_was_deleted_is_made_again(start: Start, open_store: Open, tmp_path: Path) -> None:
     server = start()
     store = open_store(server.url)
-    store.copied_first("zero", 0, copy(5))
+    store.add_copy(ZERO, copy(5))
     server.kill()
     wait_until(lambda: store.trouble, "it is noticed")
     (tmp_path / "nats0" / "data").rename(tmp_path / "lost")
     server.start()
     wait_until(lambda: store.trouble is None, "it is back", 20)
-    assert store.shards() == {}, "and knows what the server knows"
-    store.copied_first("zero", 0, copy(7))
-    assert open_store(server.url).shard("zero", 0) == ShardRecord(mark(7), None)
+    assert store.replicas() == {}, "and knows what the server knows"
+    store.add_copy(ZERO, copy(7))
+    assert open_store(server.url).replica(ZERO) == ReplicaRecord(None, (copy(7),))
 
 
 # AGREEMENT
@@ -325,7 +329,7 @@ def test_nothing_is_published_without_nats_nor_later(start: Start, open_store: O
         store.publish("two", "document", ("one",))
     server.start()
     wait_until(lambda: store.trouble is None, "it is back", 20)
-    store.copied_first("zero", 0, copy(5))
+    store.add_copy(ZERO, copy(5))
     assert store.epochs() == ("one",)
     assert open_store(server.url).epochs() == ("one",)
 
@@ -333,10 +337,11 @@ def test_nothing_is_published_without_nats_nor_later(start: Start, open_store: O
 def test_names_that_are_no_keys(start: Start, open_store: Open) -> None:
     server = start()
     store = open_store(server.url)
-    store.copied_first("a b.*>ü", 0, copy(5))
+    strange = Replica("a b.*>ü", 0, mark(5, 1))
+    store.add_copy(strange, copy(5))
     store.add_edition("f ..", "document")
     again = open_store(server.url)
-    assert again.shards() == {("a b.*>ü", 0): ShardRecord(mark(5), None)}
+    assert again.replicas() == {strange: ReplicaRecord(None, (copy(5),))}
     assert again.contents().editions == {"f ..": "document"}
 
 
@@ -346,3 +351,22 @@ def test_a_large_edition(start: Start, open_store: Open) -> None:
     assert len(document) > 2 << 20
     open_store(server.url).add_edition("f", document)
     assert open_store(server.url).edition("f") == document
+
+
+def test_records_of_an_older_zmsd_are_taken_over(start: Start, open_store: Open) -> None:
+    """It kept a document for each shard, which is written here as it was."""
+    server = start()
+    old = open_store(server.url)
+    copies = [[mark(5), mark(6), "e"], [mark(9), mark(9), "f"]]
+    document = {"app": "my.app", "number": 3, "replicaVersion": mark(5), "acked": mark(10), "copies": copies}
+    key = "shard.my=2e=app.3"
+    change = old._mirror.change(key, old._bucket, key, lambda _: json.dumps(document).encode())
+    assert old._mirror.wait(change, 5)
+    old.close()
+    record = ReplicaRecord(mark(10), (CopyRecord(mark(5), mark(6), "e"), CopyRecord(mark(9), mark(9), "f")))
+    for _ in range(2):
+        store = open_store(server.url)
+        assert store.replicas() == {Replica("my.app", 3, ""): record}
+        wait_until(lambda store=store: not store._mirror.next(), "the old document is deleted")
+        assert key not in store._mirror.values(store._bucket)
+        store.close()

@@ -20,7 +20,7 @@ from zmsd import position
 from zmsd.config.settings import NatsConfig
 from zmsd.replication.publication import Published
 from zmsd.schema.catalog import Catalog
-from zmsd.watermarks.base import Contents, CopyRecord, Identity, WatermarkStore
+from zmsd.watermarks.base import Contents, CopyRecord, Identity, Replica, WatermarkStore
 from zmsd.watermarks.nats import SharedStore
 from zmsd.watermarks.sqlite import SqliteStore
 
@@ -51,15 +51,19 @@ def ago(days: float, increment: int = 1) -> str:
     return position.watermark(int(time.time() - days * 86400) << 32 | increment)
 
 
+ZERO = Replica("zero", 0, ago(20))
+GONE = Replica("gone", 3, ago(50))
+
+
 def fill(store: WatermarkStore) -> None:
     for edition in EDITIONS:
         store.add_edition(edition.fingerprint, edition.to_json())
     old, new, _ = (edition.fingerprint for edition in EDITIONS)
-    store.copied_first("zero", 0, CopyRecord(ago(20), ago(20, 2), old))
-    store.copied("zero", 0, CopyRecord(ago(10), ago(10), new))
-    store.acked("zero", 0, ago(1.5))
-    store.copied_first("gone", 3, CopyRecord(ago(50), ago(50), old))
-    store.acked("gone", 3, ago(40))
+    store.add_copy(ZERO, CopyRecord(ago(20), ago(20, 2), old))
+    store.add_copy(ZERO, CopyRecord(ago(10), ago(10), new))
+    store.acked(ZERO, ago(1.5))
+    store.add_copy(GONE, CopyRecord(ago(50), ago(50), old))
+    store.acked(GONE, ago(40))
     store.identify(Identity("set", {"a": "uuid"}))
     store.invalidate(ago(60), "another database")
     for number in range(10):
@@ -83,12 +87,15 @@ def test_from_sqlite_to_nats_and_back(config: Path, nats: NatsServer) -> None:
     file = config.parent / "watermarks.db"
     fill(SqliteStore(file))
     before = contents(SqliteStore(file))
-    assert zmsd(config, "copy", "--to", "nats-kv") == "2 clients and 3 editions copied to nats-kv\n"
+    assert zmsd(config, "copy", "--to", "nats-kv") == "2 replicas and 3 editions copied to nats-kv\n"
     there = contents(SharedStore(NatsConfig((nats.url,)), "db"))
     needed = sorted(before.checkpoints)[-2:]  # what zero_0's place is checked with, and the newest; gone_3 has none
     assert there == before._replace(checkpoints={mark: before.checkpoints[mark] for mark in needed})
     done = run_zmsd("store", "copy", "--to", "nats-kv", "--config", str(config), cwd=config.parent)
-    assert (done.returncode, done.stderr) == (1, "error: the store nats-kv knows clients already: nothing was copied\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: the store nats-kv knows replicas already: nothing was copied\n",
+    )
     file.unlink()
     zmsd(config, "copy", "--to", "sqlite")
     assert contents(SqliteStore(file)) == there
@@ -98,13 +105,13 @@ def test_prune(config: Path) -> None:
     file = config.parent / "watermarks.db"
     fill(SqliteStore(file))
     assert zmsd(config, "prune").splitlines() == [
-        "forgotten: gone_3, not heard from for 40 days",
-        "1 clients and 1 editions forgotten, 1 and 2 kept",
+        f"forgotten: gone_3 {GONE.version}, not heard from for 40 days",
+        "1 replicas and 1 editions forgotten, 1 and 2 kept",
     ]
     kept = contents(SqliteStore(file))
-    assert set(kept.shards) == set(kept.copies) == {("zero", 0)}
+    assert set(kept.replicas) == {ZERO}
     assert set(kept.editions) == {edition.fingerprint for edition in EDITIONS[:2]}
-    assert "0 clients and 0 editions forgotten" in zmsd(config, "prune")
+    assert "0 replicas and 0 editions forgotten" in zmsd(config, "prune")
 
 
 def test_show_and_prune_beside_a_daemon(
@@ -122,8 +129,8 @@ def test_show_and_prune_beside_a_daemon(
     fingerprint = contents(SharedStore(NatsConfig((nats.url,)), database.name)).epochs[0][:12]
     parts = (
         f"epoch 1: edition {fingerprint}, published now\n",
-        "client zero_0:\n  confirmed " + client.replica.watermark,
-        f"  first copy {client.replica.version} (",
+        f"replica zero_0 {client.replica.version}:\n  confirmed " + client.replica.watermark,
+        f"  initial sync {client.replica.version} (",
         f"edition {fingerprint}: ",
         "resume tokens: 1, ",
     )
@@ -134,7 +141,7 @@ def test_show_and_prune_beside_a_daemon(
 
     # The client confirms a little after it has the row, and the daemon does not wait for NATS.
     wait_until(lambda: not missing(), "the tool shows it all")
-    assert zmsd(daemon.config_file, "prune") == "0 clients and 0 editions forgotten, 1 and 1 kept\n"
+    assert zmsd(daemon.config_file, "prune") == "0 replicas and 0 editions forgotten, 1 and 1 kept\n"
 
 
 @pytest.mark.parametrize(

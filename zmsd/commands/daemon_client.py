@@ -58,8 +58,10 @@ class Target:
             raise PeerError(f"{self} does not answer: {error}") from error
 
     def follow(self, app: str, shard: int, last_watermark: str | None) -> SourceClient:
-        """Raises PeerError when it does not let us in."""
-        query = {} if last_watermark is None else {"lastWatermark": last_watermark, "replicaVersion": last_watermark}
+        """Open a stream that leaves no record in the watermark store. Raises PeerError when the daemon refuses it."""
+        query = {"observer": "true"}
+        if last_watermark is not None:
+            query |= {"lastWatermark": last_watermark, "replicaVersion": last_watermark}
         url = f"{'wss' if self.secure else 'ws'}://{self.place}{self.path if self.path.strip('/') else PATH}"
         more = f"?{self.query}" if self.query else ""
         return SourceClient(url + more, app, shard, headers=self._headers(), tls=self._context(), **query)

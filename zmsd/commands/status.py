@@ -64,12 +64,12 @@ def render(data: Data) -> Iterator[str]:
         ),
     )
     yield from _table(
-        ("client", "address", "state", "rows", "sent", "confirmed", "backlog"),
+        ("client", "address", "state", "rows", "sent", "confirmed", "backlog", "replica"),
         (
             (
                 *(f"{_get(one, 'app')}/{_get(one, 'shard')}", _get(one, "address"), _state(one)),
                 *(_number(one.get("rows")), _get(one, "sent"), _ago(one.get("acked_age"))),
-                _seconds(one.get("backlog_seconds")),
+                *(_seconds(one.get("backlog_seconds")), _get(one, "replica")),
             )
             for one in data.get("sessions", ())
         ),

@@ -18,7 +18,7 @@ from zmsd.errors import StoreError
 from zmsd.log import write_line
 from zmsd.replication.publication import Published
 from zmsd.watermarks import open_store
-from zmsd.watermarks.base import Contents, WatermarkStore
+from zmsd.watermarks.base import Contents, Replica, WatermarkStore
 
 Kind = Literal["sqlite", "nats-kv"]
 
@@ -37,10 +37,10 @@ def copy(path: Path | None, environ: Mapping[str, str], to: Kind) -> int:
     with _opened(settings, "sqlite" if to == "nats-kv" else "nats-kv") as source:
         found = source.contents()
     with _opened(settings, to, make=True) as target:
-        if target.contents().copies:
-            raise StoreError(f"the store {to} knows clients already: nothing was copied")
+        if target.contents().replicas:
+            raise StoreError(f"the store {to} knows replicas already: nothing was copied")
         fill(target, found)
-    write_line(f"{len(found.shards)} clients and {len(found.editions)} editions copied to {to}")
+    write_line(f"{len(found.replicas)} replicas and {len(found.editions)} editions copied to {to}")
     return 0
 
 
@@ -48,18 +48,17 @@ def prune(path: Path | None, environ: Mapping[str, str], days: int) -> int:
     settings = _settings(path, environ)
     with _opened(settings, settings.watermarks.storage) as store:
         found = store.contents()
-        heard = {shard: _heard(found, shard) for shard in found.shards.keys() | found.copies.keys()}
-        old = sorted(shard for shard, mark in heard.items() if _age(mark, time.time()) > days * 86400)
-        for app, number in old:
-            store.forget(app, number)
-            silent = _age(heard[app, number], time.time()) / 86400
-            write_line(f"forgotten: {app}_{number}, not heard from for {silent:.0f} days")
+        ages = {replica: _age(record.newest, time.time()) for replica, record in found.replicas.items()}
+        old = sorted(replica for replica, age in ages.items() if age > days * 86400)
+        for replica in old:
+            store.forget(replica)
+            write_line(f"forgotten: {_name(replica)}, not heard from for {ages[replica] / 86400:.0f} days")
         kept = store.contents()
-        used = {copy.edition for copies in kept.copies.values() for copy in copies} | {*kept.epochs[-1:]}
+        used = {copy.edition for record in kept.replicas.values() for copy in record.copies} | {*kept.epochs[-1:]}
         unused = kept.editions.keys() - used
         for fingerprint in unused:
             store.forget_edition(fingerprint)
-    write_line(f"{len(old)} clients and {len(unused)} editions forgotten, {len(heard) - len(old)} and {len(used)} kept")
+    write_line(f"{len(old)} replicas and {len(unused)} editions forgotten, {len(ages) - len(old)} and {len(used)} kept")
     return 0
 
 
@@ -79,15 +78,13 @@ def render(found: Contents, now: float) -> Iterator[str]:
     for fingerprint, document in found.editions.items():
         tables = ", ".join(table.name for table in Published.from_json(document).catalog.tables)
         yield f"edition {fingerprint[:12]}: {tables}"
-    for app, number in sorted(found.shards.keys() | found.copies.keys()):
-        known = found.shards.get((app, number))
-        yield f"client {app}_{number}:"
-        if known is not None:
-            yield f"  confirmed {_mark(known.acked, now) if known.acked else 'nothing yet'}"
-        for copy in found.copies.get((app, number), ()):
+    for replica, record in sorted(found.replicas.items()):
+        yield f"replica {_name(replica)}:"
+        yield f"  confirmed {_mark(record.acked, now)}" if record.acked else "  nothing confirmed in its stream yet"
+        for number, copy in enumerate(record.copies):
             later = "" if copy.stream_from == copy.watermark else f", changes in it up to {copy.stream_from}"
-            first = known is not None and copy.watermark == known.replica_version
-            yield f"  {'first copy' if first else 'edition'} {_mark(copy.watermark, now)}: {copy.edition[:12]}{later}"
+            what = "schema change" if number else "initial sync"
+            yield f"  {what} {_mark(copy.watermark, now)}: {copy.edition[:12]}{later}"
     if found.checkpoints:
         yield f"resume tokens: {len(found.checkpoints)}, {_mark(min(found.checkpoints), now)} and later"
 
@@ -97,15 +94,13 @@ def fill(target: WatermarkStore, found: Contents) -> None:
     for fingerprint, document in found.editions.items():
         target.add_edition(fingerprint, document)
     marks = set(sorted(found.checkpoints)[-1:])
-    for (app, number), copies in found.copies.items():
-        known = found.shards.get((app, number))
-        for copy in copies:
-            first = known is not None and copy.watermark == known.replica_version
-            (target.copied_first if first else target.copied)(app, number, copy)
-        if known is not None and known.acked is not None:
-            target.acked(app, number, known.acked)
-        confirmed = _heard(found, (app, number))
-        marks |= {max((mark for mark in found.checkpoints if mark <= confirmed), default=confirmed)}
+    for replica, record in found.replicas.items():
+        for copy in record.copies:
+            target.add_copy(replica, copy)
+        if record.acked is not None:
+            target.acked(replica, record.acked)
+        known = record.newest
+        marks |= {max((mark for mark in found.checkpoints if mark <= known), default=known)}
     for mark in sorted(marks & found.checkpoints.keys()):
         target.checkpoint(mark, found.checkpoints[mark])
     if found.identity is not None:
@@ -114,13 +109,8 @@ def fill(target: WatermarkStore, found: Contents) -> None:
         target.invalidate(*found.invalid)
 
 
-def _heard(found: Contents, shard: tuple[str, int]) -> str:
-    """The newest watermark that a client is known to have."""
-    known = found.shards.get(shard)
-    marks = [copy.watermark for copy in found.copies.get(shard, ())]
-    if known is not None:
-        marks.append(known.acked or known.replica_version)
-    return max(marks)
+def _name(replica: Replica) -> str:
+    return f"{replica.shard_name} {replica.version or '(of an older zmsd)'}"
 
 
 def _age(mark: str, now: float) -> float:

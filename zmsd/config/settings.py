@@ -82,6 +82,7 @@ class FeedConfig:
     images: Literal["auto", "required", "off"] = "auto"
     heartbeat: float = setting(60.0, low=1, high=86400)  # seconds
     catch_up: int = setting(4, low=1)  # private feeds at once
+    lag_report: float = setting(30.0, low=1, high=86400)  # seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,9 @@ SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
 )
 """Sent with every answer; a page may bring a Content-Security-Policy of its own."""
 
+APP_ID_LENGTH = 64
+"""Characters of an appID, which becomes part of table names and store keys."""
+
 
 class Page(NamedTuple):
     """An answer to a request."""
@@ -213,13 +216,17 @@ def subscription(query: Mapping[str, Sequence[str]]) -> Subscription:
     app, shard = one("appID"), one("shardNum")
     if app is None or not app.replace("_", "").isalnum() or not app.isascii():
         raise ValueError("appID must be given, of letters, digits and _")
+    if len(app) > APP_ID_LENGTH:
+        raise ValueError(f"appID must have {APP_ID_LENGTH} characters at most")
     if shard is None or not shard.isascii() or not shard.isdigit() or len(shard) > 9:
         raise ValueError("shardNum must be given, a number from 0")
     last, version = one("lastWatermark"), one("replicaVersion")
+    observer = one("observer") == "true"
     for name, mark in (("lastWatermark", last), ("replicaVersion", version)):
         if mark is not None:
             try:
                 position.parse(mark)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
-    return Subscription(app, int(shard), last, version)
+            except ValueError:
+                foreign = f"{name} {mark[:100]!r} is not a watermark of zmsd: the replica is of another change source"
+                return Subscription(app, int(shard), None, None, foreign, observer)
+    return Subscription(app, int(shard), last, version, None, observer)

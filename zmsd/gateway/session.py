@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event
@@ -21,14 +20,17 @@ from zmsd.errors import (
     Stopped,
     StoreError,
 )
+from zmsd.gateway.acks import Acks
+from zmsd.gateway.lag import LagReports
 from zmsd.gateway.websocket import GOING_AWAY, PROTOCOL_ERROR, Peer
-from zmsd.log import Repeated, kv
+from zmsd.log import kv
 from zmsd.mongodb.patience import persist
 from zmsd.replication.change_log import Entry
 from zmsd.replication.hub import Hub
 from zmsd.replication.initial_sync import Copy, Crossing, Snapshot
-from zmsd.replication.publication import Edition, Published
-from zmsd.watermarks.base import COPIES, CopyRecord
+from zmsd.replication.publication import Edition
+from zmsd.replication.replicas import Base, ReplicaBook
+from zmsd.watermarks.base import CopyRecord
 from zmsd.zero import protocol
 
 log = logging.getLogger(__name__)
@@ -38,8 +40,6 @@ JOIN_BYTES = 1 << 20
 """In a backlog so much is sent as one Zero transaction: zero-cache takes 700 transactions/s, or 12,000 rows/s."""
 IDLE = 1.0
 """Seconds that a wait for changes lasts at most, and so a look at what the client has sent."""
-ACK_INTERVAL = 1.0
-"""Seconds between writes of a client's newest acknowledgement to the store."""
 RESET_PATIENCE = 10.0
 """Seconds that a client is given to act on reset-required before its connection is closed."""
 
@@ -52,6 +52,10 @@ class Subscription:
     shard: int
     last_watermark: str | None
     replica_version: str | None
+    foreign: str | None = None
+    """Why the watermarks of the request cannot be this change source's; then both are None."""
+    observer: bool = False
+    """A person looks (``zmsd tail``): nothing is recorded about the replica."""
 
     @property
     def shard_name(self) -> str:
@@ -66,10 +70,8 @@ class Session:
         self.address = address
         self.wanted = wanted
         self.since = time.time()
-        self.sent: str | None = None
-        """Watermark of the newest transaction that was sent whole."""
-        self.acked: str | None = None
-        self.acked_at = 0.0
+        self.sent = wanted.last_watermark
+        """Watermark of the newest transaction that the client has, or was sent whole."""
         self.rows = 0
         self.bytes = 0
         self.state = "waiting"
@@ -81,10 +83,25 @@ class Session:
         self._place = ""  # everything up to it was sent
         self._begun = ""  # watermark of the first copy
         self._has = hub.edition.published  # what the client's tables are made for
+        self._passes: str | None = None  # as of ``Base``
         self._open: str | None = None  # watermark of the transaction that was begun and not yet committed
-        self._ack_written: str | None = None
-        self._ack_time = 0.0
-        self._store_trouble = Repeated(log, "keeping an acknowledgement")
+        self._oldest_ms = 0  # commit time of the oldest change in it
+        streaming = wanted.last_watermark is not None
+        self._book = ReplicaBook(
+            hub.store, wanted.app, wanted.shard, wanted.replica_version, writes=not wanted.observer
+        )
+        self._acks = Acks(self._book, streaming=streaming)
+        self._lag = LagReports(hub) if streaming and not wanted.observer else None
+
+    @property
+    def acked(self) -> str | None:
+        """The newest watermark that the client has acknowledged on this connection."""
+        return self._acks.newest
+
+    @property
+    def replica_version(self) -> str | None:
+        """None before the commit of an initial sync."""
+        return self._book.replica.version or None
 
     def run(self, peer: Peer) -> None:
         """Until the client goes or the daemon stops; says in the log how it ended. Never raises what a peer can
@@ -111,7 +128,7 @@ class Session:
             peer.close(GOING_AWAY, reason)
         finally:
             peer.kill()
-            self._write_ack(now=True)
+            self._acks.write(now=True)
             log.info(kv("session ends", **fields, rows=self.rows, bytes=self.bytes, sent=self.sent, reason=reason))
 
     def stop(self) -> None:
@@ -130,24 +147,38 @@ class Session:
             self._peer.end_if_cut_off()
 
     def _serve(self) -> None:
-        last = self.wanted.last_watermark
+        wanted = self.wanted
         try:
-            known = None if last is None else self._known(last)
-            self._wait_ready()
-            if last is None:
+            if wanted.foreign is not None:
+                raise ResumeLost(wanted.foreign, "foreign-watermark")
+            if wanted.last_watermark is None:
+                self._wait_ready()
                 self._copy()
-            else:
-                self._resume(last, known)
-            while not self._stop.is_set():
-                try:
-                    self._follow(self._hub.edition)
-                except Evicted:
-                    self._roll_back()
-                except SourceUnavailable:  # a private feed has lost MongoDB
-                    self._roll_back()
-                    self._wait_ready()
+                self._stream()
+                return
+            # Before all else: later the client may be connected again, and have been sent another copy.
+            base = self._book.find(wanted.last_watermark, self._hub.edition.published)
+            if wanted.observer:
+                self._resume(base)
+                return
+            self._hub.connected(self._book.replica)
+            try:
+                self._resume(base)
+            finally:
+                self._hub.disconnected(self._book.replica)
         except ResumeLost as error:
-            self._reset(str(error))
+            self._reset(error)
+
+    def _stream(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._follow(self._hub.edition)
+            except Evicted:
+                self._roll_back()
+            except SourceUnavailable:  # a private feed has lost MongoDB
+                self._roll_back()
+                self._stop.wait(0.1)
+                self._wait_ready()
 
     def _wait_ready(self) -> None:
         """Until the feed runs. Raises Stopped when stopped."""
@@ -156,55 +187,37 @@ class Session:
             if self._stop.is_set():
                 raise Stopped
 
-    def _known(self, last: str) -> CopyRecord | None:
-        """The newest copy that a client has. To be asked before all else: later it may be connected anew, and have been
-        sent another. Raises ResumeLost where that is not known any more."""
-        wanted, store = self.wanted, self._hub.store
-        copy = store.copy_before(wanted.app, wanted.shard, last)
-        newest = store.shard(wanted.app, wanted.shard)
-        if copy is None and newest is not None:
-            older = f"the newest copy of {wanted.shard_name}, {newest.replica_version}"
-            if newest.replica_version <= last:
-                older = f"the last {COPIES} changes of what is published"
-            raise ResumeLost(f"this replica is older than {older}, and what was published for it is not known any more")
-        store.forget_copies_above(wanted.app, wanted.shard, last)
-        if copy is not None and copy.watermark < (wanted.replica_version or ""):
-            return None  # of an earlier life of it: the copy that it has was never written down
-        return copy
-
-    def _resume(self, last: str, copy: CopyRecord | None) -> None:
-        """The place and the edition of a client that has a copy. What is not known of it (the store was lost) is taken
-        to be as it is now."""
-        wanted, store = self.wanted, self._hub.store
-        self._place = last
-        self._has = self._hub.edition.published
-        if copy is None:
+    def _resume(self, base: Base) -> None:
+        """Stream to a client that has a replica. Of an unknown replica (the store was lost) the publication is taken to
+        be the present one."""
+        self._wait_ready()
+        self._place, self._passes = base.place, base.passes
+        if base.has is None:
             # Written down, or it would be taken for the wrong one after the next change of what is published.
-            store.add_edition(self._has.fingerprint, self._has.to_json())
-            store.copied_first(wanted.app, wanted.shard, CopyRecord(last, last, self._has.fingerprint))
+            self._has = self._hub.edition.published
+            self._book.add(CopyRecord(base.place, base.place, self._has.fingerprint), self._has)
         else:
-            self._place = copy.stream_from if copy.watermark == last else last
-            document = store.edition(copy.edition)
-            self._has = Published.from_json(document) if document is not None else self._has
-        self._begun = wanted.replica_version or last
-        self.sent = last
+            self._has = base.has
+        self._begun = self._book.replica.version
+        self._stream()
 
     def _copy(self) -> None:
         """Send the first copy."""
-        edition, wanted, store = self._hub.edition, self.wanted, self._hub.store
-        snapshot = Snapshot(self._hub, edition, wanted.app, wanted.shard, self._stop)
+        wanted = self.wanted
+        snapshot = Snapshot(self._hub, self._hub.edition, wanted.app, wanted.shard, self._stop)
         try:
-            self._send_copy(snapshot, lambda: store.copied_first(wanted.app, wanted.shard, snapshot.record))
+            self._send_copy(snapshot)
         except ResumeLost as error:
             raise SourceUnavailable(f"the copy is lost, another one begins: {error}") from error
 
     def _cross(self, edition: Edition) -> None:
         """Take the client to an edition that it does not have yet."""
-        wanted, store = self.wanted, self._hub.store
-        crossing = Crossing(self._hub, edition, wanted.app, wanted.shard, self._stop, self._place, self._has)
-        self._send_copy(crossing, lambda: store.copied(wanted.app, wanted.shard, crossing.record))
+        wanted, recorded = self.wanted, self._book.newest()
+        crossing = Crossing(self._hub, edition, wanted.app, wanted.shard, self._stop, self._place, self._has, recorded)
+        self._send_copy(crossing)
+        self._passes = None
 
-    def _send_copy(self, copy: Copy, keep: Callable[[], None]) -> None:
+    def _send_copy(self, copy: Copy) -> None:
         self.state, self.copy = "copying", copy
         log.info(kv("copy begins", session=self.number, watermark=copy.watermark))
         held = b""
@@ -221,8 +234,7 @@ class Session:
         at = position.watermark(copy.at)
         persist("session", lambda: self._hub.history.check_copy(at, self._begun or at), self._stop)
         # Kept before the commit is sent: the client may come back with it at once, to any daemon that shares the store.
-        self._hub.store.add_edition(copy.edition.fingerprint, copy.edition.published.to_json())
-        keep()
+        self._book.add(copy.record, copy.edition.published)
         self._send(held)
         self.copy = self._open = None
         self.rows += copy.progress.rows
@@ -245,7 +257,7 @@ class Session:
             return self._listen()
         doubts = self._hub.history.doubts
         persist("session", lambda: self._hub.history.check_copy(self._place, self._begun), self._stop)
-        if self._has.fingerprint != edition.fingerprint:
+        if self._has.fingerprint != edition.fingerprint or self._passes is not None:
             self._cross(edition)
         changes = self._hub.changes(self._place, edition, self._stop, self._given_up, self.kill)
         self.state = "streaming"
@@ -254,7 +266,11 @@ class Session:
                 self._stop.is_set() or self._hub.edition is not edition or self._hub.history.doubts != doubts
             ):
                 self._listen()
+                if self._lag is not None and self._open is None and (report := self._lag.due(self._place)):
+                    self._send(report)
                 entries = changes.take(JOIN_ROWS, JOIN_BYTES, IDLE)
+                if self._open is None and self._hub.edition is not edition:
+                    break  # another stream of the replica may have been sent the schema change already
                 if entries:
                     self._send(b"".join(self._transaction(entries)))
                     self._hub.tally.sent(entries, self.since)
@@ -268,6 +284,7 @@ class Session:
         shard = self.wanted.shard_name
         end = entries[-1]
         if self._open is None:
+            self._oldest_ms = end.commit_ms
             yield protocol.begin(end.watermark)
         elif end.watermark != self._open:
             # The end of the open one is among them: it is closed by itself, its watermark was promised in its begin.
@@ -279,10 +296,12 @@ class Session:
         of_shard = [entry.shard_frames for entry in entries if entry.shard_frames]
         yield from [frames[shard] for frames in of_shard if shard in frames]  # other tables' than those before
         self.rows += sum([entry.rows for entry in entries])
+        # zero-cache keeps the oldest of what it joins (view-syncer/e2e-serving-lag.ts): so its lag shows a backlog.
+        self._oldest_ms = min(self._oldest_ms, min([entry.commit_ms for entry in entries]))
         self._open = None if end.last else end.watermark
         if end.last:
             self._place = self.sent = end.watermark  # a commit that cannot be sent ends the session
-            yield protocol.commit(end.watermark, end.commit_ms)
+            yield protocol.commit(end.watermark, self._oldest_ms)
 
     def _send(self, frames: bytes) -> None:
         assert self._peer is not None
@@ -296,13 +315,16 @@ class Session:
             self._open = None
             self._send(protocol.ROLLBACK)
 
-    def _reset(self, reason: str) -> None:
-        """The position is lost: the client must copy afresh, and is told so."""
+    def _reset(self, error: ResumeLost) -> None:
+        """The position is lost: ask the client for a new initial sync."""
         self.state = "reset"
         self._hub.tally.resets.inc()
-        log.error(kv("position lost, reset required", session=self.number, sent=self.sent, reason=reason))
+        fields = {"session": self.number, "code": error.code, "sent": self.sent}
+        log.error(kv("position lost, reset required", **fields, reason=error))
         self._roll_back()
-        self._send(protocol.reset_required(reason))
+        start = self._hub.source.oplog_start() if self._hub.readiness.reason is None else None
+        oplog_start = None if start is None else position.watermark(start)
+        self._send(protocol.reset_required(str(error), error.code, self.sent, oplog_start))
         end = time.monotonic() + RESET_PATIENCE
         while time.monotonic() < end and not self._stop.wait(0.1):
             self._listen()
@@ -315,31 +337,5 @@ class Session:
         """Take what the client has sent: acknowledgements. Raises PeerGone and PeerProtocolError."""
         assert self._peer is not None
         for message in self._peer.received():
-            self.acked = _acknowledged(message)
-            self.acked_at = time.time()
-        self._write_ack(now=False)
-
-    def _write_ack(self, now: bool) -> None:
-        if self.acked == self._ack_written or not (now or time.monotonic() - self._ack_time >= ACK_INTERVAL):
-            return
-        assert self.acked is not None
-        self._ack_written, self._ack_time = self.acked, time.monotonic()
-        try:
-            self._hub.store.acked(self.wanted.app, self.wanted.shard, self.acked)
-        except StoreError as error:
-            self._store_trouble.failed(error)  # nothing is lost: the client says itself where it is
-        else:
-            self._store_trouble.recovered()
-
-
-def _acknowledged(message: str | bytes) -> str:
-    """The watermark in ``["status", …, {"watermark": W}]``. Raises PeerProtocolError."""
-    try:
-        tag, _, place = json.loads(message)
-        if tag != "status":
-            raise ValueError(tag)
-        mark: str = place["watermark"]
-        position.parse(mark)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise PeerProtocolError(f"expected a status message, got {message[:100]!r}") from error
-    return mark
+            self._acks.take(message, self.sent)
+        self._acks.write(now=False)

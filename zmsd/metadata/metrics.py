@@ -131,6 +131,16 @@ def _of_the_clients(counter: _Add, gauge: _Add, monitor: Monitor) -> None:
 
         gauge(name, help, reading, "app", "shard")
 
+    def replicas() -> Reading:
+        return dict(Counter((replica.app, str(replica.shard)) for replica in monitor.hub.streaming()))
+
+    gauge(
+        "zmsd_replicas",
+        "Replicas that stream, of each shard; more than one while a deployment replaces a replication-manager",
+        replicas,
+        "app",
+        "shard",
+    )
     gauge("zmsd_sessions", "Connected clients, by what they are doing", states, "state")
     by_shard(
         "zmsd_session_acked_age_seconds", "Since the newest commit that the client has confirmed", monitor.acked_age

@@ -82,6 +82,7 @@ class Monitor:
         self._reported: float | None = None  # monotonic seconds: when it was last logged what zmsd waits for
         self._oplog_start: int | None = None
         self._mongodb_time = 0.0
+        self._clock_time = 0.0
         self._looks: deque[tuple[float, Counter[str]]] = deque(maxlen=_RATE_LOOKS + 1)
         self._stop = Event()
         self.thread = Thread(target=self._run, name="monitor", daemon=True)
@@ -208,6 +209,9 @@ class Monitor:
                 if now - self._mongodb_time >= _MONGODB_EVERY:
                     self._mongodb_time = now
                     self.look_at_mongodb()
+                if now - self._clock_time >= self.hub.lag_report:
+                    self._clock_time = now
+                    self.hub.look_at_clock()
         except Exception:  # a bug: the page gets no new points, and all else goes on
             log.exception("monitor failed")
 

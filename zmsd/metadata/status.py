@@ -80,6 +80,7 @@ def _session(monitor: Monitor, session: Session) -> dict[str, Any]:
         "number": session.number,
         "app": session.wanted.app,
         "shard": session.wanted.shard,
+        "replica": session.replica_version,
         "address": session.address,
         "since": round(session.since, 3),
         "state": session.state,

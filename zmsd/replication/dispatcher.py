@@ -225,10 +225,12 @@ class Dispatcher:
             if self._log.head is None or now > self._log.head:
                 self._log.extend([Entry(now, position.seconds(pieces.progress) * 1000, 0, b"")])
         self._place = pieces.progress
+        self._hub.reached(pieces.progress)
         if time.monotonic() - self._last_identity >= _IDENTITY:
             self._last_identity = time.monotonic()
             with suppress(SourceError, StoreError):  # the next time will do
                 remember_identity(self._hub)
+                self._hub.forget_outdated(position.watermark(pieces.progress))
 
     def _checkpoint(self, *, now: bool = False) -> None:
         """Keep the resume token of the newest whole transaction: it tells this history from another one."""

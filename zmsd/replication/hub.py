@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from threading import BoundedSemaphore, Condition, Event
+from datetime import UTC
+from threading import BoundedSemaphore, Condition, Event, Lock
 from typing import Protocol
 
 from zmsd import position
-from zmsd.errors import ResumeLost, Stopped
+from zmsd.errors import ResumeLost, SourceError, Stopped
 from zmsd.log import kv
 from zmsd.mongodb.feed import DatabaseFeed
 from zmsd.mongodb.source import Source
@@ -23,7 +25,7 @@ from zmsd.replication.lineage import History
 from zmsd.replication.problems import Problems
 from zmsd.replication.publication import Edition
 from zmsd.rows.rejects import Rejects
-from zmsd.watermarks.base import WatermarkStore
+from zmsd.watermarks.base import Replica, WatermarkStore, outdated
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,20 @@ class Readiness:
             return self._changed.wait_for(lambda: self._reason is None, seconds)
 
 
+@dataclass(slots=True)
+class Probe:
+    """The database's time as it was asked for, which the streams have yet to reach; for lag reports."""
+
+    sent_ms: int
+    """When it was asked for, by this machine's clock; ms since the epoch."""
+    commit_ms: int
+    """What the database's clock showed."""
+    position: int
+    """The newest operation in the database then."""
+    reached_ms: int | None = None
+    """When the change log had everything up to ``position``."""
+
+
 class Changes(Protocol):
     """Entries in order, from the log or from a private feed."""
 
@@ -75,12 +91,82 @@ class Hub:
     rejects: Rejects
     tally: Tally
     private_feeds: int = 4
+    lag_report: float = 30.0
+    """Seconds between lag reports to a client."""
     stop: Event = field(default_factory=Event)
     problems: Problems = field(default_factory=Problems)
 
     def __post_init__(self) -> None:
         self._private = BoundedSemaphore(self.private_feeds)
         self._catching_up: set[CatchUp] = set()
+        self.probe: Probe | None = None
+        self._progress = 0
+        self._streaming: Counter[Replica] = Counter()
+        self._streaming_lock = Lock()
+        self._announced: dict[tuple[str, int], frozenset[str]] = {}
+
+    def look_at_clock(self) -> None:
+        """Begin a lag report: ask for the database's time. May wait for MongoDB; without an answer nothing changes."""
+        sent = time.time()
+        try:
+            reply = self.source.command({"hello": 1})
+        except SourceError:
+            return
+        if "operationTime" not in reply:
+            return
+        commit_ms = int(reply["localTime"].replace(tzinfo=UTC).timestamp() * 1000)
+        probe = Probe(int(sent * 1000), commit_ms, position.of_timestamp(reply["operationTime"]))
+        if self._progress >= probe.position:
+            probe.reached_ms = int(time.time() * 1000)
+        self.probe = probe
+
+    def reached(self, progress: int) -> None:
+        """Note that the change log has everything up to a position. Dispatcher thread only."""
+        self._progress = progress
+        probe = self.probe
+        if probe is not None and probe.reached_ms is None and progress >= probe.position:
+            probe.reached_ms = int(time.time() * 1000)
+
+    def streaming(self) -> dict[Replica, int]:
+        """Return the replicas that are connected, with the number of their streams."""
+        with self._streaming_lock:
+            return dict(self._streaming)
+
+    def connected(self, replica: Replica) -> None:
+        """A stream of a replica begins. Warns where another replica of the same shard is connected too."""
+        with self._streaming_lock:
+            self._streaming[replica] += 1
+            versions = frozenset(one.version for one in self._streaming if one[:2] == replica[:2])
+            known = self._announced.get(replica[:2], frozenset())
+            self._announced[replica[:2]] = versions
+        if len(versions) > 1 and not versions <= known:
+            log.warning(
+                kv(
+                    "several replicas of one shard are connected",
+                    app=replica.app,
+                    shard=replica.shard,
+                    replicas=",".join(sorted(versions)),
+                    advice="normal while a deployment replaces a replication-manager, or after a reset; otherwise give "
+                    "each zero-cache its own ZERO_APP_ID",
+                )
+            )
+
+    def disconnected(self, replica: Replica) -> None:
+        with self._streaming_lock:
+            self._streaming[replica] -= 1
+            if not self._streaming[replica]:
+                del self._streaming[replica]
+
+    def forget_outdated(self, now: str) -> None:
+        """Forget the replicas that nobody needs any more. Raises StoreError.
+
+        :param now: watermark of the database's time
+        """
+        connected = self.streaming()
+        for replica in outdated(self.store.replicas(), now):
+            if replica not in connected:
+                log.info(kv("replica forgotten", app=replica.app, shard=replica.shard, replica=replica.version))
+                self.store.forget(replica)
 
     def changes(
         self, place: str, edition: Edition, stop: Event, give_up: Callable[[], bool], end: Callable[[], None]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from threading import Event
 
 from zmsd import position
-from zmsd.errors import ResumeLost
+from zmsd.errors import ResumeLost, SourceUnavailable
 from zmsd.log import kv
 from zmsd.mongodb.patience import persist
 from zmsd.mongodb.snapshot_scan import prefetched
@@ -68,6 +68,7 @@ class Copy:
         self.at = persist("copy", hub.source.operation_time, stop)
         self.watermark = position.watermark(self.at)
         self._stream_from = self.watermark
+        self._oldest_ms = position.seconds(self.at) * 1000  # commit time of the oldest change in it
         self._hub = hub
         self._app = app
         self._shard = shard
@@ -123,6 +124,7 @@ class Copy:
             for table in tables:
                 table.copied_at = copied_at.get(table.name, table.copied_at)
         for entry in self._hub.between(encoder, self.edition, after, end, self._stop):
+            self._oldest_ms = min(self._oldest_ms, entry.commit_ms)
             yield entry.frames + (entry.shard_frames or {}).get(self._shard_name, b"")
 
     def _permissions(self, tag: str) -> bytes:
@@ -139,9 +141,10 @@ class Snapshot(Copy):
 
     def __init__(self, hub: Hub, edition: Edition, app: str, shard: int, stop: Event) -> None:
         super().__init__(hub, edition, app, shard, stop)
-        known = hub.store.shard(app, shard)
-        if known is not None and known.replica_version >= self.watermark:
-            self.watermark = self._stream_from = self._above(known.replica_version)
+        known = [record.copies[0] for replica, record in hub.store.replicas().items() if replica[:2] == (app, shard)]
+        newest = max((first.watermark for first in known), default="")
+        if newest >= self.watermark:
+            self.watermark = self._stream_from = self._above(newest)
 
     def frames(self) -> Iterator[bytes]:
         required = protocol.required_tables(self._app, self._shard)
@@ -167,18 +170,34 @@ class Crossing(Copy):
     """From a place in an older edition to now, in the newest one."""
 
     def __init__(
-        self, hub: Hub, edition: Edition, app: str, shard: int, stop: Event, place: str, old: Published
+        self,
+        hub: Hub,
+        edition: Edition,
+        app: str,
+        shard: int,
+        stop: Event,
+        place: str,
+        old: Published,
+        recorded: str = "",
     ) -> None:
-        """Raises ResumeLost where Zero cannot be told what has changed."""
+        """Raises ResumeLost where Zero cannot be told what has changed, SourceUnavailable before ``recorded``.
+
+        :param recorded: watermark of the newest copy on record of the same replica. The schema change comes after it,
+            so that every watermark of the replica has one publication.
+        """
         super().__init__(hub, edition, app, shard, stop)
-        self._after, minor = position.parse(place)
-        if self.at <= self._after:
-            self.at = self._after
-            self.watermark = self._stream_from = position.watermark(self._after, minor + 1)
+        self._after = position.parse(place)[0]
+        self.at = max(self.at, self._after)
+        if recorded and position.parse(recorded)[0] > self.at:
+            raise SourceUnavailable(f"the database's time is behind the last schema change, {recorded}")
+        # Always with a minor: a change that another stream of the replica may have at this position has none.
+        minors = [minor for at, minor in map(position.parse, filter(None, (place, recorded))) if at == self.at]
+        self.watermark = self._stream_from = position.watermark(self.at, max(minors, default=0) + 1)
         self._step = step(old, edition.published)
         if self._step.incompatible:
             reasons = "; ".join(self._step.incompatible)
-            raise ResumeLost(f"what is published has changed in a way that Zero cannot follow: {reasons}")
+            reason = f"what is published has changed in a way that Zero cannot follow: {reasons}"
+            raise ResumeLost(reason, "publication-incompatible")
 
     def frames(self) -> Iterator[bytes]:
         between = self._step
@@ -196,4 +215,4 @@ class Crossing(Copy):
         afresh = {table.name for table in (*between.added, *between.recopied)}
         yield from self._changes(self._after, self.at, dict.fromkeys(afresh, self.at))
         yield from self._rows(afresh, between.shard_tables)
-        yield protocol.commit(self.watermark, position.seconds(self.at) * 1000)
+        yield protocol.commit(self.watermark, self._oldest_ms)

@@ -13,6 +13,7 @@ from zmsd.mongodb.source import Source
 from zmsd.pace import Pace
 from zmsd.watermarks.base import WatermarkStore
 
+OTHER = "other-history"
 _NOT_HERE = "is not in this database's history: another state of it was restored"
 
 
@@ -46,12 +47,13 @@ class History:
         """
         invalid = self._store.valid_from()
         if invalid is not None and min(begun, place) < invalid[0]:
-            raise ResumeLost(invalid[1])
+            raise ResumeLost(invalid[1], OTHER)
         now = self._source.operation_time()
         if position.parse(place)[0] > now:
             raise ResumeLost(
                 f"watermark {place} is later than the database's own time {position.watermark(now)}: "
-                "this is another database, or an older state of it was restored"
+                "this is another database, or an older state of it was restored",
+                OTHER,
             )
         self.check_newest(place)
 
@@ -60,7 +62,7 @@ class History:
         self.check_place(place, begun)
         at = position.parse(begun)[0]
         if not self._proves(begun, lambda: oplog.has_operation(self._source, at)):
-            raise ResumeLost(f"the copy at watermark {begun} {_NOT_HERE}")
+            raise ResumeLost(f"the copy at watermark {begun} {_NOT_HERE}", OTHER)
 
     def check_newest(self, place: str = position.LAST) -> None:
         """The event of the newest checkpoint up to a place must still be there. Raises ResumeLost."""
@@ -72,14 +74,14 @@ class History:
         if not self._proves(token, lambda: self._has_event(mark, token)):
             reason = f"the change at watermark {mark} {_NOT_HERE}"
             self.invalidate(reason)
-            raise ResumeLost(reason)
+            raise ResumeLost(reason, OTHER)
 
     def invalidate(self, reason: str) -> None:
         """The history has become another one: all that goes back to what is known of the one before is void.
 
         The time alone does not part them: what ran before may have had a clock that is ahead of this database's.
         """
-        known = [shard.replica_version for shard in self._store.shards().values()]
+        known = [record.newest for record in self._store.replicas().values()]
         newest = self._store.checkpoint_before(position.LAST)
         if newest is not None:
             known.append(newest[0])

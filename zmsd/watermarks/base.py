@@ -2,28 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from zmsd import position
 
-class ShardRecord(NamedTuple):
-    """One zero-cache, ``(appID, shardNum)``."""
 
-    replica_version: str
-    """Watermark of its first copy."""
-    acked: str | None
-    """The newest watermark that it has confirmed."""
+class Replica(NamedTuple):
+    """A zero-cache's copy of the published tables: (appID, shardNum, replicaVersion).
+
+    Several replicas of one shard may be live at once: a rolling deploy has the old and the new replication-manager side
+    by side, and both stream (``replicaVersion`` in packages/zero-cache/src/services/change-source/custom of
+    rocicorp/mono).
+    """
+
+    app: str
+    shard: int
+    version: str
+    """Watermark of its initial sync. ``""``: an older zmsd wrote the record, which kept one for the shard."""
+
+    @property
+    def shard_name(self) -> str:
+        return f"{self.app}_{self.shard}"
 
 
 class CopyRecord(NamedTuple):
-    """A copy that went to a shard: its first one, or that of the tables that a new edition has changed."""
+    """A transaction that gave a replica its tables: its initial sync, or a schema change."""
 
     watermark: str
     stream_from: str
-    """Watermark from which the stream goes on after it: above ``watermark`` where the copy took so long that changes
+    """Watermark from which the stream continues: above ``watermark`` where the snapshot scan took so long that changes
     were replayed into it."""
     edition: str
-    """Fingerprint of what is published from then on."""
+    """Fingerprint of the publication from ``watermark`` on."""
+
+
+class ReplicaRecord(NamedTuple):
+    """What a store knows of a replica."""
+
+    acked: str | None
+    """The newest watermark that a streaming session of the replica has acknowledged. None: the record is provisional,
+    for a replica that may never come back (``PROVISIONAL_SECONDS``)."""
+    copies: tuple[CopyRecord, ...]
+    """At least one, in the order of their watermarks."""
+
+    @property
+    def confirmed(self) -> str:
+        """The newest watermark that the replica surely has."""
+        return self.acked or self.copies[0].watermark
+
+    @property
+    def newest(self) -> str:
+        """The newest watermark in the record."""
+        return max(self.confirmed, self.copies[-1].watermark)
+
+    def copy_before(self, watermark: str) -> CopyRecord | None:
+        """Return the newest copy at or below a watermark."""
+        return next((copy for copy in reversed(self.copies) if copy.watermark <= watermark), None)
+
+    def with_copy(self, copy: CopyRecord) -> ReplicaRecord:
+        """Add a copy, or replace the one at the same watermark.
+
+        Beyond ``COPIES`` the oldest copies go whose predecessor has the same publication, then the oldest: a replica
+        that never receives a schema change asks for it again and again, and must not lose its own base by that.
+        """
+        others = [other for other in self.copies if other.watermark != copy.watermark]
+        kept = sorted([*others, copy])
+        while len(kept) > COPIES:
+            same = (number for number in range(1, len(kept) - 1) if kept[number].edition == kept[number - 1].edition)
+            del kept[next(same, 0)]
+        return self._replace(copies=tuple(kept))
 
 
 class Identity(NamedTuple):
@@ -40,9 +88,7 @@ class Identity(NamedTuple):
 class Contents(NamedTuple):
     """Everything that a store keeps, to be shown or copied."""
 
-    shards: dict[tuple[str, int], ShardRecord]
-    copies: dict[tuple[str, int], list[CopyRecord]]
-    """In the order of their watermarks."""
+    replicas: dict[Replica, ReplicaRecord]
     checkpoints: dict[str, str]
     """Watermark -> token."""
     editions: dict[str, str]
@@ -54,7 +100,14 @@ class Contents(NamedTuple):
 
 
 COPIES = 100
-"""Copies that are known of a shard."""
+"""Copies that a record holds."""
+REPLICAS = 100
+"""Replicas of one shard that are kept; the one not heard from for the longest time goes first."""
+REPLICA_SECONDS = 30 * 24 * 3600
+"""Age of the newest watermark of a replica after which it is forgotten, once its shard has a newer replica. A client
+that comes back even later is sent reset-required."""
+PROVISIONAL_SECONDS = 3600
+"""The same for a replica that has not acknowledged anything in its stream: most likely it was a visitor."""
 CHECKPOINTS = 1000
 """Those that are kept behind the newest one, besides those that some shard has not yet confirmed."""
 CHECKPOINTS_AT_MOST = 100_000
@@ -69,27 +122,20 @@ class WatermarkStore(Protocol):
         """Why nothing can be written just now, where that passes by itself and is caught up with; None: it can be."""
         ...
 
-    def shard(self, app: str, number: int) -> ShardRecord | None: ...
-
-    def shards(self) -> dict[tuple[str, int], ShardRecord]: ...
-
-    def copied_first(self, app: str, number: int, copy: CopyRecord) -> None:
-        """A first copy is on its way to a shard; what was known of the shard is void."""
+    def replica(self, replica: Replica) -> ReplicaRecord | None:
+        """Return what is known, including what another daemon wrote just now."""
         ...
 
-    def copied(self, app: str, number: int, copy: CopyRecord) -> None:
-        """A further copy is on its way to a shard."""
+    def replicas(self) -> dict[Replica, ReplicaRecord]: ...
+
+    def add_copy(self, replica: Replica, copy: CopyRecord) -> None:
+        """Record an initial sync or a schema change before its commit is sent. Nothing else is removed by it but what
+        ``with_copy`` removes."""
         ...
 
-    def copy_before(self, app: str, number: int, watermark: str) -> CopyRecord | None:
-        """The newest copy of a shard at or below a watermark."""
+    def acked(self, replica: Replica, watermark: str) -> None:
+        """Record an acknowledgement of a streaming session; without effect for an unknown replica."""
         ...
-
-    def forget_copies_above(self, app: str, number: int, watermark: str) -> None:
-        """A client comes back with this watermark: what was on its way to it above that has not arrived."""
-        ...
-
-    def acked(self, app: str, number: int, watermark: str) -> None: ...
 
     def checkpoint(self, watermark: str, token: str) -> None:
         """The resume token of a watermark's last event; those far behind all acks are forgotten."""
@@ -133,10 +179,30 @@ class WatermarkStore(Protocol):
 
     def contents(self) -> Contents: ...
 
-    def forget(self, app: str, number: int) -> None:
-        """Drop everything about a shard."""
+    def forget(self, replica: Replica) -> None:
+        """Drop everything about a replica."""
         ...
 
     def forget_edition(self, fingerprint: str) -> None: ...
 
     def close(self) -> None: ...
+
+
+def outdated(replicas: Mapping[Replica, ReplicaRecord], now: str) -> list[Replica]:
+    """Return the replicas that nobody needs any more.
+
+    :param now: watermark of the database's own time; ages are differences of cluster times
+    """
+    seconds = position.seconds(position.parse(now)[0])
+    shards: dict[tuple[str, int], list[tuple[str, Replica]]] = {}
+    for replica, record in replicas.items():
+        shards.setdefault(replica[:2], []).append((record.newest, replica))
+    found: list[Replica] = []
+    for heard in shards.values():
+        heard.sort(reverse=True)
+        for number, (newest, replica) in enumerate(heard):
+            age = seconds - position.seconds(position.parse(newest)[0])
+            replaced = number >= REPLICAS or (number > 0 and age > REPLICA_SECONDS)
+            if age > PROVISIONAL_SECONDS and (replaced or replicas[replica].acked is None):
+                found.append(replica)
+    return found

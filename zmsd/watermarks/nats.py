@@ -8,12 +8,21 @@ import re
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from zmsd.config.settings import NatsConfig
 from zmsd.errors import StoreError
 from zmsd.log import kv
-from zmsd.watermarks.base import CHECKPOINTS, CHECKPOINTS_AT_MOST, COPIES, Contents, CopyRecord, Identity, ShardRecord
+from zmsd.watermarks.base import (
+    CHECKPOINTS,
+    CHECKPOINTS_AT_MOST,
+    Contents,
+    CopyRecord,
+    Identity,
+    Replica,
+    ReplicaRecord,
+)
 from zmsd.watermarks.nats_buckets import Buckets
 from zmsd.watermarks.nats_mirror import Change
 
@@ -28,8 +37,8 @@ CHECKPOINT_AGE = 24 * 3600.0
 class SharedStore:
     """watermarks.storage: nats-kv.
 
-    Keys: ``shard.APP.NUMBER``, ``edition.FINGERPRINT``, ``epochs``, ``identity``, ``invalid`` and ``database``; in a
-    bucket of their own, where they go after a day, resume tokens by their watermarks.
+    Keys: ``replica.APP.NUMBER.VERSION``, ``edition.FINGERPRINT``, ``epochs``, ``identity``, ``invalid`` and
+    ``database``; in a bucket of their own, where they go after a day, resume tokens by their watermarks.
     """
 
     def __init__(self, settings: NatsConfig, database: str) -> None:
@@ -39,73 +48,36 @@ class SharedStore:
         self._buckets = Buckets(settings, {self._bucket: None, self._checkpoints: CHECKPOINT_AGE}, self._changed)
         self._mirror = self._buckets.mirror
         self._claim(database)
+        self._migrate()
 
     @property
     def trouble(self) -> str | None:
         trouble = self._mirror.trouble
         return None if trouble is None else f"NATS: {trouble}"
 
-    def shard(self, app: str, number: int) -> ShardRecord | None:
-        self._buckets.refresh(self._bucket, _shard_key(app, number))
-        return self.shards().get((app, number))
-
-    def shards(self) -> dict[tuple[str, int], ShardRecord]:
-        return {
-            (known["app"], known["number"]): ShardRecord(known["replicaVersion"], known["acked"])
-            for known in self._shard_documents()
-            if known["replicaVersion"] is not None
-        }
-
-    def copied_first(self, app: str, number: int, copy: CopyRecord) -> None:
-        known = self.shards().get((app, number))
-        replaced = None if known is None else known.replica_version
-
-        def update(shard: dict[str, Any]) -> None:
-            version = shard["replicaVersion"]
-            if version == copy.watermark and list(copy) in shard["copies"]:
-                return  # it is there
-            if version not in (None, replaced) and version > copy.watermark:
-                return  # this had to wait, and meanwhile another daemon has made a newer one
-            shard |= {"replicaVersion": copy.watermark, "acked": None, "copies": [list(copy)]}
-
-        self._write_now("first copy", self._change_shard("first", app, number, update), app=app, shard=number)
-
-    def copied(self, app: str, number: int, copy: CopyRecord) -> None:
-        def update(shard: dict[str, Any]) -> None:
-            if shard["replicaVersion"] is None or shard["replicaVersion"] <= copy.watermark:
-                others = [other for other in shard["copies"] if other[0] != copy.watermark]
-                shard["copies"] = sorted([*others, list(copy)])[-COPIES:]
-
-        change = self._change_shard(f"copy {copy.watermark}", app, number, update)
-        self._write_now("copy", change, app=app, shard=number)
-
-    def copy_before(self, app: str, number: int, watermark: str) -> CopyRecord | None:
+    def replica(self, replica: Replica) -> ReplicaRecord | None:
         # What another daemon wrote before it died must be seen, its clients come here at once.
-        self._buckets.refresh(self._bucket, _shard_key(app, number), "epochs")
-        found = [CopyRecord(*copy) for copy in self._shard(app, number)["copies"] if copy[0] <= watermark]
-        return found[-1] if found else None
+        self._buckets.refresh(self._bucket, _replica_key(replica), "epochs")
+        return self._record(replica)
 
-    def forget_copies_above(self, app: str, number: int, watermark: str) -> None:
-        """Now or not at all: late it might meet another daemon's copy to the same client."""
-        unreached = [copy for copy in self._shard(app, number)["copies"] if copy[0] > watermark]
-        if not unreached:
-            return
+    def replicas(self) -> dict[Replica, ReplicaRecord]:
+        values = self._mirror.values(self._bucket)
+        return dict(_replica(value) for key, value in values.items() if key.startswith("replica."))
 
-        def update(shard: dict[str, Any]) -> None:
-            shard["copies"] = [copy for copy in shard["copies"] if copy not in unreached]
+    def add_copy(self, replica: Replica, copy: CopyRecord) -> None:
+        change = self._change(copy.watermark, replica, lambda record: record.with_copy(copy))
+        fields = {"app": replica.app, "shard": replica.shard, "replica": replica.version}
+        self._write_now("initial sync or schema change", change, **fields)
 
-        change = self._change_shard(f"forgetting above {watermark}", app, number, update)
-        if not self._mirror.wait(change, WRITE_SECONDS, withdraw=True):
-            reason = self.trouble or "NATS does not answer"
-            log.warning(kv("copies that did not arrive are not forgotten", app=app, shard=number, reason=reason))
+    def acked(self, replica: Replica, watermark: str) -> None:
+        def update(record: ReplicaRecord) -> ReplicaRecord:
+            newer = record.copies and watermark > (record.acked or "")
+            return record._replace(acked=watermark) if newer else record
 
-    def acked(self, app: str, number: int, watermark: str) -> None:
-        def update(shard: dict[str, Any]) -> None:
-            if shard["replicaVersion"] is not None and watermark >= shard["replicaVersion"]:
-                shard["acked"] = max(watermark, shard["acked"] or watermark)
-
-        if self._shard(app, number)["replicaVersion"] is not None:
-            self._change_shard("ack", app, number, update)
+        known = self._record(replica)
+        # It takes the place of a queued one, so it must not be below that.
+        if known is not None and watermark > (known.acked or ""):
+            self._change("ack", replica, update)
 
     def checkpoint(self, watermark: str, token: str) -> None:
         value = token.encode()
@@ -113,7 +85,7 @@ class SharedStore:
         marks = sorted(self._mirror.values(self._checkpoints))
         kept_anyway = max(len(marks) - CHECKPOINTS - 1, 0)
         if kept_anyway:
-            confirmed = min((acked or version for version, acked in self.shards().values()), default="~")
+            confirmed = min((record.confirmed for record in self.replicas().values()), default="~")
             behind = min(bisect_left(marks, confirmed), kept_anyway)
             behind = max(behind, len(marks) - CHECKPOINTS_AT_MOST)
             if behind:
@@ -178,11 +150,7 @@ class SharedStore:
         editions = [key for key in self._mirror.values(self._bucket) if key.startswith(prefix)]
         checkpoints = self._mirror.values(self._checkpoints)
         return Contents(
-            self.shards(),
-            {
-                (known["app"], known["number"]): [CopyRecord(*copy) for copy in known["copies"]]
-                for known in self._shard_documents()
-            },
+            self.replicas(),
             {mark: checkpoints[mark].decode() for mark in sorted(checkpoints)},
             {_text(key): self.edition(_text(key)) or "" for key in editions},
             self.epochs(),
@@ -190,8 +158,8 @@ class SharedStore:
             self.valid_from(),
         )
 
-    def forget(self, app: str, number: int) -> None:
-        key = _shard_key(app, number)
+    def forget(self, replica: Replica) -> None:
+        key = _replica_key(replica)
         self._write_now("forgetting", self._mirror.change(("forget", key), self._bucket, key, lambda _: None))
 
     def forget_edition(self, fingerprint: str) -> None:
@@ -229,22 +197,33 @@ class SharedStore:
         key, value = _key("edition", fingerprint), zlib.compress(document.encode())
         return self._mirror.change(("edition", key), self._bucket, key, lambda old: old or value)
 
-    def _shard_documents(self) -> list[dict[str, Any]]:
-        values = self._mirror.values(self._bucket)
-        return [json.loads(value) for key, value in values.items() if key.startswith("shard.")]
+    def _record(self, replica: Replica) -> ReplicaRecord | None:
+        value = self._mirror.value(self._bucket, _replica_key(replica))
+        return None if value is None else _replica(value)[1]
 
-    def _shard(self, app: str, number: int) -> dict[str, Any]:
-        return _shard(self._mirror.value(self._bucket, _shard_key(app, number)), app, number)
-
-    def _change_shard(self, name: str, app: str, number: int, update: Callable[[dict[str, Any]], None]) -> Change:
+    def _change(self, name: str, replica: Replica, update: Callable[[ReplicaRecord], ReplicaRecord]) -> Change:
         def updated(old: bytes | None) -> bytes | None:
-            shard = _shard(old, app, number)
-            update(shard)
-            new = _json(shard)
-            return old if new == _json(_shard(old, app, number)) else new
+            known = ReplicaRecord(None, ()) if old is None else _replica(old)[1]
+            record = update(known)
+            return old if record == known else _replica_value(replica, record)
 
-        key = _shard_key(app, number)
+        key = _replica_key(replica)
         return self._mirror.change((name, key), self._bucket, key, updated)
+
+    def _migrate(self) -> None:
+        """Take over what an older zmsd wrote, which kept one record for each shard (``shard.APP.NUMBER``). Daemons that
+        start at once do the same, with the same values."""
+        old = {key: value for key, value in self._mirror.values(self._bucket).items() if key.startswith("shard.")}
+        for key, value in old.items():
+            known = json.loads(value)
+            record = ReplicaRecord(known["acked"], tuple(CopyRecord(*copy) for copy in known["copies"]))
+            replica = Replica(known["app"], known["number"], "")
+            if record.copies:
+                change = self._change("migrate", replica, partial(_instead, record))
+                if not self._mirror.wait(change, WRITE_SECONDS):
+                    self.close()
+                    raise StoreError(f"the bucket {self._bucket} cannot be written: {self.trouble or 'no answer'}")
+            self._mirror.change(("forget", key), self._bucket, key, lambda _: None)
 
     def _write_now(self, what: str, change: Change, **fields: object) -> None:
         """Wait for it; if it takes too long it is written later, by this daemon, should it live until then."""
@@ -253,10 +232,19 @@ class SharedStore:
             log.warning(kv("written later, other daemons do not know it yet", what=what, **fields, reason=trouble))
 
 
-def _shard(value: bytes | None, app: str, number: int) -> dict[str, Any]:
-    unknown = {"app": app, "number": number, "replicaVersion": None, "acked": None, "copies": []}
-    found: dict[str, Any] = _parsed(value, unknown)
-    return found
+def _instead(new: ReplicaRecord, _old: ReplicaRecord) -> ReplicaRecord:
+    return new
+
+
+def _replica(value: bytes) -> tuple[Replica, ReplicaRecord]:
+    known = json.loads(value)
+    copies = tuple(CopyRecord(*copy) for copy in known["copies"])
+    return Replica(known["app"], known["number"], known["version"]), ReplicaRecord(known["acked"], copies)
+
+
+def _replica_value(replica: Replica, record: ReplicaRecord) -> bytes:
+    app, number, version = replica
+    return _json({"app": app, "number": number, "version": version, "acked": record.acked, "copies": record.copies})
 
 
 def _json(value: Any) -> bytes:
@@ -277,5 +265,5 @@ def _text(key: str) -> str:
     return re.sub("=([0-9a-f]+)=", lambda found: chr(int(found[1], 16)), key.partition(".")[2])
 
 
-def _shard_key(app: str, number: int) -> str:
-    return f"{_key('shard', app)}.{number}"
+def _replica_key(replica: Replica) -> str:
+    return f"{_key('replica', replica.app)}.{replica.shard}.{replica.version.replace('.', '_') or '-'}"

@@ -17,7 +17,15 @@ from typing import Any
 from zmsd.deadline import Deadline
 from zmsd.errors import StoreError
 from zmsd.log import kv
-from zmsd.watermarks.base import CHECKPOINTS, CHECKPOINTS_AT_MOST, COPIES, Contents, CopyRecord, Identity, ShardRecord
+from zmsd.watermarks.base import (
+    CHECKPOINTS,
+    CHECKPOINTS_AT_MOST,
+    Contents,
+    CopyRecord,
+    Identity,
+    Replica,
+    ReplicaRecord,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +47,23 @@ _MIGRATIONS = (
     CREATE TABLE invalid (one INTEGER PRIMARY KEY CHECK (one = 1), below TEXT NOT NULL, reason TEXT NOT NULL);
     """,
     "ALTER TABLE identity ADD COLUMN database TEXT;",
+    # Records per replica instead of per shard. Which replica wrote the old ones is unknown: they get the version ''.
+    """
+    CREATE TABLE replica (
+        app TEXT NOT NULL, number INTEGER NOT NULL, version TEXT NOT NULL, acked TEXT,
+        PRIMARY KEY (app, number, version)
+    ) WITHOUT ROWID;
+    INSERT INTO replica SELECT app, number, '', acked FROM shard;
+    ALTER TABLE copy RENAME TO copy_of_shard;
+    CREATE TABLE copy (
+        app TEXT NOT NULL, number INTEGER NOT NULL, version TEXT NOT NULL, watermark TEXT NOT NULL,
+        stream_from TEXT NOT NULL, edition TEXT NOT NULL,
+        PRIMARY KEY (app, number, version, watermark)
+    ) WITHOUT ROWID;
+    INSERT INTO copy SELECT app, number, '', watermark, stream_from, edition FROM copy_of_shard;
+    DROP TABLE copy_of_shard;
+    DROP TABLE shard;
+    """,
 )
 
 
@@ -69,50 +94,37 @@ class SqliteStore:
             self._migrate()
             self._end = stack.pop_all()
 
-    def shard(self, app: str, number: int) -> ShardRecord | None:
-        return self.shards().get((app, number))
+    def replica(self, replica: Replica) -> ReplicaRecord | None:
+        with self._lock, _said(self._path, "read"):
+            return self._record(replica)
 
-    def shards(self) -> dict[tuple[str, int], ShardRecord]:
-        rows = self._rows("SELECT app, number, replica_version, acked FROM shard")
-        return {(app, number): ShardRecord(*rest) for app, number, *rest in rows}
+    def replicas(self) -> dict[Replica, ReplicaRecord]:
+        copies: dict[Replica, list[CopyRecord]] = {}
+        columns = "app, number, version, watermark, stream_from, edition"
+        for app, number, version, *rest in self._rows(f"SELECT {columns} FROM copy ORDER BY watermark"):
+            copies.setdefault(Replica(app, number, version), []).append(CopyRecord(*rest))
+        rows = self._rows("SELECT app, number, version, acked FROM replica")
+        acked = {Replica(*replica): acked for *replica, acked in rows}
+        return {replica: ReplicaRecord(acked.get(replica), tuple(found)) for replica, found in copies.items()}
 
-    def copied_first(self, app: str, number: int, copy: CopyRecord) -> None:
+    def add_copy(self, replica: Replica, copy: CopyRecord) -> None:
         with self._transaction("written") as db:
-            db.execute("INSERT OR REPLACE INTO shard VALUES (?, ?, ?, NULL)", (app, number, copy.watermark))
-            db.execute("DELETE FROM copy WHERE app = ? AND number = ?", (app, number))
-            db.execute("INSERT INTO copy VALUES (?, ?, ?, ?, ?)", (app, number, *copy))
+            db.execute("INSERT OR IGNORE INTO replica VALUES (?, ?, ?, NULL)", replica)
+            record = (self._record(replica) or ReplicaRecord(None, ())).with_copy(copy)
+            db.execute("DELETE FROM copy WHERE app = ? AND number = ? AND version = ?", replica)
+            db.executemany("INSERT INTO copy VALUES (?, ?, ?, ?, ?, ?)", [(*replica, *one) for one in record.copies])
 
-    def copied(self, app: str, number: int, copy: CopyRecord) -> None:
-        with self._transaction("written") as db:
-            db.execute("INSERT OR REPLACE INTO copy VALUES (?, ?, ?, ?, ?)", (app, number, *copy))
-            db.execute(
-                "DELETE FROM copy WHERE app = ? AND number = ? AND watermark < (SELECT watermark FROM copy"
-                " WHERE app = ? AND number = ? ORDER BY watermark DESC LIMIT 1 OFFSET ?)",
-                (app, number, app, number, COPIES - 1),
-            )
-
-    def copy_before(self, app: str, number: int, watermark: str) -> CopyRecord | None:
-        rows = self._rows(
-            "SELECT watermark, stream_from, edition FROM copy WHERE app = ? AND number = ? AND watermark <= ?"
-            " ORDER BY watermark DESC LIMIT 1",
-            app,
-            number,
-            watermark,
-        )
-        return CopyRecord(*rows[0]) if rows else None
-
-    def forget_copies_above(self, app: str, number: int, watermark: str) -> None:
-        self._write("DELETE FROM copy WHERE app = ? AND number = ? AND watermark > ?", app, number, watermark)
-
-    def acked(self, app: str, number: int, watermark: str) -> None:
-        self._write("UPDATE shard SET acked = ? WHERE app = ? AND number = ?", watermark, app, number)
+    def acked(self, replica: Replica, watermark: str) -> None:
+        where = "app = ? AND number = ? AND version = ? AND coalesce(acked, '') < ?"
+        self._write(f"UPDATE replica SET acked = ? WHERE {where}", watermark, *replica, watermark)
 
     def checkpoint(self, watermark: str, token: str) -> None:
         with self._transaction("written") as db:
             db.execute("INSERT OR REPLACE INTO checkpoint VALUES (?, ?)", (watermark, token))
             db.execute(
                 "DELETE FROM checkpoint"
-                " WHERE watermark < (SELECT coalesce(min(coalesce(acked, replica_version)), '~') FROM shard)"
+                " WHERE watermark < (SELECT coalesce(min(coalesce(acked, first)), '~') FROM replica NATURAL JOIN"
+                " (SELECT app, number, version, min(watermark) AS first FROM copy GROUP BY app, number, version))"
                 " AND watermark < (SELECT watermark FROM checkpoint ORDER BY watermark DESC LIMIT 1 OFFSET ?)",
                 (CHECKPOINTS,),
             )
@@ -161,13 +173,8 @@ class SqliteStore:
         """Nobody else writes."""
 
     def contents(self) -> Contents:
-        copies: dict[tuple[str, int], list[CopyRecord]] = {}
-        columns = "app, number, watermark, stream_from, edition"
-        for app, number, *rest in self._rows(f"SELECT {columns} FROM copy ORDER BY watermark"):
-            copies.setdefault((app, number), []).append(CopyRecord(*rest))
         return Contents(
-            self.shards(),
-            copies,
+            self.replicas(),
             dict(self._rows("SELECT watermark, token FROM checkpoint ORDER BY watermark")),
             dict(self._rows("SELECT fingerprint, document FROM edition")),
             (),
@@ -175,10 +182,10 @@ class SqliteStore:
             self.valid_from(),
         )
 
-    def forget(self, app: str, number: int) -> None:
+    def forget(self, replica: Replica) -> None:
         with self._transaction("written") as db:
-            db.execute("DELETE FROM shard WHERE app = ? AND number = ?", (app, number))
-            db.execute("DELETE FROM copy WHERE app = ? AND number = ?", (app, number))
+            for table in ("replica", "copy"):
+                db.execute(f"DELETE FROM {table} WHERE app = ? AND number = ? AND version = ?", replica)
 
     def forget_edition(self, fingerprint: str) -> None:
         self._write("DELETE FROM edition WHERE fingerprint = ?", fingerprint)
@@ -216,6 +223,14 @@ class SqliteStore:
             )
         for number, script in enumerate(_MIGRATIONS[version:], version + 1):
             self._db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
+
+    def _record(self, replica: Replica) -> ReplicaRecord | None:
+        """The lock must be held."""
+        where = "app = ? AND number = ? AND version = ?"
+        found = self._db.execute(f"SELECT acked FROM replica WHERE {where}", replica).fetchone()
+        columns = "watermark, stream_from, edition"
+        copies = self._db.execute(f"SELECT {columns} FROM copy WHERE {where} ORDER BY watermark", replica).fetchall()
+        return ReplicaRecord(found[0] if found else None, tuple(CopyRecord(*row) for row in copies)) if copies else None
 
     def _rows(self, query: str, *values: object) -> list[Any]:
         with self._lock, _said(self._path, "read"):

@@ -1,4 +1,4 @@
-"""The messages of Zero's change source protocol v0, as WebSocket text frames. No I/O.
+"""The messages of Zero's change source protocol v0, both ways; those to zero-cache as WebSocket text frames. No I/O.
 
 Source: ``packages/zero-cache/src/services/change-source/protocol/current`` of rocicorp/mono, as zero-cache 0.25 to 1.9
 read it. A frame from a server is not masked, so it is the same bytes for every client: it is made once.
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from struct import pack
 from typing import Any
 
+from zmsd import position
 from zmsd.rows.bson_json import quote
 from zmsd.rows.changes import RowChange
 from zmsd.schema.tables import Column, TableSpec
@@ -44,8 +45,58 @@ def commit(watermark: str, commit_ms: int) -> bytes:
 ROLLBACK = frame('["rollback",{"tag":"rollback"}]')
 
 
-def reset_required(message: str) -> bytes:
-    return frame(_json(["control", {"tag": "reset-required", "message": message}]))
+RESET_ADVICE = {
+    "position-lost": "the replica starts again by itself; keep the oplog window longer than any outage, and than the"
+    " interval between backups of the replica",
+    "other-history": "another database, or an older state of it, answers: the replica starts again by itself",
+    "publication-unknown": "the replica starts again by itself; do not delete or restore the watermark store alone",
+    "publication-incompatible": "the replica starts again by itself; a change of a primary key or column type needs it",
+    "foreign-watermark": "the replica came from another change source and starts again by itself",
+}
+"""By the code of ResumeLost."""
+
+
+def reset_required(message: str, code: str, watermark: str | None, oplog_start: str | None) -> bytes:
+    """Ask for a new initial sync. zero-cache publishes ``errorDetails`` in its replication ERROR event
+    (``#handleControlMessage`` in packages/zero-cache/src/services/change-streamer/change-streamer-service.ts).
+
+    :param watermark: the newest that the replica has, as far as it is known
+    :param oplog_start: watermark at which the oplog begins; None where it may not be read
+    """
+    details = {"code": code, "position": watermark, "oplogStart": oplog_start, "advice": RESET_ADVICE[code]}
+    return frame(_json(["control", {"tag": "reset-required", "message": message, "errorDetails": details}]))
+
+
+def lag_report(sent_ms: int, commit_ms: int, received_ms: int, next_ms: int, watermark: str) -> bytes:
+    """Report the lag of the stream, all times in ms since the epoch (``#processLagReport`` in
+    packages/zero-cache/src/services/change-source/pg/change-source.ts).
+
+    :param sent_ms: when the database was asked for its time
+    :param commit_ms: the database's own time then
+    :param received_ms: when the stream had reached that time
+    :param next_ms: when the next report begins
+    """
+    timings = {"sendTimeMs": sent_ms, "commitTimeMs": commit_ms, "receiveTimeMs": received_ms}
+    report = {"lastTimings": timings, "nextSendTimeMs": next_ms}
+    return frame(_json(["status", {"ack": False, "lagReport": report}, {"watermark": watermark}]))
+
+
+def acknowledged(message: str | bytes) -> str:
+    """Return the watermark of ``["status", …, {"watermark": W}]``. Raises ValueError.
+
+    What zero-cache acknowledges is durable. 1.9 sends a message for each commit; 1.10 coalesces them to
+    ``["status",{"tag":"commit"},{"watermark":W}]``, and repeats the last one after a reconnect
+    (packages/zero-cache/src/services/change-streamer/upstream-acker.ts).
+    """
+    try:
+        tag, _, rest = json.loads(message)
+        if tag != "status":
+            raise ValueError(tag)
+        mark: str = rest["watermark"]
+        position.parse(mark)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"expected a status message, got {message[:100]!r}") from error
+    return mark
 
 
 class TableMessages:

@@ -560,14 +560,25 @@ def test_subscriptions() -> None:
         ("appID=zero&shardNum=²", "shardNum"),
         ("appID=zero&shardNum=1e3", "shardNum"),
         ("appID=zero&shardNum=9999999999", "shardNum"),
-        (f"{QUERY}&lastWatermark=nonsense", "lastWatermark"),
-        (f"{QUERY}&lastWatermark=00&replicaVersion=0A", "replicaVersion"),
-        (f"{QUERY}&lastWatermark=00.", "lastWatermark"),
+        (f"appID={'a' * 65}&shardNum=0", "appID.*64 characters"),
     ],
 )
 def test_what_cannot_be_asked_for(query: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parsed(query)
+
+
+@pytest.mark.parametrize(
+    "marks",
+    ["lastWatermark=nonsense", "lastWatermark=00&replicaVersion=0A", "lastWatermark=00.", "lastWatermark=" + "0" * 999],
+)
+def test_foreign_watermark_is_no_bad_request(marks: str) -> None:
+    """HTTP 400 would be the answer for ever; reset-required heals the replica."""
+    wanted = parsed(f"{QUERY}&{marks}")
+    assert (wanted.last_watermark, wanted.replica_version) == (None, None)
+    assert wanted.foreign is not None
+    assert "is not a watermark of zmsd" in wanted.foreign
+    assert len(wanted.foreign) < 250
 
 
 def test_who_asks_for_nonsense_is_told() -> None:

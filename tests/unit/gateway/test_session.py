@@ -16,14 +16,17 @@ from hypothesis import strategies as st
 from tests.support.frames import messages
 from tests.support.wait import wait_until
 from zmsd.errors import Evicted, PeerGone, ResumeLost, SourceRefused, SourceUnavailable, Stopped, StoreError
+from zmsd.gateway import acks
 from zmsd.gateway import session as sessions
 from zmsd.gateway.session import Session, Subscription
 from zmsd.gateway.websocket import Peer
 from zmsd.position import watermark
 from zmsd.replication.change_log import Entry
 from zmsd.replication.hub import Hub, Readiness
+from zmsd.watermarks.base import CopyRecord, Replica, ReplicaRecord
 from zmsd.zero import protocol
 
+REPLICA = Replica("zero", 0, watermark(5))
 PUBLISHED = SimpleNamespace(fingerprint="f", to_json=lambda: "{}")
 
 
@@ -85,13 +88,18 @@ class Script:
 class Scene:
     """A session, what it is given, and what became of it."""
 
-    def __init__(self, *changes: Script | BaseException, last: str | None = watermark(10)) -> None:
+    def __init__(
+        self,
+        *changes: Script | BaseException,
+        last: str | None = watermark(10),
+        wanted: Subscription | None = None,
+    ) -> None:
         self.places: list[str] = []
         self.readiness = Readiness()
         self.readiness.set(None)
         self.store = MagicMock()
-        self.store.copy_before.return_value = None
-        self.store.shard.return_value = None
+        self.store.replica.return_value = None
+        self.store.replicas.return_value = {}
         self.store.epochs.return_value = ()
         self.peer = FakePeer()
         self.changes = list(changes)
@@ -102,8 +110,14 @@ class Scene:
             tally=MagicMock(),
             history=SimpleNamespace(check_copy=lambda place, begun: None, doubts=0),
             changes=self._changes,
+            connected=MagicMock(),
+            disconnected=MagicMock(),
+            probe=None,
+            lag_report=30.0,
+            source=MagicMock(),
         )
-        wanted = Subscription("zero", 0, last, watermark(5) if last else None)
+        self.hub.source.oplog_start.return_value = None
+        wanted = wanted or Subscription("zero", 0, last, watermark(5) if last else None)
         self.session = Session(1, "127.0.0.1", wanted, cast(Hub, self.hub))
 
     def _changes(self, place: str, *_: object) -> Script:
@@ -122,16 +136,22 @@ class Scene:
         return self.peer.sent
 
 
-def transaction(at: int, *texts: str) -> list[Any]:
+def transaction(at: int, *texts: str, oldest: int | None = None) -> list[Any]:
+    """``oldest``: the commit time that a joined transaction carries."""
     mark = watermark(at)
     return [
         ["begin", {"tag": "begin", "json": "s"}, {"commitWatermark": mark}],
         *(["data", text] for text in texts),
-        ["commit", {"tag": "commit", "commitTimeMs": at}, {"watermark": mark}],
+        ["commit", {"tag": "commit", "commitTimeMs": at if oldest is None else oldest}, {"watermark": mark}],
     ]
 
 
 ROLLBACK = ["rollback", {"tag": "rollback"}]
+
+
+def reset(message: str, code: str, position: str) -> list[Any]:
+    details = {"code": code, "position": position, "oplogStart": None, "advice": protocol.RESET_ADVICE[code]}
+    return ["control", {"tag": "reset-required", "message": message, "errorDetails": details}]
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +172,7 @@ def test_at_the_live_edge_each_transaction_is_sent_at_once() -> None:
 def test_in_a_backlog_many_are_joined_into_one() -> None:
     scene = Scene()
     scene.changes = [Script([entry(at, str(at)) for at in range(11, 20)], scene.session.stop)]
-    assert scene.run() == transaction(19, *map(str, range(11, 20)))
+    assert scene.run() == transaction(19, *map(str, range(11, 20)), oldest=11)
 
 
 def test_an_empty_transaction_says_how_far_we_are() -> None:
@@ -165,7 +185,7 @@ def test_rows_of_a_shard_go_to_its_clients_only() -> None:
     scene = Scene()
     both = entry(11, "all", shards={"zero_0": "mine", "zero_1": "other", "zero_00": "strange"})
     scene.changes = [Script([both, entry(12, shards={"zero_1": "other"})], scene.session.stop)]
-    assert scene.run() == transaction(12, "all", "mine")
+    assert scene.run() == transaction(12, "all", "mine", oldest=11)
 
 
 def test_a_large_transaction_stays_open_until_its_end() -> None:
@@ -178,7 +198,7 @@ def test_a_large_transaction_stays_open_until_its_end() -> None:
             [entry(20, "d")],
         )
     ]
-    assert scene.run() == transaction(20, "a", "b", "c", "d")
+    assert scene.run() == transaction(20, "a", "b", "c", "d", oldest=11)
 
 
 def test_what_follows_a_large_transaction_is_another_one() -> None:
@@ -187,7 +207,7 @@ def test_what_follows_a_large_transaction_is_another_one() -> None:
     scene.changes = [
         Script([entry(11, "a", last=False)], [entry(11, "b"), entry(12, "c"), entry(13, "d")], scene.session.stop)
     ]
-    assert scene.run() == [*transaction(11, "a", "b"), *transaction(13, "c", "d")]
+    assert scene.run() == [*transaction(11, "a", "b"), *transaction(13, "c", "d", oldest=12)]
 
 
 def test_a_transaction_that_is_taken_back_is_rolled_back_and_comes_again() -> None:
@@ -301,7 +321,23 @@ def test_a_lost_position_is_said_and_nothing_else() -> None:
     scene = Scene(Script([entry(11, "a")], [entry(12, "b", last=False)], ResumeLost("the oplog begins later")))
     sent = scene.run()
     assert sent[:-1] == [*transaction(11, "a"), *transaction(12, "b")[:-1], ROLLBACK]
-    assert sent[-1] == ["control", {"tag": "reset-required", "message": "the oplog begins later"}]
+    assert sent[-1] == reset("the oplog begins later", "position-lost", watermark(11))
+
+
+def test_reset_required_says_where_the_oplog_begins() -> None:
+    scene = Scene(ResumeLost("the oplog begins later"))
+    scene.hub.source.oplog_start.return_value = 50
+    (message,) = scene.run()
+    assert message[1]["errorDetails"]["oplogStart"] == watermark(50)
+
+
+def test_foreign_watermark_is_answered_with_reset_required() -> None:
+    """Also while MongoDB is away."""
+    scene = Scene()
+    scene.session.wanted = Subscription("zero", 0, None, None, "lastWatermark '01x' is not a watermark of zmsd")
+    scene.readiness.set("MongoDB is away")
+    (message,) = scene.run()
+    assert message == reset("lastWatermark '01x' is not a watermark of zmsd", "foreign-watermark", watermark(10))
 
 
 def test_a_place_of_another_history_is_lost() -> None:
@@ -313,7 +349,7 @@ def test_a_place_of_another_history_is_lost() -> None:
     scene.hub.history.check_copy = refuse
     (message,) = scene.run()
     said = f"{watermark(10)} after {watermark(5)} is another database's"
-    assert message == ["control", {"tag": "reset-required", "message": said}]
+    assert message == reset(said, "position-lost", watermark(10))
 
 
 def test_who_may_stand_in_another_history_is_checked_again() -> None:
@@ -328,18 +364,6 @@ def test_who_may_stand_in_another_history_is_checked_again() -> None:
     scene.hub.history = history
     assert scene.run() == [*transaction(11, "a"), *transaction(12, "b", "c")]
     assert checks == [(watermark(10), watermark(5)), (watermark(12), watermark(5))]
-
-
-@pytest.mark.parametrize(
-    ("newest", "why"), [(5, "the last 100 changes"), (11, f"the newest copy of zero_0, {watermark(11)}")]
-)
-def test_who_has_what_is_not_known_any_more_copies_afresh(newest: int, why: str) -> None:
-    """Else it would be taken to have what is published now, and zero-cache dies of a column that it has not."""
-    scene = Scene()
-    scene.store.shard.return_value = SimpleNamespace(replica_version=watermark(newest), acked=None)
-    ((_, said),) = scene.run()
-    assert said["tag"] == "reset-required"
-    assert f"older than {why}" in said["message"]
 
 
 def test_a_stop_is_no_loss_of_a_position() -> None:
@@ -366,7 +390,7 @@ def test_until_the_feed_runs_a_client_is_held() -> None:
     thread = Thread(target=scene.run, daemon=True)
     thread.start()
     scene.peer.up.append(ack(9))
-    wait_until(lambda: scene.session.acked == watermark(9), "it is listened to")
+    wait_until(lambda: scene.session.acked == watermark(9), "its messages are read")
     assert thread.is_alive()
     assert scene.peer.closed is None
     assert not scene.places
@@ -390,21 +414,68 @@ def ack(at: int) -> str:
     return json.dumps(["status", {"tag": "commit", "commitTimeMs": 1}, {"watermark": watermark(at)}])
 
 
-def test_acknowledgements_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "ACK_INTERVAL", 1000)
+def coalesced(at: int) -> str:
+    """As zero-cache 1.10 sends it."""
+    return json.dumps(["status", {"tag": "commit"}, {"watermark": watermark(at)}])
+
+
+@pytest.mark.parametrize("form", [ack, coalesced])
+def test_acknowledgements_are_recorded(monkeypatch: pytest.MonkeyPatch, form: Callable[[int], str]) -> None:
+    monkeypatch.setattr(acks, "ACK_INTERVAL", 1000)
     scene = Scene()
 
     def confirm() -> None:
-        scene.peer.up += [ack(11), ack(12)]
+        scene.peer.up += [form(9), form(12)]
 
     scene.changes = [Script([entry(11), entry(12)], confirm, [], scene.session.stop)]
     scene.run()
     assert scene.session.acked == watermark(12)
-    assert scene.store.acked.call_args.args == ("zero", 0, watermark(12)), "at the end at the latest"
+    assert scene.store.acked.call_args.args == (REPLICA, watermark(12)), "at the end at the latest"
     assert scene.store.acked.call_count <= 2, "and not each of them by itself"
 
 
-def test_a_store_that_fails_costs_no_client() -> None:
+def test_acknowledgement_after_a_reconnect_may_be_below_what_was_sent() -> None:
+    scene = Scene()
+    scene.peer.up.append(coalesced(7))
+    scene.changes = [Script([entry(11, "a")], scene.session.stop)]
+    assert scene.run() == transaction(11, "a")
+    assert scene.session.acked == watermark(7)
+
+
+@pytest.mark.parametrize("form", [ack, coalesced])
+def test_acknowledgement_above_what_was_sent_ends_the_session(form: Callable[[int], str]) -> None:
+    scene = Scene()
+    scene.changes = [Script([entry(11, "a")], lambda: scene.peer.up.append(form(12)), [], [entry(12, "b")], Stopped)]
+    scene.run()
+    assert scene.peer.closed is not None
+    assert scene.peer.closed[0] == 1002
+    scene.store.acked.assert_not_called()
+
+
+def test_acknowledgement_of_an_initial_sync_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """zero-cache ends that connection after the commit: who stays is not a replica."""
+    scene = Scene(last=None)
+    copy = FakeCopy(protocol.begin(watermark(30)), data("a"), protocol.commit(watermark(30), 30))
+    monkeypatch.setattr(sessions, "Snapshot", lambda *_: copy)
+    scene.changes = [Script(lambda: scene.peer.up.append(ack(30)), [], [entry(41)], scene.session.stop)]
+    scene.run()
+    assert scene.session.acked == watermark(30)
+    scene.store.acked.assert_not_called()
+
+
+def test_observer_leaves_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = FakeCopy(protocol.begin(watermark(30)), data("a"), protocol.commit(watermark(30), 30))
+    monkeypatch.setattr(sessions, "Snapshot", lambda *_: copy)
+    for last in (None, watermark(10)):
+        wanted = Subscription("zero", 0, last, None, observer=True)
+        scene = Scene(Script([entry(41)], Stopped), last=last, wanted=wanted)
+        scene.peer.up += [] if last is None else [ack(10)]
+        scene.run()
+        assert not [name for name, *_ in scene.store.method_calls if name in ("add_copy", "add_edition", "acked")]
+        scene.hub.connected.assert_not_called()
+
+
+def test_failing_store_costs_no_client() -> None:
     scene = Scene()
     scene.store.acked.side_effect = StoreError("disk full")
     scene.peer.up.append(ack(9))
@@ -464,9 +535,9 @@ def test_a_first_copy_is_known_before_its_commit_is_sent(monkeypatch: pytest.Mon
     copy = FakeCopy(protocol.begin(watermark(30)), data("a"), data("b"), commit)
     monkeypatch.setattr(sessions, "Snapshot", lambda *_: copy)
     seen: list[int] = []
-    scene.store.copied_first.side_effect = lambda app, number, record: seen.append(len(scene.peer.sent))
+    scene.store.add_copy.side_effect = lambda replica, record: seen.append(len(scene.peer.sent))
     assert scene.run() == transaction(30, "a", "b")
-    assert scene.store.copied_first.call_args.args == ("zero", 0, copy.record)
+    assert scene.store.add_copy.call_args.args == (Replica("zero", 0, watermark(30)), copy.record)
     assert seen == [3], "begin and rows"
     assert scene.places == [watermark(40)], "the stream goes on where the copy's own replay ended"
 
@@ -478,7 +549,7 @@ def test_a_copy_that_is_cut_short_has_no_commit(monkeypatch: pytest.MonkeyPatch,
     copy = FakeCopy(*chunks[:at], scene.session.stop, *chunks[at:])
     monkeypatch.setattr(sessions, "Snapshot", lambda *_: copy)
     assert not [message for message in scene.run() if message[0] == "commit"]
-    scene.store.copied_first.assert_not_called()
+    scene.store.add_copy.assert_not_called()
 
 
 @pytest.mark.parametrize("last", [None, watermark(10)], ids=["first", "crossing"])
@@ -527,22 +598,14 @@ def test_a_crossing_that_fails_is_rolled_back(
     if error is SourceUnavailable:
         assert sent == [*failed, *transaction(30, "a", "b")]
     else:
-        assert sent == [*failed, ["control", {"tag": "reset-required", "message": "MongoDB is away"}]]
+        assert sent == [*failed, reset("MongoDB is away", "position-lost", watermark(10))]
 
 
 def test_a_client_whose_copy_took_long_goes_on_where_the_copy_ended() -> None:
     """It comes with the watermark of the copy; the changes up to a later one are in that already."""
-    scene = Scene(last=watermark(30))
-    scene.store.copy_before.return_value = SimpleNamespace(
-        watermark=watermark(30), stream_from=watermark(40), edition="f"
-    )
-    scene.store.edition.return_value = None
-    scene.run()
-    assert scene.places == [watermark(40)]
-    scene = Scene(last=watermark(31))
-    scene.store.copy_before.return_value = SimpleNamespace(
-        watermark=watermark(30), stream_from=watermark(30), edition="f"
-    )
-    scene.store.edition.return_value = None
-    scene.run()
-    assert scene.places == [watermark(31)]
+    record = ReplicaRecord(None, (CopyRecord(watermark(30), watermark(40), "f"),))
+    for last, place in ((30, 40), (31, 31)):
+        scene = Scene(last=watermark(last))
+        scene.store.replica.return_value = record
+        scene.run()
+        assert scene.places == [watermark(place)]

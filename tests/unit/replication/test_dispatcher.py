@@ -105,6 +105,7 @@ class Scene:
             source=MagicMock(failures=Counter(), recoveries=Counter()),
             history=MagicMock(),
             problems=MagicMock(),
+            reached=lambda progress: None,
         )
         self.heartbeat = 1000.0
 

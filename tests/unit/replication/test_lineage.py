@@ -11,7 +11,7 @@ from zmsd.errors import ResumeLost
 from zmsd.position import watermark
 from zmsd.replication import lineage as histories
 from zmsd.replication.lineage import History
-from zmsd.watermarks.base import CopyRecord
+from zmsd.watermarks.base import CopyRecord, Replica
 from zmsd.watermarks.sqlite import SqliteStore
 
 NOW = 1000
@@ -75,7 +75,7 @@ def test_whatever_is_known_of_another_history_is_void(
         store.checkpoint(watermark(known), "token")
     for shard in (0, 1) if known is not None and kind == "copies" else ():
         mark = watermark(known - shard)
-        store.copied_first("zero", shard, CopyRecord(mark, mark, "f"))
+        store.add_copy(Replica("zero", shard, mark), CopyRecord(mark, mark, "f"))
     history.invalidate("another database")
     assert store.valid_from() == (watermark(below), "another database")
 
@@ -122,7 +122,7 @@ def test_a_copy_that_was_made_of_this_history_is_of_this_history(
     store.checkpoint(watermark(40), "a token of another history")
     store.invalidate(watermark(50), "another database")
     oplog.has_event.return_value = False
-    store.copied_first("zero", 0, CopyRecord(watermark(60), watermark(60), "f"))
+    store.add_copy(Replica("zero", 0, watermark(60)), CopyRecord(watermark(60), watermark(60), "f"))
     history.check_copy(watermark(60), watermark(60))
 
 

@@ -13,8 +13,10 @@ import pytest
 from zmsd.errors import StoreError
 from zmsd.position import watermark as mark
 from zmsd.watermarks import sqlite
-from zmsd.watermarks.base import CopyRecord, Identity, ShardRecord
+from zmsd.watermarks.base import CopyRecord, Identity, Replica, ReplicaRecord
 from zmsd.watermarks.sqlite import SqliteStore
+
+ZERO = Replica("zero", 0, mark(5))
 
 
 @pytest.fixture
@@ -69,17 +71,17 @@ def test_a_newer_file_is_left_as_it_is(path: Path) -> None:
 
 def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = SqliteStore(path)
-    store.copied_first("zero", 0, CopyRecord(mark(5), mark(5), "e"))
+    store.add_copy(ZERO, CopyRecord(mark(5), mark(5), "e"))
     store.close()
     steps = sqlite._MIGRATIONS
-    monkeypatch.setattr(sqlite, "_MIGRATIONS", (*steps, "CREATE TABLE more (x); CREATE TABLE shard (x);"))
-    with pytest.raises(StoreError, match="shard already exists"):
+    monkeypatch.setattr(sqlite, "_MIGRATIONS", (*steps, "CREATE TABLE more (x); CREATE TABLE replica (x);"))
+    with pytest.raises(StoreError, match="replica already exists"):
         SqliteStore(path)
     gc.collect()  # as the end of the process does it: the connection still holds its transaction
     monkeypatch.setattr(sqlite, "_MIGRATIONS", (*steps, "CREATE TABLE more (x);", "ALTER TABLE more ADD y;"))
     for _ in range(2):
         again = SqliteStore(path)
-        assert again.shard("zero", 0) == ShardRecord(mark(5), None)
+        assert again.replica(ZERO) == ReplicaRecord(None, (CopyRecord(mark(5), mark(5), "e"),))
         again.close()
 
 
@@ -101,12 +103,12 @@ def test_one_serves_and_others_may_look(path: Path) -> None:
     with pytest.raises(StoreError, match=r"used by another zmsd .*watermarks\.path"):
         SqliteStore(path, serves=True)
     tool = SqliteStore(path)
-    tool.copied_first("zero", 0, CopyRecord(mark(5), mark(5), "e"))
+    tool.add_copy(ZERO, CopyRecord(mark(5), mark(5), "e"))
     tool.close()
-    serving.acked("zero", 0, mark(6))
+    serving.acked(ZERO, mark(6))
     serving.close()
     next_one = SqliteStore(path, serves=True)
-    assert next_one.shard("zero", 0) == ShardRecord(mark(5), mark(6))
+    assert next_one.replica(ZERO) == ReplicaRecord(mark(6), (CopyRecord(mark(5), mark(5), "e"),))
     next_one.close()
 
 

@@ -50,8 +50,19 @@ def test_a_transaction() -> None:
 
 
 def test_reset_required() -> None:
-    (message,) = messages(protocol.reset_required('lost "it" \n é'))
-    assert message == ["control", {"tag": "reset-required", "message": 'lost "it" \n é'}]
+    (message,) = messages(protocol.reset_required('lost "it" \n é', "position-lost", "00", None))
+    tag, body = message
+    assert (tag, body["tag"], body["message"]) == ("control", "reset-required", 'lost "it" \n é')
+    details = body["errorDetails"]
+    assert details.pop("advice")
+    assert details == {"code": "position-lost", "position": "00", "oplogStart": None}
+
+
+def test_lag_report_has_the_form_of_the_postgres_source() -> None:
+    (message,) = messages(protocol.lag_report(1, 2, 3, 4, "00"))
+    timings = {"sendTimeMs": 1, "commitTimeMs": 2, "receiveTimeMs": 3}
+    report = {"lastTimings": timings, "nextSendTimeMs": 4}
+    assert message == ["status", {"ack": False, "lagReport": report}, {"watermark": "00"}]
 
 
 def test_row_changes() -> None:

@@ -1,0 +1,106 @@
+"""What the watermark store knows of the replica that one session serves, and what the session records of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from zmsd.errors import ResumeLost
+from zmsd.replication.publication import Published
+from zmsd.watermarks.base import COPIES, CopyRecord, Replica, ReplicaRecord, WatermarkStore
+
+UNKNOWN = "publication-unknown"
+
+
+class Base(NamedTuple):
+    """From where a replica that comes back continues."""
+
+    place: str
+    """Watermark up to which the replica has everything."""
+    has: Published | None
+    """The publication that its tables are made for; None: nothing is known of the replica."""
+    passes: str | None
+    """Watermark of a recorded schema change that lies ahead: another stream of the replica has it, or its commit was
+    lost. The publication of a replica is a function of its watermark, so this stream must pass that watermark by a
+    schema change of its own."""
+
+
+class ReplicaBook:
+    """The records of one session's replica. For the session's thread; the methods raise StoreError.
+
+    Records are added, never taken back: which streams of the replica have received a schema change is unknown here.
+    """
+
+    def __init__(self, store: WatermarkStore, app: str, shard: int, version: str | None, *, writes: bool) -> None:
+        """:param version: replicaVersion as the client gave it
+        :param writes: False for an observer, of which nothing is recorded
+        """
+        self._store = store
+        self._writes = writes
+        self.replica = Replica(app, shard, (version or "") if writes else "")
+
+    def find(self, last: str, current: Published) -> Base:
+        """Look up a replica that comes back with its last watermark. Raises ResumeLost where the publication that it
+        has is unknown, though it was recorded, or a newer replica was."""
+        if not self.replica.version:  # an observer, or no zero-cache
+            known = [one.version for one in self._of_shard() if one.version <= last]
+            self.replica = self.replica._replace(version=max(known, default="") or last)
+        record = self._store.replica(self.replica) or self._of_older_zmsd(last)
+        if record is None:
+            newer = max((one.version for one in self._of_shard()), default="")
+            if newer > self.replica.version and self._writes:
+                reason = f"nothing is known of this replica, which is older than the replica {newer}"
+                raise ResumeLost(reason, UNKNOWN)
+            return Base(last, None, None)
+        copy = record.copy_before(last)
+        if copy is None:
+            older = f"its last {COPIES} schema changes"
+            if self.replica.version > last:
+                older = f"its own initial sync, {self.replica.version}"
+            raise ResumeLost(f"this replica is older than {older}, and the publication that it has is unknown", UNKNOWN)
+        newest = record.copies[-1].watermark
+        place = copy.stream_from if copy.watermark == last else last
+        return Base(place, self._published(copy.edition, current), newest if newest > last else None)
+
+    def newest(self) -> str:
+        """The watermark of the newest copy on record; empty for none."""
+        record = self._store.replica(self.replica) if self.replica.version else None
+        return record.copies[-1].watermark if record else ""
+
+    def add(self, copy: CopyRecord, published: Published) -> None:
+        """Record a copy whose commit is about to be sent; the first one names the replica."""
+        if not self.replica.version:
+            self.replica = self.replica._replace(version=copy.watermark)
+        if self._writes:
+            self._store.add_edition(copy.edition, published.to_json())
+            self._store.add_copy(self.replica, copy)
+
+    def acked(self, watermark: str) -> None:
+        if self._writes:
+            self._store.acked(self.replica, watermark)
+
+    def _published(self, fingerprint: str, current: Published) -> Published:
+        if fingerprint == current.fingerprint:
+            return current
+        document = self._store.edition(fingerprint)
+        if document is None:
+            raise ResumeLost(f"the publication {fingerprint[:12]} that this replica has is not in the store", UNKNOWN)
+        return Published.from_json(document)
+
+    def _of_shard(self) -> list[Replica]:
+        return [one for one in self._store.replicas() if one[:2] == self.replica[:2]]
+
+    def _of_older_zmsd(self, last: str) -> ReplicaRecord | None:
+        """Take over the record that an older zmsd kept for the whole shard, where it may be this replica's."""
+        whole = self._store.replica(self.replica._replace(version=""))
+        if whole is None:
+            return None
+        copy = whole.copy_before(last)
+        if copy is None:
+            reason = f"this replica is older than the newest one on record, {whole.copies[0].watermark}"
+            raise ResumeLost(reason, UNKNOWN)
+        if copy.watermark < self.replica.version:
+            return None
+        if self._writes:
+            for one in whole.copies:
+                self._store.add_copy(self.replica, one)
+        return whole
