@@ -205,14 +205,12 @@ class Daemon:
         if _fixed_server(new) != _fixed_server(self._config):
             fixed.append("server")
         if fixed:
-            log.warning(
-                kv("settings are other than those it was started with and need a restart", sections=",".join(fixed))
-            )
+            log.warning(kv("changed settings need a restart", sections=",".join(fixed)))
         self._publish()
         log.info(kv("reloaded", tables=len(published.catalog.tables)))
         credentials = credentials_in_use(new)
         if credentials:
-            log.info(kv("credentials are those of the start, a new one needs a restart", names=credentials))
+            log.info(kv("credentials are those of the start, a new one needs a restart", names=",".join(credentials)))
         self._monitor.reloaded(restart=fixed)
         self._results.end(restart=fixed, credentials=credentials, tables=len(published.catalog.tables))
 

@@ -124,6 +124,6 @@ def _tls(files: TlsConfig) -> Finding:
 
 def _is_zmsd(target: Target) -> bool:
     try:
-        return target.get("/healthz").server.startswith("zmsd/")
+        return target.get("/healthz").server.partition("/")[0] == "zmsd"
     except PeerError:
         return False
