@@ -22,6 +22,14 @@ faults: .venv/test
 compat: .venv/test
 	$(PYTEST) tests/e2e/compat.py $(ARGS)
 
+# The package and the unit on a bare Debian 12 with a booted systemd: needs root, debootstrap and systemd-container.
+systemd: .venv/test
+	$(BIN)/pytest tests/systemd/booted.py $(ARGS)
+
+# dist/zmsd_VERSION_ARCHITECTURE.deb, for the Debian release that this runs on (its python3 must be that of .venv).
+deb: .venv/test
+	$(BIN)/python packaging/deb.py $(ARGS)
+
 bench: .venv/test
 	$(BIN)/python -m bench $(ARGS)
 
@@ -48,4 +56,4 @@ clean:
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@
 
-.PHONY: demo test unit integration e2e faults compat bench man style types clean
+.PHONY: demo test unit integration e2e faults compat systemd deb bench man style types clean
