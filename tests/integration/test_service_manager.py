@@ -154,7 +154,7 @@ def test_sigusr1_logs_every_thread_and_the_queues(database: Db, serve: Serve, fo
     assert {"MainThread", "dispatcher", "monitor", "listener", "order", "collection-users", "session-2"} <= named
     text = zmsd.stderr()
     assert text.index("in dump") < text.index("queues "), "the stacks themselves"
-    assert "feed/reader.py" in text
+    assert "mongodb/reader.py" in text
     database.users.insert_one({"_id": "ann"})
     assert zmsd.ready()
 
