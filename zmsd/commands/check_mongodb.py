@@ -123,7 +123,7 @@ class _Preflight:
         if self._source.deployment.sharded:
             yield Finding("warning", "oplog: not looked at behind mongos: see that each shard's holds a day or more")
             return
-        local = self._source.client.local["oplog.rs"]
+        local = self._source.local["oplog.rs"]
         try:
             with translated():
                 ends = [local.find_one({}, {"ts": 1}, sort=[("$natural", order)]) for order in (1, -1)]
@@ -203,7 +203,7 @@ class _Preflight:
         group = {"$group": {"_id": {"$type": "$_id"}, "count": {"$sum": 1}}}
         with translated():
             found = list(
-                self._source.db[name].aggregate([{"$sample": {"size": SAMPLE}}, {"$project": {"_id": 1}}, group])
+                self._source.content[name].aggregate([{"$sample": {"size": SAMPLE}}, {"$project": {"_id": 1}}, group])
             )
         kinds = {str(one["_id"]): int(one["count"]) for one in sorted(found, key=lambda one: -one["count"])}
         total, shown = sum(kinds.values()), ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -252,7 +252,7 @@ class _Preflight:
     def _large_keys(self, table: Table, name: str, path: str) -> Iterator[Finding]:
         """Numbers past 2^53 in a key: JavaScript holds them as the nearest double, so that two keys may become one."""
         past = {"$or": [{path: {"$gt": SAFE}}, {path: {"$lt": -SAFE}}]}
-        collection = self._source.db[table.mapping.collection]
+        collection = self._source.content[table.mapping.collection]
         with translated():
             if path == "_id":  # its index finds the first one
                 found = list(collection.find(past, {path: 1}).limit(1))

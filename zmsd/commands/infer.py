@@ -97,7 +97,7 @@ def _sample(source: Source, name: str, size: int) -> list[Document]:
     """Documents at random; of a collection that has no more, all of them in their order."""
     found: list[Document] = []
     total = 0
-    collection: Any = source.db.get_collection(name, codec_options=_RAW)
+    collection: Any = source.content.get_collection(name, codec_options=_RAW)
     with translated():
         few = collection.estimated_document_count() <= size
         stages = [{"$limit": size}] if few else [{"$sample": {"size": size}}]

@@ -28,8 +28,8 @@ from zmsd import position
 from zmsd.errors import EventUnreadable, ResumeLost, SourceTimeout, SourceUnavailable, TokenUnfit
 from zmsd.mongodb import raw_batch
 from zmsd.mongodb.errors import SCARCITY_HINT, classify, is_scarcity
+from zmsd.mongodb.members import Pin
 from zmsd.mongodb.source import CODEC, Document, Source
-from zmsd.mongodb.time_limit import run_within
 from zmsd.pace import Pace
 
 ENVELOPE = ("operationType", "ns.coll", "to.coll", "documentKey", "txnNumber", "wallTime")
@@ -42,6 +42,8 @@ AWAIT_MS = 1000
 BATCH = 1000
 _CLOSE_SECONDS = 2.0
 """Deadline of killCursors: mongod ends an unused cursor by itself after ten minutes."""
+_MEMBER_WAIT_SECONDS = 5.0
+"""Seconds for which a secondary may lag behind a position before another member is tried."""
 _ROOM = 4 << 20
 """Bytes of resume tokens, or of a whole reply, from which on a batch may have ended because its reply was full: a token
 holds the _id of its document, twice as long, and MongoDB takes one of megabytes."""
@@ -102,6 +104,7 @@ class ChangeCursor:
         self._ahead: _Ahead | None = None
         self._at_hand: deque[_Slice] = deque()  # of the reply that came last
         self._session: ClientSession | None = None
+        self._pin = source.pin()
         self._id = 0
         self._set = source.set
         self._namespace = ""
@@ -149,10 +152,15 @@ class ChangeCursor:
                 raise SourceUnavailable(f"out of memory while reading a change stream: {SCARCITY_HINT}") from error
             raise EventUnreadable(f"bytes that are not valid BSON: {error}") from error
         except PyMongoError as error:
+            is_primary = self._pin.is_primary
             self._drop()
             fault = classify(error)
             if isinstance(fault, SourceTimeout):
                 self._pace.late(busy=fault.busy)
+            if isinstance(fault, ResumeLost) and not is_primary:
+                # A member that was synced recently, or has a smaller oplog: the primary may have more.
+                self._pin = Pin()
+                raise SourceUnavailable(f"{fault} (on a secondary: the primary is asked)") from error
             if isinstance(fault, TokenUnfit) and "resumeAfter" not in self._place:
                 fault = ResumeLost(str(fault))  # not even its time is there
             raise fault from error
@@ -176,7 +184,7 @@ class ChangeCursor:
         """End the cursor on the server. Never raises: a server that is gone has ended it already."""
         if self._id:  # also ends what is under way
             with contextlib.suppress(PyMongoError), pymongo.timeout(_CLOSE_SECONDS):
-                self._source.db.command({"killCursors": self._namespace, "cursors": [Int64(self._id)]})
+                self._source.read({"killCursors": self._namespace, "cursors": [Int64(self._id)]}, self._pin)
         self._drop()
 
     def _receive(self, wait_ms: int) -> Document | RawBSONDocument:
@@ -216,9 +224,8 @@ class ChangeCursor:
             "pipeline": [{"$changeStream": {**self._options, **self._place}}, *self._stages],
             "cursor": {"batchSize": self._asked},
         }
-        reply: Document = run_within(
-            self._pace.seconds, self._source.db, command, session=self._session, codec_options=CODEC
-        )
+        self._wait_for_member()
+        reply: Document = self._source.read(command, self._pin, self._session, seconds=self._pace.seconds)
         self._namespace = reply["cursor"]["ns"].partition(".")[2]
         return reply
 
@@ -232,9 +239,28 @@ class ChangeCursor:
             "maxTimeMS": wait_ms,
         }
         begun = time.monotonic()
-        reply = self._source.db.command(command, session=self._session, codec_options=codec)
+        reply = self._source.read(command, self._pin, self._session, codec)
         self._pace.in_time(time.monotonic() - begun)
         return reply
+
+    def _wait_for_member(self) -> None:
+        """Until a secondary has all that was read before: on one that lags, a stream would begin in its future."""
+        if self._pin.is_primary:
+            return
+        token: Document | None = self._place.get("resumeAfter")
+        after = (
+            position.of_timestamp(self._place["startAtOperationTime"]) - 1
+            if token is None
+            else position.of_token(token)
+        )
+        command = {
+            "find": self._collection or "zmsd",  # it need not exist
+            "projection": {"_id": 1},
+            "limit": 1,
+            "singleBatch": True,
+            "readConcern": {"level": "majority", "afterClusterTime": position.to_timestamp(after)},
+        }
+        self._source.read(command, self._pin, self._session, seconds=_MEMBER_WAIT_SECONDS)
 
     def _drop(self) -> None:
         if self._ahead is not None:
@@ -242,6 +268,7 @@ class ChangeCursor:
             self._ahead = None
         self._at_hand.clear()
         self._id = 0
+        self._pin = self._source.pin()
         if self._session is not None:
             self._session.end_session()
             self._session = None

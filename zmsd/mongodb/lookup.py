@@ -18,7 +18,7 @@ from pymongo.errors import PyMongoError
 from zmsd import position
 from zmsd.errors import SourceUnavailable
 from zmsd.mongodb.errors import SNAPSHOT_GONE, SNAPSHOT_RETRY, classify, code_of, undecodable
-from zmsd.mongodb.source import CODEC, Document, Source, as_documents
+from zmsd.mongodb.source import Document, Source
 
 Found = dict[bytes, Document]
 Left = dict[tuple[str, bytes], Document | None]
@@ -101,7 +101,9 @@ class Lookup:
             done += _matched(together, found)
             rest = rest[len(together) :]
         if rest and fallback:
-            found = self._read(rest, {"level": "majority"})
+            # Not older than the events: a secondary may be behind them.
+            newest = position.of_token(rest[-1]["_id"])
+            found = self._read(rest, {"level": "majority", "afterClusterTime": position.to_timestamp(newest)})
             if found is None:
                 raise SourceUnavailable(f"{self._collection}: documents cannot be read just now")
             done += _matched(rest, found)
@@ -113,15 +115,15 @@ class Lookup:
         command: Document = {"find": self._collection, "filter": {"_id": {"$in": ids}}, "readConcern": concern}
         if self._select is not None:
             command["projection"] = self._select
-        try:
-            found = list(self._source.db.cursor_command(command, codec_options=CODEC))
-            return {_hashable(document["_id"]): document for document in as_documents(found)}
-        except PyMongoError as error:
-            if code_of(error) in SNAPSHOT_GONE | SNAPSHOT_RETRY:
-                return None
-            raise classify(error) from error
-        except (InvalidBSON, MemoryError) as error:
-            raise undecodable(self._collection, error) from error
+        for preference in self._source.preferences:
+            try:
+                return {_hashable(document["_id"]): document for document in self._source.find(command, preference)}
+            except PyMongoError as error:
+                if code_of(error) not in SNAPSHOT_GONE | SNAPSHOT_RETRY:
+                    raise classify(error) from error
+            except (InvalidBSON, MemoryError) as error:
+                raise undecodable(self._collection, error) from error
+        return None
 
 
 def _matched(events: list[Document], found: Found) -> list[tuple[Document, Document | None]]:

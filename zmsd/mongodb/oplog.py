@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from bson.int64 import Int64
-from pymongo import ReadPreference
 from pymongo.errors import OperationFailure, PyMongoError
 
 from zmsd import position
@@ -96,8 +95,7 @@ def _has_entry(source: Source, at: int) -> bool | None:
 
 
 def _first_entry(source: Source, query: dict[str, Any]) -> int | None:
-    entries = source.client.get_database("local", read_preference=ReadPreference.PRIMARY)["oplog.rs"]
-    entry = entries.find_one(query, {"ts": 1}, sort=[("$natural", 1)])
+    entry = source.local["oplog.rs"].find_one(query, {"ts": 1}, sort=[("$natural", 1)])
     return None if entry is None else position.of_timestamp(entry["ts"])
 
 

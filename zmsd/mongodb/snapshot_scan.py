@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from threading import Event, Thread
-from typing import Any
 
 import pymongo
 from bson.errors import InvalidBSON
 from pymongo.client_session import ClientSession
-from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 
 from zmsd import position
@@ -28,8 +26,8 @@ from zmsd.log import Repeated, kv
 from zmsd.mongodb import raw_batch
 from zmsd.mongodb.content_reader import Fields
 from zmsd.mongodb.errors import REFUSED_WAIT, SNAPSHOT_GONE, SNAPSHOT_RETRY, backoff, classify, code_of, undecodable
+from zmsd.mongodb.members import Pin
 from zmsd.mongodb.source import Document, Source, as_documents, translated
-from zmsd.mongodb.time_limit import run_within
 from zmsd.pace import Pace
 
 log = logging.getLogger(__name__)
@@ -38,11 +36,6 @@ BATCH = 1000
 _CLOSE_SECONDS = 2.0
 """Deadline of killCursors: mongod ends an unused cursor by itself after ten minutes."""
 _NO_INDEX = 2  # BadValue: the hint names an index that is not there
-
-
-def _run(_seconds: float, database: Database[Document], command: Document, **options: Any) -> Any:
-    """As run_within, with the driver's deadline for every request."""
-    return database.command(command, **options)
 
 
 class Scan:
@@ -115,12 +108,13 @@ class Scan:
         if self.exact:
             command["readConcern"] = {"level": "snapshot", "atClusterTime": position.to_timestamp(self._at)}
         else:
-            command["readConcern"] = {"level": "majority"}
-        db = self._source.db
+            # Not older than the position: a secondary may be behind it, and only changes since then are replayed.
+            command["readConcern"] = {"level": "majority", "afterClusterTime": position.to_timestamp(self._at)}
         if not self._is_collection():
             return True
+        pin = self._source.pin()
         with self._source.client.start_session(causal_consistency=False) as session:
-            cursor, length, parts = self._ask(command, session, run_within if slow else _run)
+            cursor, length, parts = self._ask(command, pin, session, self._pace.seconds if slow else None)
             if not self._is_collection():
                 return True  # a view took the name meanwhile; the event that dropped the collection follows
             namespace = cursor["ns"].partition(".")[2]
@@ -133,10 +127,10 @@ class Scan:
                     if not cursor["id"]:
                         return not slow or not length
                     more = {"getMore": cursor["id"], "collection": namespace, "batchSize": size}
-                    cursor, length, parts = self._ask(more, session)
+                    cursor, length, parts = self._ask(more, pin, session)
             except GeneratorExit:
                 with suppress(PyMongoError), pymongo.timeout(_CLOSE_SECONDS):
-                    db.command({"killCursors": namespace, "cursors": [cursor["id"]]}, session=session)
+                    self._source.read({"killCursors": namespace, "cursors": [cursor["id"]]}, pin, session)
                 raise
 
     def _is_collection(self) -> bool:
@@ -144,9 +138,12 @@ class Scan:
         found = list(self._source.db.list_collections(filter={"name": self.collection}))
         return all(info.get("type", "collection") == "collection" for info in found)
 
-    def _ask(self, command: Document, session: ClientSession, run: Callable[..., Any] = _run) -> raw_batch.Split:
+    def _ask(
+        self, command: Document, pin: Pin, session: ClientSession, seconds: float | None = None
+    ) -> raw_batch.Split:
+        """:param seconds: the deadline, None for that of every request"""
         begun = time.monotonic()
-        reply = run(self._pace.seconds, self._source.db, command, session=session, codec_options=raw_batch.RAW)
+        reply = self._source.read(command, pin, session, raw_batch.RAW, seconds=seconds)
         self._pace.in_time(time.monotonic() - begun)
         return raw_batch.split(bytes(reply["cursor"].raw), self._slice_size)
 

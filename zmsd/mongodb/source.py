@@ -13,9 +13,12 @@ from typing import Any
 import pymongo
 from bson import DBRef
 from bson.codec_options import CodecOptions, DatetimeConversion
-from pymongo import MongoClient
+from pymongo import MongoClient, ReadPreference
+from pymongo.client_session import ClientSession
 from pymongo.database import Database
 from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import _ServerMode
 
 from zmsd import position
 from zmsd.errors import (
@@ -30,6 +33,8 @@ from zmsd.errors import (
 from zmsd.log import kv
 from zmsd.mongodb.deployment import Deployment, ask, standalone
 from zmsd.mongodb.errors import classify, code_of, is_transient
+from zmsd.mongodb.members import MemberSelector, Pin
+from zmsd.mongodb.time_limit import run_within
 from zmsd.pace import FIRST_SECONDS
 from zmsd.prometheus import Counter
 
@@ -85,14 +90,20 @@ class Source:
 
     def __init__(self, uri: str, database: str) -> None:
         """Connects in the background; raises SourceRefused for a URI that pymongo does not take."""
+        self._members = MemberSelector()
         given = uri.partition("?")[2].lower()
         defaults: dict[str, Any] = {name: value for name, value in _TIMEOUTS.items() if name.lower() not in given}
         self._make_client: Callable[[], MongoClient[Document]] = partial(
-            MongoClient, uri, appname="zmsd", maxPoolSize=0, **defaults, **_DEADLINES
+            MongoClient,
+            uri,
+            appname="zmsd",
+            maxPoolSize=0,
+            server_selector=self._members,
+            **defaults,
+            **_DEADLINES,
         )
         with translated():
-            self.client = self._make_client()
-        self.db: Database[Document] = self.client.get_database(database, codec_options=CODEC)
+            self._use(self._make_client(), database)
         self.images: frozenset[str] = frozenset()
         self.missing_images: dict[str, SourceError] = {}
         """Collection -> why its images could not be switched on at the last try."""
@@ -124,8 +135,20 @@ class Source:
         """
         with translated():
             old, client = self.client, self._make_client()
-        self.client, self.db = client, client.get_database(self.db.name, codec_options=CODEC)
+        self._use(client, self.db.name)
         old.close()
+
+    def _use(self, client: MongoClient[Document], database: str) -> None:
+        options: Any = {"read_preference": ReadPreference.PRIMARY, "read_concern": ReadConcern()}
+        self.client = client
+        self.db: Database[Document] = client.get_database(database, CODEC, **options)
+        """The published database, read on the primary."""
+        self.local: Database[Document] = client.get_database("local", CODEC, **options)
+        """The database ``local`` of the primary, with its oplog."""
+        self.content: Database[Document] = client.get_database(
+            database, CODEC, read_preference=client.read_preference, read_concern=ReadConcern("majority")
+        )
+        """The published database, read where the URI's read preference says: for samples of documents."""
 
     @property
     def wants_images(self) -> bool:
@@ -136,8 +159,7 @@ class Source:
         """Ask the deployment again what it is: an upgrade, or another featureCompatibilityVersion, changes that while
         connections last. Raises SourceError."""
         with translated():
-            run = partial(self.db.command, codec_options=CODEC)
-            found = ask(run, run)
+            found = ask(partial(self.db.command, codec_options=CODEC), partial(self.read, pin=self.pin()))
         with self._lock:
             if found != self.deployment:
                 if self.deployment.version:
@@ -157,6 +179,39 @@ class Source:
         with translated():
             return self.db.command(command, codec_options=CODEC)
 
+    def pin(self) -> Pin:
+        """For the commands of one cursor, which go to one member that the URI's read preference allows."""
+        return Pin(self.client.read_preference)
+
+    def read(
+        self,
+        command: Document,
+        pin: Pin,
+        session: ClientSession | None = None,
+        codec: CodecOptions[Any] = CODEC,
+        *,
+        seconds: float | None = None,
+    ) -> Any:
+        """Run a command of a cursor on the member that has the cursor. Raises PyMongoError.
+
+        :param seconds: a time limit of its own (time_limit.run_within); None: the deadline of every request
+        """
+        options: dict[str, Any] = {"read_preference": pin.preference, "session": session, "codec_options": codec}
+        with self._members.pinned(pin):
+            if seconds is not None:
+                return run_within(seconds, self.db, command, **options)
+            return self.db.command(command, **options)
+
+    def find(self, command: Document, preference: _ServerMode) -> list[Document]:
+        """All documents that a find or aggregate command gives. Raises PyMongoError."""
+        return as_documents(list(self.db.cursor_command(command, read_preference=preference, codec_options=CODEC)))
+
+    @property
+    def preferences(self) -> tuple[_ServerMode, ...]:
+        """The URI's read preference, then the primary: a secondary that was synced recently has less history."""
+        wanted = self.client.read_preference
+        return (wanted,) if wanted == ReadPreference.PRIMARY else (wanted, ReadPreference.PRIMARY)
+
     def run(self, pipeline: list[Document], seconds: float = FIRST_SECONDS) -> list[Document]:
         """The results of a pipeline that begins with ``$documents``. Raises EvaluationError where its stages fail, or
         are too much with their documents.
@@ -167,7 +222,7 @@ class Source:
         longer = pymongo.timeout(seconds) if seconds > FIRST_SECONDS else nullcontext()
         try:
             with longer:
-                return as_documents(list(self.db.cursor_command(command, codec_options=CODEC)))
+                return self.find(command, self.client.read_preference)
         except OperationFailure as error:
             fault = classify(error)
             if isinstance(fault, (SourceRefused, SourceTimeout)):
@@ -191,7 +246,7 @@ class Source:
     def oplog_start(self) -> int | None:
         """The position of the oldest entry in the oplog; None where reading ``local`` is not allowed."""
         try:
-            first = self.client.local["oplog.rs"].find_one({}, {"ts": 1}, sort=[("$natural", 1)])
+            first = self.local["oplog.rs"].find_one({}, {"ts": 1}, sort=[("$natural", 1)])
         except PyMongoError:
             return None
         return position.of_timestamp(first["ts"]) if first else None

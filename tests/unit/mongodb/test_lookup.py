@@ -3,6 +3,7 @@ from __future__ import annotations
 from unittest.mock import MagicMock
 
 import pytest
+from pymongo import ReadPreference
 from pymongo.errors import OperationFailure
 
 from zmsd.errors import SourceUnavailable
@@ -10,8 +11,8 @@ from zmsd.mongodb.lookup import Lookup
 
 
 def test_a_read_that_fails_does_not_say_that_a_document_is_gone() -> None:
-    source = MagicMock()
-    source.db.cursor_command.side_effect = OperationFailure("pending catalog changes", 246)
+    source = MagicMock(preferences=(ReadPreference.PRIMARY,))
+    source.find.side_effect = OperationFailure("pending catalog changes", 246)
     event = {"_id": {"_data": f"82{5:016X}"}, "operationType": "update", "documentKey": {"_id": 1}}
     with pytest.raises(SourceUnavailable):
         Lookup(source, "a", None).complete([event], before=False)

@@ -14,6 +14,7 @@ import bson
 import pytest
 from bson import Timestamp
 from bson.raw_bson import RawBSONDocument
+from pymongo import ReadPreference
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 
 from tests.support.wait import wait_until
@@ -26,10 +27,11 @@ from zmsd.mongodb.change_cursor import ChangeCursor
 from zmsd.mongodb.content_reader import Watched
 from zmsd.mongodb.feed import AdaptiveFeed, CollectionFeed, DatabaseFeed, Feed, StreamFeed, open_feed
 from zmsd.mongodb.lookup import Lookup
+from zmsd.mongodb.members import Pin
 from zmsd.mongodb.reader import Health, Reader
 from zmsd.mongodb.sequencer import Piece
 from zmsd.mongodb.snapshot_scan import Scan, prefetched
-from zmsd.mongodb.source import Document, Source
+from zmsd.mongodb.source import CODEC, Document, Source
 from zmsd.prometheus import Counter
 
 T = 1795407798 << 32 | 20
@@ -74,6 +76,8 @@ class Script:
         self._lock = Lock()
         source = MagicMock(db=self, images=frozenset(), wants_images=False, failures=Counter())
         source.deployment.sharded = False
+        source.read = lambda command, _pin, _session=None, codec=CODEC, **_: self.command(command, codec_options=codec)
+        source.pin = Pin
         self.source = cast(Source, source)
 
     def command(self, command: Document, **_: Any) -> Document:
@@ -507,14 +511,14 @@ class Documents:
     def __init__(self, states: dict[int, list[Document]]) -> None:
         self.states = states
 
-    def cursor_command(self, command: Document, **_: Any) -> list[Document]:
+    def find(self, command: Document, _: Any) -> list[Document]:
         at = position.of_timestamp(command["readConcern"]["atClusterTime"])
         wanted = command["filter"]["_id"]["$in"]
         return [document for document in self.states[at] if document["_id"] in wanted]
 
 
 def looked_up(states: dict[int, list[Document]], *events: Document) -> list[Document]:
-    source = MagicMock(db=Documents(states))
+    source = MagicMock(find=Documents(states).find, preferences=(ReadPreference.PRIMARY,))
     Lookup(source, "a", None).complete(list(events), before=True)
     return list(events)
 
