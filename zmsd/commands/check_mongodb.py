@@ -45,7 +45,7 @@ def preflight(settings: Config, catalog: Catalog) -> Iterator[Finding]:
     try:
         source = Source(settings.mongodb.uri, settings.mongodb.database)
     except SourceError as error:
-        yield Finding("error", f"mongodb: {error} (mongodb.uri)")
+        yield Finding("error", f"mongodb: {error}")
         return
     try:
         yield from _Preflight(source, settings, catalog).findings()

@@ -16,6 +16,7 @@ from bson.raw_bson import RawBSONDocument
 from zmsd import log as logs
 from zmsd.commands.infer_tables import Table, guess
 from zmsd.config import document as documents
+from zmsd.config import mongodb_uri
 from zmsd.config import settings as config
 from zmsd.errors import ZmsdError
 from zmsd.log import write_line
@@ -33,7 +34,7 @@ def infer(uri: str, database: str | None, out: Path, sample: int, force: bool) -
     """The exit code. Raises ZmsdError; no file is written over without ``force``."""
     logs.setup("error")
     try:
-        named = config.database_of(uri)
+        named = mongodb_uri.database_of(uri)
     except ValueError as error:
         raise ZmsdError(f"--uri: {error}") from None
     name = database or named

@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pymongo import uri_parser
-from pymongo.errors import PyMongoError
-
 from zmsd.config import document as documents
+from zmsd.config import mongodb_uri
 from zmsd.config.document import Document, Keys
 from zmsd.config.reader import Credentials, Reader, Variables, kind, setting
 from zmsd.errors import MAX_FAULTS, ConfigError
@@ -206,7 +204,7 @@ def _with_uri(reader: Reader, section: MongodbConfig) -> MongodbConfig:
     if not uri:
         return section
     try:
-        database = database_of(uri)
+        database = mongodb_uri.database_of(uri)
     except ValueError as exc:
         reader.fault(place, str(exc))
         return section
@@ -230,38 +228,6 @@ def database_problem(name: str) -> str | None:
     if name in ("admin", "config", "local"):
         return f"{name} is MongoDB's own database, which cannot be published"
     return None
-
-
-def database_of(uri: str) -> str:
-    """The database that a MongoDB URI names, or "". Raises ValueError with what is wrong, without the secrets in it."""
-    try:
-        return _database(uri)
-    except _URI_ERRORS as exc:
-        raise ValueError(_uri_reason(uri, exc)) from None
-
-
-_URI_ERRORS = (PyMongoError, ValueError, TypeError, OSError)
-
-
-def _database(uri: str) -> str:
-    """The database that ``uri`` names, or ""; raises _URI_ERRORS. Asks no DNS: a network that is down is no fault."""
-    if uri.startswith("mongodb+srv://"):
-        uri, _, options = uri.replace("+srv", "", 1).partition("?")
-        uri += "?" + "&".join(option for option in options.split("&") if not option.lower().startswith("srv"))
-    return uri_parser.parse_uri(uri)["database"] or ""
-
-
-def _uri_reason(uri: str, exc: Exception) -> str:
-    """What is wrong with ``uri``, from an error about the URI without its credentials, so that none can be in it."""
-    before, at, after = uri.rpartition("@")
-    if at:
-        try:
-            _database(f"{before.partition('://')[0]}://user:password@{after}")
-        except _URI_ERRORS as other:
-            exc = other
-        else:
-            return "the user name and password must be percent-encoded"
-    return " ".join(str(exc).split())
 
 
 def _check_host(reader: Reader, section: ServerConfig) -> None:

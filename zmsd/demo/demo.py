@@ -18,6 +18,7 @@ from pymongo.errors import PyMongoError
 from zmsd import log as logs
 from zmsd.commands.change_source_client import SourceClient
 from zmsd.commands.tail import Viewer
+from zmsd.config import mongodb_uri
 from zmsd.config import settings as config
 from zmsd.daemon import Daemon
 from zmsd.demo.chat import COLLECTIONS, Chat
@@ -109,7 +110,7 @@ def _chat(uri: str) -> Iterator[Chat]:
 
 def _database(uri: str) -> str:
     try:
-        return config.database_of(uri) or DATABASE
+        return mongodb_uri.database_of(uri) or DATABASE
     except ValueError as error:
         raise ZmsdError(f"--uri: {error}") from error
 

@@ -16,6 +16,7 @@ from pymongo.errors import (
     ConfigurationError,
     ConnectionFailure,
     NetworkTimeout,
+    NotPrimaryError,
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
@@ -92,7 +93,7 @@ def undecodable(collection: str, error: InvalidBSON | MemoryError) -> SourceErro
     """
     if is_scarcity(error):
         return SourceUnavailable(f"out of memory while reading collection {collection}: {SCARCITY_HINT}")
-    reason = f"collection {collection} has a document with bytes that are not valid BSON ({error})"
+    reason = f"collection {collection} has a document with bytes that are not valid BSON ({one_line(error)})"
     return SourceRefused(f"{reason}: replace or delete it, mongod's validate finds it from 6.2 on")
 
 
@@ -115,24 +116,64 @@ _ADVICE = (
         "No replica set members available",
         "start mongod with this --replSet and run rs.initiate() once, or correct the URI",
     ),
-    ("No replica set members match", "it has no primary: an election is under way, or rs.initiate() was never run"),
+    ("is primary", "an election is under way, or rs.initiate() was never run"),
+    ("readPreference", "wait for one, or correct the URI"),
     ("Authentication failed", "see to user, password and authSource"),
     ("requires authentication", "give a user: mongodb://USER:PASSWORD@HOST/..."),
     ("not authorized on", "its user lacks a role, zmsd check says which"),
 )
 """What to do, by what the text says. Behind "No replica set members available" stands the name that the URI gives."""
-_COMMAND = re.compile(r"( to execute command) \{ (\w+):.*", re.DOTALL)
+_REWRITTEN: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern, re.DOTALL), text)
+    for pattern, text in (
+        # what the driver and mongod append
+        (r",? ?full error: .*", ""),
+        (r",? ?Timeout: [0-9.]+s, Topology Description: .*", ""),
+        (r" \(configured timeouts: [^)]*\)", ""),
+        (r"( to execute command) \{ (\w+):.*", r"\1 \2"),
+        (r" ?\(_ssl\.c:\d+\)", ""),
+        (r"\[Errno -?\d+\] ", ""),
+        # what the driver says in its own terms
+        (r'No replica set members match selector "Primary\(.*?\)"', "no member of the replica set is primary"),
+        (
+            r'No replica set members match selector ".*?"',
+            "no member of the replica set satisfies the URI's readPreference",
+        ),
+        (r"Cannot use MongoClient after close", "the connection was closed meanwhile"),
+        (r"encoding with 'idna' codec failed.*", "the name of the host is not valid"),
+        # values and Python's names
+        (r"RawBSONDocument\(.*", "a document"),
+        (r"CodecOptions\(.*", ""),
+        (r"<class '[\w.]*?(\w+)'>", r"\1"),
+        (r"\{[^{}]{0,40}(\{.*\}|[^{}]{40,}).*\}", "{…}"),
+    )
+)
+
+
+def one_line(error: BaseException | str) -> str:
+    """Return the text of an error for people: one line without dumps, class names and addresses of source lines.
+
+    Every text of the driver and of mongod that zmsd shows has been through this function.
+    """
+    text = str(error)
+    for pattern, replacement in _REWRITTEN:
+        text = pattern.sub(replacement, text)
+    return " ".join(text.split()) or "no reason was given"
+
+
+def message_of(error: OperationFailure) -> str:
+    """Return mongod's own message, for people."""
+    return one_line(str((error.details or {}).get("errmsg") or error))
 
 
 def _text(error: PyMongoError) -> str:
-    """One line of the error, without the dumps that pymongo and mongod append, and what to do."""
+    """Return one line of the error for people, and what to do."""
     if isinstance(error, OperationFailure):
-        details = error.details or {}
-        text = _COMMAND.sub(r"\1 \2", str(details.get("errmsg") or error))
-        text += f" ({details.get('codeName') or 'error'}, code {error.code})"
+        text = f"{message_of(error)} ({(error.details or {}).get('codeName') or 'error'}, code {error.code})"
+    elif isinstance(error, NotPrimaryError):
+        text = "the member is not primary any more"
     else:
-        lines = str(error).split(", Timeout: ")[0].split(" (configured timeouts:")[0].splitlines()
-        text = f"{type(error).__name__}: {lines[0] if lines else ''}"
+        text = one_line(error)
     for found, advice in _ADVICE:
         if found in text:
             return f"{text}: {advice} (mongodb.uri)"

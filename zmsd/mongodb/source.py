@@ -21,6 +21,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import _ServerMode
 
 from zmsd import position
+from zmsd.config import mongodb_uri
 from zmsd.errors import (
     EvaluationError,
     ResumeLost,
@@ -32,7 +33,7 @@ from zmsd.errors import (
 )
 from zmsd.log import kv
 from zmsd.mongodb.deployment import Deployment, ask, standalone
-from zmsd.mongodb.errors import classify, code_of, is_transient
+from zmsd.mongodb.errors import classify, code_of, is_transient, message_of, one_line
 from zmsd.mongodb.members import MemberSelector, Pin
 from zmsd.mongodb.time_limit import run_within
 from zmsd.pace import FIRST_SECONDS
@@ -78,19 +79,22 @@ def as_documents(found: list[Any]) -> list[Document]:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Errors of pymongo become zmsd's own (faults.classify)."""
+    """Make errors of the driver zmsd's own (errors.classify). Only the driver is called within."""
     try:
         yield
     except PyMongoError as error:
         raise classify(error) from error
+    except (OSError, ValueError, TypeError, LookupError) as error:  # as from a password that cannot be normalised
+        raise SourceRefused(f"the driver cannot use the URI: {one_line(error)} (mongodb.uri)") from error
 
 
 class Source:
     """One database of a MongoDB deployment. Its methods may be called from any thread; they raise SourceError."""
 
     def __init__(self, uri: str, database: str) -> None:
-        """Connects in the background; raises SourceRefused for a URI that pymongo does not take."""
+        """Connects in the background. Raises SourceError if the driver rejects the URI, or a file that it names."""
         self._members = MemberSelector()
+        self._uri = uri
         given = uri.partition("?")[2].lower()
         defaults: dict[str, Any] = {name: value for name, value in _TIMEOUTS.items() if name.lower() not in given}
         self._make_client: Callable[[], MongoClient[Document]] = partial(
@@ -101,9 +105,9 @@ class Source:
             server_selector=self._members,
             **defaults,
             **_DEADLINES,
+            **mongodb_uri.client_options(uri),
         )
-        with translated():
-            self._use(self._make_client(), database)
+        self._use(self._connect(), database)
         self.images: frozenset[str] = frozenset()
         self.missing_images: dict[str, SourceError] = {}
         """Collection -> why its images could not be switched on at the last try."""
@@ -131,12 +135,17 @@ class Source:
         """Connect anew. A driver that has once seen a later election turns every primary of an earlier one away, and
         such is the primary of a restored or another replica set: that it is another shall be seen.
 
-        Raises SourceError where the names behind mongodb+srv cannot be had; all stays as it is then.
+        Raises SourceError if a new client cannot be made, as while a CA file is replaced: the old one stays in use.
         """
-        with translated():
-            old, client = self.client, self._make_client()
+        old, client = self.client, self._connect()
         self._use(client, self.db.name)
         old.close()
+
+    def _connect(self) -> MongoClient[Document]:
+        try:
+            return self._make_client()
+        except Exception as error:  # the driver raises whatever an option or a file gives: OSError, SSLError, KeyError
+            raise SourceUnavailable(f"{mongodb_uri.why_not(self._uri, error)} (mongodb.uri)") from error
 
     def _use(self, client: MongoClient[Document], database: str) -> None:
         options: Any = {"read_preference": ReadPreference.PRIMARY, "read_concern": ReadConcern()}
@@ -229,10 +238,9 @@ class Source:
                 raise fault from error
             if is_transient(error) or isinstance(fault, (ResumeLost, TokenUnfit)):
                 raise SourceUnavailable(str(fault)) from error
-            reason = str((error.details or {}).get("errmsg") or error).rpartition(" :: caused by :: ")[2]
-            raise EvaluationError(reason) from error
+            raise EvaluationError(message_of(error).rpartition(" :: caused by :: ")[2]) from error
         except DocumentTooLarge as error:
-            raise EvaluationError(str(error)) from error
+            raise EvaluationError(one_line(error)) from error
         except PyMongoError as error:
             raise classify(error) from error
 

@@ -134,8 +134,7 @@ class Dispatcher:
                     level = logging.ERROR if isinstance(error, SourceRefused) else logging.WARNING
                     self._repeated.failed(error, level)
                     if self._repeated.attempts % _RENEW == 0:
-                        with suppress(SourceError):  # it was said that it is away
-                            self._hub.source.renew()
+                        self._renew(error)
                     self._wait(REFUSED_WAIT if isinstance(error, SourceRefused) else next(self._waits))
                 except StoreError as error:  # what the database is known by must be kept before it is read
                     self._readiness.set(str(error))
@@ -148,6 +147,14 @@ class Dispatcher:
             self._readiness.set("stopping")
             if not self._stop.is_set():
                 self._died("dispatcher")
+
+    def _renew(self, why: SourceError) -> None:
+        """Make the connection anew. If that fails too, as while a certificate's file is replaced, report both."""
+        try:
+            self._hub.source.renew()
+        except SourceError as error:
+            self._repeated.failed(error)
+            self._readiness.set(f"{why}; the connection cannot be made again: {error}")
 
     def _feed_once(self) -> None:
         """From preparing the database to the feed's end."""
