@@ -60,7 +60,7 @@ def test_every_line_has_its_priority(
         (r"zmsd starts version=\S+ database=\S+$", 6),
         (r"listening address=127.0.0.1:\d+$", 6),
         (r"session begins session=\d+ app=zero shard=0 address=127.0.0.1 last_watermark=null$", 6),
-        (r'rejected table=user reason="dict in string column name" id=ann$', 4),
+        (r'rejected table=user reason="object in string column name" id=ann$', 4),
         (r"reload refused fault=", 3),
         (r"stack of thread dispatcher:$", 6),
         (r'  File ".*/zmsd/mongodb/feed.py", line \d+, in read$', 6),

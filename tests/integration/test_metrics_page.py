@@ -88,7 +88,7 @@ def test_what_a_feed_and_a_client_do(database: Db, serve: Serve, follow: Follow)
     assert found["zmsd_rows_total{table=imageMessage}"] == 1
     assert found["zmsd_rows_total{table=systemMessage}"] == 0
     assert found["zmsd_rows_total{table=room}"] == 1
-    assert found["zmsd_rejected_rows_total{table=room,reason=dict in string column title}"] == 1
+    assert found["zmsd_rejected_rows_total{table=room,reason=object in string column title}"] == 1
     assert found["zmsd_transactions_total"] == 20 + 2 + 1 + 1
     assert found["zmsd_sent_rows_total"] == 100 + 20 + 2 + 2 + 1
     assert 1 <= found["zmsd_lag_seconds_count"] <= 24

@@ -73,8 +73,8 @@ def test_what_is_said(database: Db, serve: Serve, follow: Follow) -> None:
     assert 0 <= users["lag"] < 30
     assert users["queue"] == [0, 2]
     (reject,) = found["rejected"]["newest"]
-    assert (reject["table"], reject["reason"], reject["id"]) == ("user", "dict in string column name", "bob")
-    assert found["rejected"]["counts"] == [{"table": "user", "reason": "dict in string column name", "count": 1}]
+    assert (reject["table"], reject["reason"], reject["id"]) == ("user", "object in string column name", "bob")
+    assert found["rejected"]["counts"] == [{"table": "user", "reason": "object in string column name", "count": 1}]
     history = wait_until(lambda: len((now := status(zmsd))["history"]["when"]) > 1 and now["history"], "two looks")
     assert len(history["when"]) == len(history["rate"]) == len(history["lag"])
     assert history["when"] == sorted(history["when"])

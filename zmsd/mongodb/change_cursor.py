@@ -27,7 +27,7 @@ from pymongo.errors import PyMongoError
 from zmsd import position
 from zmsd.errors import EventUnreadable, ResumeLost, SourceTimeout, SourceUnavailable, TokenUnfit
 from zmsd.mongodb import raw_batch
-from zmsd.mongodb.errors import SCARCITY_HINT, classify, is_scarcity
+from zmsd.mongodb.errors import SCARCITY_HINT, classify, is_scarcity, one_line
 from zmsd.mongodb.members import Pin
 from zmsd.mongodb.source import CODEC, Document, Source
 from zmsd.pace import Pace
@@ -150,7 +150,7 @@ class ChangeCursor:
             self._drop()
             if is_scarcity(error):
                 raise SourceUnavailable(f"out of memory while reading a change stream: {SCARCITY_HINT}") from error
-            raise EventUnreadable(f"bytes that are not valid BSON: {error}") from error
+            raise EventUnreadable(f"bytes that are not valid BSON: {one_line(error)}") from error
         except PyMongoError as error:
             is_primary = self._pin.is_primary
             self._drop()

@@ -239,9 +239,9 @@ class ReaderThread:
             pass
         except SourceError as fault:
             error = fault
-        except Exception as bug:  # a bug: said here with its traceback, and the feed begins again
+        except Exception:  # a bug: said here with its traceback, and the feed begins again
             log.exception("reader failed")
-            error = SourceUnavailable(f"reader {self._reader.name} failed: {bug!r}")
+            error = SourceUnavailable(f"internal error of reader {self._reader.name}, see the log")
         finally:
             self._reader.close()
             self.channel.close(error)

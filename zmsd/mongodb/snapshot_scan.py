@@ -25,7 +25,17 @@ from zmsd.errors import SourceError, SourceRefused, SourceTimeout, SourceUnavail
 from zmsd.log import Repeated, kv
 from zmsd.mongodb import raw_batch
 from zmsd.mongodb.content_reader import Fields
-from zmsd.mongodb.errors import REFUSED_WAIT, SNAPSHOT_GONE, SNAPSHOT_RETRY, backoff, classify, code_of, undecodable
+from zmsd.mongodb.errors import (
+    REFUSED_WAIT,
+    SNAPSHOT_GONE,
+    SNAPSHOT_RETRY,
+    backoff,
+    classify,
+    code_of,
+    message_of,
+    one_line,
+    undecodable,
+)
 from zmsd.mongodb.members import Pin
 from zmsd.mongodb.source import Document, Source, as_documents, translated
 from zmsd.pace import Pace
@@ -160,8 +170,8 @@ class Scan:
             self.exact = False
             return
         if code == _NO_INDEX and isinstance(error, OperationFailure):
-            raise SourceRefused(f"{self.collection} cannot be read in the order of _id: {error}") from error
-        fault = SourceUnavailable(str(error)) if code in SNAPSHOT_RETRY else classify(error)
+            raise SourceRefused(f"{self.collection} cannot be read in the order of _id: {message_of(error)}") from error
+        fault = SourceUnavailable(one_line(error)) if code in SNAPSHOT_RETRY else classify(error)
         if not isinstance(fault, (SourceUnavailable, SourceRefused)):
             raise fault from error
         if isinstance(fault, SourceTimeout):
@@ -184,9 +194,9 @@ def prefetched(scan: Scan, stop: Event) -> Iterator[list[Document]]:
             pass
         except SourceError as fault:
             error = fault
-        except Exception as bug:  # a bug: said with its traceback, and the copy begins again
+        except Exception:  # a bug: said with its traceback, and the copy begins again
             log.exception("copy failed")
-            error = SourceUnavailable(f"copy of {scan.collection} failed: {bug!r}")
+            error = SourceUnavailable(f"internal error of the copy of {scan.collection}, see the log")
         finally:
             channel.close(error)
 

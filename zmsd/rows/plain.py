@@ -14,6 +14,7 @@ from typing import Any
 from bson import DBRef, ObjectId
 
 from zmsd.rows import bson_json
+from zmsd.rows.bson_types import type_name
 from zmsd.rows.filters import compile_filter
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Table
@@ -139,7 +140,7 @@ def _slow(
         if text is not None:
             return text
         if rejects is not None:
-            rejects.add(table, f"{type(value).__name__} in {kind} column {column}", document.get(id_field))
+            rejects.add(table, f"{type_name(value)} in {kind} column {column}", document.get(id_field))
         return "null"
 
     return slow

@@ -122,11 +122,11 @@ def test_a_value_that_does_not_fit_is_null_and_counted() -> None:
         {"id": "3", "n": None, "b": True, "s": "true"},
     ]
     assert rejects.counts() == {
-        ("t", "str in number column n"): 1,
-        ("t", "str in boolean column b"): 1,
-        ("t", "list in number column n"): 1,
-        ("t", "list in boolean column b"): 1,
-        ("t", "list in string column s"): 1,
+        ("t", "string in number column n"): 1,
+        ("t", "string in boolean column b"): 1,
+        ("t", "array in number column n"): 1,
+        ("t", "array in boolean column b"): 1,
+        ("t", "array in string column s"): 1,
         ("t", "bool in number column n"): 1,
     }
 
