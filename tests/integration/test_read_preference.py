@@ -161,7 +161,7 @@ def test_read_preference_that_no_member_satisfies_is_reported(tmp_path: Path) ->
     with ReplicaSet(tmp_path / "mongod") as own, own.client() as client:
         client.chat.a.insert_one({"_id": "x"})
         uri = own.uri("chat") + SECONDARY
-        line = one(Checker(tmp_path, uri).lines(1, SCHEMA, MAPPINGS), "fault: mongodb: ")
+        line = one(Checker(tmp_path, uri).lines(1, SCHEMA, MAPPINGS), "error: mongodb: ")
         assert "readPreference" in line
         with ZmsdProcess(tmp_path / "zmsd", uri, SCHEMA, MAPPINGS) as zmsd:
             zmsd.start(ready=False)
@@ -194,6 +194,6 @@ def test_weaker_read_concern_of_the_uri_changes_nothing(
     client = stack.enter_context(three.client())
     client.chat.a.insert_one({"_id": "x", "n": 0})
     uri = three.uri("chat") + "&readConcernLevel=available&readPreference=nearest&maxStalenessSeconds=90"
-    assert not [line for line in Checker(tmp_path, uri).lines(0, SCHEMA, MAPPINGS) if line.startswith("fault")]
+    assert not [line for line in Checker(tmp_path, uri).lines(0, SCHEMA, MAPPINGS) if line.startswith("error")]
     zmsd = stack.enter_context(ZmsdProcess(tmp_path / "zmsd", uri, SCHEMA, MAPPINGS)).start()
     assert ("x",) in follow(zmsd).rows("a")

@@ -91,5 +91,5 @@ def test_password_that_cannot_be_normalised_is_reported(tmp_path: Path) -> None:
             zmsd.start(ready=False)
             wait_until(lambda: "(mongodb.uri)" in zmsd.get("/readyz")[1], "the reason", 30)
             done = run_zmsd("check", "--config", str(zmsd.config_file), cwd=tmp_path)
-            assert "fault: mongodb: " in done.stdout
+            assert "error: mongodb: " in done.stdout
             assert done.stderr == ""

@@ -254,8 +254,9 @@ class Source:
     def oplog_start(self) -> int | None:
         """The position of the oldest entry in the oplog; None where reading ``local`` is not allowed."""
         try:
-            first = self.local["oplog.rs"].find_one({}, {"ts": 1}, sort=[("$natural", 1)])
-        except PyMongoError:
+            with translated():
+                first = self.local["oplog.rs"].find_one({}, {"ts": 1}, sort=[("$natural", 1)])
+        except SourceError:
             return None
         return position.of_timestamp(first["ts"]) if first else None
 
@@ -304,8 +305,9 @@ class Source:
     def set_id(self) -> str | None:
         """The replica set's own id; None behind mongos, and where reading it is not allowed (clusterMonitor)."""
         try:
-            config = self.client.admin.command({"replSetGetConfig": 1})["config"]
-        except PyMongoError:
+            with translated():
+                config = self.client.admin.command({"replSetGetConfig": 1})["config"]
+        except SourceError:
             return None
         return str(config["settings"]["replicaSetId"]) if "replicaSetId" in config.get("settings", {}) else None
 
