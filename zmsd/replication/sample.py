@@ -59,7 +59,7 @@ def sample_columns(source: Source, table: Table) -> Iterator[ColumnSample]:
     stages = [{"$sample": {"size": SAMPLE}}, *stages_of(table), {"$limit": SAMPLE}, {"$project": types | {"_id": 0}}]
     try:
         with translated():
-            found = list(source.db[table.mapping.collection].aggregate(stages))
+            found = list(source.content[table.mapping.collection].aggregate(stages))
     except SourceError:
         if table.mapping.plain:
             raise
