@@ -24,6 +24,7 @@ _FLAGS = (
     "--no-sandbox",
     "--disable-dev-shm-usage",
     "--mute-audio",
+    "--disable-background-networking",
 )
 
 
@@ -35,13 +36,20 @@ def find_chromium() -> str | None:
 class Page:
     """``url``, loaded; exceptions that its scripts throw are in ``errors``."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *flags: str) -> None:
         binary = find_chromium()
         assert binary is not None, "no Chromium on the PATH"
         self.errors: list[str] = []
         self._numbers = itertools.count(1)
         self._directory = tempfile.mkdtemp(prefix="zmsd-chromium-")
-        command = [binary, *_FLAGS, "--remote-debugging-port=0", f"--user-data-dir={self._directory}", "about:blank"]
+        command = [
+            binary,
+            *_FLAGS,
+            *flags,
+            "--remote-debugging-port=0",
+            f"--user-data-dir={self._directory}",
+            "about:blank",
+        ]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._socket: Client | None = None
         try:

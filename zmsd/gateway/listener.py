@@ -51,6 +51,7 @@ class Connection:
         "answer",
         "answer_at",
         "buffer",
+        "closed",
         "deadline",
         "early",
         "lingers",
@@ -75,6 +76,8 @@ class Connection:
         self.answer: memoryview | None = None
         self.answer_at = 0.0
         self.lingers = False
+        self.closed = False
+        """Thread-safe."""
 
 
 class Listener:
@@ -280,8 +283,13 @@ class Listener:
                     self._pause(True)
                     return
                 continue  # that connection was reset before it was accepted
-            self._trouble.recovered()
-            self._add(sock, str(peer[0]))
+            try:
+                self._add(sock, str(peer[0]))
+            except Exception as error:  # such as MemoryError: it costs this connection, not the listener
+                self._trouble.failed(error)
+                sock.close()
+            else:
+                self._trouble.recovered()
 
     def _add(self, sock: socket.socket, address: str) -> None:
         context = self._tls()
@@ -351,6 +359,7 @@ class Listener:
         if connection in self._connections:
             self._watch(connection, 0)
             self._forget(connection)
+            connection.closed = True
             connection.sock.close()
 
     def _forget(self, connection: Connection) -> None:

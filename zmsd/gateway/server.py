@@ -251,6 +251,8 @@ class Server:
         """A page thread."""
         while (wanted := self._wanted_pages.get()) is not None:
             connection, request, allowed = wanted
+            if connection.closed:  # pushed out by a flood, which would fill the queue otherwise
+                continue
             try:
                 page = self.pages[request.path](allowed)
             except Exception:

@@ -7,21 +7,24 @@ import errno
 import http.client
 import logging
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from tests.support.certificates import ONE
 from tests.support.wait import wait_until
 from tests.support.websocket import Closed, Refused, WebSocket
 from zmsd.deadline import Deadline
 from zmsd.gateway import listener as listeners
-from zmsd.gateway import refusals
+from zmsd.gateway import refusals, tls
 from zmsd.gateway import server as servers
 from zmsd.gateway.http import Limits, Page, subscription
 from zmsd.gateway.listener import Listener, network_of
@@ -83,10 +86,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def serving(limits: Limits = Limits(), died: Callable[[str], None] = lambda _: None) -> Iterator[Server]:  # noqa: B008
+def serving(
+    limits: Limits = Limits(),  # noqa: B008
+    died: Callable[[str], None] = lambda _: None,
+    context: ssl.SSLContext | None = None,
+) -> Iterator[Server]:
     hub = cast(Hub, SimpleNamespace(log=ChangeLog()))
     pages = {"/": page("index"), "/healthz": page("ok\n"), "/readyz": page("ready"), "/metrics": page("metrics é")}
-    server = Server(("127.0.0.1", 0), hub, pages, limits, None, died)
+    server = Server(("127.0.0.1", 0), hub, pages, limits, context, died)
     server.start()
     try:
         yield server
@@ -648,6 +655,53 @@ def test_a_request_that_does_not_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> 
                 break
         wait_until(lambda: not len(server.listener), "it is closed")
         assert ask(server, "/healthz")[0] == 200
+
+
+@pytest.mark.parametrize("shakes_hands", [False, True])
+def test_one_deadline_for_handshake_and_request(
+    shakes_hands: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(listeners, "REQUEST_SECONDS", 0.6)
+    files = ONE.write(tmp_path)
+    with serving(context=tls.context(Path(files["cert"]), Path(files["key"]))) as server:
+        begin = time.monotonic()
+        with socket.create_connection(("127.0.0.1", port(server)), timeout=10) as plain:
+            time.sleep(0.4)  # of the 0.6 s
+            sock = plain
+            if shakes_hands:
+                sock = ssl.create_default_context(cadata=ONE.cert).wrap_socket(plain, server_hostname="127.0.0.1")
+                sock.sendall(b"GET / HTTP/1.1\r\n")
+            with suppress(OSError):
+                assert sock.recv(1) == b""
+            assert 0.5 < time.monotonic() - begin < 5
+            sock.close()
+
+
+def test_a_flood_of_pages_does_not_fill_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of connections that were closed meanwhile are not made."""
+    monkeypatch.setattr(listeners, "MAX_CONNECTIONS_PER_ADDRESS", 40)
+    made: list[int] = []
+    go = Event()
+
+    def slow(allowed: bool) -> Page:
+        go.wait(10)
+        made.append(1)
+        return Page(200, "text/plain", "x")
+
+    with serving() as server:
+        server.pages = {"/": slow}
+        held = []
+        for _ in range(300):
+            sock = socket.create_connection(("127.0.0.1", port(server)), timeout=10)
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            held.append(sock)
+        wait_until(lambda: len(server.listener) == 40, "all but forty are closed")
+        wait_until(lambda: server._wanted_pages.qsize() > 45, "their requests were queued")
+        go.set()
+        wait_until(lambda: not server._wanted_pages.qsize(), "the queue is empty")
+        for sock in held:
+            sock.close()
+    assert len(made) <= 42
 
 
 def test_a_session_outlives_the_time_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
