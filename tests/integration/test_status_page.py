@@ -163,7 +163,8 @@ def test_the_page_in_a_browser(
 ) -> None:
     pictures = Path(os.environ.get("ZMSD_TEST_SCREENSHOTS", tmp_path))
     create_collections(database)
-    database.users.insert_many([{"_id": f"u{number}", "name": "x" * 1000} for number in range(30_000)])
+    home = {"city": "Ulm"}
+    database.users.insert_many([{"_id": f"u{number}", "name": "x" * 1000, "address": home} for number in range(30_000)])
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": TOKEN}})
     query = {"token": TOKEN}
     client = follow(zmsd, query=query)

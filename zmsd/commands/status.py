@@ -41,7 +41,10 @@ def render(data: Data) -> Iterator[str]:
         facts.append(f"up {words(data['now'] - data['started'])}")
     yield ", ".join([*facts, f"{_size(data.get('memory_bytes'))} of memory"])
     lost = _seconds(data.get("oplog_headroom"))
-    yield f"position {_get(data, 'watermark')}, {_seconds(data.get('position_age'))} behind; oplog headroom {lost}"
+    if data.get("oplog_headroom") is None and data.get("oplog_note"):
+        lost += f" ({data['oplog_note']})"
+    behind = "up to date" if data.get("behind_seconds") == 0 else f"{_seconds(data.get('behind_seconds'))} behind"
+    yield f"position {_get(data, 'watermark')}, {behind}; oplog headroom {lost}"
     if data.get("store_trouble"):
         yield f"the watermark store cannot be written: {data['store_trouble']}"
     for problem in data.get("problems") or ():

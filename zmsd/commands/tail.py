@@ -97,8 +97,11 @@ class Viewer:
         now = time.time()
         self.transactions += 1
         clock = time.strftime("%H:%M:%S", time.localtime(commit_ms / 1000)) + f".{commit_ms % 1000:03d}"
+        after = f"{max(now * 1000 - commit_ms, 0):.0f} ms"
+        if commit_ms % 1000 == 0:  # without the wall time, which MongoDB has since 6.0, it is known to the second
+            after = f"{max(round(now - commit_ms / 1000), 0)} s ± 1 s"
         tables = ", ".join(f"{table} {count}" for table, count in self._rows.items()) or "empty"
-        self._print(f"{clock}  {watermark}  {tables}  ({max(now * 1000 - commit_ms, 0):.0f} ms after MongoDB's commit)")
+        self._print(f"{clock}  {watermark}  {tables}  ({after} after MongoDB's commit)")
         for line in self._lines:
             self._print(line)
         if self._changes > len(self._lines):

@@ -103,6 +103,11 @@ class Session:
         """None before the commit of an initial sync."""
         return self._book.replica.version or None
 
+    @property
+    def streamed_to(self) -> str | None:
+        """The watermark up to which everything was sent: later than ``sent`` where a long copy has replayed changes."""
+        return None if self.sent is None else max(self.sent, self._place)
+
     def run(self, peer: Peer) -> None:
         """Until the client goes or the daemon stops; says in the log how it ended. Never raises what a peer can
         cause."""

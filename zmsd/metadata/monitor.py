@@ -81,6 +81,10 @@ class Monitor:
         self.progress = Progress(dispatcher, hub.history)
         self._reported: float | None = None  # monotonic seconds: when it was last logged what zmsd waits for
         self._oplog_start: int | None = None
+        self._looked = False  # the oplog was looked at, or could not be
+        self._reachable = True  # at the last look
+        self._newest: int | None = None  # position of MongoDB's newest operation at the last look
+        self._to_reach: int | None = None  # the same at the look before
         self._mongodb_time = 0.0
         self._clock_time = 0.0
         self._looks: deque[tuple[float, Counter[str]]] = deque(maxlen=_RATE_LOOKS + 1)
@@ -111,19 +115,46 @@ class Monitor:
         return None if place is None else max(time.time() - position.seconds(place), 0.0)
 
     @property
+    def behind(self) -> float | None:
+        """Seconds by which the feed is behind MongoDB; 0 if it has read what MongoDB had at the look before the last
+        one, for an idle database writes something only every ten seconds. None before the feed first runs."""
+        place = self.dispatcher.place
+        if place is not None and self.reason is None and self._to_reach is not None and place >= self._to_reach:
+            return 0.0
+        return self.position_age
+
+    @property
+    def oplog_note(self) -> str:
+        """What the headroom means, or why it is unknown."""
+        if not self._reachable:
+            return "MongoDB cannot be reached" + ("" if self.oplog_headroom is None else "; this was so before")
+        if self.oplog_headroom is not None:
+            return "zmsd may be away for so long"
+        if not self._looked or self.dispatcher.place is None:
+            return "not read yet"
+        if self.hub.source.deployment.sharded:
+            return "not known behind mongos"
+        return "zmsd may not read local.oplog.rs"
+
+    @property
     def oplog_headroom(self) -> float | None:
         """Seconds by which the oplog reaches back behind that moment; None where zmsd may not look at it."""
         place, start = self.dispatcher.place, self._oplog_start
         return None if place is None or start is None else float(position.seconds(place) - position.seconds(start))
 
     def acked_age(self, session: Session) -> float | None:
-        """Seconds since the newest commit that a client has confirmed; None before it has its copy."""
+        """Seconds since the newest commit that a client has confirmed, 0 if there is nothing that it has not confirmed;
+        None before it has its copy."""
         acked = session.acked or session.wanted.last_watermark
+        if acked is not None and session.sent is not None and acked >= session.sent and self.reason is None:
+            backlog = self.backlog(session)
+            if backlog is not None and backlog.transactions == 0:
+                return 0.0
         return None if acked is None else max(time.time() - position.seconds(position.parse(acked)[0]), 0.0)
 
     def backlog(self, session: Session) -> Backlog | None:
         """None before the client has its copy."""
-        sent = session.sent
+        sent = session.streamed_to
         if sent is None:
             return None
         behind = self.hub.log.behind(sent)
@@ -187,17 +218,21 @@ class Monitor:
         hub = self.hub
         if hub.readiness.reason is None:
             with suppress(SourceError):  # the dispatcher reports it
+                self._to_reach, self._newest = self._newest, hub.source.operation_time()
                 hub.problems.look(hub.source, hub.edition)
                 hub.problems.look_at_fields(hub.source)
 
     def look_at_mongodb(self) -> None:
         """May wait for MongoDB."""
-        with suppress(SourceError):  # the dispatcher reports it
-            self.hub.source.look()
+        self._looked = True
         try:
+            self.hub.source.look()
             self.progress.majority.look(self.hub.source.command({"hello": 1}))
-        except SourceError:
+        except SourceError:  # the dispatcher reports it
+            self._reachable = False
             self.progress.majority.forget()
+            return
+        self._reachable = True
         self._oplog_start = self.hub.source.oplog_start()
 
     def _run(self) -> None:

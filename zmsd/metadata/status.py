@@ -34,7 +34,9 @@ def status(monitor: Monitor) -> dict[str, Any]:
         "watermark": place,
         "progress_age": _round(monitor.progress.age),
         "position_age": _round(monitor.position_age),
+        "behind_seconds": _round(monitor.behind),
         "oplog_headroom": monitor.oplog_headroom,
+        "oplog_note": monitor.oplog_note,
         "memory_bytes": memory_bytes(),
         "log_bytes": hub.log.size,
         "reconnects": int(source.failures.value()),
@@ -97,8 +99,6 @@ def _session(monitor: Monitor, session: Session) -> dict[str, Any]:
 
 def _copy(progress: Progress) -> dict[str, Any]:
     seconds = max(time.monotonic() - progress.started, 0.001)
-    rate = progress.documents / seconds
-    left = max(progress.estimated - progress.documents, 0)
     return {
         "collection": progress.collection,
         "documents": progress.documents,
@@ -106,7 +106,7 @@ def _copy(progress: Progress) -> dict[str, Any]:
         "rows": progress.rows,
         "rows_per_second": round(progress.rows / seconds),
         "seconds": round(seconds),
-        "eta_seconds": round(left / rate) if rate else None,
+        "eta_seconds": progress.eta_seconds,
     }
 
 

@@ -68,6 +68,7 @@ class Encoder:
         self.progress: Callable[[], None] = lambda: None
         """Called now and then while a whole collection is read."""
         self._begun = False
+        self._commit_ms = 0  # of the transaction that is open: its last part may come without an event
         self._ahead_to: int | None = None
 
     def entries(self, pieces: Sequence[Piece]) -> Iterator[list[Entry]]:
@@ -114,10 +115,12 @@ class Encoder:
 
     def _part(self, piece: Piece, frames: list[bytes], by_shard: Mapping[str, list[bytes]], *, last: bool) -> Entry:
         self._begun = True
+        if piece.events:
+            self._commit_ms = commit_ms(piece)
         ahead_to, self._ahead_to = self._ahead_to, None
         return Entry(
             position.watermark(piece.position),
-            commit_ms(piece),
+            self._commit_ms,
             len(frames),
             b"".join(frames),
             last,

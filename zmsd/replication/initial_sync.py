@@ -27,6 +27,7 @@ from zmsd.zero import protocol
 
 log = logging.getLogger(__name__)
 
+_STALLED_SECONDS = 10.0
 _REPORT = 10.0
 """Seconds between progress lines in the log."""
 
@@ -44,18 +45,27 @@ class Progress:
     """Sent so far."""
     started: float = 0.0
     """Monotonic seconds."""
+    moved: float = 0.0
+    """Monotonic seconds: when documents were read last."""
+
+    @property
+    def eta_seconds(self) -> int | None:
+        """Seconds that it will take yet; None while that is unknown, as where no document comes."""
+        now = time.monotonic()
+        if not self.documents or now - self.moved > _STALLED_SECONDS:
+            return None
+        rate = self.documents / max(now - self.started, 0.001)
+        return round(max(self.estimated - self.documents, 0) / rate)
 
     def line(self) -> kv:
         seconds = max(time.monotonic() - self.started, 0.001)
-        rate = self.documents / seconds
-        left = max(self.estimated - self.documents, 0)
         return kv(
             "copying",
             collection=self.collection,
             documents=f"{self.documents}/~{self.estimated}",
             rows=self.rows,
             rows_per_second=round(self.rows / seconds),
-            eta_seconds=round(left / rate) if rate else None,
+            eta_seconds=self.eta_seconds,
         )
 
 
@@ -104,6 +114,7 @@ class Copy:
                     frames += shards[scan.collection].copied(self._shard_name, documents)
                 self.progress.documents += len(documents)
                 self.progress.rows += len(frames)
+                self.progress.moved = time.monotonic()
                 if time.monotonic() - reported >= _REPORT:
                     reported = time.monotonic()
                     log.info(self.progress.line())

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from zmsd import position
+from zmsd.errors import SourceUnavailable
 from zmsd.gateway.session import Session
 from zmsd.metadata.monitor import EVERY, POINTS, Monitor, memory_bytes
 from zmsd.metadata.progress import MajorityCommitPoint
@@ -51,12 +52,14 @@ class Scene:
         self.tally = Tally(self.registry)
         self.sessions: list[Session] = []
         self.oplog_start: int | None = None
+        self.operation_time = 0
+        self.away = False
         self.dispatcher = SimpleNamespace(place=place(0), queues={}, stalled=None, progress_age=0.0)
         self.history = SimpleNamespace(searches=None)
         self.hello: dict[str, Any] = {}
         self.store = SimpleNamespace(trouble=None)
         hub = SimpleNamespace(
-            problems=SimpleNamespace(current=()),
+            problems=SimpleNamespace(current=(), look=lambda source, edition: None, look_at_fields=lambda source: None),
             store=self.store,
             log=self.log,
             readiness=self.readiness,
@@ -64,15 +67,24 @@ class Scene:
             edition=SimpleNamespace(watched={"users": None, "rooms": None}),
             history=self.history,
             source=SimpleNamespace(
-                oplog_start=lambda: self.oplog_start, look=lambda: None, command=lambda _: self.hello
+                oplog_start=lambda: self.oplog_start,
+                look=self._look,
+                command=lambda _: self.hello,
+                operation_time=lambda: self.operation_time,
+                deployment=SimpleNamespace(sharded=False),
             ),
         )
         self.monitor = Monitor(cast(Any, hub), cast(Any, self.dispatcher), lambda: self.sessions)
+
+    def _look(self) -> None:
+        if self.away:
+            raise SourceUnavailable("away")
 
     def client(self, **values: Any) -> Session:
         """A session in this state."""
         known: dict[str, Any] = {"sent": None, "acked": None, "copy": None, **values}
         wanted = SimpleNamespace(app="zero", shard=0, last_watermark=known.pop("last", None))
+        known.setdefault("streamed_to", known["sent"])
         session = cast(Session, SimpleNamespace(wanted=wanted, **known))
         self.sessions.append(session)
         return session
@@ -178,6 +190,48 @@ def test_what_a_client_has_confirmed(scene: Scene) -> None:
     assert monitor.acked_age(scene.client()) is None
     assert monitor.acked_age(scene.client(last=mark(70))) == pytest.approx(70, abs=2)
     assert monitor.acked_age(scene.client(last=mark(70), acked=mark(7))) == pytest.approx(7, abs=2)
+
+
+def test_client_that_has_confirmed_everything_has_age_zero(scene: Scene) -> None:
+    """After a long initial sync its newest commit is as old as the position at which that was read."""
+    monitor = scene.monitor
+    scene.log.start(mark(20), "edition")
+    copied = {"sent": mark(700), "acked": mark(700)}
+    assert monitor.acked_age(scene.client(**copied)) == pytest.approx(700, abs=2)
+    client = scene.client(**copied, streamed_to=mark(10))
+    assert monitor.backlog(client) == (0.0, 0)
+    assert monitor.acked_age(client) == 0.0
+    scene.log.extend([entry(5)])
+    assert monitor.acked_age(client) == pytest.approx(700, abs=2)
+
+
+def test_idle_database_is_not_behind(scene: Scene) -> None:
+    """MongoDB writes something by itself every ten seconds."""
+    monitor = scene.monitor
+    scene.dispatcher.place = place(9)
+    assert monitor.behind == pytest.approx(9, abs=2)
+    for _ in range(2):
+        scene.operation_time = place(9)
+        monitor.look_at_published()
+    assert monitor.behind == 0.0
+    for _ in range(2):
+        scene.operation_time = place(3)
+        monitor.look_at_published()
+    assert monitor.behind == pytest.approx(9, abs=2)
+
+
+def test_oplog_note_gives_the_right_reason(scene: Scene) -> None:
+    monitor = scene.monitor
+    assert monitor.oplog_note == "not read yet"
+    monitor.look_at_mongodb()
+    assert monitor.oplog_note == "zmsd may not read local.oplog.rs"
+    scene.oplog_start = place(3600)
+    monitor.look_at_mongodb()
+    assert monitor.oplog_note == "zmsd may be away for so long"
+    scene.away = True
+    monitor.look_at_mongodb()
+    assert monitor.oplog_note == "MongoDB cannot be reached; this was so before"
+    assert monitor.oplog_headroom is not None
 
 
 def test_the_state_in_words(scene: Scene) -> None:

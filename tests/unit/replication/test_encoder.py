@@ -134,6 +134,8 @@ def test_an_entry_is_a_transaction() -> None:
         True,
         None,
     )
+    parts = entries_of(one, Piece(AT + 1, events, True, False), Piece(AT + 1, [], False, True))
+    assert [(part.commit_ms, part.last) for part in parts] == [(1709251199999, False), (1709251199999, True)]
     del events[-1]["wallTime"]
     assert entries_of(one, whole(*events))[0].commit_ms == (AT >> 32) * 1000
 
