@@ -49,6 +49,7 @@ def test_ca_file_that_is_replaced_during_an_outage_is_waited_for(
         ca.write_text("no PEM")
         wait_until(lambda: f"tlsCAFile: {ca} is not a PEM file" in zmsd.get("/readyz")[1], "the other reason", 60)
         assert zmsd.running()
+        assert zmsd.log(f"WARNING.*connection renewal failed.*tlsCAFile: {ca}")
         ca.write_text(ONE.cert)
         secure.nodes[0].start()
         wait_until(zmsd.ready, "it goes on by itself", 60)

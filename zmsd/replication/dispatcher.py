@@ -71,6 +71,7 @@ class Dispatcher:
         self._last_identity = time.monotonic()
         self._store_trouble = Repeated(log, "keeping a checkpoint")
         self._repeated = Repeated(log, "feed")
+        self._renewal = Repeated(log, "connection renewal")
         self._waits = backoff()
         self._feed: Feed | None = None
         self._progress_at = time.monotonic()
@@ -153,8 +154,10 @@ class Dispatcher:
         try:
             self._hub.source.renew()
         except SourceError as error:
-            self._repeated.failed(error)
+            self._renewal.failed(error)
             self._readiness.set(f"{why}; the connection cannot be made again: {error}")
+        else:
+            self._renewal.recovered()
 
     def _feed_once(self) -> None:
         """From preparing the database to the feed's end."""
