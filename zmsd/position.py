@@ -10,7 +10,6 @@ position, and every daemon gives the same watermark to the same change.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 from bson import Timestamp
 
@@ -65,23 +64,6 @@ def of_timestamp(time: Timestamp) -> int:
 
 def to_timestamp(position: int) -> Timestamp:
     return Timestamp(position >> 32, position & 0xFFFFFFFF)
-
-
-def of_token(token: dict[str, Any]) -> int:
-    """The clusterTime inside a resume token: its first 8 bytes after the type byte 82 (MongoDB 4.0.7 and later)."""
-    return int(token["_data"][2:18], 16)
-
-
-def text_of_token(token: dict[str, Any]) -> str:
-    """A resume token to be kept. Where the event's ``_id`` has a double or a Decimal128, mongod cannot read the token
-    again without its type bits (MongoDB 6.0: error 50810, KeyString format error)."""
-    bits = token.get("_typeBits")
-    return str(token["_data"]) if bits is None else f"{token['_data']}.{bytes(bits).hex()}"
-
-
-def token_of_text(text: str) -> dict[str, Any]:
-    data, _, bits = text.partition(".")
-    return {"_data": data, "_typeBits": bytes.fromhex(bits)} if bits else {"_data": data}
 
 
 def seconds(position: int) -> int:

@@ -26,9 +26,9 @@ from tests.support.websocket import WebSocket
 from zmsd.config import settings as config
 from zmsd.config.document import Document, parse
 from zmsd.errors import ConfigError
+from zmsd.replication.encoder import TableEncoder
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Catalog, load_catalog
-from zmsd.zero.table_encoder import TableEncoder
 
 few = settings(
     max_examples=pick(100, 20_000),

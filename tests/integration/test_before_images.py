@@ -17,7 +17,8 @@ from tests.integration.test_state import COLLECTIONS, FROM_ID, MAPPINGS, SCHEMA,
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import Client, ReplicaSet, wait_history_gone
-from tests.support.wait import wait_until
+from tests.support.wait import FACTOR, wait_until
+from zmsd.deadline import Deadline
 
 Db = Database[dict[str, Any]]
 Serve = Callable[..., ZmsdProcess]
@@ -216,7 +217,7 @@ def test_who_comes_from_a_daemon_that_was_ahead_lacks_nothing(
         client.close()
         database.one.update_one({"_id": 1}, {"$set": {"n": 7}})
         other.signal(signal.SIGCONT)
-        other.wait_log("table copied afresh")
+        other.wait_log("table resync")
         back = follow(other, replica=client.replica, wait=False)
         codes(database, back)
         assert back.rows("one")[("c1",)]["n"] == 7
@@ -248,7 +249,9 @@ def test_who_copies_while_a_table_is_copied_afresh_has_all_of_it(
         zmsd.signal(signal.SIGCONT)
         clients = [first, *(follow(zmsd, shard=shard, wait=False) for shard in (1, 2))]
         number = 1
-        while not zmsd.log("table copied afresh"):
+        deadline = Deadline(60 * FACTOR)
+        while not zmsd.log("table resync"):
+            assert deadline.remaining() > 0, "the table is reread"
             number += 1
             code = {"code": f"d{number}", "n": number}
             database.one.update_one({"_id": 20 + number % 180}, {"$set": code})

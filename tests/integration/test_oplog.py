@@ -10,8 +10,7 @@ import pytest
 from pymongo.database import Database
 
 from tests.support.mongod import Client
-from zmsd import position
-from zmsd.mongodb import oplog
+from zmsd.mongodb import oplog, resume_token
 from zmsd.mongodb.source import Document, Source
 
 Db = Database[dict[str, Any]]
@@ -73,7 +72,7 @@ def test_event_is_found_without_scanning_what_follows(
     for _ in range(FOREIGN // 1000):
         other.a.insert_many([{} for _ in range(1000)], ordered=False)
     before = scanned(mongo)
-    assert oplog.has_event(source, position.text_of_token(event["_id"]))
+    assert oplog.has_event(source, resume_token.to_text(event["_id"]))
     assert scanned(mongo) - before < FEW
     mongo.drop_database(other)
 

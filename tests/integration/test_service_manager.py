@@ -132,11 +132,11 @@ def test_a_feed_that_hangs_does_not_feed_the_watchdog(database: Db, serve: Serve
 
 HANGING = """
 import time
-from zmsd.replication import dispatcher, encoder
+from zmsd.replication import dispatcher, entries as builders
 
 dispatcher._PATIENCE = 2.0
-entries = encoder.Encoder.entries
-encoder.Encoder.entries = lambda self, pieces: time.sleep(1000) if pieces else entries(self, pieces)
+entries = builders.EntryBuilder.entries
+builders.EntryBuilder.entries = lambda self, pieces: time.sleep(1000) if pieces else entries(self, pieces)
 """
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zmsd import position
+from zmsd.mongodb import resume_token
 
 positions = st.integers(0, 2**64 - 1)
 minors = st.integers(0, 2**20)
@@ -82,11 +83,11 @@ def test_a_position_is_a_cluster_time(seconds: int, increment: int) -> None:
     at = position.of_timestamp(time)
     assert position.to_timestamp(at) == time
     assert position.seconds(at) == seconds
-    assert position.of_token({"_data": f"82{at:016X}2B0229296E04"}) == at
+    assert resume_token.position_of({"_data": f"82{at:016X}2B0229296E04"}) == at
 
 
 def test_the_cluster_time_of_a_real_token() -> None:
-    at = position.of_token({"_data": "826B03BFB6000000142B0229296E04"})
+    at = resume_token.position_of({"_data": "826B03BFB6000000142B0229296E04"})
     assert position.to_timestamp(at) == Timestamp(1795407798, 20)
 
 

@@ -26,8 +26,9 @@ from pymongo.errors import PyMongoError
 
 from zmsd import position
 from zmsd.errors import EventUnreadable, ResumeLost, SourceTimeout, SourceUnavailable, TokenUnfit
-from zmsd.mongodb import raw_batch
+from zmsd.mongodb import raw_batch, resume_token
 from zmsd.mongodb.errors import SCARCITY_HINT, classify, is_scarcity, one_line
+from zmsd.mongodb.events import ChangeEvent, change_event
 from zmsd.mongodb.members import Pin
 from zmsd.mongodb.source import CODEC, Document, Source
 from zmsd.pace import Pace
@@ -52,7 +53,7 @@ holds the _id of its document, twice as long, and MongoDB takes one of megabytes
 class Batch(NamedTuple):
     """What one reply held, or a slice of it."""
 
-    events: list[Document]
+    events: list[ChangeEvent]
     token: Document
     """postBatchResumeToken: everything up to it has been delivered."""
     short: bool
@@ -145,7 +146,7 @@ class ChangeCursor:
             if not self._at_hand:
                 self._take(self._receive(wait_ms))
             one = self._at_hand.popleft()
-            events = one.decode()
+            events = [change_event(document) for document in one.decode()]
         except (InvalidBSON, MemoryError) as error:
             self._drop()
             if is_scarcity(error):
@@ -164,11 +165,11 @@ class ChangeCursor:
             if isinstance(fault, TokenUnfit) and "resumeAfter" not in self._place:
                 fault = ResumeLost(str(fault))  # not even its time is there
             raise fault from error
-        token = one.token or events[-1]["_id"]
+        token = one.token or events[-1].token
         self._place = {"resumeAfter": token}
-        if not events and token["_data"][2:18] == self._begin:
+        if not events and resume_token.time_text(token) == self._begin:
             # Opened by time, it answers with the token of that time, though nothing has been read of it yet.
-            token = {"_data": f"82{int(self._begin, 16) - 1:016X}"}
+            token = resume_token.at(int(self._begin, 16) - 1)
         return Batch(events, token, one.short, one.now)
 
     def read_without_documents(self) -> Batch:
@@ -251,7 +252,7 @@ class ChangeCursor:
         after = (
             position.of_timestamp(self._place["startAtOperationTime"]) - 1
             if token is None
-            else position.of_token(token)
+            else resume_token.position_of(token)
         )
         command = {
             "find": self._collection or "zmsd",  # it need not exist

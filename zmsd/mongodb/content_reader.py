@@ -1,8 +1,6 @@
 """The events themselves: CollectionReader, one per watched collection, and ContentReader for a whole database.
 
-An event leaves here complete: ``fullDocument`` is the document after it (None after a delete) and
-``fullDocumentBeforeChange`` the one before, or it is missing because it is not known (there was none if ``beforeKnown``
-says so). An update whose document is gone already becomes ``operationType: gone``; its delete follows.
+An event leaves here complete: see ``zmsd/mongodb/events.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +16,8 @@ from zmsd.errors import EventUnreadable, NotWatchable, OptionRefused
 from zmsd.log import kv
 from zmsd.mongodb import raw_batch
 from zmsd.mongodb.change_cursor import BATCH, ENVELOPE, Batch, ChangeCursor
-from zmsd.mongodb.lookup import AFTER, BEFORE, OF_DOCUMENTS, WITH_AFTER, WITH_BEFORE, Lookup
+from zmsd.mongodb.events import AFTER, BEFORE, OF_DOCUMENTS, WITH_AFTER, WITH_BEFORE, ChangeEvent
+from zmsd.mongodb.lookup import Lookup
 from zmsd.mongodb.order import events_of
 from zmsd.mongodb.reader import Health, Reader
 from zmsd.mongodb.source import Document, Source
@@ -112,20 +111,20 @@ class ContentReader(Reader):
             log.info(kv("event unreadable, documents are looked up", stream=self.name, error=error))
             return self._cursor.read_without_documents()
 
-    def fill(self, events: list[Document]) -> None:
-        by_collection: dict[str, list[Document]] = {}
+    def fill(self, events: list[ChangeEvent]) -> None:
+        by_collection: dict[str, list[ChangeEvent]] = {}
         for event in events:
-            kind = event["operationType"]
-            if kind in OF_DOCUMENTS:
-                by_collection.setdefault(event["ns"]["coll"], []).append(event)
+            if event.kind in OF_DOCUMENTS and event.collection is not None:
+                by_collection.setdefault(event.collection, []).append(event)
             else:
                 # What comes under these names has none yet, or its own.
-                self._source.forget_images(event["ns"].get("coll"), event.get("to", {}).get("coll"))
+                self._source.forget_images(event.collection, event.target)
         for collection, group in by_collection.items():
             for event in group:
-                for image in (AFTER, BEFORE):
-                    if isinstance(event.get(image), DBRef):  # see as_documents
-                        event[image] = event[image].as_doc()
+                if isinstance(event.after, DBRef):  # see as_documents
+                    event.after = event.after.as_doc()
+                if isinstance(event.before, DBRef):
+                    event.before = event.before.as_doc()
             self._source.ensure_images(collection)
             wanted = self._watched[collection]
             self._lookups[collection].complete(group, before=wanted.needs_before)
@@ -181,13 +180,19 @@ class DatabaseReader(ContentReader):
         super().__init__(source, "database", cursor, watched, stop, health)
 
 
-def _evaluate(evaluator: Evaluator, events: list[Document]) -> None:
-    """Attach ``computed``: what mongod makes of the document before, and of the one after ({table: documents})."""
-    images = [(event, name) for event in events for name in (BEFORE, AFTER)]
-    there = [(event, name, event[name]) for event, name in images if event.get(name) is not None]
-    known = {index for index, (_, name, _) in enumerate(there) if name == BEFORE}
+def _evaluate(evaluator: Evaluator, events: list[ChangeEvent]) -> None:
+    """Have mongod evaluate the computed tables of a collection for the documents before and after each event."""
+    befores = [event for event in events if event.before is not None]
+    afters = [event for event in events if event.after is not None]
+    documents = [event.before for event in befores] + [event.after for event in afters]
     for event in events:
-        event["computed"] = {}
-    for table, results in evaluator.evaluate([document for _, _, document in there], known).items():
-        for (event, name, _), rows in zip(there, results, strict=True):
-            event["computed"][table, name] = rows
+        event.computed_before, event.computed_after = {}, {}
+    known = range(len(befores))
+    found = evaluator.evaluate([document for document in documents if document is not None], set(known))
+    for table, results in found.items():
+        for event, rows in zip(befores, results, strict=False):
+            assert event.computed_before is not None
+            event.computed_before[table] = rows
+        for event, rows in zip(afters, results[len(befores) :], strict=True):
+            assert event.computed_after is not None
+            event.computed_after[table] = rows

@@ -17,18 +17,14 @@ from pymongo.errors import PyMongoError
 
 from zmsd import position
 from zmsd.errors import SourceUnavailable
+from zmsd.mongodb import resume_token
 from zmsd.mongodb.errors import SNAPSHOT_GONE, SNAPSHOT_RETRY, classify, code_of, undecodable
+from zmsd.mongodb.events import WITH_AFTER, ChangeEvent
 from zmsd.mongodb.source import Document, Source
 
 Found = dict[bytes, Document]
 Left = dict[tuple[str, bytes], Document | None]
 """(clusterTime in hexadecimal, _id) -> the document after the newest event."""
-AFTER, BEFORE = "fullDocument", "fullDocumentBeforeChange"
-BEFORE_KNOWN = "beforeKnown"
-"""Set where BEFORE was looked up, so that None says that there was none."""
-WITH_AFTER, WITH_BEFORE = ("insert", "update", "replace"), ("update", "replace", "delete")
-OF_DOCUMENTS = frozenset((*WITH_AFTER, *WITH_BEFORE))
-"""Values of operationType."""
 
 
 class Lookup:
@@ -42,27 +38,22 @@ class Lookup:
         """What the transaction at whose end we may not be has left of its documents in earlier batches."""
         self._newly_left: Left = {}
 
-    def complete(self, events: list[Document], *, before: bool) -> None:
+    def complete(self, events: list[ChangeEvent], *, before: bool) -> None:
         """Put in what is missing, in place. A change whose document is gone by now becomes ``operationType: delete``:
         the event that deleted it may know only a document that no row was made of.
 
         :param before: also the document before, which then may be None: there was none
         """
-        lacking = [event for event in events if event["operationType"] in WITH_AFTER and event.get(AFTER) is None]
+        lacking = [event for event in events if event.kind in WITH_AFTER and event.after is None]
         for event, document in self._each(lacking, lambda at: at, fallback=True):
-            event[AFTER] = document
+            event.after = document
             if document is None:
-                if event["operationType"] == "insert":
-                    event[BEFORE_KNOWN] = True  # there was none
-                event["operationType"] = "delete"
+                event.kind = "delete"
         if before:
             self._take_over(events)
-            unknown = [
-                e for e in events if e["operationType"] != "insert" and e.get(BEFORE) is None and BEFORE_KNOWN not in e
-            ]
+            unknown = [event for event in events if not event.before_known]
             for event, document in self._each(unknown, lambda at: at - 1, fallback=False):
-                event[BEFORE] = document
-                event[BEFORE_KNOWN] = True
+                event.before, event.before_known = document, True
 
     def settle(self) -> None:
         """The events that were completed last will not be given again."""
@@ -71,29 +62,28 @@ class Lookup:
         kept = {} if self._source.has_images_at(self._collection, int(newest, 16)) else self._newly_left
         if any(time != newest for time, _ in itertools.islice(self._left, 1)):
             self._left = {}
-        self._left |= {place: document for place, document in kept.items() if place[0] == newest}
+        self._left |= {key: document for key, document in kept.items() if key[0] == newest}
         self._newly_left = {}
 
-    def _take_over(self, events: list[Document]) -> None:
+    def _take_over(self, events: list[ChangeEvent]) -> None:
         """Within a transaction the document before is the one that the event before left, not that of the moment
         before."""
         left: Left = {}
         for event in events:
-            place = (event["_id"]["_data"][2:18], _hashable(event["documentKey"]["_id"]))
-            known = left if place in left else self._left
-            if place in known and event["operationType"] != "insert" and event.get(BEFORE) is None:
-                event[BEFORE] = known[place]
-                event[BEFORE_KNOWN] = True
-            left[place] = event.get(AFTER)
+            key = (resume_token.time_text(event.token), _hashable(event.document_id))
+            known = left if key in left else self._left
+            if key in known and not event.before_known:
+                event.before, event.before_known = known[key], True
+            left[key] = event.after
         self._newly_left = left
 
     def _each(
-        self, events: list[Document], time: Callable[[int], int], *, fallback: bool
-    ) -> list[tuple[Document, Document | None]]:
+        self, events: list[ChangeEvent], time: Callable[[int], int], *, fallback: bool
+    ) -> list[tuple[ChangeEvent, Document | None]]:
         """(event, document) for those that could be read: one query for each cluster time, and one for the rest."""
-        done: list[tuple[Document, Document | None]] = []
+        done: list[tuple[ChangeEvent, Document | None]] = []
         rest = events
-        for at, group in itertools.groupby(events, key=lambda event: position.of_token(event["_id"])):
+        for at, group in itertools.groupby(events, key=lambda event: resume_token.position_of(event.token)):
             together = list(group)
             found = self._read(together, {"level": "snapshot", "atClusterTime": position.to_timestamp(time(at))})
             if found is None:  # nor can the later ones be read, until the feed has caught up
@@ -102,16 +92,16 @@ class Lookup:
             rest = rest[len(together) :]
         if rest and fallback:
             # Not older than the events: a secondary may be behind them.
-            newest = position.of_token(rest[-1]["_id"])
+            newest = resume_token.position_of(rest[-1].token)
             found = self._read(rest, {"level": "majority", "afterClusterTime": position.to_timestamp(newest)})
             if found is None:
                 raise SourceUnavailable(f"{self._collection}: documents cannot be read just now")
             done += _matched(rest, found)
         return done
 
-    def _read(self, events: list[Document], concern: Document) -> Found | None:
+    def _read(self, events: list[ChangeEvent], concern: Document) -> Found | None:
         """The events' documents by their _id; None where the server has no such history any more."""
-        ids = [event["documentKey"]["_id"] for event in events]
+        ids = [event.document_id for event in events]
         command: Document = {"find": self._collection, "filter": {"_id": {"$in": ids}}, "readConcern": concern}
         if self._select is not None:
             command["projection"] = self._select
@@ -126,8 +116,8 @@ class Lookup:
         return None
 
 
-def _matched(events: list[Document], found: Found) -> list[tuple[Document, Document | None]]:
-    return [(event, found.get(_hashable(event["documentKey"]["_id"]))) for event in events]
+def _matched(events: list[ChangeEvent], found: Found) -> list[tuple[ChangeEvent, Document | None]]:
+    return [(event, found.get(_hashable(event.document_id))) for event in events]
 
 
 def _hashable(key: Any) -> bytes:

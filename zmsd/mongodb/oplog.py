@@ -14,6 +14,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from zmsd import position
 from zmsd.errors import SourceUnavailable
+from zmsd.mongodb import resume_token
 from zmsd.mongodb.errors import LOST, REOPEN_BY_TIME, classify, code_of, is_transient
 from zmsd.mongodb.source import CODEC, Document, Source
 from zmsd.mongodb.time_limit import run_within
@@ -30,11 +31,11 @@ def has_event(source: Source, token: str, seconds: float = FIRST_SECONDS) -> boo
 
     Raises SourceError: SourceUnavailable also where the database has not reached the event's time yet.
 
-    :param token: as :func:`position.text_of_token` wrote it
+    :param token: as ``resume_token.to_text`` wrote it
     :param seconds: deadline of such a scan
     """
-    found = position.token_of_text(token)
-    at = position.of_token(found)
+    found = resume_token.from_text(token)
+    at = resume_token.position_of(found)
     entry = _has_entry(source, at)
     if entry is False:
         return False
@@ -49,7 +50,7 @@ def has_event(source: Source, token: str, seconds: float = FIRST_SECONDS) -> boo
             return True
         if event is None and reached > at:  # likewise, but there is no later event
             event, _ = _first_event(source, start, {}, seconds)
-            return event is not None and position.of_token(event) == at
+            return event is not None and resume_token.position_of(event) == at
     except PyMongoError as error:
         if code_of(error) in REOPEN_BY_TIME:
             return False
@@ -123,7 +124,7 @@ def _first_event(source: Source, start: Document, match: Document, seconds: floa
         if cursor["id"]:
             namespace = cursor["ns"].partition(".")[2]
             run({"killCursors": namespace, "cursors": [Int64(cursor["id"])]}, session=session)
-    return events[0]["_id"] if events else None, position.of_token(cursor["postBatchResumeToken"])
+    return events[0]["_id"] if events else None, resume_token.position_of(cursor["postBatchResumeToken"])
 
 
 def _not_yet(at: int) -> SourceUnavailable:

@@ -6,7 +6,6 @@ import logging
 import time
 from threading import Event, Lock, Thread
 
-from zmsd import position
 from zmsd.channel import Channel
 from zmsd.errors import (
     OptionRefused,
@@ -19,9 +18,10 @@ from zmsd.errors import (
     TokenUnfit,
 )
 from zmsd.log import Repeated
+from zmsd.mongodb import resume_token
 from zmsd.mongodb.change_cursor import AWAIT_MS, Batch, ChangeCursor
 from zmsd.mongodb.errors import REFUSED_WAIT, backoff
-from zmsd.mongodb.source import Document
+from zmsd.mongodb.events import ChangeEvent
 from zmsd.prometheus import Counter
 
 log = logging.getLogger(__name__)
@@ -162,9 +162,9 @@ class Reader:
             return None
         finally:
             self.health.answered(self.name)
-        if batch.events and batch.events[-1]["operationType"] == "invalidate":
+        if batch.events and batch.events[-1].kind == "invalidate":
             # It ends a stream, and its cause stands before it: begin again behind it.
-            self._cursor.reopen_after(position.of_token(batch.events.pop()["_id"]))
+            self._cursor.reopen_after(resume_token.position_of(batch.events.pop().token))
         self._fill(batch.events)
         self._few = 0 < len(batch.events) < _FEW
         if opens or self._repeated.attempts:
@@ -177,10 +177,10 @@ class Reader:
     def _read(self, wait_ms: int) -> Batch:
         return self._cursor.read(wait_ms)
 
-    def fill(self, events: list[Document]) -> None:
+    def fill(self, events: list[ChangeEvent]) -> None:
         """Complete a batch's events in place, before anyone sees them. For the readers of content."""
 
-    def _fill(self, events: list[Document]) -> None:
+    def _fill(self, events: list[ChangeEvent]) -> None:
         """Tried until it works: the cursor has moved on, and reading again would not bring these events."""
         while events:
             self.health.asks(self.name)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from zmsd.channel import Channel
 from zmsd.errors import SequenceError
+from zmsd.mongodb import resume_token
 from zmsd.mongodb.change_cursor import Batch
-from zmsd.mongodb.source import Document
+from zmsd.mongodb.events import ChangeEvent, Document
 
 _HELD = 6
 """Batches of content that are taken for one of the order; of each reader at least one."""
@@ -22,7 +23,7 @@ class Piece(NamedTuple):
     """Some or all events of one clusterTime."""
 
     position: int
-    events: list[Document]
+    events: list[ChangeEvent]
     first: bool
     last: bool
 
@@ -38,8 +39,8 @@ class Pieces(NamedTuple):
 class Paired(NamedTuple):
     """What has become of some entries of the order."""
 
-    events: list[Document]
-    left: list[Document]
+    events: list[ChangeEvent]
+    left: list[ChangeEvent]
     """Entries whose events are yet to be had: not so many batches are held at once, for a thousand events may be
     gigabytes."""
 
@@ -49,19 +50,19 @@ class Sequencer:
 
     def __init__(self, channels: Mapping[str, Channel[Batch]]) -> None:
         self._channels = channels
-        self._queues: dict[str, list[Document]] = {name: [] for name in channels}  # reversed: pop() takes the next
-        self._paired: list[Document | None] = []  # of the entries that are being paired, one for each
+        self._queues: dict[str, list[ChangeEvent]] = {name: [] for name in channels}  # reversed: pop() takes the next
+        self._paired: list[ChangeEvent | None] = []  # of the entries that are being paired, one for each
         self._fetched: list[str] = []  # whose batches were taken for them
 
-    def pair(self, entries: list[Document], seconds: float | None = None) -> Paired | None:
+    def pair(self, entries: list[ChangeEvent], seconds: float | None = None) -> Paired | None:
         """The events of the entries, or of the first of them, in order. Raises what ended a reader, or Closed.
 
         None where a reader has not brought its event within so many seconds: call again with the same entries.
         """
         queues = self._queues
         for entry in entries[len(self._paired) :]:
-            collection = entry.get("ns", {}).get("coll")
-            names = [name for name in dict.fromkeys((collection, entry.get("to", {}).get("coll"))) if name in queues]
+            both = dict.fromkeys((entry.collection, entry.target))
+            names = [name for name in both if name is not None and name in queues]
             lacking = [name for name in names if not queues[name]]
             if len(self._fetched) >= _HELD and any(name in self._fetched for name in lacking):
                 break
@@ -82,11 +83,11 @@ class Sequencer:
         self._fetched.append(collection)
         return True
 
-    def _next(self, collection: str, entry: Document) -> Document:
+    def _next(self, collection: str, entry: ChangeEvent) -> ChangeEvent:
         event = self._queues[collection].pop()
-        if event["_id"] != entry["_id"]:
+        if event.token != entry.token:
             raise SequenceError(
-                f"the stream of {collection} is at {event['_id']} where the order has {entry['_id']}: please report it"
+                f"the stream of {collection} is at {event.token} where the order has {entry.token}: please report it"
             )
         return event
 
@@ -103,13 +104,13 @@ class Grouper:
     def is_open(self) -> bool:
         return self._open is not None
 
-    def group(self, events: list[Document], token: Document, now: int, *, ended: bool) -> Pieces:
+    def group(self, events: list[ChangeEvent], token: Document, now: int, *, ended: bool) -> Pieces:
         """:param token: everything up to it has been delivered
         :param now: the database's time for the member that answered: after a failover it may not have come as far
         :param ended: nothing more was visible, so the last event's transaction is whole (a token beyond it says so too)
         """
-        times = [event["_id"]["_data"][2:18] for event in events]  # as text: compared without making a Timestamp
-        reached = token["_data"][2:18]
+        times = [event.token["_data"][2:18] for event in events]  # resume_token.time_text, inline
+        reached = resume_token.time_text(token)
         pieces: list[Piece] = []
         begun = self._open
         newest = times[-1] if times else begun

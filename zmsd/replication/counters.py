@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from zmsd.mongodb.sequencer import Piece
 from zmsd.prometheus import Registry
 from zmsd.replication.change_log import Entry
-from zmsd.replication.encoder import commit_ms
+from zmsd.replication.entries import commit_ms
 
 _LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
@@ -64,7 +64,7 @@ class Tally:
         now = time.time()
         # Of a rename the new name: that of before may be one of many, as of $out. dropDatabase has none.
         of_events = ((event, piece) for piece in pieces for event in piece.events)
-        named = [((event.get("to") or event["ns"]).get("coll", ""), piece) for event, piece in of_events]
+        named = [(event.target or event.collection or "", piece) for event, piece in of_events]
         self.events.update([name for name, _ in named])
         for name, piece in dict(named).items():
             self.lags[name] = max(now - commit_ms(piece) / 1000, 0.0)

@@ -11,11 +11,12 @@ from threading import Event, Thread
 from zmsd import position
 from zmsd.errors import ResumeLost, SourceError, SourceRefused, Stopped, StoreError
 from zmsd.log import Repeated, kv
+from zmsd.mongodb import resume_token
 from zmsd.mongodb.errors import REFUSED_WAIT, backoff
 from zmsd.mongodb.feed import Feed
 from zmsd.mongodb.sequencer import Pieces
 from zmsd.replication.change_log import Entry
-from zmsd.replication.encoder import Encoder
+from zmsd.replication.entries import EntryBuilder
 from zmsd.replication.hub import Hub
 from zmsd.replication.preparation import remember_identity
 from zmsd.replication.publication import Edition
@@ -179,9 +180,7 @@ class Dispatcher:
             self._hub.edition = edition
             self._log.start(position.watermark(self._place), edition.fingerprint)
         self._hub.problems.look(self._hub.source, edition)
-        encoder = edition.encoder()
-        encoder.rows = self._hub.tally.rows
-        encoder.progress = self._progressed
+        builder = edition.entry_builder(self._hub.tally.rows, self._progressed)
         self._progressed()
         with self._open_feed(edition, self._place) as feed:
             self._feed = feed
@@ -204,7 +203,7 @@ class Dispatcher:
                     if self._repeated.attempts:
                         self._repeated.recovered()
                         self._waits = backoff()
-                    self._append(encoder, pieces, more=feed.at_hand)
+                    self._append(builder, pieces, more=feed.at_hand)
                 self._checkpoint()
                 if self._next not in (None, edition) or self._hub.source.deployment is not deployment:
                     return
@@ -214,9 +213,9 @@ class Dispatcher:
         assert self._place is not None
         self._hub.history.check_place(position.watermark(self._place), position.watermark(self._begun))
 
-    def _append(self, encoder: Encoder, pieces: Pieces, *, more: bool) -> None:
+    def _append(self, builder: EntryBuilder, pieces: Pieces, *, more: bool) -> None:
         made = False
-        for entries in encoder.entries(pieces.pieces):
+        for entries in builder.entries(pieces.pieces):
             self._log.extend(entries, more=more)
             if len(entries) < _FEW and not more:
                 time.sleep(_YIELD)
@@ -227,7 +226,7 @@ class Dispatcher:
             self._last_entry = time.monotonic()
             whole = next((piece for piece in reversed(pieces.pieces) if piece.last and piece.events), None)
             if whole is not None:
-                token = position.text_of_token(whole.events[-1]["_id"])
+                token = resume_token.to_text(whole.events[-1].token)
                 self._newest = position.watermark(whole.position), token
         elif time.monotonic() - self._last_entry >= self._heartbeat:
             self._last_entry = time.monotonic()

@@ -20,7 +20,7 @@ from zmsd.mongodb.feed import DatabaseFeed
 from zmsd.mongodb.source import Source
 from zmsd.replication.change_log import ChangeLog, Entry, Tail
 from zmsd.replication.counters import Tally
-from zmsd.replication.encoder import Encoder
+from zmsd.replication.entries import EntryBuilder
 from zmsd.replication.lineage import History
 from zmsd.replication.problems import Problems
 from zmsd.replication.publication import Edition
@@ -179,7 +179,7 @@ class Hub:
         """
         return self.log.tail(place, edition.fingerprint) or self._catch_up(place, edition, stop, give_up, end)
 
-    def between(self, encoder: Encoder, edition: Edition, after: int, end: int, stop: Event) -> Iterator[Entry]:
+    def between(self, builder: EntryBuilder, edition: Edition, after: int, end: int, stop: Event) -> Iterator[Entry]:
         """Everything after one position up to another one, which must have been reached. Raises ResumeLost."""
         self._check_reach(after)
         with closing(DatabaseFeed(self.source, edition.watched, after, stop)) as feed:
@@ -187,7 +187,7 @@ class Hub:
                 pieces = feed.read()
                 for piece in pieces.pieces if pieces else ():
                     if piece.position <= end:
-                        yield from itertools.chain.from_iterable(encoder.entries([piece]))
+                        yield from itertools.chain.from_iterable(builder.entries([piece]))
 
     def _check_reach(self, after: int) -> None:
         """mongod lets a stream begin at any time before its replica set was made, as if nothing could be missing."""
@@ -228,7 +228,7 @@ class CatchUp:
         self._most = (0, 0)  # rows and bytes to be given at once
         self._given: float | None = None  # monotonic seconds: its client has had that long to send what it took
         self._tail: Tail | None = None
-        self._encoder = edition.encoder()
+        self._builder = edition.entry_builder()
         self._feed = DatabaseFeed(hub.source, edition.watched, position.parse(place)[0], stop)
         self._entries = self._read()
         log.info(kv("catching up", place=place, log_head=hub.log.head))
@@ -262,7 +262,7 @@ class CatchUp:
         joined: list[Entry] = []
         while True:
             pieces = self._feed.read()
-            for entries in self._encoder.entries(pieces.pieces if pieces else ()):
+            for entries in self._builder.entries(pieces.pieces if pieces else ()):
                 joined += entries
                 rows, size = self._most
                 if sum([entry.rows for entry in joined]) >= rows or sum([entry.size for entry in joined]) >= size:

@@ -109,7 +109,9 @@ class Copy:
         for scan in scans:
             self.progress.collection = scan.collection
             for documents in prefetched(scan, self._stop):
-                frames = encoder.copied(scan.collection, documents, chosen.get(scan.collection, ()))
+                of_collection = chosen.get(scan.collection, [])
+                results = self.edition.evaluate(scan.collection, documents, [table.name for table in of_collection])
+                frames = encoder.inserts(documents, results, of_collection)
                 if scan.collection in shards:
                     frames += shards[scan.collection].copied(self._shard_name, documents)
                 self.progress.documents += len(documents)
@@ -130,11 +132,11 @@ class Copy:
 
         :param copied_at: tables whose changes up to a position are not wanted
         """
-        encoder = self.edition.encoder()
-        for tables in encoder.tables.values():
+        builder = self.edition.entry_builder()
+        for tables in builder.encoder.tables.values():
             for table in tables:
-                table.copied_at = copied_at.get(table.name, table.copied_at)
-        for entry in self._hub.between(encoder, self.edition, after, end, self._stop):
+                table.included_to = copied_at.get(table.name, table.included_to)
+        for entry in self._hub.between(builder, self.edition, after, end, self._stop):
             self._oldest_ms = min(self._oldest_ms, entry.commit_ms)
             yield entry.frames + (entry.shard_frames or {}).get(self._shard_name, b"")
 

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Event
 from typing import Any, NamedTuple
 
 from zmsd.errors import SourceTimeout
-from zmsd.mongodb.content_reader import Watched
+from zmsd.mongodb.content_reader import Fields, Watched
 from zmsd.mongodb.patience import persist
 from zmsd.mongodb.raw_batch import EVALUATED, SLICE
 from zmsd.mongodb.snapshot_scan import Scan, prefetched
 from zmsd.mongodb.source import Document, Source
 from zmsd.pace import Pace
-from zmsd.replication.encoder import Encoder, Reading
+from zmsd.replication.encoder import Computed, Encoder
+from zmsd.replication.entries import EntryBuilder
+from zmsd.replication.resync import Resync, SnapshotReader
+from zmsd.rows import computed, plain
 from zmsd.rows.computed import Evaluator, follows_from_id
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Catalog, Table, diff
 from zmsd.schema.tables import Column
 from zmsd.zero.system_tables import ShardTable
-from zmsd.zero.table_encoder import row_filters, used_fields
 
 
 class Published(NamedTuple):
@@ -99,13 +102,13 @@ class Edition:
         self._shards = shards
         named = {"clients": published.clients_collection, "mutations": published.mutations_collection}
         self.shard_tables = [ShardTable(kind, name, rejects) for kind, name in named.items() if name]
-        computed: dict[str, list[Table]] = {}
+        by_collection: dict[str, list[Table]] = {}
         for table in self.catalog.tables:
             if not table.mapping.plain:
-                computed.setdefault(table.mapping.collection, []).append(table)
-        self._evaluators = {name: Evaluator(self._run, tables, rejects) for name, tables in computed.items()}
+                by_collection.setdefault(table.mapping.collection, []).append(table)
+        self._evaluators = {name: Evaluator(self._run, tables, rejects) for name, tables in by_collection.items()}
         # A reader tries again by itself, and tells of it.
-        of_readers = {name: Evaluator(source.run, tables, rejects) for name, tables in computed.items()}
+        of_readers = {name: Evaluator(source.run, tables, rejects) for name, tables in by_collection.items()}
         used = used_fields(self.catalog, self.shard_tables)
         needing = {table.mapping.collection for table in self.catalog.tables if not follows_from_id(table)}
         needing |= {table.collection for table in self.shard_tables}
@@ -115,9 +118,28 @@ class Edition:
         }
         """Every collection that is read, and what is wanted of it."""
 
-    def encoder(self) -> Encoder:
-        reading = Reading(self._source.operation_time, self.documents, self._shards)
-        return Encoder(self.catalog, self._rejects, self.shard_tables, self._evaluators, reading)
+    def encoder(self, row_counts: Counter[str] | None = None) -> Encoder:
+        """Return an encoder for one thread.
+
+        :param row_counts: table -> row changes made, counted by the encoder
+        """
+        return Encoder(self.catalog, self._rejects, self.shard_tables, row_counts)
+
+    def entry_builder(
+        self, row_counts: Counter[str] | None = None, on_progress: Callable[[], None] = lambda: None
+    ) -> EntryBuilder:
+        """Return an EntryBuilder for one thread.
+
+        :param on_progress: called for each batch of documents that a resync reads
+        """
+        encoder = self.encoder(row_counts)
+        reader = SnapshotReader(self._source.operation_time, self.documents, self.evaluate, self._shards)
+        return EntryBuilder(encoder, Resync(encoder, reader, on_progress))
+
+    def evaluate(self, collection: str, documents: Sequence[Document], tables: Iterable[str]) -> Computed:
+        """Return what mongod computes for documents of a collection, by computed table."""
+        evaluator = self._evaluators.get(collection)
+        return {} if evaluator is None else evaluator.evaluate(documents, only=set(tables))
 
     def _run(self, pipeline: list[Document], seconds: float) -> list[Document]:
         pace = Pace(1)
@@ -139,3 +161,28 @@ class Edition:
         wanted = self.watched[collection]
         size = SLICE if wanted.evaluator is None else EVALUATED
         return Scan(self._source, collection, wanted.fields, at, size)
+
+
+def used_fields(catalog: Catalog, shards: Iterable[ShardTable]) -> dict[str, Fields]:
+    """The watched collections, each with the top-level fields that its tables use."""
+    used: dict[str, Fields] = {shard.collection: None for shard in shards}
+    for table in catalog.tables:
+        name = table.mapping.collection
+        used[name] = _union(
+            used.get(name, frozenset()), (plain if table.mapping.plain else computed).used_fields(table)
+        )
+    return used
+
+
+def row_filters(catalog: Catalog, shards: Iterable[ShardTable]) -> dict[str, list[Document]]:
+    """The filters of the collections of which every table has a plain one."""
+    others = {shard.collection for shard in shards}
+    return {
+        name: [table.mapping.filter for table in tables]
+        for name, tables in catalog.by_collection.items()
+        if name not in others and all(table.mapping.plain and table.mapping.filter for table in tables)
+    }
+
+
+def _union(one: Fields, other: Fields) -> Fields:
+    return None if one is None or other is None else one | other

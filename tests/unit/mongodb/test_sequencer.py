@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from zmsd.channel import Channel
 from zmsd.errors import ResumeLost, SequenceError, SourceUnavailable, Stopped
 from zmsd.mongodb.change_cursor import Batch
+from zmsd.mongodb.events import ChangeEvent
 from zmsd.mongodb.sequencer import Grouper, Piece, Sequencer
 from zmsd.mongodb.source import Document
 
@@ -23,8 +24,8 @@ def token(at: int, number: int | None = None) -> Document:
     return {"_data": f"82{at:016X}" + ("2B0229296E04" if number is None else f"2B042C01{number:06X}")}
 
 
-def event(at: int, number: int = 0, coll: str | None = "a", **more: Any) -> Document:
-    return {"_id": token(at, number), "operationType": "insert", "ns": {"coll": coll} if coll else {}, **more}
+def event(at: int, number: int = 0, coll: str | None = "a", kind: str = "insert", **more: Any) -> ChangeEvent:
+    return ChangeEvent(token(at, number), kind, coll, **more)
 
 
 # GROUPER
@@ -140,14 +141,14 @@ def channels(**batches: list[list[Document]]) -> dict[str, Channel[Batch]]:
     return made
 
 
-def entry(full: Document) -> Document:
+def entry(full: ChangeEvent) -> ChangeEvent:
     """What the order says of an event."""
-    return {key: full[key] for key in ("_id", "operationType", "ns", "to") if key in full}
+    return ChangeEvent(full.token, full.kind, full.collection, target=full.target)
 
 
 def test_the_order_of_the_database_is_kept_over_collections() -> None:
-    events = [event(BEGIN + n, n, "abc"[n * 7 % 3], fullDocument={"n": n}) for n in range(50)]
-    per = {name: [e for e in events if e["ns"]["coll"] == name] for name in "abc"}
+    events = [event(BEGIN + n, n, "abc"[n * 7 % 3], after={"n": n}) for n in range(50)]
+    per = {name: [e for e in events if e.collection == name] for name in "abc"}
     sequencer = Sequencer(channels(**{name: [some[:5], some[5:6], some[6:]] for name, some in per.items()}))
     entries = [entry(e) for e in events]
     assert paired(sequencer, entries[:20]) == events[:20]
@@ -168,7 +169,7 @@ def paired(sequencer: Sequencer, entries: list[Document]) -> list[Document]:
 
 def test_only_some_batches_are_held_at_once() -> None:
     events = [event(BEGIN + n, n, "aab"[n % 3]) for n in range(30)]
-    per = {name: [e for e in events if e["ns"]["coll"] == name] for name in "ab"}
+    per = {name: [e for e in events if e.collection == name] for name in "ab"}
     sequencer = Sequencer(channels(a=[[one] for one in per["a"]], b=[per["b"]]))
     entries = [entry(e) for e in events]
     assert sequencer.pair(entries) == (events[:7], entries[7:]), "six batches, of b one"
@@ -178,12 +179,12 @@ def test_only_some_batches_are_held_at_once() -> None:
 
 def test_what_is_not_watched_is_passed_over() -> None:
     one = event(BEGIN, 0, "a")
-    strangers = [event(BEGIN, 1, "other"), event(BEGIN, 2, None, operationType="dropDatabase")]
+    strangers = [event(BEGIN, 1, "other"), event(BEGIN, 2, None, kind="dropDatabase")]
     assert Sequencer(channels(a=[[one]])).pair([strangers[0], entry(one), strangers[1]]) == ([one], [])
 
 
-def rename(source: str, target: str) -> Document:
-    return event(BEGIN, 0, source, operationType="rename", to={"coll": target})
+def rename(source: str, target: str) -> ChangeEvent:
+    return event(BEGIN, 0, source, kind="rename", target=target)
 
 
 @pytest.mark.parametrize(

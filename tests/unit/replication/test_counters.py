@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from zmsd.mongodb.events import ChangeEvent
 from zmsd.mongodb.sequencer import Piece
 from zmsd.prometheus import Registry
 from zmsd.replication.counters import Tally
@@ -9,7 +10,7 @@ def test_a_collection_that_is_replaced_time_and_again_is_one_name() -> None:
     """$out renames a collection with a name of its own onto the old one."""
     tally = Tally(Registry())
     for number in range(3):
-        event = {"ns": {"db": "d", "coll": f"tmp.agg_out.{number}"}, "to": {"db": "d", "coll": "a"}}
+        event = ChangeEvent({}, "rename", f"tmp.agg_out.{number}", target="a")
         tally.read([Piece(number << 32, [event], True, True)])
     assert tally.events == {"a": 3}
     assert list(tally.lags) == ["a"]

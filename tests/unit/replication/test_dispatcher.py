@@ -15,6 +15,7 @@ import pytest
 from tests.support.wait import wait_until
 from zmsd import position
 from zmsd.errors import ResumeLost, SourceRefused, SourceUnavailable, StoreError
+from zmsd.mongodb.events import ChangeEvent
 from zmsd.mongodb.reader import Health
 from zmsd.mongodb.sequencer import Piece, Pieces
 from zmsd.prometheus import Counter
@@ -28,20 +29,22 @@ Step = Pieces | BaseException | Callable[[], object] | None
 
 
 def piece(at: int, text: str = "x", *, first: bool = True, last: bool = True) -> Piece:
-    return Piece(START + at, [{"_id": {"_data": f"82{START + at:016X}"}, "text": text, "ns": {}}], first, last)
+    return Piece(
+        START + at, [ChangeEvent({"_data": f"82{START + at:016X}"}, "insert", after={"text": text})], first, last
+    )
 
 
 def pieces(*made: Piece, upto: int) -> Pieces:
     return Pieces(list(made), START + upto)
 
 
-class FakeEncoder:
-    rows: Any = None
+class FakeBuilder:
+    def __init__(self, *_: Any) -> None: ...
 
     def entries(self, made: list[Piece]) -> Iterator[list[Entry]]:
         for one in made:
             if one.events:
-                text = str(one.events[0]["text"]).encode()
+                text = str((one.events[0].after or {})["text"]).encode()
                 if text == b"fails":
                     raise SourceUnavailable("away")
                 yield [Entry(position.watermark(one.position), 0, 1, text, one.last)]
@@ -110,7 +113,7 @@ class Scene:
         self.heartbeat = 1000.0
 
     def make_edition(self, fingerprint: str) -> Any:
-        return SimpleNamespace(fingerprint=fingerprint, encoder=FakeEncoder)
+        return SimpleNamespace(fingerprint=fingerprint, entry_builder=FakeBuilder)
 
     @contextmanager
     def running(self) -> Iterator[Dispatcher]:

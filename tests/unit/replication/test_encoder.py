@@ -11,15 +11,17 @@ from hypothesis import strategies as st
 
 from tests.support.frames import data
 from zmsd import position
+from zmsd.mongodb.events import ChangeEvent, Document, change_event
 from zmsd.mongodb.sequencer import Piece
-from zmsd.mongodb.source import Document
 from zmsd.replication.change_log import Entry
-from zmsd.replication.encoder import Encoder, Reading
+from zmsd.replication.encoder import Encoder
+from zmsd.replication.entries import EntryBuilder
+from zmsd.replication.resync import Resync, SnapshotReader
+from zmsd.rows import table_rows
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Catalog, Table
 from zmsd.schema.mapping import Mapping
 from zmsd.schema.tables import Column, TableSpec
-from zmsd.zero import table_encoder
 from zmsd.zero.system_tables import ShardTable
 
 AT = 1795407798 << 32 | 20
@@ -38,24 +40,29 @@ def table(
 
 def encoder(
     *tables: Table, documents: Sequence[Document] = (), now: int = AT + 100, shards: Sequence[ShardTable] = ()
-) -> Encoder:
+) -> EntryBuilder:
     def read(collection: str, at: int) -> Iterator[list[Document]]:
         yield from ([document] for document in documents)
 
-    return Encoder(Catalog(tables), Rejects(), shards, {}, Reading(lambda: now, read, lambda: SHARDS))
+    reader = SnapshotReader(lambda: now, read, lambda *_: {}, lambda: SHARDS)
+    return builder(Encoder(Catalog(tables), Rejects(), shards), reader)
 
 
-def event(kind: str, coll: str, key: Any, before: Document | None = None, after: Document | None = None) -> Document:
+def builder(encoder: Encoder, reader: SnapshotReader) -> EntryBuilder:
+    return EntryBuilder(encoder, Resync(encoder, reader, lambda: None))
+
+
+def event(kind: str, coll: str, key: Any, before: Document | None = None, after: Document | None = None) -> ChangeEvent:
     """As it leaves a ContentReader."""
     made: Document = {"_id": {"_data": "82"}, "operationType": kind, "ns": {"coll": coll}, "documentKey": {"_id": key}}
     if after is not None:
         made["fullDocument"] = {"_id": key, **after}
     if before is not None:
         made["fullDocumentBeforeChange"] = {"_id": key, **before}
-    return made
+    return change_event(made)
 
 
-def whole(*events: Document, at: int = AT) -> Piece:
+def whole(*events: ChangeEvent, at: int = AT) -> Piece:
     return Piece(at, list(events), True, True)
 
 
@@ -70,7 +77,7 @@ def changes(entries: Sequence[Entry]) -> list[tuple[Any, ...]]:
     ]
 
 
-def entries_of(one: Encoder, *pieces: Piece) -> list[Entry]:
+def entries_of(one: EntryBuilder, *pieces: Piece) -> list[Entry]:
     return [entry for some in one.entries(pieces) for entry in some]
 
 
@@ -125,7 +132,7 @@ def test_an_entry_is_a_transaction() -> None:
     one = encoder(table("t", "c"))
     wall = datetime(2024, 2, 29, 23, 59, 59, 999000)
     events = [event("insert", "c", str(number), None, {}) for number in range(3)]
-    events[-1]["wallTime"] = wall
+    events[-1].wall_time = wall
     (entry,) = entries_of(one, whole(*events))
     assert (entry.watermark, entry.commit_ms, entry.rows, entry.last, entry.shard_frames) == (
         position.watermark(AT),
@@ -136,7 +143,7 @@ def test_an_entry_is_a_transaction() -> None:
     )
     parts = entries_of(one, Piece(AT + 1, events, True, False), Piece(AT + 1, [], False, True))
     assert [(part.commit_ms, part.last) for part in parts] == [(1709251199999, False), (1709251199999, True)]
-    del events[-1]["wallTime"]
+    events[-1].wall_time = None
     assert entries_of(one, whole(*events))[0].commit_ms == (AT >> 32) * 1000
 
 
@@ -204,14 +211,14 @@ def test_without_the_document_before_a_key_that_may_change_is_copied_afresh() ->
 def test_there_was_no_document_before() -> None:
     """As opposed to one that is not known."""
     fresh = event("update", "c", 1, None, {"name": "b", "v": 1})
-    fresh["beforeKnown"] = True
+    fresh.before_known = True
     assert encoded(encoder(table("t", "c", KEYED)), fresh) == [("insert", "t", None, {"name": "b", "v": 1})]
 
 
 def test_a_drop_empties_the_tables() -> None:
     tables = [table("t", "c"), table("u", "c"), table("other", "o")]
     assert encoded(encoder(*tables), event("drop", "c", None)) == [("truncate", "t"), ("truncate", "u")]
-    database = {"_id": {"_data": "82"}, "operationType": "dropDatabase", "ns": {}}
+    database = ChangeEvent({"_data": "82"}, "dropDatabase")
     assert encoded(encoder(*tables), database) == [], "a drop of each collection stands before it"
 
 
@@ -224,7 +231,9 @@ def test_a_rename_empties_what_went_and_copies_what_came(
     source: str, target: str, emptied: set[str], filled: set[str]
 ) -> None:
     one = encoder(table("t", "c"), table("u", "o"), documents=[{"_id": "1", "name": "a"}, {"_id": "2"}])
-    made = encoded(one, {**event("rename", source, None), "to": {"coll": target}})
+    renamed = event("rename", source, None)
+    renamed.target = target
+    made = encoded(one, renamed)
     assert {change[1] for change in made if change[0] == "truncate"} == emptied
     rows = [{"id": "1", "name": "a"}, {"id": "2", "name": None}]
     assert made[len(emptied) :] == [("insert", name, None, row) for name in filled for row in rows]
@@ -232,7 +241,8 @@ def test_a_rename_empties_what_went_and_copies_what_came(
 
 def test_what_a_document_lacks_is_counted_and_left_out() -> None:
     rejects = Rejects()
-    one = Encoder(Catalog((table("t", "c", KEYED),)), rejects, (), {}, Reading(lambda: AT, lambda *_: iter(()), tuple))
+    reader = SnapshotReader(lambda: AT, lambda *_: iter(()), lambda *_: {}, tuple)
+    one = builder(Encoder(Catalog((table("t", "c", KEYED),)), rejects), reader)
     made = encoded(
         one, event("insert", "c", 1, None, {"v": 1}), event("update", "c", 1, {"v": 1}, {"v": 1, "name": "a"})
     )
@@ -354,8 +364,9 @@ def test_results_of_mutations_are_json() -> None:
 @pytest.mark.parametrize("kind", ["drop", "rename"])
 def test_a_shard_collection_that_is_gone_leaves_no_rows(kind: str) -> None:
     one = encoder(shards=[ShardTable("clients", "zc", Rejects())])
-    gone: Document = {"_id": {"_data": "82"}, "operationType": kind, "ns": {"coll": "zc"}}
-    (entry,) = entries_of(one, whole(gone | ({"to": {"coll": "other"}} if kind == "rename" else {})))
+    gone = ChangeEvent({"_data": "82"}, kind, "zc")
+    gone.target = "other" if kind == "rename" else None
+    (entry,) = entries_of(one, whole(gone))
     for shard in SHARDS:
         assert entry.shard_frames
         (change,) = data(entry.shard_frames[shard])
@@ -365,7 +376,7 @@ def test_a_shard_collection_that_is_gone_leaves_no_rows(kind: str) -> None:
 def test_a_collection_renamed_to_a_shard_collection_brings_its_rows() -> None:
     document = {"_id": 1, "shard": "zero_1", "clientGroupID": "g", "clientID": "c", "lastMutationID": 3}
     one = encoder(shards=[ShardTable("clients", "zc", Rejects())], documents=[document])
-    renamed: Document = {"_id": {"_data": "82"}, "operationType": "rename", "ns": {"coll": "b"}, "to": {"coll": "zc"}}
+    renamed = ChangeEvent({"_data": "82"}, "rename", "b", target="zc")
     (entry,) = entries_of(one, whole(renamed))
     tags = {shard: [change["tag"] for change in data(frames)] for shard, frames in (entry.shard_frames or {}).items()}
     assert tags == {"zero_0": ["truncate"], "zero_1": ["truncate", "insert"]}
@@ -374,7 +385,7 @@ def test_a_collection_renamed_to_a_shard_collection_brings_its_rows() -> None:
 def test_what_makes_many_rows_comes_in_parts() -> None:
     """A collection under a watched name may be as large as any."""
     one = encoder(table("t", "c"), documents=[{"_id": str(number)} for number in range(5000)])
-    renamed: Document = {"_id": {"_data": "82"}, "operationType": "rename", "ns": {"coll": "b"}, "to": {"coll": "c"}}
+    renamed = ChangeEvent({"_data": "82"}, "rename", "b", target="c")
     parts = list(one.entries([whole(renamed)]))
     assert [entry.last for part in parts for entry in part] == [False, False, True]
     assert sum(entry.rows for part in parts for entry in part) == 5001
@@ -395,7 +406,7 @@ def test_who_had_a_key_is_forgotten_where_a_transaction_begins_in_the_middle_of_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """If they are too many. In a backlog each batch may begin within a transaction."""
-    monkeypatch.setattr(table_encoder, "_OWNERS", 0)
+    monkeypatch.setattr(table_rows, "_MAX_REMEMBERED_KEYS", 0)
     one = encoder(table("t", "c", KEYED))
     a, b = {"name": "a", "v": 1}, {"name": "b", "v": 1}
     entries_of(one, Piece(AT, [event("insert", "c", 1, None, a)], True, False))

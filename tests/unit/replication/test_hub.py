@@ -23,13 +23,13 @@ from zmsd.replication.publication import Edition
 ALL = 1 << 30
 
 
-class FakeEncoder:
+class FakeBuilder:
     def entries(self, pieces: Sequence[Piece]) -> Iterator[list[Entry]]:
         if pieces:
             yield [entry(one.position, f"private {one.position}", last=one.last) for one in pieces]
 
 
-EDITION = cast(Edition, SimpleNamespace(fingerprint="f", watched={}, encoder=FakeEncoder))
+EDITION = cast(Edition, SimpleNamespace(fingerprint="f", watched={}, entry_builder=FakeBuilder))
 
 
 def entry(at: int, text: str, *, last: bool = True) -> Entry:
@@ -145,14 +145,14 @@ def test_who_goes_in_the_middle_leaves_nothing_behind(hub: Hub, monkeypatch: pyt
     """What it was reading is ended at once, not when somebody looks for cycles."""
     ended: list[int] = []
 
-    def entries(self: FakeEncoder, pieces: Sequence[Piece]) -> Iterator[list[Entry]]:
+    def entries(self: FakeBuilder, pieces: Sequence[Piece]) -> Iterator[list[Entry]]:
         try:
             for one in pieces:
                 yield [entry(one.position, "private", last=False)]
         finally:
             ended.append(1)
 
-    monkeypatch.setattr(FakeEncoder, "entries", entries)
+    monkeypatch.setattr(FakeBuilder, "entries", entries)
     FakeFeed.batches = [Pieces([piece(90), piece(95)], 95)]
     found = changes(hub, 85)
     assert len(found.take(1, ALL, 0)) == 1

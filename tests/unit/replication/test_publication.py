@@ -29,5 +29,6 @@ def test_a_reader_hears_that_mongodb_is_away_and_a_copy_waits() -> None:
         evaluator.evaluate([{"_id": "a"}])
     source.run.side_effect = answers
     encoder = edition.encoder()
-    (message,) = encoder.copied("c", [{"_id": "a"}], encoder.tables["c"])
+    documents = [{"_id": "a"}]
+    (message,) = encoder.inserts(documents, edition.evaluate("c", documents, ["t"]), encoder.tables["c"])
     assert data(message)[0]["new"] == {"id": "a"}
