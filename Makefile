@@ -39,6 +39,27 @@ man: .venv/man
 	$(BIN)/rst2man docs/man/zmsd.8.rst build/man/zmsd.8
 	$(BIN)/rst2man docs/man/zmsd.yaml.5.rst build/man/zmsd.yaml.5
 
+# For systems without the Debian package, as root: an environment in /opt/zmsd, the units, the manual pages, and the example
+# settings where there are none. Enables and starts nothing; run it again to upgrade.
+UNITS := /etc/systemd/system
+install: man
+	$(PYTHON) -m venv /opt/zmsd
+	/opt/zmsd/bin/pip install --quiet --disable-pip-version-check --upgrade .
+	ln -sf /opt/zmsd/bin/zmsd /usr/local/bin/zmsd
+	install -D -m 644 -t /usr/local/share/man/man8 build/man/zmsd.8
+	install -D -m 644 -t /usr/local/share/man/man5 build/man/zmsd.yaml.5
+	install -D -m 644 -t $(UNITS) systemd/zmsd.service systemd/zmsd@.service
+	if [ "$$(systemctl --version | awk 'NR == 1 { print int($$2) }')" -ge 254 ]; then \
+	    install -D -m 644 -t $(UNITS)/zmsd.service.d systemd/254.conf; \
+	    install -D -m 644 -t $(UNITS)/zmsd@.service.d systemd/254.conf; \
+	fi
+	install -D -m 644 systemd/zmsd.sysusers /etc/sysusers.d/zmsd.conf
+	systemd-sysusers zmsd.conf
+	install -d /etc/zmsd
+	install -d -m 700 /etc/credstore
+	cp -n etc/zmsd.yaml etc/schema.json etc/mappings.json /etc/zmsd/
+	[ ! -d /run/systemd/system ] || systemctl daemon-reload
+
 style: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,4 +77,4 @@ clean:
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@
 
-.PHONY: demo test unit integration e2e faults compat systemd deb bench man style types clean
+.PHONY: demo test unit integration e2e faults compat systemd deb bench man install style types clean

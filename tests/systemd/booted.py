@@ -94,7 +94,7 @@ def start_mongod(machine: Machine) -> None:
 
 
 def test_installation_enables_nothing_and_names_the_next_command(machine: Machine) -> None:
-    done = machine.run("dpkg", "--install", "/mnt/packages/zmsd.deb", timeout=120)
+    done = machine.run("apt-get", "install", "--yes", "/mnt/packages/zmsd.deb", timeout=120)
     assert "zmsd check && systemctl enable --now zmsd" in done.stdout
     assert machine.run("systemctl", "is-enabled", "zmsd", check=False).stdout.strip() == "disabled"
     assert machine.run("systemctl", "is-active", "zmsd", check=False).stdout.strip() == "inactive"
@@ -256,8 +256,18 @@ def test_start_errors_are_in_the_journal_and_final(log_format: str, machine: Mac
     configure(machine)
 
 
-def test_start_that_fails_is_repeated_for_ever_and_slowly(machine: Machine) -> None:
+def test_commands_beside_a_stopped_daemon_leave_it_its_files(machine: Machine) -> None:
     machine.run("systemctl", "reset-failed", "zmsd")
+    assert "database shop" in machine.run("zmsd", "store", "show").stdout
+    machine.run("zmsd", "check")
+    owners = machine.run("sh", "-c", "stat --format=%U /var/lib/private/zmsd/*").stdout.split()
+    assert set(owners) == {"zmsd"}
+    machine.run("systemctl", "start", "zmsd")
+    wait_until(lambda: serving(machine), "zmsd serves", 30)
+    machine.run("systemctl", "stop", "zmsd")
+
+
+def test_start_that_fails_is_repeated_for_ever_and_slowly(machine: Machine) -> None:
     machine.run(
         "systemd-run",
         "--unit=taken",
@@ -294,7 +304,7 @@ def test_instance_has_settings_credentials_and_state_of_its_own(machine: Machine
 def test_upgrade_keeps_configuration_and_state_and_restarts(machine: Machine) -> None:
     before = machine.run("cat", FILE).stdout
     pid, kept = machine.property("zmsd", "MainPID"), machine.run("zmsd", "store", "show").stdout
-    machine.run("dpkg", "--install", "/mnt/packages/newer.deb", timeout=120)
+    machine.run("apt-get", "install", "--yes", "/mnt/packages/newer.deb", timeout=120)
     wait_until(lambda: machine.property("zmsd", "MainPID") not in ("0", pid) and serving(machine), "it serves", 30)
     assert machine.run("zmsd", "--version").stdout.strip().endswith("+1")
     assert machine.run("cat", FILE).stdout == before
@@ -303,12 +313,12 @@ def test_upgrade_keeps_configuration_and_state_and_restarts(machine: Machine) ->
 
 
 def test_removal_keeps_configuration_and_state_and_purge_takes_all(machine: Machine) -> None:
-    machine.run("dpkg", "--remove", "zmsd")
+    machine.run("apt-get", "remove", "--yes", "zmsd")
     assert machine.run("systemctl", "is-active", "zmsd", check=False).stdout.strip() == "inactive"
     assert not (machine.root / "opt/zmsd").exists()
     assert (machine.root / FILE.lstrip("/")).exists()
     assert (machine.root / "var/lib/private/zmsd/watermarks.db").exists()
-    machine.run("dpkg", "--purge", "zmsd")
+    machine.run("apt-get", "purge", "--yes", "zmsd")
     everything = machine.run("find", "/", "-xdev", "-path", "/mnt", "-prune", "-o", "-name", "*zmsd*", "-print").stdout
     assert everything.split() == []
     assert machine.run("getent", "passwd", "zmsd", check=False).stdout == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -138,8 +139,24 @@ def _opened(settings: Config, storage: Kind, *, make: bool = False) -> Iterator[
         raise StoreError(f"there is no store {file} (watermarks.path)")
     if storage == "nats-kv" and not settings.nats.servers:
         raise StoreError("the settings name no NATS (nats.servers)")
+    if storage == "sqlite" and make:
+        _create_for_the_daemon(file)
     store = open_store(replace(settings, watermarks=replace(settings.watermarks, storage=storage)))
     try:
         yield store
     finally:
         store.close()
+
+
+def _create_for_the_daemon(file: Path) -> None:
+    """As root, create the file of the store for the owner of its directory: the daemon could not open root's file.
+
+    sqlite gives the owner of the database to the other files that it makes beside it.
+    """
+    if os.geteuid() != 0 or not file.parent.is_dir():
+        return
+    owner = file.parent.stat()
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        os.close(descriptor)
