@@ -46,7 +46,7 @@ from zmsd.replication.preparation import prepare
 from zmsd.replication.publication import Edition, Published
 from zmsd.replication.publication_history import Epochs
 from zmsd.rows.rejects import Rejects
-from zmsd.schema.loading import Publication, publication
+from zmsd.schema.loading import LoadedDocuments, load_documents
 from zmsd.schema.refresh import Refresh
 from zmsd.watermarks import open_store
 
@@ -61,10 +61,12 @@ STOP_SECONDS = 25.0
 class Daemon:
     """One zmsd. ``run`` is for the main thread, ``tell`` for any."""
 
-    def __init__(self, settings: Config, published: Publication, path: Path | None, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, settings: Config, loaded: LoadedDocuments, path: Path | None, environ: Mapping[str, str]
+    ) -> None:
         self._config = settings
         """As it was started. What a reload changes is not kept here but handed on."""
-        self._published = published
+        self._loaded_documents = loaded
         self._path = path
         self._environ = environ
         self._results = ReloadRecorder(settings.watermarks.path.parent)
@@ -79,7 +81,7 @@ class Daemon:
         self._registry = Registry()
         self._source = Source(settings.mongodb.uri, settings.mongodb.database)
         self._store = open_store(settings, serves=True)
-        self._epochs = Epochs(self._store, _values(settings, published))
+        self._epochs = Epochs(self._store, _values(settings, loaded))
         self._prepared = Event()
         self.hub = self._make_hub()
         self._dispatcher = self._make_dispatcher()
@@ -97,12 +99,12 @@ class Daemon:
     def run(self) -> int:
         """Serve until told to stop; the exit code. Does not install signal handlers (``handle_signals`` does)."""
         log.info(kv("zmsd starts", version=__version__, database=self._config.mongodb.database))
-        for warning in self._published.catalog.warnings:
+        for warning in self._loaded_documents.catalog.warnings:
             log.warning(kv("catalog", warning=warning))
         self._results.clear()
         self.server.start()
         self._dispatcher.thread.start()
-        self._refresh.watch(self._published.documents)
+        self._refresh.watch(self._loaded_documents.documents)
         self._refresh.start()
         self._monitor.start()
         log.info(kv("listening", address="{}:{}".format(*self.address)))
@@ -157,8 +159,8 @@ class Daemon:
         try:
             new = config.load(self._path, self._environ)
             context = _tls(new.server)
-            published = publication(new, fall_back=False)
-            edition = self._edition(_values(new, published))
+            loaded = load_documents(new, fall_back=False)
+            edition = self._edition(_values(new, loaded))
             if edition.fingerprint != self.hub.edition.fingerprint:
                 prepare(self.hub, edition, self._config.feed.images)
         except SourceUnavailable as error:
@@ -170,7 +172,7 @@ class Daemon:
             log.exception("reload failed")
             outcome = partial(self._refuse, f"failed: {error!r}")
         else:
-            outcome = partial(self._apply, new, context, published, edition)
+            outcome = partial(self._apply, new, context, loaded, edition)
         self.tell(partial(self._loaded, outcome))
 
     def _loaded(self, outcome: Callable[[], None]) -> None:
@@ -192,7 +194,7 @@ class Daemon:
         self._monitor.reloaded(faults)
         self._results.end(faults=faults)
 
-    def _apply(self, new: Config, context: ssl.SSLContext | None, published: Publication, edition: Edition) -> None:
+    def _apply(self, new: Config, context: ssl.SSLContext | None, loaded: LoadedDocuments, edition: Edition) -> None:
         try:
             self._epochs.reload(edition.published)
         except ZmsdError as error:
@@ -200,19 +202,19 @@ class Daemon:
             return
         logs.setup(new.log.level, new.log.format)
         self.server.apply(_limits(new), context)
-        self._refresh.watch(published.documents)
+        self._refresh.watch(loaded.documents)
         fixed = [name for name in _FIXED if getattr(new, name) != getattr(self._config, name)]
         if _fixed_server(new) != _fixed_server(self._config):
             fixed.append("server")
         if fixed:
             log.warning(kv("changed settings need a restart", sections=",".join(fixed)))
         self._publish()
-        log.info(kv("reloaded", tables=len(published.catalog.tables)))
+        log.info(kv("reloaded", tables=len(loaded.catalog.tables)))
         credentials = credentials_in_use(new)
         if credentials:
             log.info(kv("credentials are those of the start, a new one needs a restart", names=",".join(credentials)))
         self._monitor.reloaded(restart=fixed)
-        self._results.end(restart=fixed, credentials=credentials, tables=len(published.catalog.tables))
+        self._results.end(restart=fixed, credentials=credentials, tables=len(loaded.catalog.tables))
 
     def dump(self) -> None:
         """What every thread is doing, and how full the queues are, into the log."""
@@ -319,9 +321,9 @@ class Daemon:
             ) from error
 
 
-def _values(settings: Config, published: Publication) -> Published:
+def _values(settings: Config, loaded: LoadedDocuments) -> Published:
     zero = settings.zero
-    return Published(published.catalog, published.permissions, zero.clients_collection, zero.mutations_collection)
+    return Published(loaded.catalog, loaded.permissions, zero.clients_collection, zero.mutations_collection)
 
 
 def _fixed_server(settings: Config) -> tuple[object, ...]:
@@ -341,7 +343,7 @@ def run(path: Path | None) -> int:
     """``zmsd run``. Raises ConfigError and ZmsdError before it serves."""
     environ = dict(os.environ)
     settings = config.load(path, environ)
-    daemon = Daemon(settings, publication(settings), path, environ)
+    daemon = Daemon(settings, load_documents(settings), path, environ)
     daemon.handle_signals()
     # Objects alive now stay alive, and documents have no cycles: frequent collections would only cost processor time.
     gc.freeze()

@@ -17,7 +17,7 @@ from zmsd.config.settings import Config, TlsConfig
 from zmsd.errors import PeerError, StoreError, ZmsdError, reason_of
 from zmsd.gateway import tls
 from zmsd.log import redact_uri, write_line
-from zmsd.schema.loading import Publication, publication
+from zmsd.schema.loading import LoadedDocuments, load_documents
 from zmsd.watermarks import sqlite
 
 
@@ -25,11 +25,11 @@ def check(path: Path | None, environ: Mapping[str, str], offline: bool) -> int:
     """The exit code: 1 with a fault. Raises ConfigError for what is wrong in the configuration itself."""
     logs.setup("error")
     settings = load_settings(path, environ)
-    published = publication(settings, keep=False)
-    faults = _report(_of_documents(settings, published))
+    loaded = load_documents(settings, keep=False)
+    faults = _report(_of_documents(settings, loaded))
     faults += _report(_around(settings))
     if not offline:
-        faults += _report(preflight(settings, published.catalog))
+        faults += _report(preflight(settings, loaded.catalog))
     write_line("no errors" if not faults else f"{faults} error{'s' if faults > 1 else ''}")
     return 1 if faults else 0
 
@@ -43,15 +43,15 @@ def _report(findings: Iterable[Finding]) -> int:
     return faults
 
 
-def _of_documents(settings: Config, published: Publication) -> Iterator[Finding]:
+def _of_documents(settings: Config, loaded: LoadedDocuments) -> Iterator[Finding]:
     yield Finding("ok", f"config: {redact_uri(settings.mongodb.uri)}, database {settings.mongodb.database}")
-    for _, found in published.documents:
+    for _, found in loaded.documents:
         if found.fault is not None:
             age = "" if found.age is None else f", {words(found.age)} old"
             yield Finding("warning", f"{found.fault}; its last good copy{age}, would be used")
-    for warning in published.catalog.warnings:
+    for warning in loaded.catalog.warnings:
         yield Finding("warning", warning)
-    for table in published.catalog.tables:
+    for table in loaded.catalog.tables:
         columns = ", ".join(f"{column.name} {column.type}" for column in table.spec.columns)
         yield Finding("ok", f"table {table.name} from {table.mapping.collection}: {columns}")
 

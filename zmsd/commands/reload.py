@@ -15,7 +15,7 @@ from zmsd.config.partial import without_credentials
 from zmsd.errors import ZmsdError, reason_of
 from zmsd.log import write_line
 from zmsd.reload_result import ReloadResult, read_result
-from zmsd.schema.loading import publication
+from zmsd.schema.loading import load_documents
 
 _SECONDS = 75.0
 """Time for the daemon to end a reload; systemd gives ExecReload= 90 s."""
@@ -32,7 +32,7 @@ def reload(path: Path | None, environ: Mapping[str, str], pid: int | None) -> in
     """
     logs.setup("error")
     settings = load_settings(path, environ, concerns=without_credentials())
-    publication(settings, keep=False)
+    load_documents(settings, keep=False)
     unit = unit_of(path, environ)
     pid = pid or _main_pid(unit)
     result = _signal(pid, settings.watermarks.path.parent)

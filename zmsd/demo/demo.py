@@ -27,7 +27,7 @@ from zmsd.errors import PeerGone, ZmsdError
 from zmsd.log import redact_uri
 from zmsd.mongodb.deployment import ask
 from zmsd.mongodb.source import translated
-from zmsd.schema.loading import publication
+from zmsd.schema.loading import load_documents
 from zmsd.zero.protocol import PATH
 
 DATABASE = "zmsd_demo"
@@ -130,7 +130,7 @@ def _served(uri: str, port: int) -> Iterator[Daemon]:
         }
         file.write_text(json.dumps(settings))
         loaded = config.load(file, {})
-        daemon = Daemon(loaded, publication(loaded), file, {})
+        daemon = Daemon(loaded, load_documents(loaded), file, {})
         thread = Thread(target=daemon.run, name="zmsd", daemon=True)
         thread.start()
         try:

@@ -19,7 +19,9 @@ from zmsd.schema.fetch import Fetched
 log = logging.getLogger(__name__)
 
 
-class Publication(NamedTuple):
+class LoadedDocuments(NamedTuple):
+    """The checked documents of one configuration, and what they give."""
+
     catalog: Catalog
     permissions: Any
     """As zero-cache wants them in its permissions row; None for none."""
@@ -31,7 +33,7 @@ _Documents = dict[str, tuple[SourceConfig, Fetched]]
 """By their part: schema, mappings, permissions."""
 
 
-def publication(settings: Config, *, keep: bool = True, fall_back: bool = True) -> Publication:
+def load_documents(settings: Config, *, keep: bool = True, fall_back: bool = True) -> LoadedDocuments:
     """Fetch and check every document. Where a URL gives none that can be used, its last good copy is, with a warning in
     the log. Raises ConfigError with all faults; EndpointDown where all of them are in what URLs gave.
 
@@ -67,7 +69,7 @@ def publication(settings: Config, *, keep: bool = True, fall_back: bool = True) 
     return found
 
 
-def _check(loaded: _Documents, wanted: Collection[str], faults: Sequence[Fault]) -> Publication:
+def _check(loaded: _Documents, wanted: Collection[str], faults: Sequence[Fault]) -> LoadedDocuments:
     """:param faults: of the documents that could not be loaded"""
     faults = list(faults)
     catalog: Catalog | None = None
@@ -82,10 +84,10 @@ def _check(loaded: _Documents, wanted: Collection[str], faults: Sequence[Fault])
         faults.append(permissions.fault((), f"must be an object of permissions, not {kind(permissions.data)}"))
     if faults or catalog is None:
         raise ConfigError(faults)
-    return Publication(catalog, None if permissions is None else permissions.data, tuple(loaded.values()))
+    return LoadedDocuments(catalog, None if permissions is None else permissions.data, tuple(loaded.values()))
 
 
-def _on_copies(loaded: _Documents, error: ConfigError, copies: Path) -> Publication | None:
+def _on_copies(loaded: _Documents, error: ConfigError, copies: Path) -> LoadedDocuments | None:
     """Return what is published with last good copies in place of a schema with faults, or else of all documents that
     have faults, or else of all that URLs gave: a mapping may be at fault because it goes with another schema.
 

@@ -13,12 +13,12 @@ from tests.support.endpoint import Endpoint
 from zmsd.config import settings as config
 from zmsd.errors import ConfigError
 from zmsd.schema.fetch import EndpointDown
-from zmsd.schema.loading import Publication, publication
+from zmsd.schema.loading import LoadedDocuments, load_documents
 
 SCHEMA = {"item": {"columns": {"id": {"type": "string"}}, "primaryKey": ["id"]}}
 
 
-def published(directory: Path, permissions: Any, schema: Any = SCHEMA) -> Publication:
+def published(directory: Path, permissions: Any, schema: Any = SCHEMA) -> LoadedDocuments:
     (directory / "schema.json").write_text(json.dumps(schema))
     (directory / "permissions.json").write_text(json.dumps(permissions))
     settings = {
@@ -27,7 +27,7 @@ def published(directory: Path, permissions: Any, schema: Any = SCHEMA) -> Public
         "zero": {"permissions": {"file": "permissions.json"}},
     }
     (directory / "zmsd.json").write_text(json.dumps(settings))
-    return publication(config.load(directory / "zmsd.json", {}))
+    return load_documents(config.load(directory / "zmsd.json", {}))
 
 
 def test_permissions(tmp_path: Path) -> None:
@@ -55,18 +55,18 @@ MAPPINGS = {"item": {"collection": "things"}}
 
 
 @pytest.fixture
-def urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Publication]]:
+def urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LoadedDocuments]]:
     """``urls(schema, mappings, **options)``: what is published when the endpoints give these bodies (JSON or bytes)."""
     monkeypatch.setenv("no_proxy", "*")
     endpoint = Endpoint()
 
-    def published(schema: Any, mappings: Any, **options: Any) -> Publication:
+    def published(schema: Any, mappings: Any, **options: Any) -> LoadedDocuments:
         settings: dict[str, Any] = {"mongodb": {"uri": "mongodb://127.0.0.1/db"}}
         for name, body in {"schema": schema, "mappings": mappings}.items():
             raw = body if isinstance(body, bytes) else json.dumps(body).encode()
             settings[name] = {"url": endpoint.say(f"/{name}", raw)}
         (tmp_path / "zmsd.json").write_text(json.dumps(settings))
-        return publication(config.load(tmp_path / "zmsd.json", {}), **options)
+        return load_documents(config.load(tmp_path / "zmsd.json", {}), **options)
 
     yield published
     endpoint.stop()
@@ -76,7 +76,7 @@ BAD: list[Any] = [b"", b"<html></html>", b'{"item', b"\x1f\x8b\x08", [], 5, None
 
 
 @pytest.mark.parametrize("bad", [*BAD, {}, {"item": {"columns": {"id": {"type": "strin"}}, "primaryKey": ["id"]}}])
-def test_schema_that_cannot_be_used_falls_back_to_the_copy(urls: Callable[..., Publication], bad: Any) -> None:
+def test_schema_that_cannot_be_used_falls_back_to_the_copy(urls: Callable[..., LoadedDocuments], bad: Any) -> None:
     good = urls(SCHEMA, MAPPINGS)
     found = urls(bad, MAPPINGS)
     assert found.catalog == good.catalog
@@ -87,13 +87,13 @@ def test_schema_that_cannot_be_used_falls_back_to_the_copy(urls: Callable[..., P
 
 
 @pytest.mark.parametrize("bad", [*BAD, {"item": {"collection": "a$"}}, {"other": {"collection": "a"}}])
-def test_mappings_that_cannot_be_used_fall_back_to_the_copy(urls: Callable[..., Publication], bad: Any) -> None:
+def test_mappings_that_cannot_be_used_fall_back_to_the_copy(urls: Callable[..., LoadedDocuments], bad: Any) -> None:
     good = urls(SCHEMA, MAPPINGS)
     assert urls(SCHEMA, bad).catalog == good.catalog
     assert urls(SCHEMA, MAPPINGS).documents[1][1].fault is None
 
 
-def test_documents_that_do_not_fit_each_other_fall_back_together(urls: Callable[..., Publication]) -> None:
+def test_documents_that_do_not_fit_each_other_fall_back_together(urls: Callable[..., LoadedDocuments]) -> None:
     two = {**SCHEMA, "other": SCHEMA["item"]}
     good = urls(two, {**MAPPINGS, "other": {"collection": "others"}})
     found = urls(SCHEMA, {**MAPPINGS, "other": {"collection": "others", "feilds": {}}})
@@ -102,12 +102,12 @@ def test_documents_that_do_not_fit_each_other_fall_back_together(urls: Callable[
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_url_without_a_copy_is_an_endpoint_that_is_down(urls: Callable[..., Publication], bad: Any) -> None:
+def test_url_without_a_copy_is_an_endpoint_that_is_down(urls: Callable[..., LoadedDocuments], bad: Any) -> None:
     with pytest.raises(EndpointDown):
         urls(bad, MAPPINGS)
 
 
-def test_running_publication_is_kept_when_the_check_finds_a_fault(urls: Callable[..., Publication]) -> None:
+def test_running_publication_is_kept_when_the_check_finds_a_fault(urls: Callable[..., LoadedDocuments]) -> None:
     good = urls(SCHEMA, MAPPINGS, fall_back=False)
     with pytest.raises(EndpointDown, match="has no such table"):
         urls(SCHEMA, {"other": {"collection": "a"}}, fall_back=False)
@@ -125,8 +125,8 @@ def test_file_with_a_fault_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "zmsd.json").write_text(json.dumps(settings))
     loaded = config.load(tmp_path / "zmsd.json", {})
     with pytest.raises(EndpointDown):  # the schema is not looked at without its mappings
-        publication(loaded)
+        load_documents(loaded)
     (tmp_path / "schema.json").write_text("{")
     with pytest.raises(ConfigError, match="not JSON") as caught:
-        publication(loaded)
+        load_documents(loaded)
     assert not isinstance(caught.value, EndpointDown)
