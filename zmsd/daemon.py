@@ -27,6 +27,7 @@ from zmsd.deadline import Deadline
 from zmsd.errors import SourceUnavailable, StoreError, ZmsdError, reason_of
 from zmsd.gateway import tls
 from zmsd.gateway.http import Limits
+from zmsd.gateway.registry import SessionRegistry
 from zmsd.gateway.server import Server
 from zmsd.log import kv
 from zmsd.metadata.metrics import register
@@ -83,10 +84,11 @@ class Daemon:
         self._store = open_store(settings, serves=True)
         self._epochs = Epochs(self._store, _values(settings, loaded))
         self._prepared = Event()
+        self._sessions = SessionRegistry(_limits(settings))
         self.hub = self._make_hub()
         self._dispatcher = self._make_dispatcher()
         self._store.watch(lambda: self.tell(self._settle))
-        self._monitor = Monitor(self.hub, self._dispatcher, lambda: self.server.sessions())
+        self._monitor = Monitor(self.hub, self._dispatcher, self._sessions.sessions)
         register(self._registry, self._monitor, self._refresh)
         self.server = self._make_server()
 
@@ -221,7 +223,7 @@ class Daemon:
         for name, stack in logs.stacks():
             log.info("stack of thread %s:\n%s", name, stack)
         queues = {name: f"{held}/{limit}" for name, (held, limit) in self._dispatcher.queues.items()}
-        log.info(kv("queues", **queues, log_bytes=self.hub.log.size, sessions=len(self.server.sessions())))
+        log.info(kv("queues", **queues, log_bytes=self.hub.log.size, sessions=len(self._sessions.sessions())))
 
     def _on_stop_signal(self, number: int, frame: Any) -> None:
         signal.signal(number, signal.SIG_DFL)  # the second one kills
@@ -269,7 +271,7 @@ class Daemon:
     def _edition(self, published: Published) -> Edition:
         def shards() -> set[str]:
             known = {replica.shard_name for replica in self._store.replicas()}
-            return known.union(session.wanted.shard_name for session in self.server.sessions())
+            return known.union(session.wanted.shard_name for session in self._sessions.sessions())
 
         return Edition(published, self._source, self._rejects, self._halt, shards)
 
@@ -309,8 +311,8 @@ class Daemon:
             return Server(
                 (server.host, server.port),
                 self.hub,
+                self._sessions,
                 pages(self._monitor, self._registry),
-                _limits(self._config),
                 _tls(server),
                 self._died,
             )

@@ -8,8 +8,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from queue import SimpleQueue
-from threading import Event, Lock, Thread, current_thread
-from typing import NamedTuple
+from threading import Event, Thread, current_thread
 
 from zmsd.deadline import Deadline
 from zmsd.errors import PeerError, PeerProtocolError, RequestRefused
@@ -28,7 +27,8 @@ from zmsd.gateway.http import (
 )
 from zmsd.gateway.listener import Connection, Listener
 from zmsd.gateway.refusals import Refusals
-from zmsd.gateway.session import Session, Subscription
+from zmsd.gateway.registry import SessionRegistry
+from zmsd.gateway.session import Session
 from zmsd.gateway.tls import TlsSocket
 from zmsd.gateway.websocket import Peer
 from zmsd.log import kv, outside
@@ -50,11 +50,6 @@ PageMaker = Callable[[bool], Page]
 """Makes a page; the argument is whether the reader may see tables, hosts and reasons."""
 
 
-class _Admitted(NamedTuple):
-    session: Session
-    token: str | None
-
-
 class Server:
     """``start``, ``stop`` and ``apply`` are for the main thread; each session has a thread of its own."""
 
@@ -62,13 +57,14 @@ class Server:
         self,
         address: tuple[str, int],
         hub: Hub,
+        registry: SessionRegistry,
         pages: Mapping[str, PageMaker],
-        limits: Limits,
         tls: ssl.SSLContext | None,
         died: Callable[[str], None],
     ) -> None:
         """Bind and listen. Raises OSError.
 
+        :param registry: holds the sessions, and the limits that admit them
         :param pages: path -> what makes the page
         """
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
@@ -83,13 +79,10 @@ class Server:
         self.server_address: tuple[str, int] = self._socket.getsockname()[:2]
         self.hub = hub
         self.pages = pages
-        self.limits = limits
+        self.registry = registry
         self.tls = tls
         self.stopping = Event()
-        self._lock = Lock()
-        self._admitted: dict[int, _Admitted] = {}
         self._threads: set[Thread] = set()
-        self._next = 1
         self._looked = 0.0
         self._refusals = Refusals()
         self._wanted_pages: SimpleQueue[tuple[Connection, Request, bool] | None] = SimpleQueue()
@@ -105,37 +98,30 @@ class Server:
     def stop(self, deadline: Deadline) -> None:
         """Stop listening; sessions end at a transaction's end, and at once when half of the time is over."""
         self.stopping.set()
+        self.registry.close()
         self.listener.stop()
         if self.listener.thread.is_alive():
             self.listener.thread.join(deadline.remaining())
         self._socket.close()
         for _ in self._makers:
             self._wanted_pages.put(None)
-        for session in self.sessions():
+        for session in self.registry.sessions():
             session.stop()
         self.hub.log.close()
         patience = Deadline(deadline.remaining() / 2)
         for thread in list(self._threads):
             thread.join(patience.remaining())
-        for session in self.sessions():
+        for session in self.registry.sessions():
             session.kill()
         for thread in list(self._threads):
             thread.join(deadline.remaining())
 
     def apply(self, limits: Limits, tls: ssl.SSLContext | None) -> None:
         """Take reloaded settings: sessions whose token is not among ``limits.tokens`` any more end at once."""
-        with self._lock:
-            self.limits, self.tls = limits, tls
-            revoked = [
-                one.session for one in self._admitted.values() if limits.tokens and one.token not in limits.tokens
-            ]
-        for session in revoked:
+        self.tls = tls
+        for session in self.registry.apply(limits):
             log.warning(kv("closing session, its token was removed", session=session.number, address=session.address))
             session.kill()
-
-    def sessions(self) -> list[Session]:
-        with self._lock:
-            return [one.session for one in self._admitted.values()]
 
     def _requested(self, connection: Connection, head: bytes) -> None:
         """Answer a request, or make a session of it. Listener thread."""
@@ -157,7 +143,7 @@ class Server:
 
     def _route(self, connection: Connection, request: Request) -> None:
         """Raises RequestRefused."""
-        limits, path = self.limits, request.path
+        limits, path = self.registry.limits, request.path
         stream = path == protocol.PATH
         check_origin(request, limits, page=not stream)
         token = accepted_token(request, limits.tokens)
@@ -187,7 +173,8 @@ class Server:
             wanted = subscription(request.query)
         except ValueError as error:
             raise RequestRefused(400, "bad query", outside(error)) from error
-        session = self._register(connection.address, wanted, token)
+        address = connection.address
+        session = self.registry.admit(address, token, lambda number: Session(number, address, wanted, self.hub))
         sock = self.listener.release(connection)
         thread = Thread(
             target=self._serve, args=(session, sock, request.headers), name=f"session-{session.number}", daemon=True
@@ -197,33 +184,9 @@ class Server:
             thread.start()
         except RuntimeError as error:  # the system gives no more threads
             self._threads.discard(thread)
-            self._leave(session)
+            self.registry.remove(session)
             sock.close()
             self._refusals.refused("no thread", connection.address, 503, f"no thread for a session: {error}")
-
-    def _register(self, address: str, wanted: Subscription, token: str | None) -> Session:
-        """Return a new session in the registry. Raises RequestRefused."""
-        with self._lock:
-            limits = self.limits
-            if self.stopping.is_set():
-                raise RequestRefused(503, "stopping", "zmsd stops")
-            if limits.tokens and token not in limits.tokens:  # reloaded meanwhile
-                raise RequestRefused(401, "token refused", "wrong token")
-            if len(self._admitted) >= limits.max_sessions:
-                raise RequestRefused(503, "max_sessions", f"server.max_sessions ({limits.max_sessions}) are connected")
-            same = sum(one.session.address == address for one in self._admitted.values())
-            if same >= limits.max_sessions_per_address:
-                most = limits.max_sessions_per_address
-                reason = f"server.max_sessions_per_address ({most}) are connected from there"
-                raise RequestRefused(503, "max_sessions_per_address", reason)
-            session = Session(self._next, address, wanted, self.hub)
-            self._admitted[session.number] = _Admitted(session, token)
-            self._next += 1
-            return session
-
-    def _leave(self, session: Session) -> None:
-        with self._lock:
-            self._admitted.pop(session.number, None)
 
     def _serve(self, session: Session, sock: socket.socket, headers: Mapping[str, str]) -> None:
         """The session's thread."""
@@ -243,7 +206,7 @@ class Server:
         except Exception:
             log.exception(kv("session failed", session=session.number))
         finally:
-            self._leave(session)
+            self.registry.remove(session)
             wire.close()
             self._threads.discard(current_thread())
 
@@ -265,5 +228,5 @@ class Server:
         self._refusals.flush()
         if time.monotonic() - self._looked >= _CUT_OFF_INTERVAL_SECONDS:
             self._looked = time.monotonic()
-            for session in self.sessions():
+            for session in self.registry.sessions():
                 session.end_if_cut_off()

@@ -25,6 +25,7 @@ from zmsd.errors import PeerError, RequestRefused
 from zmsd.gateway import http, websocket
 from zmsd.gateway import server as servers
 from zmsd.gateway.http import Limits, Page
+from zmsd.gateway.registry import SessionRegistry
 from zmsd.gateway.server import Server
 from zmsd.gateway.websocket import Peer
 from zmsd.replication.change_log import ChangeLog
@@ -123,7 +124,9 @@ def serving() -> Iterator[Server]:
     hub = cast(Hub, SimpleNamespace(log=ChangeLog()))
     pages = {"/": lambda _: Page(200, "text/plain", "x"), "/status.json": lambda _: Page(200, "text/plain", "x")}
     limits = Limits(tokens=(TOKEN,), max_sessions_per_address=64)
-    server = Server(("127.0.0.1", 0), hub, pages, limits, None, lambda thread: pytest.fail(f"{thread} died"))
+    server = Server(
+        ("127.0.0.1", 0), hub, SessionRegistry(limits), pages, None, lambda thread: pytest.fail(f"{thread} died")
+    )
     server.start()
     try:
         yield server
@@ -174,7 +177,7 @@ def test_any_bytes_leave_the_server_serving(monkeypatch: pytest.MonkeyPatch, cap
             assert not [record for record in caplog.records if record.exc_info]
 
         each(st.lists(requests() | frames(), min_size=1, max_size=4), check)
-        wait_until(lambda: not server.sessions() and not len(server.listener), "all have gone")
+        wait_until(lambda: not server.registry.sessions() and not len(server.listener), "all have gone")
         with socket.create_connection(server.server_address, timeout=10) as sock:
             sock.sendall(HANDSHAKE)
             assert sock.recv(12) == b"HTTP/1.1 101"

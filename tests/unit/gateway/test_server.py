@@ -28,6 +28,7 @@ from zmsd.gateway import refusals, tls
 from zmsd.gateway import server as servers
 from zmsd.gateway.http import Limits, Page, subscription
 from zmsd.gateway.listener import Listener, network_of
+from zmsd.gateway.registry import SessionRegistry
 from zmsd.gateway.server import PageMaker, Server
 from zmsd.gateway.session import Subscription
 from zmsd.gateway.websocket import GOING_AWAY, Peer
@@ -93,13 +94,13 @@ def serving(
 ) -> Iterator[Server]:
     hub = cast(Hub, SimpleNamespace(log=ChangeLog()))
     pages = {"/": page("index"), "/healthz": page("ok\n"), "/readyz": page("ready"), "/metrics": page("metrics é")}
-    server = Server(("127.0.0.1", 0), hub, pages, limits, context, died)
+    server = Server(("127.0.0.1", 0), hub, SessionRegistry(limits), pages, context, died)
     server.start()
     try:
         yield server
     finally:
         server.stop(Deadline(10))
-        assert not server.sessions()
+        assert not server.registry.sessions()
 
 
 def port(server: Server) -> int:
@@ -268,14 +269,14 @@ def test_so_many_sessions_and_no_more() -> None:
                 pass
             assert ask(server, "/healthz")[0] == 200
             first.close()
-            wait_until(lambda: len(server.sessions()) == 1, "one has left")
+            wait_until(lambda: len(server.registry.sessions()) == 1, "one has left")
             with streaming(server) as third:
                 assert third.receive() == "hello zero_0"
-            server.limits = Limits(max_sessions=1)
-            wait_until(lambda: len(server.sessions()) == 1, "the third has left too")
+            server.apply(Limits(max_sessions=1), None)
+            wait_until(lambda: len(server.registry.sessions()) == 1, "the third has left too")
             with pytest.raises(Refused, match="503"), streaming(server):
                 pass
-        wait_until(lambda: not server.sessions(), "all have left")
+        wait_until(lambda: not server.registry.sessions(), "all have left")
 
 
 def test_the_oldest_connection_without_a_token_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +313,7 @@ def test_sessions_are_apart_from_connections_that_were_not_admitted(monkeypatch:
         idle = [socket.create_connection(("127.0.0.1", port(server)), timeout=10) for _ in range(4)]
         assert [sock.recv(1) for sock in idle[:2]] == [b"", b""]
         assert {client.receive() for client in (first, second, third)} == {"hello zero_0"}
-        assert len(server.sessions()) == 3
+        assert len(server.registry.sessions()) == 3
         for sock in idle:
             sock.close()
 
@@ -378,9 +379,9 @@ def test_a_session_ends_when_its_token_goes(before: tuple[str, ...], after: tupl
         if ends:
             with pytest.raises(Closed):
                 client.receive()
-            wait_until(lambda: not server.sessions(), "it has left")
+            wait_until(lambda: not server.registry.sessions(), "it has left")
         else:
-            server.sessions()[0]._peer.send(frame("still here"))  # type: ignore[union-attr]
+            server.registry.sessions()[0]._peer.send(frame("still here"))  # type: ignore[union-attr]
             assert client.receive() == "still here"
 
 
@@ -508,7 +509,7 @@ def test_no_more_threads_is_one_line(caplog: pytest.LogCaptureFixture, monkeypat
             with pytest.raises((Closed, Refused)), streaming(server):
                 pass
         monkeypatch.setattr(Thread, "start", starting)
-        assert not server.sessions()
+        assert not server.registry.sessions()
         assert len(caplog.records) == 1
         assert not caplog.records[0].exc_info
         with streaming(server) as client:
@@ -592,7 +593,7 @@ def test_who_asks_for_nonsense_is_told() -> None:
     with serving() as server:
         with pytest.raises(Refused, match="400.*shardNum"), streaming(server, f"{PATH}?appID=zero"):
             pass
-        assert not server.sessions()
+        assert not server.registry.sessions()
 
 
 # BAD CLIENTS
@@ -626,7 +627,7 @@ def test_garbage_ends_its_own_connection_only(garbage: bytes, caplog: pytest.Log
             while sock.recv(65536):
                 pass
         assert ask(server, "/healthz")[0] == 200
-        assert len(server.sessions()) == 1
+        assert len(server.registry.sessions()) == 1
     assert not [record for record in caplog.records if record.exc_info], "and is no bug of ours"
 
 
@@ -711,9 +712,9 @@ def test_a_session_outlives_the_time_of_a_request(monkeypatch: pytest.MonkeyPatc
         over = time.monotonic() + 0.2
         wait_until(lambda: time.monotonic() > over, "the time of a request is over")
         client.ping()
-        server.sessions()[0]._peer.send(frame("still here"))  # type: ignore[union-attr]
+        server.registry.sessions()[0]._peer.send(frame("still here"))  # type: ignore[union-attr]
         assert client.receive() == "still here"
-        assert len(server.sessions()) == 1
+        assert len(server.registry.sessions()) == 1
 
 
 # START AND STOP
@@ -738,12 +739,12 @@ def test_who_does_not_stop_is_killed_in_time(monkeypatch: pytest.MonkeyPatch) ->
         server.stop(Deadline(1))
         assert 0.4 < time.monotonic() - before < 5
         assert not server._threads
-        assert not server.sessions()
+        assert not server.registry.sessions()
 
 
-def test_while_it_stops_nobody_comes_in() -> None:
+def test_server_refuses_sessions_when_stopping() -> None:
     with serving() as server:
-        server.stopping.set()
+        server.registry.close()
         with pytest.raises(Refused, match="503"), streaming(server):
             pass
 
