@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
+import re
 import resource
 import sqlite3
 import subprocess
@@ -17,6 +19,9 @@ import pytest
 
 from tests.faults.load import MAPPINGS, SCHEMA, Db, Follow, Serve, load, received
 from tests.faults.tally import Tally, pick
+from tests.support.daemon import run_zmsd
+from tests.support.wait import wait_until
+from zmsd.position import lexi
 from zmsd.watermarks.base import Replica
 from zmsd.watermarks.sqlite import SqliteStore
 
@@ -24,12 +29,13 @@ _WRITE = """
 import itertools, sys
 from pathlib import Path
 from zmsd.watermarks.sqlite import SqliteStore
+from zmsd.position import lexi
 from zmsd.watermarks.base import CopyRecord, Identity, Replica
 store = SqliteStore(Path(sys.argv[1]))
 print("open", flush=True)
 for number in itertools.count():
-    mark = f"c{number:012d}"
-    store.checkpoint(mark, "token" * 20)
+    mark = lexi(12**12 + number)
+    store.checkpoint(mark, "82" * 50)
     replica = Replica("zero", number % 50, "00")
     store.add_copy(replica, CopyRecord(mark, mark, "edition"))
     store.acked(replica, mark)
@@ -56,7 +62,7 @@ def test_killed_while_it_writes(tmp_path: Path, tally: Tally) -> None:
             if written >= 0:
                 record = store.replica(Replica("zero", written % 50, "00"))
                 assert record is not None
-                assert record.copies[-1].watermark >= f"c{written:012d}"
+                assert record.copies[-1].watermark >= lexi(12**12 + written)
         tally.survived += 1
 
 
@@ -112,11 +118,21 @@ def test_a_full_disk(tmp_path: Path, loaded: Db, serve: Serve, follow: Follow, t
             fill(disk)
             tally.survived += 1
             zmsd.wait_log("watermark store.*make room", 60)
+            assert "make room" in zmsd.get("/readyz")[1]
+            assert "zmsd_store_ready 0\n" in zmsd.get("/metrics")[1], "what the shipped alert ZmsdStoreNotReady asks"
+            assert "make room" in json.loads(zmsd.get("/status.json")[1])["store_trouble"]
+            config = ("--config", str(zmsd.config_file))
+            shown = run_zmsd("status", *config, cwd=tmp_path).stdout
+            assert re.search("the watermark store cannot be written.*make room", shown)
+            checked = run_zmsd("check", *config, cwd=tmp_path)
+            assert checked.returncode == 1
+            assert re.search("error: store: .*make room", checked.stdout)
             received(client, 20)
             assert len(zmsd.log("make room")) < 5
             (disk / "filler").unlink()
             zmsd.wait_log("recovered", 60)
             received(client)
+            wait_until(lambda: "zmsd_store_ready 1\n" in zmsd.get("/metrics")[1], "the store is ready", 60)
         assert not client.closings
 
 

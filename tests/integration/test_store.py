@@ -65,6 +65,11 @@ def copy(at: int, edition: str = "e", stream_from: int | None = None) -> CopyRec
 
 
 ZERO = Replica("zero", 0, mark(5))
+TOKEN = "82" + "0" * 16
+
+
+def token(number: int) -> str:
+    return f"82{number:016x}"
 
 
 def test_new_store_knows_nothing(store: WatermarkStore) -> None:
@@ -83,7 +88,7 @@ def fill(store: WatermarkStore) -> None:
     store.add_copy(ZERO, copy(5, "edition 1", 7))
     store.add_copy(ZERO, copy(20, "edition 2"))
     store.acked(ZERO, mark(9))
-    store.checkpoint(mark(9), "token")
+    store.checkpoint(mark(9), TOKEN)
     store.identify(Identity("set", {"a": "uuid"}))
     store.invalidate(mark(3), "another database")
     store.add_edition("edition 1", '["ü"]')
@@ -91,7 +96,7 @@ def fill(store: WatermarkStore) -> None:
 
 FILLED = Contents(
     {ZERO: ReplicaRecord(mark(9), (copy(5, "edition 1", 7), copy(20, "edition 2")))},
-    {mark(9): "token"},
+    {mark(9): TOKEN},
     {"edition 1": '["ü"]'},
     (),
     Identity("set", {"a": "uuid"}),
@@ -108,7 +113,7 @@ def test_store_outlives_the_process(store: WatermarkStore, another: Open) -> Non
     assert record.copy_before(mark(4)) is None
     assert record.copy_before(mark(19)) == copy(5, "edition 1", 7)
     assert record.copy_before(mark(20)) == copy(20, "edition 2")
-    assert again.checkpoint_before(mark(9)) == (mark(9), "token")
+    assert again.checkpoint_before(mark(9)) == (mark(9), TOKEN)
     assert again.identity() == Identity("set", {"a": "uuid"})
     assert again.valid_from() == (mark(3), "another database")
     assert again.edition("edition 1") == '["ü"]'
@@ -201,17 +206,17 @@ def test_checkpoints_far_behind_all_acks_are_forgotten(
     store.add_copy(other, copy(1))
     store.acked(ZERO, mark(100))
     for number in range(20):
-        store.checkpoint(mark(number), str(number))
-    assert store.checkpoint_before(mark(1)) == (mark(1), "1"), "shard 1 has confirmed nothing yet"
+        store.checkpoint(mark(number), token(number))
+    assert store.checkpoint_before(mark(1)) == (mark(1), token(1)), "shard 1 has confirmed nothing yet"
     assert store.checkpoint_before(mark(0)) is None
     store.acked(other, mark(10))
-    store.checkpoint(mark(20), "20")
+    store.checkpoint(mark(20), token(20))
     assert store.checkpoint_before(mark(9)) is None
-    assert store.checkpoint_before(mark(10)) == (mark(10), "10")
+    assert store.checkpoint_before(mark(10)) == (mark(10), token(10))
     store.acked(other, mark(20))
-    store.checkpoint(mark(21), "21")
+    store.checkpoint(mark(21), token(21))
     assert store.checkpoint_before(mark(17)) is None
-    assert store.checkpoint_before(mark(18)) == (mark(18), "18"), "some are kept in any case"
+    assert store.checkpoint_before(mark(18)) == (mark(18), token(18)), "some are kept in any case"
     store.close()
     assert list(another().contents().checkpoints) == [mark(number) for number in (18, 19, 20, 21)]
 

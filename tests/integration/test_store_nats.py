@@ -370,3 +370,14 @@ def test_records_of_an_older_zmsd_are_taken_over(start: Start, open_store: Open)
         wait_until(lambda store=store: not store._mirror.next(), "the old document is deleted")
         assert key not in store._mirror.values(store._bucket)
         store.close()
+
+
+def test_bucket_of_another_program_is_refused_and_left_as_it_is(start: Start, open_store: Open) -> None:
+    server = start()
+    other = open_store(server.url)
+    other._mirror.change("x", other._bucket, "database", lambda _: None)
+    change = other._mirror.change("y", other._bucket, "streamer_shards.0", lambda _: b"{}")
+    assert other._mirror.wait(change, 5)
+    other.close()
+    with pytest.raises(StoreError, match=r"another program's .*streamer_shards\.0.*nats\.bucket"):
+        open_store(server.url, database="db2")

@@ -67,7 +67,7 @@ def fill(store: WatermarkStore) -> None:
     store.identify(Identity("set", {"a": "uuid"}))
     store.invalidate(ago(60), "another database")
     for number in range(10):
-        store.checkpoint(ago(10 - number), f"token {number}")
+        store.checkpoint(ago(10 - number), f"82{number:016x}")
     store.close()
 
 

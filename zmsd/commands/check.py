@@ -6,6 +6,7 @@ import errno
 import importlib.util
 import os
 import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from zmsd.gateway import tls
 from zmsd.log import redact_uri, write_line
 from zmsd.schema.loading import LoadedDocuments, load_documents
 from zmsd.watermarks import sqlite
+
+_LITTLE, _LITTLE_AT_ALL = 16 << 20, 256 << 10
+"""Bytes; with less free on the disk of the store, ``check`` warns, or reports an error."""
 
 
 def check(path: Path | None, environ: Mapping[str, str], offline: bool) -> int:
@@ -95,6 +99,11 @@ def _store(settings: Config, serves: bool) -> Finding:
         text = "a zmsd that runs uses it, not on this port"
         # No fault: it may be the one that is to be restarted with another port.
         return Finding("warning", f"store: {file}: {text}: end that first, or give each one a file (watermarks.path)")
+    disk = os.statvfs(folder)
+    free = disk.f_bavail * disk.f_frsize
+    if free < _LITTLE:
+        text = f"store: {file}: {free >> 10} KiB are free on its disk: make room"
+        return Finding("warning" if free >= _LITTLE_AT_ALL else "error", text)
     return Finding("ok", f"store: {file}")
 
 
@@ -119,6 +128,10 @@ def _tls(files: TlsConfig) -> Finding:
         tls.context(files.cert, files.key)
     except ZmsdError as error:
         return Finding("error", str(error))
+    warning = tls.expiry_warning(files.cert, time.time())
+    if warning is not None:
+        ended = (tls.expiry(files.cert) or 0) <= time.time()
+        return Finding("error" if ended else "warning", warning)
     return Finding("ok", f"server.tls: {files.cert}")
 
 

@@ -14,7 +14,7 @@ from threading import BoundedSemaphore, Condition, Event, Lock
 from typing import Protocol
 
 from zmsd import position
-from zmsd.errors import ResumeLost, SourceError, Stopped
+from zmsd.errors import ResumeLost, SourceError, Stopped, StoreError
 from zmsd.log import kv
 from zmsd.mongodb.feed import DatabaseFeed
 from zmsd.mongodb.source import Source
@@ -106,7 +106,11 @@ class Hub:
         self._announced: dict[tuple[str, int], frozenset[str]] = {}
 
     def look_at_clock(self) -> None:
-        """Begin a lag report: ask for the database's time. May wait for MongoDB; without an answer nothing changes."""
+        """Begin a lag report: ask for the database's time; and look whether a store in trouble can be written again.
+        May wait for MongoDB; without an answer nothing changes."""
+        if self.store.trouble is not None:
+            with suppress(StoreError):
+                self.store.probe()
         sent = time.time()
         try:
             reply = self.source.command({"hello": 1})

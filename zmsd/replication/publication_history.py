@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 
-from zmsd.errors import StoreError
+from zmsd.errors import ConfigError, StoreError
 from zmsd.log import kv
 from zmsd.replication.publication import Published
+from zmsd.schema.catalog import recheck
 from zmsd.watermarks.base import WatermarkStore
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,10 @@ class Epochs:
             found = Published.from_json(document)
             if found.fingerprint != newest:
                 raise ValueError("it is understood in another way")
+            recheck(found.catalog, f"publication {newest[:12]}")
+        except ConfigError as error:
+            (first, *_) = str(error).splitlines()
+            raise StoreError(f"the daemons on this store publish what this one refuses: {first}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StoreError(
                 f"edition {newest[:12]}, which the daemons on this store publish, cannot be read ({error}): "

@@ -84,7 +84,11 @@ class ReplicaBook:
         document = self._store.edition(fingerprint)
         if document is None:
             raise ResumeLost(f"the publication {fingerprint[:12]} that this replica has is not in the store", UNKNOWN)
-        return Published.from_json(document)
+        try:
+            return Published.from_json(document)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            reason = f"the publication {fingerprint[:12]} that this replica has cannot be read: {error!r}"
+            raise ResumeLost(reason, UNKNOWN) from error
 
     def _of_shard(self) -> list[Replica]:
         return [one for one in self._store.replicas() if one[:2] == self.replica[:2]]

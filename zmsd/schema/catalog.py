@@ -11,7 +11,7 @@ from typing import Any
 
 from bson import json_util
 
-from zmsd.config.document import Document, Keys
+from zmsd.config.document import Document, Keys, parse
 from zmsd.config.settings import collection_problem
 from zmsd.errors import ConfigError, Fault
 from zmsd.schema.mapping import (
@@ -70,6 +70,33 @@ class Catalog:
     def from_json(text: str) -> Catalog:
         """What ``to_json`` gave."""
         return Catalog(tuple(_table(record) for record in json.loads(text)))
+
+
+def recheck(catalog: Catalog, name: str) -> None:
+    """Check a catalog that another daemon published by the rules for documents. Raises ConfigError.
+
+    :param name: what faults are shown at
+    """
+    records = [_record(table) for table in catalog.tables]
+    if not records:
+        return
+    schema = {
+        record["name"]: {
+            "tableName": record["name"],
+            "columns": {key: {"type": kind, "optional": more} for key, (kind, more) in record["columns"].items()},
+            "primaryKey": record["primaryKey"],
+        }
+        for record in records
+    }
+    mappings = {
+        record["name"]: {
+            "collection": record["collection"],
+            **({} if record["fields"] is None else {"fields": record["fields"]}),
+            **{key: json.loads(record[key]) for key in _COMPUTED if record[key] is not None},
+        }
+        for record in records
+    }
+    load_catalog(*(parse(json.dumps(document), name, kind="json") for document in (schema, mappings)))
 
 
 # A record is a table as plain JSON. What MongoDB is given is text in it, in canonical extended JSON: the order of keys

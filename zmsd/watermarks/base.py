@@ -185,6 +185,10 @@ class WatermarkStore(Protocol):
 
     def forget_edition(self, fingerprint: str) -> None: ...
 
+    def probe(self) -> None:
+        """Find out whether writing works again after ``trouble``."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -32,6 +32,7 @@ WRITE_SECONDS = 3.0
 """Seconds that a write is waited for which should be there before the client has what it is about."""
 CHECKPOINT_AGE = 24 * 3600.0
 """Seconds that a resume token is kept at most."""
+_OWN_KEYS = re.compile(r"(replica|shard|edition)\..+|epochs|identity|invalid|database")
 
 
 class SharedStore:
@@ -47,6 +48,7 @@ class SharedStore:
         self._told: Callable[[], None] = lambda: None
         self._buckets = Buckets(settings, {self._bucket: None, self._checkpoints: CHECKPOINT_AGE}, self._changed)
         self._mirror = self._buckets.mirror
+        self._refuse_foreign()
         self._claim(database)
         self._migrate()
 
@@ -166,8 +168,22 @@ class SharedStore:
         key = _key("edition", fingerprint)
         self._write_now("forgetting", self._mirror.change(("forget", key), self._bucket, key, lambda _: None))
 
+    def probe(self) -> None:
+        """Without effect: the connection looks for itself."""
+
     def close(self) -> None:
         self._buckets.close()
+
+    def _refuse_foreign(self) -> None:
+        """Raise StoreError for a bucket of another program, before anything is written to it."""
+        foreign = [key for key in self._mirror.values(self._bucket) if not _OWN_KEYS.fullmatch(key)]
+        if foreign:
+            self.close()
+            names = ", ".join(sorted(foreign)[:3])
+            raise StoreError(
+                f"the bucket {self._bucket} is another program's (it has the keys {names[:200]}): "
+                "give zmsd a bucket of its own (nats.bucket)"
+            )
 
     def _claim(self, database: str) -> None:
         """Two databases in one bucket would make each other's positions void."""

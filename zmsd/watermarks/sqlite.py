@@ -8,7 +8,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from time import sleep
@@ -26,6 +26,7 @@ from zmsd.watermarks.base import (
     Replica,
     ReplicaRecord,
 )
+from zmsd.watermarks.sqlite_rows import TABLES, readable
 
 log = logging.getLogger(__name__)
 
@@ -74,24 +75,29 @@ _ASKED = 1.0
 class SqliteStore:
     """watermarks.storage: sqlite. For one daemon; tools may look and write beside it."""
 
-    trouble: str | None = None
-
     def __init__(self, path: Path, *, serves: bool = False) -> None:
         """Opens or creates the file. Raises StoreError with what to do.
 
         :param serves: it is for a daemon; a second one is refused
         """
+        self.trouble: str | None = None
+        """Why the newest write failed; None after one that did not."""
         self._path = path
         self._lock = Lock()
         with ExitStack() as stack, _said(self._path, "opened"):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not path.exists():
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             if serves:
                 self._claim(stack)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
             stack.callback(self._db.close)  # first: the end of any descriptor of the file ends sqlite's own locks
+            _refuse_foreign(path, self._db)
+            _keep_private(path)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")  # a lost last write is found again by deriving it
             self._migrate()
+            self._check()
             self._end = stack.pop_all()
 
     def replica(self, replica: Replica) -> ReplicaRecord | None:
@@ -108,7 +114,7 @@ class SqliteStore:
         return {replica: ReplicaRecord(acked.get(replica), tuple(found)) for replica, found in copies.items()}
 
     def add_copy(self, replica: Replica, copy: CopyRecord) -> None:
-        with self._transaction("written") as db:
+        with self._transaction() as db:
             db.execute("INSERT OR IGNORE INTO replica VALUES (?, ?, ?, NULL)", replica)
             record = (self._record(replica) or ReplicaRecord(None, ())).with_copy(copy)
             db.execute("DELETE FROM copy WHERE app = ? AND number = ? AND version = ?", replica)
@@ -119,7 +125,7 @@ class SqliteStore:
         self._write(f"UPDATE replica SET acked = ? WHERE {where}", watermark, *replica, watermark)
 
     def checkpoint(self, watermark: str, token: str) -> None:
-        with self._transaction("written") as db:
+        with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO checkpoint VALUES (?, ?)", (watermark, token))
             db.execute(
                 "DELETE FROM checkpoint"
@@ -183,7 +189,7 @@ class SqliteStore:
         )
 
     def forget(self, replica: Replica) -> None:
-        with self._transaction("written") as db:
+        with self._transaction() as db:
             for table in ("replica", "copy"):
                 db.execute(f"DELETE FROM {table} WHERE app = ? AND number = ? AND version = ?", replica)
 
@@ -194,9 +200,13 @@ class SqliteStore:
         with self._lock, _said(self._path, "closed"):
             self._end.close()
 
+    def probe(self) -> None:
+        with self._transaction() as db:
+            db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")  # writes a page
+
     def _claim(self, stack: ExitStack) -> None:
         """Hold a lock on the file that no other process or store can have meanwhile."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(self._path, os.O_RDWR)
         stack.callback(os.close, descriptor)
         deadline = Deadline(_ASKED)
         while True:
@@ -224,6 +234,26 @@ class SqliteStore:
         for number, script in enumerate(_MIGRATIONS[version:], version + 1):
             self._db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
 
+    def _check(self) -> None:
+        """Refuse a damaged file, and drop the rows that no zmsd wrote: their subjects count as unknown."""
+        (result,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        if result != "ok":
+            raise sqlite3.DatabaseError(f"the file is malformed ({result.splitlines()[-1]})")
+        for table, columns in TABLES.items():
+            names = ", ".join(columns)
+            self._db.text_factory = bytes
+            try:
+                rows = self._db.execute(f"SELECT {names} FROM {table}").fetchall()
+            finally:
+                self._db.text_factory = str
+            kept = [row for row in (readable(table, row) for row in rows) if row is not None]
+            if len(kept) < len(rows):
+                log.error(kv("unreadable records dropped", file=self._path, table=table, records=len(rows) - len(kept)))
+                marks = ", ".join("?" * len(columns))
+                with self._transaction() as db:
+                    db.execute(f"DELETE FROM {table}")
+                    db.executemany(f"INSERT INTO {table} ({names}) VALUES ({marks})", kept)
+
     def _record(self, replica: Replica) -> ReplicaRecord | None:
         """The lock must be held."""
         where = "app = ? AND number = ? AND version = ?"
@@ -237,19 +267,25 @@ class SqliteStore:
             return self._db.execute(query, values).fetchall()
 
     def _write(self, statement: str, *values: object) -> None:
-        with self._lock, _said(self._path, "written"):
-            self._db.execute(statement, values)
+        with self._transaction() as db:
+            db.execute(statement, values)
 
     @contextmanager
-    def _transaction(self, what: str) -> Iterator[sqlite3.Connection]:
-        with self._lock, _said(self._path, what):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._lock, _said(self._path, "written"):
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    if self._db.in_transaction:  # sqlite ends it by itself where the disk is full
+                        self._db.execute("ROLLBACK")
+                    raise
+        except StoreError as error:
+            self.trouble = f"{error.__cause__}: {_advice(error.__cause__)}" if error.__cause__ else str(error)
+            raise
+        self.trouble = None
 
 
 @contextmanager
@@ -264,6 +300,7 @@ def _said(path: Path, what: str) -> Iterator[None]:
 def look(path: Path) -> str | None:
     """The name of the database that a file is about, where it says so. Changes nothing; raises StoreError."""
     with _said(path, "read"), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        _refuse_foreign(path, db)
         columns = [name for _, name, *_ in db.execute("PRAGMA table_info(identity)")]
         found = db.execute("SELECT database FROM identity").fetchall() if "database" in columns else []
     return found[0][0] if found else None
@@ -281,7 +318,26 @@ def is_claimed(path: Path) -> bool:
     return False
 
 
-def _advice(error: Exception) -> str:
+def _refuse_foreign(path: Path, db: sqlite3.Connection) -> None:
+    """Raise StoreError for a database of another program, before anything is changed in it."""
+    tables = {str(name) for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and not {"copy", "edition", "checkpoint"} <= tables:
+        names = ", ".join(sorted(tables)[:5])
+        raise StoreError(
+            f"{path} is a database of another program (it has the tables {names}): "
+            "set watermarks.path to a file of zmsd's own"
+        )
+
+
+def _keep_private(path: Path) -> None:
+    """Let nobody else read the file and its logs, which an older zmsd may have made for all."""
+    for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        with suppress(OSError):  # it is not there, or another user's
+            if file.stat().st_mode & 0o077:
+                file.chmod(0o600)
+
+
+def _advice(error: BaseException) -> str:
     text = str(error)
     if "malformed" in text or "not a database" in text:
         return "move the file away and start again, positions are derived from MongoDB"

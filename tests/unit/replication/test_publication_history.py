@@ -11,7 +11,9 @@ import pytest
 from zmsd.errors import StoreError
 from zmsd.replication.publication import Published
 from zmsd.replication.publication_history import Epochs
-from zmsd.schema.catalog import Catalog
+from zmsd.schema.catalog import Catalog, Table
+from zmsd.schema.mapping import Mapping
+from zmsd.schema.tables import Column, TableSpec
 from zmsd.watermarks.base import WatermarkStore
 
 A, B, C = (Published(Catalog(()), name) for name in "ABC")
@@ -214,3 +216,26 @@ def test_with_a_store_of_its_own_the_configuration_decides(caplog: pytest.LogCap
     epochs.reload(A)
     assert epochs.current == A
     assert not warnings(caplog)
+
+
+def test_published_mapping_is_checked_like_a_file() -> None:
+    """Whoever may write to the bucket must not run code in mongod."""
+    spec = TableSpec("t", (Column("id", "string"), Column("x", "string", True)), ("id",))
+    mapping = Mapping("c", None, None, {"id": "$_id", "x": {"$function": {"body": "x"}}})
+    store = FakeStore(Published(Catalog((Table(spec, mapping),)), "B"))
+    store.sequence.insert(0, A.fingerprint)
+    with pytest.raises(StoreError, match="publish what this one refuses: .*projection"):
+        begin(store, A)
+
+
+def test_published_mapping_that_a_file_may_have_is_followed() -> None:
+    spec = TableSpec("t", (Column("id", "string"), Column("x", "string", True)), ("id",))
+    for mapping in (
+        Mapping("c", (("id", "_id"), ("x", "a.b")), {"kind": "user", "n": {"$gt": 5}}),
+        Mapping("c", None, None, {"id": "$_id", "x": {"$toUpper": "$a"}}),
+        Mapping("c", None, {"a": None}, pipeline=[{"$project": {"id": "$_id", "x": "$a"}}]),
+    ):
+        found = Published(Catalog((Table(spec, mapping),)), "B")
+        store = FakeStore(found)
+        store.sequence.insert(0, A.fingerprint)
+        assert begin(store, A).current.fingerprint == found.fingerprint

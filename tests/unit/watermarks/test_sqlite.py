@@ -85,14 +85,35 @@ def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.
         again.close()
 
 
-def test_a_file_of_an_older_zmsd(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "_MIGRATIONS", sqlite._MIGRATIONS[:1])
-    store = SqliteStore(path)
-    store._write("INSERT INTO identity VALUES (1, 'set', '{}')")
-    store.close()
-    monkeypatch.undo()
+@pytest.mark.parametrize("version", [1, 2])
+def test_file_of_an_older_zmsd_is_taken_over(path: Path, version: int) -> None:
+    """It kept one record for each shard, of whatever replica."""
+    path.parent.mkdir()
+    db = sqlite3.connect(path)
+    for script in sqlite._MIGRATIONS[:version]:
+        db.executescript(script)
+    columns = "one, set_id, collections"
+    db.executescript(
+        f"""
+        PRAGMA user_version = {version};
+        INSERT INTO identity ({columns}) VALUES (1, 'set', '{{}}');
+        INSERT INTO shard VALUES ('zero', 0, '{mark(5)}', '{mark(9)}'), ('zero', 1, '{mark(6)}', NULL);
+        INSERT INTO copy VALUES ('zero', 0, '{mark(5)}', '{mark(7)}', 'e'), ('zero', 0, '{mark(8)}', '{mark(8)}', 'f'),
+            ('zero', 1, '{mark(6)}', '{mark(6)}', 'e');
+        """
+    )
+    db.close()
+    first, second = CopyRecord(mark(5), mark(7), "e"), CopyRecord(mark(8), mark(8), "f")
+    third = CopyRecord(mark(6), mark(6), "e")
+    for _ in range(2):
+        again = SqliteStore(path)
+        assert again.identity() == Identity("set", {}, None)
+        assert again.replicas() == {
+            Replica("zero", 0, ""): ReplicaRecord(mark(9), (first, second)),
+            Replica("zero", 1, ""): ReplicaRecord(None, (third,)),
+        }
+        again.close()
     again = SqliteStore(path)
-    assert again.identity() == Identity("set", {}, None)
     again.identify(Identity("set", {}, "db"))
     assert again.identity() == Identity("set", {}, "db")
     again.close()
