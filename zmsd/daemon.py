@@ -108,6 +108,7 @@ class Daemon:
         self._dispatcher.thread.start()
         self._refresh.watch(self._loaded_documents.documents)
         self._refresh.start()
+        self._monitor.watch_certificate(self._config.server.tls)
         self._monitor.start()
         log.info(kv("listening", address="{}:{}".format(*self.address)))
         while self._exit is None:
@@ -204,6 +205,7 @@ class Daemon:
             return
         logs.setup(new.log.level, new.log.format)
         self.server.apply(_limits(new), context)
+        self._monitor.watch_certificate(new.server.tls)
         self._refresh.watch(loaded.documents)
         fixed = [name for name in _FIXED if getattr(new, name) != getattr(self._config, name)]
         if _fixed_server(new) != _fixed_server(self._config):

@@ -86,6 +86,11 @@ def _store(settings: Config, serves: bool) -> Finding:
     for place, wanted in ((folder, os.W_OK | os.X_OK), *([(file, os.R_OK | os.W_OK)] if there else [])):
         if not os.access(place, wanted):
             return Finding("error", f"store: {file}: this user may not write {place} (watermarks.path)")
+    disk = os.statvfs(folder)
+    free = disk.f_bavail * disk.f_frsize
+    room = f"store: {file}: {free >> 10} KiB are free on its disk: make room"
+    if free < _LITTLE_AT_ALL:  # sqlite may not even read then
+        return Finding("error", room)
     if not there:
         return Finding("ok", f"store: {file} will be made")
     try:
@@ -99,11 +104,8 @@ def _store(settings: Config, serves: bool) -> Finding:
         text = "a zmsd that runs uses it, not on this port"
         # No fault: it may be the one that is to be restarted with another port.
         return Finding("warning", f"store: {file}: {text}: end that first, or give each one a file (watermarks.path)")
-    disk = os.statvfs(folder)
-    free = disk.f_bavail * disk.f_frsize
     if free < _LITTLE:
-        text = f"store: {file}: {free >> 10} KiB are free on its disk: make room"
-        return Finding("warning" if free >= _LITTLE_AT_ALL else "error", text)
+        return Finding("warning", room)
     return Finding("ok", f"store: {file}")
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import ssl
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -17,6 +20,8 @@ from zmsd.errors import ZmsdError
 T = TypeVar("T")
 
 _CHUNK = 1 << 16
+SOON_SECONDS = 30 * 24 * 3600
+"""So long before the end of its certificate zmsd warns."""
 
 
 def context(cert: Path, key: Path) -> ssl.SSLContext:
@@ -31,6 +36,48 @@ def context(cert: Path, key: Path) -> ssl.SSLContext:
             f"server.tls: {cert} and {key} are no certificate and its key, in PEM and without a password: {reason}"
         ) from error
     return made
+
+
+def expiry(cert: Path) -> int | None:
+    """Return when the first certificate of a file ends, in seconds since the epoch; None where that cannot be read.
+
+    The ssl module gives it for a peer's certificate only. It is notAfter of RFC 5280, section 4.1.
+    """
+    try:
+        found = re.search(
+            r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", cert.read_text("latin-1"), re.DOTALL
+        )
+        der = ssl.PEM_cert_to_DER_cert(found[0]) if found else b""
+        at, _ = _der(der, _der(der, 0)[0])  # in the certificate the part that is signed, in that
+        if der[at] == 0xA0:  # the version
+            _, at = _der(der, at)
+        for _ in ("serial number", "signature", "issuer"):
+            _, at = _der(der, at)
+        _, at = _der(der, _der(der, at)[0])  # in the validity after notBefore
+        start, end = _der(der, at)
+        form = "%y%m%d%H%M%SZ" if der[at] == 0x17 else "%Y%m%d%H%M%SZ"
+        return int(datetime.strptime(der[start:end].decode(), form).replace(tzinfo=UTC).timestamp())
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def expiry_warning(cert: Path, now: float) -> str | None:
+    """Return one line about a certificate that has ended or ends within SOON_SECONDS; None for any other."""
+    ends = expiry(cert)
+    if ends is None or ends - now > SOON_SECONDS:
+        return None
+    when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(ends))
+    verb = "ended" if ends <= now else "ends"
+    return f"server.tls: the certificate {cert} {verb} at {when}: renew it and reload zmsd"
+
+
+def _der(der: bytes, at: int) -> tuple[int, int]:
+    """Return where the content of a DER element begins and ends. Raises IndexError beyond the end."""
+    size, start = der[at + 1], at + 2
+    if size & 0x80:
+        start += size & 0x7F
+        size = int.from_bytes(der[at + 2 : start], "big")
+    return start, start + size
 
 
 class TlsSocket:

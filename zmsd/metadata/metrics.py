@@ -165,6 +165,11 @@ def _of_the_process(counter: _Add, gauge: _Add, monitor: Monitor) -> None:
         "1 while the watermark store can be written; clients are served in any case",
         lambda: monitor.hub.store.trouble is None,
     )
+    gauge(
+        "zmsd_tls_certificate_expiry_timestamp_seconds",
+        "When the server's TLS certificate ends, since the epoch; missing without server.tls",
+        lambda: monitor.certificate_end,
+    )
     counter("zmsd_reloads_total", "Reloads of the configuration, by result", reloads, "result")
     gauge("zmsd_build_info", "1; what runs", lambda: {versions: 1}, "version", "python", "pymongo")
     gauge("process_resident_memory_bytes", "Resident memory", memory_bytes)

@@ -8,11 +8,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from threading import Event, Thread
 from typing import NamedTuple
 
 from zmsd import position
+from zmsd.config.settings import TlsConfig
 from zmsd.errors import SourceError
+from zmsd.gateway import tls
 from zmsd.gateway.session import Session
 from zmsd.log import kv
 from zmsd.metadata.progress import Progress
@@ -32,6 +35,8 @@ _MONGODB_EVERY = 10.0
 
 _REPORT_EVERY = 10.0
 """Seconds between log lines that say what zmsd waits for."""
+_CERTIFICATE_EVERY = 12 * 3600.0
+"""Seconds between looks at the server's certificate, besides those at the start and after a reload."""
 
 
 class Point(NamedTuple):
@@ -78,6 +83,10 @@ class Monitor:
         """Collection -> change events per second."""
         self.last_reload: Reload | None = None
         self.reloads = {"ok": 0, "refused": 0}
+        self._certificate: Path | None = None
+        self.certificate_end: int | None = None
+        """When the server's certificate ends, in seconds since the epoch."""
+        self._certificate_time = time.monotonic()
         self.progress = Progress(dispatcher, hub.history)
         self._reported: float | None = None  # monotonic seconds: when it was last logged what zmsd waits for
         self._oplog_start: int | None = None
@@ -107,6 +116,11 @@ class Monitor:
         """Why changes do not arrive just now; None: they do."""
         found = (self.progress.waits_for_majority, self.hub.readiness.reason, self.progress.waits)
         return "; ".join(reason for reason in found if reason is not None) or None
+
+    def watch_certificate(self, files: TlsConfig | None) -> None:
+        """The server uses these files from now on; for the main thread."""
+        self._certificate = None if files is None else files.cert
+        self.look_at_certificate()
 
     @property
     def position_age(self) -> float | None:
@@ -222,6 +236,13 @@ class Monitor:
                 hub.problems.look(hub.source, hub.edition)
                 hub.problems.look_at_fields(hub.source)
 
+    def look_at_certificate(self) -> None:
+        """Read when the server's certificate ends, and log an end that is near."""
+        file = self._certificate
+        self.certificate_end = None if file is None else tls.expiry(file)
+        if file is not None and (warning := tls.expiry_warning(file, time.time())):
+            log.warning(kv("certificate must be renewed", reason=warning))
+
     def look_at_mongodb(self) -> None:
         """May wait for MongoDB."""
         self._looked = True
@@ -244,6 +265,9 @@ class Monitor:
                 if now - self._mongodb_time >= _MONGODB_EVERY:
                     self._mongodb_time = now
                     self.look_at_mongodb()
+                if now - self._certificate_time >= _CERTIFICATE_EVERY:
+                    self._certificate_time = now
+                    self.look_at_certificate()
                 if now - self._clock_time >= self.hub.lag_report:
                     self._clock_time = now
                     self.hub.look_at_clock()

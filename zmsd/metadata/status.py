@@ -28,6 +28,7 @@ def status(monitor: Monitor) -> dict[str, Any]:
         "ready": monitor.reason is None,
         "state": monitor.words(),
         "store_trouble": hub.store.trouble,
+        "certificate_end": monitor.certificate_end,
         "problems": [problem._asdict() for problem in hub.problems.current],
         "database": source.db.name,
         "mongodb": source.deployment.version_text or None,
