@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import Code, Decimal128, MaxKey, MinKey, ObjectId, Regex
 from pymongo.database import Database
 
 from tests.integration.chat import named, table
@@ -15,6 +15,7 @@ from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess, run_zmsd
 from tests.support.mongod import Client
 from tests.support.replica import Change
+from zmsd.schema.restrictions import EXPRESSIONS, EXPRESSIONS_SINCE, QUERIES, STAGES, in_expression, in_pipeline
 
 Db = Database[dict[str, Any]]
 Serve = Callable[..., ZmsdProcess]
@@ -91,6 +92,76 @@ def test_literals_of_extended_json(database: Db, serve: Serve, follow: Follow) -
     assert [change.key for change in arrivals(client, 1)] == [("text",)]
 
 
+def test_operators_of_mongod_are_allowed_or_refused_by_name(mongo: Client) -> None:
+    """Also on other versions, by the lists that mongod itself keeps."""
+    status = mongo.admin.command("serverStatus")
+    version = tuple(map(int, status["version"].split(".")[:2]))
+    counters = status["metrics"]["operatorCounters"]
+    known = {*counters["expressions"]}
+    assert {name for name in known if name.startswith("$_")}, "it lists internal ones"
+    allowed = {f"${name}" for since, names in EXPRESSIONS_SINCE.items() if since <= version for name in names.split()}
+    # $literal, $first and the like are counted as well; some are not counted before they are used.
+    assert allowed - known <= {"$literal", "$toHashedIndexKey", "$tsSecond", "$tsIncrement"}
+    refused = known - EXPRESSIONS
+    assert {name for name in refused if not name.startswith("$_")} == {"$const", "$function", "$meta", "$rand"}
+    for name in refused:
+        assert list(in_expression({name: 1})), name
+    refused = {*counters["match"]} - QUERIES
+    assert {name for name in refused if not name.startswith("$_")} == {
+        *("$near", "$nearSphere", "$sampleRate", "$text", "$where")
+    }
+    assert QUERIES - {*counters["match"]} == {"$options"}
+    stages = {*status["metrics"]["aggStageCounters"]}
+    assert {*STAGES} <= stages
+    for name in stages - {*STAGES}:
+        assert [place for place, _ in in_pipeline([{name: {}}])] == [(0, name)]
+
+
+EXTENDED: dict[str, Any] = {
+    "min": ({"$minKey": 1}, MinKey()),
+    "max": ({"$maxKey": 1}, MaxKey()),
+    "regex": ({"$regularExpression": {"pattern": "^x", "options": "i"}}, Regex("^x", "i")),
+    "code": ({"$code": "f()"}, Code("f()")),
+    "scoped": ({"$code": "f()", "$scope": {"a": 1}}, Code("f()", {"a": 1})),
+    "symbol": ({"$symbol": "x"}, "x"),
+    "decimal": ({"$numberDecimal": "1.50"}, Decimal128("1.5")),
+}
+
+
+@pytest.mark.parametrize("operator", ["$eq", "$ne", "$in", "$nin", "$gte", "$lt"])
+def test_literals_mean_in_a_filter_what_they_mean_in_find(
+    operator: str, database: Db, serve: Serve, follow: Follow
+) -> None:
+    values = [
+        MinKey(),
+        MaxKey(),
+        Regex("^x", "i"),
+        "Xy",
+        "x",
+        Code("f()"),
+        Code("f()", {"a": 1}),
+        1.5,
+        None,
+        {"$oid": 1},
+    ]
+    database.items.insert_many([{"_id": f"{number}", "v": value} for number, value in enumerate(values)])
+    cases = {name: pair for name, pair in EXTENDED.items() if name != "regex" or operator in ("$in", "$nin", "$eq")}
+    many = operator in ("$in", "$nin")
+    schema = named(**{name: table(id="string") for name in cases})
+    mappings = {
+        name: {
+            "collection": "items",
+            "fields": {"id": "_id"},
+            "filter": {"v": {operator: [literal] if many else literal}},
+        }
+        for name, (literal, _) in cases.items()
+    }
+    client = follow(serve(schema, mappings))
+    for name, (_, value) in cases.items():
+        found = database.items.find({"v": {operator: [value] if many else value}})
+        assert set(client.rows(name)) == {(one["_id"],) for one in found}, name
+
+
 def test_a_document_on_which_the_evaluation_fails_has_no_rows_until_it_is_mended(
     database: Db, serve: Serve, follow: Follow
 ) -> None:
@@ -148,14 +219,14 @@ def test_two_documents_with_the_same_key(database: Db, serve: Serve, follow: Fol
 def test_what_mongod_refuses_is_said_with_its_place(database: Db, serve: Serve) -> None:
     schema = named(a=table(id="string"), b=table(id="string", n="number"), c=table(id="string"))
     mappings = {
-        "a": {"source": "items", "pipeline": [{"$unset": "x"}, {"$set": {"id": {"$foo": 1}}}]},
+        "a": {"source": "items", "pipeline": [{"$unset": "x"}, {"$set": {"id": {"$substrBytes": 1}}}]},
         "b": {"source": "items", "projection": {"id": "$_id", "n": {"$divide": [1]}}},
         "c": {"source": "items", "filter": {"x": {"$regex": "("}}},
     }
     zmsd = serve(schema, mappings, start=False).start(ready=False)
     (line, *_) = zmsd.wait_log("mongod refuses")
     for place, reason in (
-        (r"a.pipeline[1]", "Unrecognized expression '$foo'"),
+        (r"a.pipeline[1]", "$substrBytes takes exactly 3 arguments"),
         (r"b.projection.n", "$divide takes exactly 2 arguments"),
         (r"c.filter.x", "Regular expression is invalid"),
     ):

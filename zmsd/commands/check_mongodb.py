@@ -201,10 +201,7 @@ class _Preflight:
     def _ids(self, name: str, tables: tuple[Table, ...]) -> Iterator[Finding]:
         """Whether the ``_id`` values can be keys."""
         group = {"$group": {"_id": {"$type": "$_id"}, "count": {"$sum": 1}}}
-        with translated():
-            found = list(
-                self._source.content[name].aggregate([{"$sample": {"size": SAMPLE}}, {"$project": {"_id": 1}}, group])
-            )
+        found = self._source.aggregate(name, [{"$sample": {"size": SAMPLE}}, {"$project": {"_id": 1}}, group])
         kinds = {str(one["_id"]): int(one["count"]) for one in sorted(found, key=lambda one: -one["count"])}
         total, shown = sum(kinds.values()), ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         bad = [(table, key, kind) for table in tables for key in _keys_of_id(table) for kind in kinds]
@@ -252,13 +249,10 @@ class _Preflight:
     def _large_keys(self, table: Table, name: str, path: str) -> Iterator[Finding]:
         """Numbers past 2^53 in a key: JavaScript holds them as the nearest double, so that two keys may become one."""
         past = {"$or": [{path: {"$gt": SAFE}}, {path: {"$lt": -SAFE}}]}
-        collection = self._source.content[table.mapping.collection]
-        with translated():
-            if path == "_id":  # its index finds the first one
-                found = list(collection.find(past, {path: 1}).limit(1))
-            else:
-                sample: Document = {"$sample": {"size": SAMPLE}}
-                found = list(collection.aggregate([sample, {"$match": past}, {"$limit": 1}, {"$project": {path: 1}}]))
+        first: list[Document] = [{"$match": past}, {"$limit": 1}, {"$project": {path: 1}}]
+        # The index of _id finds the first one.
+        stages = first if path == "_id" else [{"$sample": {"size": SAMPLE}}, *first]
+        found = self._source.aggregate(table.mapping.collection, stages)
         if found:
             text = f"table {table.name}: its key {name} has numbers past 2^53, as in document {found[0]['_id']}"
             advice = "they are sent as the nearest double, and two keys may become one: make the column a string"

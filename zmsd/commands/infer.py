@@ -16,8 +16,7 @@ from bson.raw_bson import RawBSONDocument
 from zmsd import log as logs
 from zmsd.commands.infer_tables import Table, guess
 from zmsd.config import document as documents
-from zmsd.config import mongodb_uri
-from zmsd.config import settings as config
+from zmsd.config import mongodb_names, mongodb_uri
 from zmsd.errors import ZmsdError
 from zmsd.log import write_line
 from zmsd.mongodb.errors import undecodable
@@ -40,7 +39,7 @@ def infer(uri: str, database: str | None, out: Path, sample: int, force: bool) -
     name = database or named
     if not name:
         raise ZmsdError("--uri names no database: end it with /DATABASE, or give --database")
-    if problem := config.database_problem(name):
+    if problem := mongodb_names.database_problem(name):
         raise ZmsdError(f"{'--database' if database else '--uri'}: {problem}")
     files = [out / name for name in (SCHEMA, MAPPINGS)]
     there = [str(file) for file in files if file.exists()]
@@ -70,7 +69,7 @@ def _tables(source: Source, sample: int) -> Iterator[Table]:
     names: set[str] = set()
     for name, info in sorted(source.collections().items()):
         kind = info.get("type", "collection")
-        problem = config.collection_problem(name)
+        problem = mongodb_names.collection_problem(name)
         if name.startswith("system."):
             continue
         if kind != "collection" or problem:
@@ -98,11 +97,14 @@ def _sample(source: Source, name: str, size: int) -> list[Document]:
     """Documents at random; of a collection that has no more, all of them in their order."""
     found: list[Document] = []
     total = 0
-    collection: Any = source.content.get_collection(name, codec_options=_RAW)
     with translated():
-        few = collection.estimated_document_count() <= size
+        # By command: pymongo's Collection refuses a few names that MongoDB takes, such as "a..b".
+        db = source.content
+        few = db.command({"count": name})["n"] <= size
         stages = [{"$limit": size}] if few else [{"$sample": {"size": size}}]
-        for raw in collection.aggregate(stages):
+        command: Document = {"aggregate": name, "pipeline": stages, "cursor": {}}
+        cursor: Any = db.cursor_command(command, read_preference=db.read_preference, codec_options=_RAW)
+        for raw in cursor:
             try:
                 found.append(bson.decode(raw.raw, CODEC))
             except (InvalidBSON, MemoryError) as error:

@@ -16,7 +16,7 @@ from typing import Any
 from bson import Binary, Decimal128, ObjectId, Regex, Timestamp
 from bson.datetime_ms import DatetimeMS
 
-from zmsd.schema.mapping import path_problem
+from zmsd.config.mongodb_names import path_problem
 
 Document = dict[str, Any]
 

@@ -27,8 +27,8 @@ Variables = Mapping[str, tuple[str, str, tuple[str, ...]]]
 def setting(default: Any, *, low: float = -math.inf, high: float = math.inf, secret: bool = False, **more: Any) -> Any:
     """A field with rules: ``low`` and ``high`` bound a number; ``secret`` stays out of repr and of messages; ``same``
     maps further spellings to a choice; ``credential`` is looked for in $CREDENTIALS_DIRECTORY first; ``readable``
-    is a file that must be there; ``state`` left out is in $STATE_DIRECTORY, where that is set. With MISSING as its
-    default it is required."""
+    is a file that must be there; ``unprintable`` text may have any character; ``state`` left out is in
+    $STATE_DIRECTORY, where that is set. With MISSING as its default it is required."""
     return field(default=default, repr=not secret, metadata={"low": low, "high": high, "secret": secret, **more})
 
 
@@ -190,7 +190,7 @@ class Reader:
     def _text(self, value: Any, path: Keys, rules: Mapping[str, Any]) -> str | None:
         if not isinstance(value, str):
             self._wrong("text (in quotes)" if isinstance(value, int | float) else "text", value, path, rules)
-        elif not value.isprintable():
+        elif not value.isprintable() and not rules.get("unprintable"):
             self.fault(path, "holds a character that cannot be printed")
         elif not value:
             self.fault(path, "must not be empty")

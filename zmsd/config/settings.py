@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from zmsd.config import document as documents
 from zmsd.config import mongodb_uri
 from zmsd.config.document import Document, Keys
+from zmsd.config.mongodb_names import collection_problem, database_problem
 from zmsd.config.reader import Credentials, Reader, Variables, kind, setting
 from zmsd.errors import MAX_FAULTS, ConfigError
 
@@ -28,7 +29,7 @@ DEFAULT_FILE = Path("/etc/zmsd/zmsd.yaml")
 class MongodbConfig:
     uri: str = setting("", secret=True)
     uri_file: Path | None = setting(None, credential=True)
-    database: str = ""
+    database: str = setting("", unprintable=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,8 @@ class ServerConfig:
 @dataclass(frozen=True, slots=True)
 class ZeroConfig:
     permissions: SourceConfig | None = None
-    clients_collection: str | None = None
-    mutations_collection: str | None = None
+    clients_collection: str | None = setting(None, unprintable=True)
+    mutations_collection: str | None = setting(None, unprintable=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,20 +215,11 @@ def _with_uri(reader: Reader, section: MongodbConfig) -> MongodbConfig:
         database, place = section.database, ("mongodb", "database")
     if not database:
         reader.fault(place, "names no database: end it with /DATABASE, or set mongodb.database")
-    elif "@" in database and place[1] != "database":
+    elif "@" in uri.partition("?")[0].rpartition("/")[2] and place[1] != "database":
         reader.fault(place, "the user name and password must be percent-encoded")
     elif problem := database_problem(database):
         reader.fault(place, problem)
     return replace(section, uri=uri, database=database)
-
-
-def database_problem(name: str) -> str | None:
-    """Why a database of that name cannot be published; None if it may."""
-    if not re.fullmatch(r"[^\s/\\.\"$*<>:|?@]{1,63}", name):
-        return "the name of the database has characters that MongoDB does not allow"
-    if name in ("admin", "config", "local"):
-        return f"{name} is MongoDB's own database, which cannot be published"
-    return None
 
 
 def _check_host(reader: Reader, section: ServerConfig) -> None:
@@ -294,13 +286,6 @@ def _check_source(reader: Reader, place: Keys, source: SourceConfig | None) -> N
     for key, value in (source.headers or {}).items():
         if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", key) or not (value or "").isascii():
             reader.fault((*place, "headers", key), "is no HTTP header")
-
-
-def collection_problem(name: str) -> str | None:
-    """Why MongoDB has no collection of that name to watch; None if it may have."""
-    if not name or "$" in name or name.startswith(("system.", ".")) or name.endswith(".") or ".." in name:
-        return f"{name!r} is no name of a collection"
-    return None if name.isprintable() else "the name of the collection holds a character that cannot be printed"
 
 
 def _check_collections(reader: Reader, section: ZeroConfig) -> None:

@@ -221,6 +221,14 @@ class Source:
         wanted = self.client.read_preference
         return (wanted,) if wanted == ReadPreference.PRIMARY else (wanted, ReadPreference.PRIMARY)
 
+    def aggregate(self, collection: str, stages: list[Document]) -> list[Document]:
+        """Return the results of ``stages`` on a collection, read as the URI's read preference says.
+
+        By command: pymongo's Collection refuses a few names that MongoDB takes, such as "a..b".
+        """
+        with translated():
+            return self.find({"aggregate": collection, "pipeline": stages, "cursor": {}}, self.client.read_preference)
+
     def run(self, pipeline: list[Document], seconds: float = FIRST_SECONDS) -> list[Document]:
         """The results of a pipeline that begins with ``$documents``. Raises EvaluationError where its stages fail, or
         are too much with their documents.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from zmsd.errors import SourceError
-from zmsd.mongodb.source import Document, Source, translated
+from zmsd.mongodb.source import Document, Source
 from zmsd.rows.computed import stages_of
 from zmsd.schema.catalog import Table
 
@@ -58,8 +58,7 @@ def sample_columns(source: Source, table: Table) -> Iterator[ColumnSample]:
         return
     stages = [{"$sample": {"size": SAMPLE}}, *stages_of(table), {"$limit": SAMPLE}, {"$project": types | {"_id": 0}}]
     try:
-        with translated():
-            found = list(source.content[table.mapping.collection].aggregate(stages))
+        found = source.aggregate(table.mapping.collection, stages)
     except SourceError:
         if table.mapping.plain:
             raise

@@ -13,12 +13,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from zmsd.config.document import Keys
+from zmsd.config.mongodb_names import path_problem
 from zmsd.errors import EvaluationError, Fault, SourceTimeout
 from zmsd.pace import FIRST_SECONDS, Pace
 from zmsd.rows.rejects import Rejects
 from zmsd.rows.tagging import TAG, flag, is_inclusion, tagged
 from zmsd.schema.catalog import Table
-from zmsd.schema.mapping import path_problem
 
 Document = dict[str, Any]
 Stages = list[Document]

@@ -12,16 +12,10 @@ from typing import Any
 from bson import json_util
 
 from zmsd.config.document import Document, Keys, parse
-from zmsd.config.settings import collection_problem
+from zmsd.config.mongodb_names import collection_problem, path_problem
 from zmsd.errors import ConfigError, Fault
-from zmsd.schema.mapping import (
-    JSON_OPTIONS,
-    Mapping,
-    default_mapping,
-    literals,
-    parse_mappings,
-    path_problem,
-)
+from zmsd.schema.literals import JSON_OPTIONS, literals
+from zmsd.schema.mapping import Mapping, default_mapping, parse_mappings
 from zmsd.schema.tables import Column, SchemaTable, TableSpec, parse_schema
 
 

@@ -8,20 +8,19 @@ can be said as paths becomes ``Mapping.fields``, in whichever form it was writte
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from bson import Binary, Decimal128, ObjectId, Timestamp, json_util
-from bson.codec_options import DatetimeConversion
+from bson import Binary, Code, Decimal128, ObjectId, Timestamp
 from bson.datetime_ms import DatetimeMS
-from bson.errors import BSONError
 
 from zmsd.config.document import Document, Keys, dotted
-from zmsd.config.settings import collection_problem
+from zmsd.config.mongodb_names import collection_problem, path_problem
 from zmsd.errors import MAX_FAULTS, Fault
 from zmsd.schema import restrictions
+from zmsd.schema.literals import literals
 from zmsd.schema.tables import SchemaTable
 
 
@@ -89,46 +88,6 @@ def default_mapping(table: SchemaTable) -> Mapping:
     return Mapping(table.spec.name, _complete(table, {}))
 
 
-def path_problem(path: str) -> str | None:
-    """Why ``path`` leads to no field; None if it may."""
-    parts = path.split(".")
-    if all(part and part.isprintable() and not part.startswith("$") for part in parts):
-        return None
-    return f"{path!r} is no path: names between dots, none of them empty or with a $ in front"
-
-
-def literals(value: Any, fault: Callable[[Keys, str], None], place: Keys = ()) -> Any:
-    """``value`` with its extended JSON literals as BSON values; operators such as $regex stay what they are."""
-    if len(place) > _MAX_DEPTH:
-        fault(place, "is nested too deeply for MongoDB")
-        return None
-    if isinstance(value, list):
-        return [literals(item, fault, (*place, index)) for index, item in enumerate(value)]
-    if isinstance(value, dict):
-        for key in value:
-            if "\0" in key:
-                fault((*place, key), "is no name of a field: it has a NUL in it")
-        inner = {key: literals(item, fault, (*place, key)) for key, item in value.items()}
-        if value.keys() not in _LITERALS:
-            return inner
-        try:
-            value = json_util.object_hook(inner, json_options=JSON_OPTIONS)
-        except (BSONError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as exc:
-            fault(place, f"is no {next(iter(inner))} of extended JSON: {exc}")
-            return None
-    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        fault(place, "is beyond the 64 bits of an integer in MongoDB")
-    return value
-
-
-JSON_OPTIONS = json_util.JSONOptions(
-    json_mode=json_util.JSONMode.CANONICAL, tz_aware=False, datetime_conversion=DatetimeConversion.DATETIME_AUTO
-)
-_LITERALS = [
-    *({name} for name in ("$oid", "$date", "$numberInt", "$numberLong", "$numberDouble", "$numberDecimal")),
-    *({"$binary"}, {"$binary", "$type"}, {"$uuid"}, {"$timestamp"}),
-]
-_MAX_DEPTH = 100
 _REFERENCE = re.compile(r"\.\$(?:ref|id|db)\b")  # the members of a DBRef, which may be asked for
 _SCALARS = (str, bool, int, float, bytes, datetime, DatetimeMS, ObjectId, Decimal128, Binary, Timestamp)
 
@@ -151,7 +110,7 @@ def _is_plain_test(operator: str, operand: Any) -> bool:
 
 
 def _is_scalar(value: Any) -> bool:
-    return value is None or isinstance(value, _SCALARS)
+    return value is None or (isinstance(value, _SCALARS) and not isinstance(value, Code))  # Code is a str
 
 
 def _mappings(data: Any, tables: dict[str, SchemaTable]) -> tuple[Any, Keys]:

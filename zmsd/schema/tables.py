@@ -19,6 +19,8 @@ from zmsd.errors import Fault
 
 TYPES = ("string", "number", "boolean", "json", "null")
 
+COLUMN_KEYS = ("type", "optional", "serverName", "customType")
+"""What a column has; ``customType`` is in the JSON of Zero's own schema and means nothing here."""
 _MOST_COLUMNS = 1999
 """SQLite takes 2000, and one is zero-cache's own."""
 
@@ -129,6 +131,9 @@ class _Parser:
         if not isinstance(data, dict):
             self._fault(place, f"must be an object with a type ({', '.join(TYPES)})")
             return Column(key, "string")
+        for unknown in [member for member in data if member not in COLUMN_KEYS]:
+            near = self._document.suggestion(unknown, COLUMN_KEYS) or f"; known: {', '.join(COLUMN_KEYS)}"
+            self._fault((*place, unknown), f"unknown key{near}")
         name = self._name(key if data.get("serverName") is None else data["serverName"], place)
         if name.lower() == "_0_version":
             self._fault(place, "_0_version is zero-cache's own column")
@@ -159,9 +164,9 @@ class _Parser:
         return tuple(names)
 
     def _name(self, name: Any, place: Keys) -> str:
-        if isinstance(name, str) and name and name.isprintable():
+        if isinstance(name, str) and name and "\0" not in name:
             return name
-        self._fault(place, f"its server name must be text that can be printed, got {name!r}")
+        self._fault(place, f"its server name must be text without a NUL in it, got {name!r}")
         return str(place[-1])
 
     def _fault(self, place: Keys, reason: str) -> None:

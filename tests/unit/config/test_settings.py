@@ -211,7 +211,10 @@ nats:
             {"schema": {"url": "http://h", "headers": {"a": 5}}},
             "schema.headers.a: must be text (in quotes), got a number",
         ),
-        ({"zero": {"clients_collection": "a$"}}, "zero.clients_collection: 'a$' is no name of a collection"),
+        (
+            {"zero": {"clients_collection": "a$"}},
+            "zero.clients_collection: not a name that MongoDB takes for a collection: 'a$': it has '$' in it",
+        ),
         ({"watermarks": {"storage": "nats-kv"}}, "nats.servers: is required by watermarks.storage: nats-kv"),
         (
             {"nats": {"servers": ["http://SECRET"]}},
@@ -221,7 +224,7 @@ nats:
         ({"mongodb": {"uri": "mongodb://h/a", "uri_file": "f"}}, "mongodb.uri: give uri or uri_file, not both"),
         (
             {"mongodb": {"uri": "mongodb://h/a", "database": "x/y"}},
-            "mongodb.database: the name of the database has characters that MongoDB does not allow",
+            "mongodb.database: not a name that MongoDB takes for a database: it has '/' in it",
         ),
     ],
 )

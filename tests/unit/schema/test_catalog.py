@@ -101,8 +101,8 @@ def test_what_looks_beyond_one_document_is_refused_with_its_place() -> None:
 @pytest.mark.parametrize(
     ("schema", "key"),
     [
-        (table("a$b"), "a$b: 'a$b' is no name of a collection; map it"),
-        (table("t", **{"$x": "string"}), "t.columns.$x: '$x' is no path: "),
+        (table("a$b"), "a$b: not a name that MongoDB takes for a collection: 'a$b': it has '$' in it; map it"),
+        (table("t", **{"$x": "string"}), "t.columns.$x: not a path of names between dots: '$x': "),
     ],
 )
 def test_names_that_mongodb_does_not_have_need_a_mapping(schema: Any, key: str) -> None:

@@ -5,11 +5,13 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from bson import Binary, Decimal128, Int64, ObjectId, Timestamp
+from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 
 from zmsd.config.document import parse
-from zmsd.schema.mapping import Mapping, default_mapping, parse_mappings, path_problem
-from zmsd.schema.tables import parse_schema
+from zmsd.config.mongodb_names import path_problem
+from zmsd.schema.catalog import Catalog, Table
+from zmsd.schema.mapping import Mapping, default_mapping, parse_mappings
+from zmsd.schema.tables import Column, TableSpec, parse_schema
 
 SCHEMA = {
     "message": {
@@ -150,7 +152,7 @@ STAY = "a row must stay as it is for as long as its document does"
     [
         ({"pipeline": [{"$match": {}}, {"$lookup": {}}]}, [("pipeline[1].$lookup", ROW)]),
         ({"pipeline": [{"$out": "x"}, {"$merge": "x"}]}, [("pipeline[0].$out", "writes"), ("pipeline[1].$merge", "w")]),
-        ({"pipeline": [{"$collStats": {}}]}, [("pipeline[0].$collStats", "is no stage of a mapping")]),
+        ({"pipeline": [{"$collStats": {}}]}, [("pipeline[0].$collStats", "not a stage of a mapping")]),
         ({"pipeline": [{"$set": {"id": "$$NOW"}}]}, [("pipeline[0].$set.id", f"$$NOW changes by itself: {STAY}")]),
         ({"pipeline": [{"$set": {"x": ["$$CLUSTER_TIME.x"]}}]}, [("pipeline[0].$set.x[0]", "$$CLUSTER_TIME changes")]),
         ({"pipeline": [{"$redact": "$$USER_ROLES"}]}, [("pipeline[0].$redact", "$$USER_ROLES changes")]),
@@ -191,7 +193,7 @@ def test_every_stage_that_looks_beyond_one_document() -> None:
     [
         {"projection": {"id": {"$literal": "$$NOW"}, "content": {"$concat": [{"$literal": {"$rand": {}}}]}}},
         {"filter": {"a": {"$gt": "$$NOW"}, "$comment": "$$NOW"}},
-        {"pipeline": [{"$match": {"a": {"$in": ["$$NOW"]}}}, {"$set": {"a": "$$NOWHERE"}}]},
+        {"pipeline": [{"$match": {"a": {"$in": ["$$NOW"]}}}, {"$set": {"a": "$$nowhere"}}]},
         {"projection": {"content": {"text": 1}}},
     ],
 )
@@ -236,6 +238,7 @@ def test_a_pipeline_is_kept_as_it_stands() -> None:
             Binary(bytes.fromhex("00112233445566778899aabbccddeeff"), 4),
         ),
         ({"$timestamp": {"t": 1, "i": 2}}, Timestamp(1, 2)),
+        ({"$symbol": "x"}, "x"),
     ],
 )
 def test_literals_of_extended_json(literal: Any, value: Any) -> None:
@@ -245,6 +248,62 @@ def test_literals_of_extended_json(literal: Any, value: Any) -> None:
     assert found.plain
     deep = mapping(collection="m", pipeline=[{"$match": {"a": {"$in": [literal]}}}])
     assert deep.pipeline == [{"$match": {"a": {"$in": [value]}}}]
+
+
+@pytest.mark.parametrize(
+    ("literal", "value"),
+    [
+        ({"$minKey": 1}, MinKey()),
+        ({"$maxKey": 1}, MaxKey()),
+        ({"$regularExpression": {"pattern": "^x", "options": "im"}}, Regex("^x", "im")),
+        ({"$code": "f()"}, Code("f()")),
+        ({"$code": "f()", "$scope": {"a": {"$numberLong": "1"}}}, Code("f()", {"a": Int64(1)})),
+    ],
+)
+@pytest.mark.parametrize("operator", ["$eq", "$gte", "$in", "$nin", None])
+def test_literals_that_only_mongod_compares(literal: Any, value: Any, operator: str | None) -> None:
+    many = operator in ("$in", "$nin")
+    condition, expected = ([literal], [value]) if many else (literal, value)
+    found = mapping(collection="m", filter={"a": condition if operator is None else {operator: condition}})
+    assert found.filter == {"a": expected if operator is None else {operator: expected}}
+    assert not found.plain
+    catalog = Catalog((Table(TableSpec("messages", (Column("id", "string"),), ("id",)), found),))
+    assert Catalog.from_json(catalog.to_json()).fingerprint == catalog.fingerprint
+
+
+@pytest.mark.parametrize("literal", [{"$undefined": True}, {"$dbPointer": {"$ref": "c", "$id": {"$oid": "6" * 24}}}])
+def test_literals_that_cannot_be_compared_are_refused(literal: Any) -> None:
+    (fault,) = faults_of(collection="m", filter={"a": {"$in": [1, literal]}})
+    assert fault.startswith("message.filter.a.$in[1]: ")
+    assert '{"$type": ' in fault
+
+
+@pytest.mark.parametrize(
+    ("form", "place"),
+    [
+        ({"projection": {"id": {"$_internalJsEmit": {}}}}, "projection.id.$_internalJsEmit"),
+        ({"pipeline": [{"$_internalInhibitOptimization": {}}]}, "pipeline[0].$_internalInhibitOptimization"),
+        ({"pipeline": [{"$match": {"$_internalExprEq": 1}}]}, "pipeline[0].$match.$_internalExprEq"),
+        ({"filter": {"a": {"$_internalSchemaType": 1}}}, "filter.a.$_internalSchemaType"),
+        ({"filter": {"a": {"$not": {"$_internalX": 1}}}}, "filter.a.$not.$_internalX"),
+        ({"filter": {"a": {"$elemMatch": {"b": {"$_internalX": 1}}}}}, "filter.a.$elemMatch.b.$_internalX"),
+        ({"filter": {"a": {"$all": [{"$elemMatch": {"$_x": 1}}]}}}, "filter.a.$all[0].$elemMatch.$_x"),
+        ({"filter": {"$nor": [{"$expr": [{"$_internalX": 1}]}]}}, "filter.$nor[0].$expr[0].$_internalX"),
+        ({"pipeline": [{"$set": {"a": {"$map": {"in": {"$_x": 1}}}}}]}, "pipeline[0].$set.a.$map.in.$_x"),
+    ],
+)
+def test_internal_operators_are_refused_wherever_they_are(form: dict[str, Any], place: str) -> None:
+    assert faults_of(source="m", **form) == [f"message.{place}: is internal to MongoDB"]
+
+
+def test_unknown_operators_are_refused() -> None:
+    reason = "not an operator that a mapping may use with MongoDB 5.0 to 8.0"
+    assert faults_of(source="m", projection={"id": {"$futureHash": "$a"}}) == [
+        f"message.projection.id.$futureHash: {reason}"
+    ]
+    assert faults_of(source="m", filter={"a": {"$gtt": 1}}) == [f"message.filter.a.$gtt: {reason}"]
+    assert faults_of(source="m", filter={"a": {"$ref": "c", "$id": 1}}) == []
+    assert faults_of(source="m", filter={"a": {"$eq": {"$odd": 1}}}) == []
 
 
 @pytest.mark.parametrize(
@@ -269,12 +328,23 @@ def test_literals_of_extended_json(literal: Any, value: Any) -> None:
         {"$timestamp": 1},
         {"$timestamp": {"t": 1}},
         {"$timestamp": {"t": -1, "i": 2}},
+        {"$oid": "65f000000000000000000001", "x": 1},
+        {"$minKey": 2},
+        {"$maxKey": None},
+        {"$symbol": 5},
+        {"$code": 5},
+        {"$code": "x", "$scope": 1},
+        {"$scope": {}},
+        {"$regularExpression": "x"},
+        {"$regularExpression": {"pattern": "x", "options": "z"}},
+        {"$regularExpression": {"pattern": "x"}},
         1 << 63,
     ],
 )
 def test_literals_that_are_none(literal: Any) -> None:
     (fault,) = faults_of(collection="m", filter={"a": {"$in": [literal]}})
-    assert fault.startswith("message.filter.a.$in[0]: is ")
+    assert fault.startswith(("message.filter.a.$in[0]: not a ", "message.filter.a.$in[0]: is beyond "))
+    assert "class" not in fault
 
 
 def test_deeper_than_mongodb_goes() -> None:
@@ -285,6 +355,9 @@ def test_deeper_than_mongodb_goes() -> None:
     assert fault.endswith("is nested too deeply for MongoDB")
 
 
+NAMES = ": a name must not be empty, begin with $ or have a NUL in it"
+
+
 @pytest.mark.parametrize(
     ("data", "fault"),
     [
@@ -293,9 +366,19 @@ def test_deeper_than_mongodb_goes() -> None:
         ({"message": []}, "message: must be an object with a collection"),
         ({"message": {}}, "message: needs a collection"),
         ({"message": {"collection": 5}}, "message.collection: must be text"),
-        ({"message": {"collection": ""}}, "message.collection: '' is no name of a collection"),
-        ({"message": {"source": "system.users"}}, "message.source: 'system.users' is no name of a collection"),
-        ({"message": {"source": "a$b"}}, "message.source: 'a$b' is no name of a collection"),
+        (
+            {"message": {"collection": ""}},
+            "message.collection: not a name that MongoDB takes for a collection: '': it is empty",
+        ),
+        (
+            {"message": {"source": "system.users"}},
+            "message.source: not a name that MongoDB takes for a collection: 'system.users': such names are "
+            "MongoDB's own",
+        ),
+        (
+            {"message": {"source": "a$b"}},
+            "message.source: not a name that MongoDB takes for a collection: 'a$b': it has '$' in it",
+        ),
         (
             {"message": {"collection": "a", "source": "b"}},
             "message.source: means the same as collection, and they differ",
@@ -327,31 +410,31 @@ def test_deeper_than_mongodb_goes() -> None:
         ({"message": {"collection": "a"}, "messages": {"collection": "b"}}, "messages: table messages is mapped twice"),
         (
             {"message": {"collection": "a", "filter": {"a..b": 1}}},
-            "message.filter.a..b: 'a..b' is no path: names between dots, none of them empty or with a $ in front",
+            f"message.filter.a..b: not a path of names between dots: 'a..b'{NAMES}",
         ),
         (
             {"message": {"collection": "a", "projection": {"id": "$a.$b"}}},
-            "message.projection.id: 'a.$b' is no path: names between dots, none of them empty or with a $ in front",
+            f"message.projection.id: not a path of names between dots: 'a.$b'{NAMES}",
         ),
         (
             {"message": {"collection": "a", "fields": {"id": "$_id"}}},
-            "message.fields.id: '$_id' is no path: names between dots, none of them empty or with a $ in front",
+            f"message.fields.id: not a path of names between dots: '$_id'{NAMES}",
         ),
         (
-            {"message": {"collection": "a", "filter": {"$\0": 1}}},
-            "message.filter.'$\\x00': '\\x00' is no path: names between dots, none of them empty or with a $ in front",
+            {"message": {"collection": "a", "filter": {"x\0": 1}}},
+            f"message.filter.'x\\x00': not a path of names between dots: 'x\\x00'{NAMES}",
         ),
         (
             {"message": {"collection": "a", "filter": {"$or": [{"a\0b": 1}]}}},
-            "message.filter.$or[0].'a\\x00b': is no name of a field: it has a NUL in it",
+            "message.filter.$or[0].'a\\x00b': not a name that MongoDB takes for a field: it has a NUL in it",
         ),
         (
             {"message": {"collection": "a", "projection": {"id": {"$literal": {"a\0b": 1}}}}},
-            "message.projection.id.$literal.'a\\x00b': is no name of a field: it has a NUL in it",
+            "message.projection.id.$literal.'a\\x00b': not a name that MongoDB takes for a field: it has a NUL in it",
         ),
         (
             {"message": {"collection": "a", "pipeline": [{"$project": {"a\0b": 1}}]}},
-            "message.pipeline[0].$project.'a\\x00b': is no name of a field: it has a NUL in it",
+            "message.pipeline[0].$project.'a\\x00b': not a name that MongoDB takes for a field: it has a NUL in it",
         ),
     ],
 )
@@ -384,7 +467,7 @@ def test_a_number_in_a_path_is_a_warning(form: dict[str, Any]) -> None:
     assert warnings == [f"message.{next(iter(form))}.content: {reason}"]
 
 
-@pytest.mark.parametrize("path", ["a", "_id", "a.b.c", "a.0", "ü", "a b", "a$"])
+@pytest.mark.parametrize("path", ["a", "_id", "a.b.c", "a.0", "ü", "a b", "a$", "a\u200cb.\u200d\u00a0", "\n"])
 def test_paths(path: str) -> None:
     assert path_problem(path) is None
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from zmsd.config.document import parse
-from zmsd.schema.tables import Column, SchemaTable, TableSpec, parse_schema
+from zmsd.schema.tables import COLUMN_KEYS, Column, SchemaTable, TableSpec, parse_schema
 
 ID = {"id": {"type": "string"}}
 ITEM = {"tableName": "item", "columns": ID, "primaryKey": ["id"]}
@@ -141,9 +141,9 @@ def test_an_optional_column_of_the_primary_key_is_not_optional() -> None:
         ),
         (
             {"a": {**ITEM, "tableName": ["x"]}},
-            "a.tableName: its server name must be text that can be printed, got ['x']",
+            "a.tableName: its server name must be text without a NUL in it, got ['x']",
         ),
-        ({"a": {**ITEM, "tableName": ""}}, "a.tableName: its server name must be text that can be printed, got ''"),
+        ({"a": {**ITEM, "tableName": ""}}, "a.tableName: its server name must be text without a NUL in it, got ''"),
         (
             {"a": {"columns": {**ID, "_0_version": {"type": "string"}}, "primaryKey": ["id"]}},
             "a.columns._0_version: _0_version is zero-cache's own column",
@@ -155,7 +155,7 @@ def test_an_optional_column_of_the_primary_key_is_not_optional() -> None:
         ({"a": ITEM, "b": {**ITEM, "tableName": "Item"}}, "b: the server name Item is taken by item"),
         (
             {"a": {"columns": {**ID, "x\u0000": {"type": "string"}}, "primaryKey": ["id"]}},
-            "a.columns.'x\\x00': its server name must be text that can be printed, got 'x\\x00'",
+            "a.columns.'x\\x00': its server name must be text without a NUL in it, got 'x\\x00'",
         ),
     ],
 )
@@ -189,3 +189,21 @@ def test_all_faults_at_once_each_at_its_place() -> None:
         "s.json:4:26: c.columns.id.type: must be one of string, number, boolean, json, null, got 'uuid'",
         "s.json:5:1: c.primaryKey: must be a list of at least one column",
     ]
+
+
+def test_unknown_keys_of_columns_are_configuration_errors() -> None:
+    columns = {"id": {"type": "string", "customType": None}, "n": {"type": "number", "optionl": True, "zzz": 1}}
+    document = parse(json.dumps({"a": {"columns": columns, "primaryKey": ["id"]}}), "s.json", kind="json")
+    assert [f"{fault.key}: {fault.reason}" for fault in parse_schema(document)[1]] == [
+        "a.columns.n.optionl: unknown key; did you mean optional?",
+        f"a.columns.n.zzz: unknown key; known: {', '.join(COLUMN_KEYS)}",
+    ]
+
+
+def test_names_that_cannot_be_printed_are_taken() -> None:
+    names = ["a\u200cb", "\u200d", "a\u00a0b", "a\nb"]
+    data = {"a": {"columns": {name: {"type": "string"} for name in names}, "primaryKey": [names[0]]}}
+    tables, faults = parse_schema(parse(json.dumps(data), "s.json", kind="json"))
+    assert not faults
+    assert tables[0].spec is not None
+    assert [column.name for column in tables[0].spec.columns] == names
