@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -160,6 +161,23 @@ def test_literals_mean_in_a_filter_what_they_mean_in_find(
     for name, (_, value) in cases.items():
         found = database.items.find({"v": {operator: [value] if many else value}})
         assert set(client.rows(name)) == {(one["_id"],) for one in found}, name
+
+
+def test_hexadecimal_ids_become_base64_of_urls(database: Db, serve: Serve, follow: Follow) -> None:
+    """zero-sources has such an operator; mongod has none before MongoDB 8."""
+    ids = [ObjectId() for _ in range(20)] + [ObjectId("f" * 24), ObjectId("0" * 24)]
+    texts = [bytes(range(255 - size, 255)).hex() for size in range(8)]
+    database.items.insert_many([*({"_id": one} for one in ids), *({"_id": one} for one in texts), {"_id": None}])
+    projection = {"id": {"$toString": "$_id"}, "n": {"$hexToBase64Url": "$_id"}}
+    schema = named(item=table(id="string", n="string"))
+    client = follow(serve(schema, {"item": {"source": "items", "projection": projection}}))
+
+    def base64(digits: str) -> str:
+        return urlsafe_b64encode(bytes.fromhex(digits)).decode().rstrip("=")
+
+    assert {key: row["n"] for (key,), row in client.rows("item").items()} == {
+        str(one): base64(str(one)) for one in [*ids, *texts]
+    }
 
 
 def test_a_document_on_which_the_evaluation_fails_has_no_rows_until_it_is_mended(

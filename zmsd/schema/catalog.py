@@ -15,7 +15,7 @@ from zmsd.config.document import Document, Keys, parse
 from zmsd.config.mongodb_names import collection_problem, path_problem
 from zmsd.errors import ConfigError, Fault
 from zmsd.schema.literals import JSON_OPTIONS, literals
-from zmsd.schema.mapping import Mapping, default_mapping, parse_mappings
+from zmsd.schema.mapping import Mapping, default_mapping, has_mappings, parse_mappings
 from zmsd.schema.tables import Column, SchemaTable, TableSpec, parse_schema
 
 
@@ -136,6 +136,7 @@ def load_catalog(schema: Document, mappings: Document | None) -> Catalog:
         raise ConfigError(faults)  # against no schema every mapping would be one more
     found: dict[str, Mapping] = {}
     warnings: list[Fault] = []
+    mappings = schema if mappings is None and has_mappings(schema) else mappings
     if mappings is not None:
         found, more, warnings = parse_mappings(mappings, tables)
         faults += more

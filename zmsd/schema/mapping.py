@@ -20,6 +20,7 @@ from zmsd.config.document import Document, Keys, dotted
 from zmsd.config.mongodb_names import collection_problem, path_problem
 from zmsd.errors import MAX_FAULTS, Fault
 from zmsd.schema import restrictions
+from zmsd.schema.expressions import expanded
 from zmsd.schema.literals import literals
 from zmsd.schema.tables import SchemaTable
 
@@ -67,12 +68,12 @@ def parse_mappings(
     """The mappings of a document by the server names of their tables, all that is wrong, and what is only odd."""
     by_name = {table.server_name: table for table in tables} | {table.key: table for table in tables}
     parser = _Parser(document)
-    top, place = _mappings(document.data, by_name)
-    if not isinstance(top, dict):
+    found, place = _mappings(document.data, by_name)
+    if found is None:
         return {}, [document.fault(place, "must be an object of mappings by table")], []
     mappings: dict[str, Mapping] = {}
-    for key, data in top.items():
-        table, here = by_name.get(key) or by_name.get(key.removeprefix("public.")), (*place, key)
+    for key, data, here in found:
+        table = by_name.get(key) or by_name.get(key.removeprefix("public."))
         if table is None:
             parser.fault(here, f"the schema has no such table{document.suggestion(key, by_name)}")
         elif table.server_name in mappings:
@@ -113,13 +114,49 @@ def _is_scalar(value: Any) -> bool:
     return value is None or (isinstance(value, _SCALARS) and not isinstance(value, Code))  # Code is a str
 
 
-def _mappings(data: Any, tables: dict[str, SchemaTable]) -> tuple[Any, Keys]:
-    """The object of mappings and its place: the top, or what a wrapper holds that is itself no table's mapping."""
+def has_mappings(document: Document) -> bool:
+    """Return whether a schema document has mappings as well: in ``mapping``, or with its tables."""
+    data = document.data
+    return isinstance(data, dict) and bool(isinstance(_wrapped(data), dict) or _exported(data))
+
+
+_Written = list[tuple[str, Any, Keys]]
+"""(table, mapping, place)"""
+
+
+def _mappings(data: Any, tables: dict[str, SchemaTable]) -> tuple[_Written | None, Keys]:
+    """The mappings, and their place: the top, or what a wrapper holds that is itself no table's mapping."""
+    place: Keys = ()
+    if isinstance(data, dict) and (exported := _exported(data)):
+        return exported, place
+    if isinstance(data, dict) and "mapping" not in tables and (inner := _wrapped(data)) is not None:
+        data, place = inner, ("mapping",)
     for wrapper in ("tables", "mappings"):
         inner = data.get(wrapper) if isinstance(data, dict) and wrapper not in tables else None
         if isinstance(inner, dict) and all(isinstance(value, dict) for value in inner.values()):
-            return inner, (wrapper,)
-    return data, ()
+            data, place = inner, (*place, wrapper)
+            break
+    if not isinstance(data, dict):
+        return None, place
+    return [(key, value, (*place, key)) for key, value in data.items()], place
+
+
+def _wrapped(data: dict[str, Any]) -> Any:
+    """``mapping`` of a document that has ``schema`` beside it, as zero-sources combines them."""
+    return data.get("mapping") if isinstance(data.get("schema"), dict) else None
+
+
+def _exported(data: dict[str, Any]) -> _Written:
+    """The mappings with the tables of a list, as zero-sources exports them."""
+    outer: Keys = ("schema",) if isinstance(data.get("schema"), dict) else ()
+    if outer and "mapping" in data:
+        return []
+    tables = (data["schema"] if outer else data).get("tables")
+    return [
+        (str(one.get("name")), one["tableMapping"], (*outer, "tables", index, "tableMapping"))
+        for index, one in enumerate(tables if isinstance(tables, list) else ())
+        if isinstance(one, dict) and one.get("tableMapping") is not None
+    ]
 
 
 def _path(key: str, value: Any) -> str | None:
@@ -169,12 +206,13 @@ class _Parser:
         if not isinstance(data, dict):
             self.fault(place, "must be an object with a collection")
             return None
-        known = ("collection", "source", "fields", "filter", "projection", "pipeline")
+        known = ("collection", "source", "fields", "filter", "discriminator", "projection", "pipeline")
         for key in [key for key in data if key not in known]:
             near = self._document.suggestion(key, known) or f"; known: {', '.join(known)}"
             self.fault((*place, key), f"unknown key{near}")
         forms = [form for form in ("fields", "projection", "pipeline") if data.get(form) is not None]
-        for form in forms[1:]:
+        ends_projected = forms == ["projection", "pipeline"]  # the projection is the pipeline's end
+        for form in () if ends_projected else forms[1:]:
             self.fault((*place, form), f"cannot stand beside {forms[0]}")
         collection = self._collection(data, place)
         condition = self._filter(data, place)
@@ -184,6 +222,11 @@ class _Parser:
             return None
         fields = _complete(table, paths)
         origin = Origin(self._document, place)
+        if pipeline and ends_projected:
+            pipeline = [
+                *pipeline,
+                {"$project": {"_id": 0, **{name: f"${path}" for name, path in fields}, **expressions}},
+            ]
         if pipeline:
             return Mapping(collection, None, condition, pipeline=pipeline, origin=origin)
         if expressions:
@@ -223,8 +266,24 @@ class _Parser:
             if problem := path_problem(_REFERENCE.sub("", path.removeprefix("$"))):
                 self.fault(here, problem)
             condition[path] = literals(value, self.fault, here)
+        self._discriminate(data, place, condition)
         self._refuse((*place, "filter"), restrictions.in_query(condition))
         return condition or None
+
+    def _discriminate(self, data: dict[str, Any], place: Keys, condition: dict[str, Any]) -> None:
+        """Add ``discriminator: {field, value}`` to a filter: equality, or $in where the value is a list."""
+        given = self._object(data, "discriminator", place)
+        here = (*place, "discriminator")
+        if not given:
+            return
+        path = given.get("field")
+        if given.keys() != {"field", "value"} or not isinstance(path, str):
+            self.fault(here, "must be an object with field, a path, and value")
+        elif (problem := path_problem(path)) or path in condition:
+            self.fault((*here, "field"), problem or "the filter has a condition of this field, too")
+        else:
+            value = literals(given["value"], self.fault, (*here, "value"))
+            condition[path] = {"$in": value} if isinstance(value, list) else value
 
     def _columns(self, data: dict[str, Any], place: Keys, table: SchemaTable) -> tuple[dict[str, str], dict[str, Any]]:
         """Of the columns that fields or projection name: the paths, and the expressions."""
@@ -234,7 +293,7 @@ class _Parser:
             for key, written in self._object(data, form, place).items():
                 here = (*place, form, key)
                 column = table.column(key)
-                value = literals(written, self.fault, here)
+                value = literals(expanded(written) if form == "projection" else written, self.fault, here)
                 path = value if form == "fields" else _path(key, value)
                 if isinstance(path, str) and any(map(str.isdigit, path.split(".")[1:])):
                     self.warn(here, "a number names a field here, no place in an array: for that use $arrayElemAt")
@@ -261,7 +320,7 @@ class _Parser:
 
     def _pipeline(self, data: dict[str, Any], place: Keys) -> list[dict[str, Any]] | None:
         place = (*place, "pipeline")
-        stages = literals(data.get("pipeline"), self.fault, place)
+        stages = literals(expanded(data.get("pipeline")), self.fault, place)
         if stages is None:
             return None
         if not isinstance(stages, list):

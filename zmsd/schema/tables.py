@@ -19,8 +19,16 @@ from zmsd.errors import Fault
 
 TYPES = ("string", "number", "boolean", "json", "null")
 
-COLUMN_KEYS = ("type", "optional", "serverName", "customType")
-"""What a column has; ``customType`` is in the JSON of Zero's own schema and means nothing here."""
+COLUMN_KEYS = ("type", "optional", "serverName", "customType", "dataType", "notNull", "pos")
+"""What a column has; ``customType`` is in the JSON of Zero's own schema and means nothing here. ``dataType``,
+``notNull`` and ``pos`` are of the form that zero-sources exports."""
+_DATA_TYPES = {
+    **dict.fromkeys(("text", "varchar", "uuid"), "string"),
+    **dict.fromkeys(("numeric", "float8", "double precision", "float4", "real"), "number"),
+    **dict.fromkeys(("int2", "int4", "int8", "smallint", "integer", "bigint"), "number"),
+    **dict.fromkeys(("boolean", "bool"), "boolean"),
+    **dict.fromkeys(("json", "jsonb"), "json"),
+}
 _MOST_COLUMNS = 1999
 """SQLite takes 2000, and one is zero-cache's own."""
 
@@ -62,10 +70,16 @@ class SchemaTable:
 def parse_schema(document: Document) -> tuple[list[SchemaTable], list[Fault]]:
     """The tables of a document in its order, and everything that is wrong with them."""
     top, place = _tables(document.data)
-    if not isinstance(top, dict) or not top:
-        return [], [document.fault(place, "must be an object of tables" if top else "names no table")]
+    if not top:
+        return [], [document.fault(place, "names no table")]
+    if isinstance(top, list) and place and all(isinstance(one, dict) for one in top):
+        named = [(str(one.get("name")), one, (*place, index)) for index, one in enumerate(top)]
+    elif isinstance(top, dict):
+        named = [(key, data, (*place, key)) for key, data in top.items()]
+    else:
+        return [], [document.fault(place, "must be an object of tables")]
     parser = _Parser(document)
-    tables = [parser.table(key, data, (*place, key)) for key, data in top.items()]
+    tables = [parser.table(*one) for one in named]
     parser.unique((table.server_name, table.place) for table in tables)
     return tables, parser.faults
 
@@ -77,6 +91,8 @@ def _tables(data: Any) -> tuple[Any, Keys]:
         inner = data.get(wrapper) if isinstance(data, dict) else None
         if isinstance(inner, dict) and not isinstance(inner.get("primaryKey"), list):
             data, place = inner, (*place, wrapper)
+        elif isinstance(inner, list) and wrapper == "tables":  # as zero-sources exports them
+            return inner, (*place, wrapper)
     return data, place
 
 
@@ -138,6 +154,13 @@ class _Parser:
         if name.lower() == "_0_version":
             self._fault(place, "_0_version is zero-cache's own column")
         kind, optional = data.get("type"), data.get("optional")
+        if kind is None and data.get("dataType") is not None:
+            kind = _DATA_TYPES.get(str(data["dataType"]))
+            optional = not data.get("notNull") if optional is None else optional
+            if kind is None:
+                known = ", ".join(_DATA_TYPES)
+                self._fault((*place, "dataType"), f"must be one of {known}, got {data['dataType']!r}")
+                kind = "string"
         if kind not in TYPES:
             self._fault((*place, "type"), f"must be one of {', '.join(TYPES)}" + (f", got {kind!r}" if kind else ""))
             kind = "string"
