@@ -21,14 +21,6 @@ from zmsd.log import Repeated, cut, escape, kv, outside, redact_uri, setup, writ
 log = logging.getLogger("zmsd.test")
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("zmsd")
-    before = root.handlers, root.level, ours.level
-    yield
-    root.handlers, root.level, ours.level = before
-
-
 def ours() -> list[logging.Handler]:
     return [handler for handler in logging.getLogger().handlers if type(handler).__module__ == "zmsd.log"]
 
