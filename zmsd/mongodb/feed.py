@@ -26,9 +26,8 @@ _BACKLOG = 3
 """Full batches after which it is one."""
 _CALM_EVENTS, _CALM_SECONDS = 1000, 1.0
 """With less than so many events in so many seconds, the end of it having been reached, it is none any more."""
-_MANY = 10
-"""Collections from which on one stream over the database is better than their own, whatever the server
-(``python -m bench scope``)."""
+MAX_COLLECTION_STREAMS = 10
+"""Watched collections up to which ``feed.scope: auto`` gives each a change stream of its own."""
 
 
 class Feed:
@@ -38,7 +37,7 @@ class Feed:
     """
 
     scope: str
-    """``collection`` or ``database``: setting ``feed.scope``, or what *auto* came to."""
+    """``collection`` or ``database``: setting ``feed.scope``, or what *auto* means here."""
 
     @property
     def health(self) -> Health:
@@ -274,15 +273,21 @@ def _but_the_last(events: list[ChangeEvent]) -> list[ChangeEvent]:
 
 
 def _scope(setting: str, source: Source, collections: int) -> str:
-    """What ``feed.scope: auto`` means here, which is known once the source is prepared: ``database`` or ``collection``.
+    """Return ``collection`` or ``database``, also where the setting is ``auto``.
 
-    Every write wakes every stream in mongod, before any of them answers: with five collections and their order 0.5 ms.
-    That is only made up for where one stream would have to ask whether a transaction goes on, which takes 1.5 ms.
+    Each collection is decoded and completed by a thread of its own as long as this is affordable. mongod wakes every
+    stream at every write, so its cost per write grows with the number of collections (bench/README.rst), and mongos
+    opens every stream on every shard
+    (https://www.mongodb.com/docs/manual/administration/change-streams-production-recommendations/).
+
+    :param setting: ``feed.scope``
+    :param source: has been prepared, so its deployment is known
+    :param collections: how many collections are watched
     """
     if setting != "auto":
         return setting
-    asks = source.groups_writes() and not source.deployment.sharded
-    return "collection" if asks and collections < _MANY else "database"
+    affordable = collections <= MAX_COLLECTION_STREAMS and not source.deployment.sharded
+    return "collection" if affordable else "database"
 
 
 def open_feed(setting: str, source: Source, watched: Mapping[str, Watched], after: int, stop: Event) -> Feed:

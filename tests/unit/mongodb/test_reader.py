@@ -454,20 +454,24 @@ def test_bytes_that_are_no_bson_cost_their_slice_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "asks", "sharded", "collections", "scope"),
+    ("setting", "sharded", "collections", "scope"),
     [
-        ("auto", False, False, 1, "database"),
-        ("auto", True, False, 9, "collection"),
-        ("auto", True, False, 10, "database"),
-        ("auto", True, True, 1, "database"),
-        ("collection", False, False, 50, "collection"),
-        ("database", True, False, 1, "database"),
+        ("auto", False, 1, "collection"),
+        ("auto", False, 10, "collection"),
+        ("auto", False, 11, "database"),
+        ("auto", True, 1, "database"),
+        ("collection", False, 50, "collection"),
+        ("collection", True, 1, "collection"),
+        ("database", False, 1, "database"),
     ],
 )
-def test_auto_is_what_costs_less(setting: str, asks: bool, sharded: bool, collections: int, scope: str) -> None:
-    """``asks``: writes may share their time, so one stream would have to ask whether a transaction goes on."""
+@pytest.mark.parametrize("grouped", [False, True], ids=["6.0", "6.1 or later"])
+def test_auto_scope_is_collection_up_to_ten_collections_on_any_version(
+    setting: str, sharded: bool, collections: int, scope: str, grouped: bool
+) -> None:
+    """``grouped``: writes may share their cluster time, as they may since MongoDB 6.1."""
     script = Script()
-    script.source.groups_writes = lambda: asks  # type: ignore[method-assign]
+    script.source.groups_writes = lambda: grouped  # type: ignore[method-assign]
     script.source.deployment.sharded = sharded  # type: ignore[misc]
     watched = {f"c{number}": Watched(None) for number in range(collections)}
     with closing(open_feed(setting, script.source, watched, T, Event())) as feed:
