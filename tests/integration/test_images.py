@@ -54,7 +54,7 @@ def test_without_images_there_is_a_warning_and_the_changes_come_all_the_same(
     database.messages.insert_many({"_id": f"m{number}", "kind": "user"} for number in range(3))
     zmsd = serve(SCHEMA, MAPPINGS, settings=OFF)
     client = follow(zmsd)
-    assert len(zmsd.log("WARNING.*images")) == 1, zmsd.stderr()
+    assert len(zmsd.log("WARNING +dispatcher: images off ")) == 1, zmsd.stderr()
     database.users.update_one({"_id": "ann"}, {"$set": {"name": "Anna"}})
     database.messages.delete_one({"_id": "m0"})
     database.messages.update_one({"_id": "m1"}, {"$set": {"kind": "system"}})

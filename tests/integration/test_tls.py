@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from tests.integration.chat import MAPPINGS, SCHEMA
+from tests.integration.chat import COLLECTIONS, MAPPINGS, SCHEMA
 from tests.support.certificates import LOCKED_KEY, ONE, TWO, Certificate
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
@@ -30,7 +30,9 @@ def trust(certificate: Certificate) -> ssl.SSLContext:
 
 
 @pytest.fixture
-def zmsd(serve: Serve, tmp_path: Path) -> ZmsdProcess:
+def zmsd(database: Db, serve: Serve, tmp_path: Path) -> ZmsdProcess:
+    for name in COLLECTIONS:
+        database.create_collection(name)
     return serve(SCHEMA, MAPPINGS, settings={"server": {"tls": ONE.write(tmp_path)}}, tls=trust(ONE))
 
 
