@@ -1,0 +1,263 @@
+"""The structure of the package and of its unit tests: sizes, mirrored modules, docstrings, the outline of errors."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+
+import zmsd
+from zmsd import errors
+from zmsd.config import settings
+
+PACKAGE = Path(zmsd.__file__).parent
+ROOT = PACKAGE.parent
+UNIT = ROOT / "tests" / "unit"
+MODULES = tuple(path.relative_to(ROOT).as_posix() for path in sorted(PACKAGE.rglob("*.py")))
+LINES = 350
+"""The most lines that a module has."""
+
+LONG_MODULES: dict[str, int] = {
+    "zmsd/daemon.py": 357,
+    "zmsd/gateway/listener.py": 384,
+    "zmsd/mongodb/source.py": 404,
+}
+"""Modules that are still longer, and their most lines. Nothing is added here."""
+
+UNDOCUMENTED: dict[str, int] = {
+    "zmsd/cli.py": 1,
+    "zmsd/commands/change_source_client.py": 1,
+    "zmsd/commands/daemon_client.py": 1,
+    "zmsd/commands/infer_tables.py": 2,
+    "zmsd/commands/store.py": 2,
+    "zmsd/commands/tail.py": 1,
+    "zmsd/commands/unit.py": 2,
+    "zmsd/config/reader.py": 3,
+    "zmsd/config/settings.py": 10,
+    "zmsd/daemon.py": 1,
+    "zmsd/demo/mongod.py": 2,
+    "zmsd/gateway/http.py": 1,
+    "zmsd/gateway/server.py": 1,
+    "zmsd/gateway/session.py": 1,
+    "zmsd/gateway/tls.py": 5,
+    "zmsd/gateway/websocket.py": 2,
+    "zmsd/metadata/monitor.py": 2,
+    "zmsd/mongodb/deployment.py": 2,
+    "zmsd/mongodb/errors.py": 1,
+    "zmsd/mongodb/order.py": 1,
+    "zmsd/mongodb/reader.py": 2,
+    "zmsd/mongodb/sequencer.py": 1,
+    "zmsd/mongodb/source.py": 2,
+    "zmsd/position.py": 2,
+    "zmsd/prometheus.py": 2,
+    "zmsd/replication/dispatcher.py": 1,
+    "zmsd/replication/hub.py": 6,
+    "zmsd/replication/initial_sync.py": 1,
+    "zmsd/replication/problems.py": 2,
+    "zmsd/replication/publication.py": 5,
+    "zmsd/replication/replicas.py": 1,
+    "zmsd/rows/rejects.py": 1,
+    "zmsd/rows/table_rows.py": 7,
+    "zmsd/schema/catalog.py": 2,
+    "zmsd/schema/fetch.py": 1,
+    "zmsd/schema/refresh.py": 1,
+    "zmsd/watermarks/base.py": 9,
+    "zmsd/watermarks/nats.py": 20,
+    "zmsd/watermarks/nats_mirror.py": 7,
+    "zmsd/watermarks/sqlite.py": 19,
+    "zmsd/zero/protocol.py": 7,
+}
+"""Public classes and functions of a module that still have no docstring, at most. Nothing is added here."""
+
+UNDOCUMENTED_SETTINGS = 49
+"""Settings that still have no docstring, at most."""
+
+WITHOUT_UNIT_TESTS: set[str] = {
+    "zmsd/__main__.py",
+    "zmsd/commands/check.py",
+    "zmsd/commands/check_mongodb.py",
+    "zmsd/commands/daemon_client.py",
+    "zmsd/commands/infer.py",
+    "zmsd/commands/reload.py",
+    "zmsd/commands/store.py",
+    "zmsd/config/json_text.py",
+    "zmsd/config/mongodb_names.py",
+    "zmsd/config/partial.py",
+    "zmsd/config/reader.py",
+    "zmsd/config/yaml_text.py",
+    "zmsd/daemon.py",
+    "zmsd/demo/chat.py",
+    "zmsd/demo/demo.py",
+    "zmsd/demo/mongod.py",
+    "zmsd/gateway/acks.py",
+    "zmsd/gateway/http.py",
+    "zmsd/gateway/lag.py",
+    "zmsd/gateway/listener.py",
+    "zmsd/gateway/refusals.py",
+    "zmsd/gateway/registry.py",
+    "zmsd/gateway/tls.py",
+    "zmsd/metadata/metrics.py",
+    "zmsd/metadata/pages.py",
+    "zmsd/metadata/progress.py",
+    "zmsd/metadata/status.py",
+    "zmsd/mongodb/change_cursor.py",
+    "zmsd/mongodb/content_reader.py",
+    "zmsd/mongodb/deployment.py",
+    "zmsd/mongodb/events.py",
+    "zmsd/mongodb/feed.py",
+    "zmsd/mongodb/members.py",
+    "zmsd/mongodb/oplog.py",
+    "zmsd/mongodb/order.py",
+    "zmsd/mongodb/patience.py",
+    "zmsd/mongodb/resume_token.py",
+    "zmsd/mongodb/snapshot_scan.py",
+    "zmsd/mongodb/source.py",
+    "zmsd/mongodb/time_limit.py",
+    "zmsd/reload_result.py",
+    "zmsd/replication/entries.py",
+    "zmsd/replication/preparation.py",
+    "zmsd/replication/problems.py",
+    "zmsd/replication/replicas.py",
+    "zmsd/replication/resync.py",
+    "zmsd/replication/sample.py",
+    "zmsd/rows/rejects.py",
+    "zmsd/rows/tagging.py",
+    "zmsd/schema/expressions.py",
+    "zmsd/schema/literals.py",
+    "zmsd/schema/refresh.py",
+    "zmsd/schema/restrictions.py",
+    "zmsd/watermarks/base.py",
+    "zmsd/watermarks/nats.py",
+    "zmsd/watermarks/nats_buckets.py",
+    "zmsd/watermarks/nats_mirror.py",
+    "zmsd/zero/system_tables.py",
+}
+"""Modules without unit tests of their own: integration tests and the tests of their users run them."""
+
+WITHOUT_MODULE: set[str] = {
+    "commands/test_store_owner.py",
+    "gateway/test_certificate.py",
+    "gateway/test_fuzz.py",
+    "mongodb/test_reader_health.py",
+    "schema/test_zero_sources.py",
+    "test_conversation.py",
+}
+"""Unit tests of more than one module, or of one that has several files of tests."""
+
+
+def mirrored(module: str) -> str:
+    """Return the file of a module's unit tests, relative to tests/unit."""
+    path = Path(module).relative_to("zmsd")
+    return path.with_name(f"test_{path.name}").as_posix()
+
+
+def unit_tests() -> set[str]:
+    """Return the unit tests that belong to a module, relative to tests/unit."""
+    files = {path.relative_to(UNIT).as_posix() for path in UNIT.rglob("test_*.py")}
+    return {file for file in files if not file.startswith(("project/", "support/"))}
+
+
+def undocumented(module: str) -> Iterator[str]:
+    """Yield the name of each public class, function and method without a docstring, its own or an inherited one."""
+    imported = importlib.import_module(module.removesuffix(".py").replace("/", "."))
+    for node in ast.parse((ROOT / module).read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            if not ast.get_docstring(node):
+                yield node.name
+            for member in node.body if isinstance(node, ast.ClassDef) else ():
+                if not isinstance(member, ast.FunctionDef) or member.name.startswith("_"):
+                    continue
+                if not inspect.getdoc(getattr(getattr(imported, node.name), member.name)):
+                    yield f"{node.name}.{member.name}"
+
+
+def settings_without_docstring() -> set[str]:
+    """Return ``Class.field`` for each setting that no docstring follows."""
+    documented = set()
+    for node in ast.parse(inspect.getsource(settings)).body:
+        body = node.body if isinstance(node, ast.ClassDef) else []
+        for member, following in zip(body, body[1:], strict=False):
+            match member, following:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str())):
+                    documented.add(f"{node.name}.{name}")  # type: ignore[attr-defined]
+                case _:
+                    pass
+    classes = [each for _, each in inspect.getmembers(settings, is_dataclass) if each.__module__ == settings.__name__]
+    return {f"{each.__name__}.{entry.name}" for each in classes for entry in fields(each)} - documented
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_length_at_most_350_lines(module: str) -> None:
+    count = len((ROOT / module).read_text().splitlines())
+    assert count <= LONG_MODULES.get(module, LINES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_public_names_have_docstrings(module: str) -> None:
+    if module == "zmsd/__main__.py":
+        return  # importing it runs the command line
+    found = list(undocumented(module))
+    assert len(found) <= UNDOCUMENTED.get(module, 0), ", ".join(found)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_has_docstring(module: str) -> None:
+    assert ast.get_docstring(ast.parse((ROOT / module).read_text()))
+
+
+def test_settings_have_docstrings() -> None:
+    found = settings_without_docstring()
+    assert len(found) <= UNDOCUMENTED_SETTINGS, ", ".join(sorted(found))
+
+
+def test_modules_have_unit_tests() -> None:
+    lacking = {
+        module for module in MODULES if not module.endswith("__init__.py") and mirrored(module) not in unit_tests()
+    }
+    assert not lacking - WITHOUT_UNIT_TESTS
+
+
+def test_unit_tests_have_their_module() -> None:
+    assert not unit_tests() - {mirrored(module) for module in MODULES} - WITHOUT_MODULE
+
+
+def test_lists_name_files_that_exist() -> None:
+    listed = LONG_MODULES.keys() | UNDOCUMENTED.keys() | WITHOUT_UNIT_TESTS
+    assert not listed - set(MODULES)
+    assert not WITHOUT_MODULE - unit_tests()
+
+
+def test_errors_outline_names_every_exception() -> None:
+    outline = {line.split()[0] for line in (errors.__doc__ or "").splitlines()[2:] if line.strip()}
+    assert {name for name, value in vars(errors).items() if _is_exception(value)} <= outline
+
+
+def test_errors_outline_shows_base_classes() -> None:
+    above: dict[int, str] = {}
+    for line in (errors.__doc__ or "").splitlines()[2:]:
+        if found := re.match(r"( *)([A-Z]\w+)  ", line + "  "):
+            depth, name = len(found[1]), found[2]
+            above[depth] = name
+            if depth:
+                assert getattr(errors, name).__base__.__name__ == above[depth - 4], name
+
+
+def test_public_exceptions_are_in_errors() -> None:
+    for info in pkgutil.walk_packages(zmsd.__path__, "zmsd."):
+        if info.name != "zmsd.__main__":
+            module = importlib.import_module(info.name)
+            own = {
+                name for name, value in vars(module).items() if _is_exception(value) and value.__module__ == info.name
+            }
+            assert info.name == "zmsd.errors" or all(name.startswith("_") for name in own), info.name
+
+
+def _is_exception(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Exception) and value.__module__.startswith("zmsd")

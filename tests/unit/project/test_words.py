@@ -1,0 +1,171 @@
+"""The words that the project does not use; docs/glossary.rst has the terms that it uses instead."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import zmsd
+
+ROOT = Path(zmsd.__file__).parents[1]
+HELD = ("zmsd", "docs", "etc", "tests", "README.rst")
+"""Files and directories in which the words are banned."""
+SELF = Path(__file__).relative_to(ROOT).as_posix()
+
+_BETWEEN = r"(?:\s+(?:[#*]\s+)?)"  # the words may be on two lines, of a comment as well
+BANNED = re.compile(
+    r"\b(?:afresh|anew|by and by|lest|it is said|(?:is|are) told|goes round|whoever|at hand".replace(" ", _BETWEEN)
+    # "there is no", "is no longer", "is no more than" are plain English
+    + rf"|(?<!\bthere\s){r'(?:is|are)'}{_BETWEEN}no{_BETWEEN}(?!(?:longer|more|less|larger|smaller|later)\b)\w)",
+    re.IGNORECASE,
+)
+
+ALLOWED: dict[str, int] = {
+    "tests/e2e/scripts/api.mjs": 1,
+    "tests/e2e/test_kill.py": 1,
+    "tests/e2e/test_reload.py": 4,
+    "tests/faults/test_codes.py": 10,
+    "tests/faults/test_fuzz.py": 2,
+    "tests/faults/test_namespaces.py": 1,
+    "tests/faults/test_position.py": 7,
+    "tests/faults/test_two_daemons.py": 1,
+    "tests/integration/test_bad_input.py": 1,
+    "tests/integration/test_before_images.py": 2,
+    "tests/integration/test_check.py": 1,
+    "tests/integration/test_gateway.py": 4,
+    "tests/integration/test_history.py": 5,
+    "tests/integration/test_limits.py": 1,
+    "tests/integration/test_mappings.py": 4,
+    "tests/integration/test_mongodb_absent.py": 1,
+    "tests/integration/test_odd_documents.py": 1,
+    "tests/integration/test_reload.py": 1,
+    "tests/integration/test_resume.py": 2,
+    "tests/integration/test_secrets.py": 1,
+    "tests/integration/test_support.py": 1,
+    "tests/integration/test_tls.py": 1,
+    "tests/integration/test_tools.py": 1,
+    "tests/support/checker.py": 7,
+    "tests/support/daemon.py": 1,
+    "tests/support/replica.py": 1,
+    "tests/support/shape.py": 5,
+    "tests/support/websocket.py": 1,
+    "tests/support/zero.py": 1,
+    "tests/unit/commands/test_infer_tables.py": 1,
+    "tests/unit/commands/test_status.py": 1,
+    "tests/unit/config/test_document.py": 7,
+    "tests/unit/config/test_settings.py": 6,
+    "tests/unit/gateway/test_server.py": 3,
+    "tests/unit/gateway/test_session.py": 10,
+    "tests/unit/gateway/test_websocket.py": 1,
+    "tests/unit/metadata/test_monitor.py": 5,
+    "tests/unit/mongodb/test_raw_batch.py": 1,
+    "tests/unit/mongodb/test_reader.py": 5,
+    "tests/unit/replication/test_change_log.py": 9,
+    "tests/unit/replication/test_dispatcher.py": 3,
+    "tests/unit/replication/test_encoder.py": 1,
+    "tests/unit/replication/test_hub.py": 1,
+    "tests/unit/replication/test_lineage.py": 6,
+    "tests/unit/replication/test_publication_history.py": 1,
+    "tests/unit/rows/test_table_rows.py": 2,
+    "tests/unit/schema/test_catalog.py": 1,
+    "tests/unit/schema/test_mapping.py": 3,
+    "tests/unit/schema/test_tables.py": 4,
+    "tests/unit/support/test_replica.py": 1,
+    "tests/unit/test_conversation.py": 2,
+    "tests/unit/watermarks/test_sqlite.py": 1,
+    "zmsd/cli.py": 1,
+    "zmsd/commands/check.py": 2,
+    "zmsd/commands/check_mongodb.py": 1,
+    "zmsd/commands/daemon_client.py": 4,
+    "zmsd/commands/infer_tables.py": 1,
+    "zmsd/config/json_text.py": 3,
+    "zmsd/config/settings.py": 6,
+    "zmsd/errors.py": 1,
+    "zmsd/gateway/lag.py": 3,
+    "zmsd/gateway/session.py": 4,
+    "zmsd/gateway/tls.py": 1,
+    "zmsd/log.py": 1,
+    "zmsd/metadata/monitor.py": 3,
+    "zmsd/metadata/status.py": 1,
+    "zmsd/mongodb/change_cursor.py": 5,
+    "zmsd/mongodb/raw_batch.py": 1,
+    "zmsd/mongodb/source.py": 1,
+    "zmsd/prometheus.py": 3,
+    "zmsd/replication/counters.py": 2,
+    "zmsd/replication/dispatcher.py": 12,
+    "zmsd/replication/hub.py": 5,
+    "zmsd/replication/initial_sync.py": 4,
+    "zmsd/replication/lineage.py": 4,
+    "zmsd/replication/preparation.py": 1,
+    "zmsd/replication/publication.py": 1,
+    "zmsd/replication/replicas.py": 2,
+    "zmsd/rows/computed.py": 1,
+    "zmsd/rows/rejects.py": 1,
+    "zmsd/schema/catalog.py": 3,
+    "zmsd/schema/expressions.py": 2,
+    "zmsd/schema/fetch.py": 1,
+    "zmsd/schema/literals.py": 1,
+    "zmsd/schema/mapping.py": 18,
+    "zmsd/schema/refresh.py": 2,
+    "zmsd/schema/restrictions.py": 1,
+    "zmsd/schema/tables.py": 14,
+    "zmsd/systemd.py": 1,
+    "zmsd/watermarks/nats_buckets.py": 2,
+    "zmsd/watermarks/nats_mirror.py": 1,
+}
+"""Banned words that a file still has at most. Nothing is added here; a line goes when its file is clean."""
+
+
+@cache
+def tracked() -> tuple[str, ...]:
+    """Return the text files that are held to the words, relative to the root."""
+    files = subprocess.run(["git", "ls-files", *HELD], cwd=ROOT, capture_output=True, text=True, check=True)
+    return tuple(file for file in files.stdout.splitlines() if file != SELF and (ROOT / file).is_file())
+
+
+def banned_words(file: str) -> list[str]:
+    """Return ``line: word`` for each banned word of a file, and each name in Python that has ``place`` in it."""
+    try:
+        text = (ROOT / file).read_text()
+    except UnicodeDecodeError:
+        return []
+    found = [(text.count("\n", 0, match.start()) + 1, " ".join(match[0].split())) for match in BANNED.finditer(text)]
+    if file.endswith(".py"):
+        found += [(line, name) for line, name in _names(text) if {"place", "places"} & set(name.split("_"))]
+    return [f"{line}: {word}" for line, word in sorted(found)]
+
+
+def _names(text: str) -> list[tuple[int, str]]:
+    """Return (line, name) for each name that a module binds."""
+    names = []
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.Attribute(attr=name, ctx=ast.Store()):
+                names.append((node.lineno, name))
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                names.append((node.lineno, name))
+            case _:
+                pass
+    return names
+
+
+def test_pattern_private_words_found() -> None:
+    for text in ("read anew", "goes\nround", "is no\n# name", "Whoever asks", "they are no use", "is told so"):
+        assert BANNED.search(text), text
+    for text in ("there is no file", "is no longer than", "is not", "this noble", "told", "are not", "there\nare no x"):
+        assert not BANNED.search(text), text
+
+
+@pytest.mark.parametrize("file", tracked())
+def test_file_has_no_banned_word(file: str) -> None:
+    found = banned_words(file)
+    assert len(found) <= ALLOWED.get(file, 0), f"{file}: " + "; ".join(found)
+
+
+def test_allowed_files_exist() -> None:
+    assert not ALLOWED.keys() - set(tracked())
