@@ -71,6 +71,10 @@ def change_path(schema: dict[str, Any], mappings: dict[str, Any]) -> None:
     mappings["user"]["fields"]["city"] = "name"
 
 
+def change_revision(schema: dict[str, Any], mappings: dict[str, Any]) -> None:
+    mappings["user"]["revision"] = 1
+
+
 def expect(client: ChangeSourceClient, change: Any, database: Db) -> None:
     users = client.rows("user")
     assert len(users) == database.users.count_documents({})
@@ -82,13 +86,16 @@ def expect(client: ChangeSourceClient, change: Any, database: Db) -> None:
         assert all("city" not in row for row in users.values())
     elif change is drop_table:
         assert "room" not in client.replica.tables
+    elif change is change_revision:
+        (found,) = (t for t in client.transactions() if any(c.tag == "truncate" for c in t.changes))
+        assert [(c.tag, c.table) for c in found.changes] == [("truncate", "user"), *[("insert", "user")] * len(users)]
     elif change is change_filter:
         assert set(client.rows("userMessage")) == {("m7",)}
     else:
         assert all(row["city"] == row["name"] for row in users.values())
 
 
-CHANGES = [add_table, add_column, drop_column, drop_table, change_filter, change_path]
+CHANGES = [add_table, add_column, drop_column, drop_table, change_filter, change_path, change_revision]
 
 
 def done(client: ChangeSourceClient, change: Any) -> Callable[[Any], bool]:

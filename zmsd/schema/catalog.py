@@ -107,6 +107,8 @@ def _record(table: Table) -> dict[str, Any]:
         "collection": mapping.collection,
         "fields": None if mapping.fields is None else dict(mapping.fields),
         **{key: _extended(getattr(mapping, key)) for key in _COMPUTED},
+        # Left out where it is 0, so that the fingerprints of older versions of zmsd stay valid.
+        **({"revision": mapping.revision} if mapping.revision else {}),
     }
 
 
@@ -115,7 +117,7 @@ def _table(record: dict[str, Any]) -> Table:
     fields = None if record["fields"] is None else tuple(record["fields"].items())
     computed = {key: _from_extended(record[key]) for key in _COMPUTED}
     spec = TableSpec(record["name"], columns, tuple(record["primaryKey"]))
-    return Table(spec, Mapping(record["collection"], fields, **computed))
+    return Table(spec, Mapping(record["collection"], fields, revision=record.get("revision", 0), **computed))
 
 
 def _extended(value: Any) -> str | None:
@@ -209,7 +211,8 @@ def _meaning(mapping: Mapping, columns: set[str]) -> tuple[Any, ...]:
     """What decides the values of ``columns`` and which rows there are. As text where 1, True and 1.0 must differ."""
     fields = {name: path for name, path in mapping.fields or () if name in columns}
     projection = {name: _extended(value) for name, value in (mapping.projection or {}).items() if name in columns}
-    return mapping.collection, _extended(mapping.filter), fields, projection, _extended(mapping.pipeline)
+    source = mapping.collection, _extended(mapping.filter), _extended(mapping.pipeline), mapping.revision
+    return *source, fields, projection
 
 
 def _incompatible(old: TableSpec, new: TableSpec) -> list[str]:

@@ -46,6 +46,8 @@ class Mapping:
     filter: Any = None
     projection: Any = None
     pipeline: Any = None
+    revision: int = 0
+    """Another number means that all rows of the table are sent again (a resync by a change of the mapping)."""
     origin: Origin | None = field(default=None, compare=False, repr=False)
     """For faults that are found later; no part of what the mapping means."""
 
@@ -206,7 +208,7 @@ class _Parser:
         if not isinstance(data, dict):
             self.fault(place, "must be an object with a collection")
             return None
-        known = ("collection", "source", "fields", "filter", "discriminator", "projection", "pipeline")
+        known = ("collection", "source", "fields", "filter", "discriminator", "projection", "pipeline", "revision")
         for key in [key for key in data if key not in known]:
             near = self._document.suggestion(key, known) or f"; known: {', '.join(known)}"
             self.fault((*place, key), f"unknown key{near}")
@@ -218,6 +220,7 @@ class _Parser:
         condition = self._filter(data, place)
         paths, expressions = self._columns(data, place, table)
         pipeline = self._pipeline(data, place)
+        revision = self._revision(data, place)
         if len(self.faults) > before:
             return None
         fields = _complete(table, paths)
@@ -228,11 +231,18 @@ class _Parser:
                 {"$project": {"_id": 0, **{name: f"${path}" for name, path in fields}, **expressions}},
             ]
         if pipeline:
-            return Mapping(collection, None, condition, pipeline=pipeline, origin=origin)
+            return Mapping(collection, None, condition, pipeline=pipeline, revision=revision, origin=origin)
         if expressions:
             projection = {name: f"${path}" for name, path in fields} | expressions
-            return Mapping(collection, None, condition, projection, origin=origin)
-        return Mapping(collection, fields, condition, origin=origin)
+            return Mapping(collection, None, condition, projection, revision=revision, origin=origin)
+        return Mapping(collection, fields, condition, revision=revision, origin=origin)
+
+    def _revision(self, data: dict[str, Any], key_path: Keys) -> int:
+        value = data.get("revision", 0)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53:
+            return value
+        self.fault((*key_path, "revision"), "must be a whole number from 0 to 2^53 - 1")
+        return 0
 
     def _refuse(self, place: Keys, found: Iterable[tuple[Keys, str]]) -> None:
         for inner, reason in found:

@@ -126,7 +126,12 @@ SPEC = TableSpec("t", (Column("id", "string"), Column("x", "json", optional=True
 
 
 @pytest.mark.parametrize(
-    "mapping", [COMPUTED, replace(COMPUTED, projection=None, pipeline=[{"$sort": {"b": 1, "a": -1}}])]
+    "mapping",
+    [
+        COMPUTED,
+        replace(COMPUTED, revision=7),
+        replace(COMPUTED, projection=None, pipeline=[{"$sort": {"b": 1, "a": -1}}]),
+    ],
 )
 def test_json_is_lossless(mapping: Mapping) -> None:
     catalog = Catalog((Table(SPEC, mapping),), ("a warning",))
@@ -209,6 +214,8 @@ BASE = {"collection": "m", "filter": {"k": 1}, "fields": {"id": "_id", "x": "a.x
         ({**BASE, "filter": {"k": True}}, True),
         ({**BASE, "filter": {"k": 1.0}}, True),
         ({**BASE, "filter": None}, True),
+        ({**BASE, "revision": 1}, True),
+        ({**BASE, "revision": 0}, False),
     ],
 )
 def test_remapped_is_what_changes_kept_columns_or_the_set_of_rows(mapping: dict[str, Any], remapped: bool) -> None:

@@ -475,3 +475,9 @@ def test_paths(path: str) -> None:
 @pytest.mark.parametrize("path", ["", ".", "a.", ".a", "a..b", "$a", "a.$b", "a\0", "\ud800"])
 def test_no_paths(path: str) -> None:
     assert path_problem(path)
+
+
+@pytest.mark.parametrize("revision", [-1, 1.5, True, "1", None, 1 << 53])
+def test_revision_that_is_not_a_whole_number_is_refused(revision: Any) -> None:
+    (fault,) = faults_of(collection="c", revision=revision)
+    assert fault.endswith("revision: must be a whole number from 0 to 2^53 - 1")
