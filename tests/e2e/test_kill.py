@@ -25,13 +25,13 @@ def written(writer: Writer, more: int) -> None:
     wait_until(lambda: len(writer.log) >= enough, f"{more} more writes", 180)
 
 
-def test_zmsd_and_zero_cache(
+def test_kill_of_zmsd_and_zero_cache_loses_nothing(
     mongo: Client, database: Database[dict[str, Any]], serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero]
 ) -> None:
     with Writer(mongo, database.name, COLLECTIONS, pause=0.02) as writer:
         writer.seed(100)
         process = serve(SCHEMA, MAPPINGS)
-        # A zero-cache that is started on a slow machine may purge what it still needs, and must begin anew.
+        # A zero-cache that is started on a slow machine may purge what it still needs, and then begins again.
         app = zero(process, SCHEMA, restart=True)
         client = app.client()
         writer.start()
@@ -49,7 +49,7 @@ def test_zmsd_and_zero_cache(
     assert not process.log("reset required")
 
 
-def test_the_primary(
+def test_kill_of_the_primary_loses_nothing(
     serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero], tmp_path: Path, stack: contextlib.ExitStack
 ) -> None:
     replicas = stack.enter_context(ReplicaSet(tmp_path / "set", 3))

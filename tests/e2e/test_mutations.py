@@ -53,7 +53,7 @@ def ada(workspace: Workspace, cache: ZeroCache) -> Iterator[NodeClient]:
         yield client
 
 
-def test_confirmed_and_refused(database: Database[dict[str, Any]], ada: NodeClient) -> None:
+def test_mutations_are_confirmed_or_refused(database: Database[dict[str, Any]], ada: NodeClient) -> None:
     # The server takes the blanks off and has a clock of its own: its row differs from the optimistic one.
     message, number = chat.send(ada, "  hello ")
     assert ada.result(number, "client") == {"type": "success"}
@@ -86,7 +86,7 @@ def test_confirmed_and_refused(database: Database[dict[str, Any]], ada: NodeClie
     assert ada.result(number) == {"type": "success"}
 
 
-def test_restarts_in_between(zmsd: ZmsdProcess, cache: ZeroCache, ada: NodeClient) -> None:
+def test_mutations_during_restarts_are_confirmed_once(zmsd: ZmsdProcess, cache: ZeroCache, ada: NodeClient) -> None:
     numbers = [chat.send(ada, f"before {n}")[1] for n in range(10)]
     zmsd.kill()
     numbers += [chat.send(ada, f"away {n}")[1] for n in range(10)]
@@ -105,7 +105,7 @@ def test_restarts_in_between(zmsd: ZmsdProcess, cache: ZeroCache, ada: NodeClien
     assert len(rows) == 26
 
 
-def test_collections_made_after_the_start(
+def test_mutation_collections_created_after_start_work(
     database: Database[dict[str, Any]],
     replica_set: ReplicaSet,
     serve: Callable[..., ZmsdProcess],
@@ -113,7 +113,7 @@ def test_collections_made_after_the_start(
     workspace: Workspace,
     stack: contextlib.ExitStack,
 ) -> None:
-    """The application makes its two collections at its first start; zmsd may be there before."""
+    """The application creates its two collections at its first start; zmsd may already run."""
     chat.fill(database)
     process = serve(chat.SCHEMA, chat.MAPPINGS, settings=chat.SETTINGS)
     api = stack.enter_context(chat.server(workspace, replica_set.uri(database.name)))
@@ -136,8 +136,8 @@ def post(url: str, body: Any, user: str | None = "ada") -> tuple[int, Any]:
         return error.code, json.load(error)
 
 
-def test_the_api_server(database: Database[dict[str, Any]], api: Api) -> None:
-    """What no client of zero-cache asks of it in order: repeated and out of order."""
+def test_api_server_handles_repeated_and_out_of_order_mutations(database: Database[dict[str, Any]], api: Api) -> None:
+    """A client of zero-cache does not normally send these."""
     url = f"{api.mutate_url}?schema=zero_0&appID=zero"
     message = {"id": str(ObjectId()), "roomId": "general", "text": "once"}
 
@@ -160,7 +160,7 @@ def test_the_api_server(database: Database[dict[str, Any]], api: Api) -> None:
     assert post(url, chat.push("c", 3, "message.send", message), user="ada:forged")[0] == 401
 
 
-def test_the_page(
+def test_page_in_browser_sends_and_shows_messages(
     database: Database[dict[str, Any]],
     replica_set: ReplicaSet,
     serve: Callable[..., ZmsdProcess],
@@ -218,7 +218,7 @@ def reachable(url: str) -> bool:
         return False
 
 
-def test_the_versions_are_pinned() -> None:
+def test_example_dependencies_are_pinned() -> None:
     lock = json.loads((CHAT / "package-lock.json").read_text())
     assert lock["packages"]["node_modules/@rocicorp/zero"]["version"] == "1.9.0"
     assert not [name for name, package in lock["packages"].items() if "resolved" in package]

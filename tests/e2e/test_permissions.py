@@ -25,7 +25,7 @@ PUBLIC = {
 PERMISSIONS = {"tables": {"note": {"row": {"select": [["allow", PUBLIC]]}}}}
 
 
-def test_rows_that_may_be_read(
+def test_permissions_filter_the_rows_of_a_client(
     database: Database[dict[str, Any]], serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero], tmp_path: Path
 ) -> None:
     (tmp_path / "permissions.json").write_text(json.dumps(PERMISSIONS))

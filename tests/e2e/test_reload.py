@@ -1,4 +1,4 @@
-"""SIGHUP: what is published changes, and neither zero-cache nor its clients begin anew, where Zero can follow."""
+"""SIGHUP: the publication changes, and neither zero-cache nor its clients begin again, where Zero can follow."""
 
 from __future__ import annotations
 
@@ -174,7 +174,9 @@ def states(client: NodeClient, view: str) -> list[list[Row]]:
     return shown
 
 
-def test_live(database: Db, serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero], postgres: Postgres) -> None:
+def test_reload_with_connected_clients_keeps_views_consistent(
+    database: Db, serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero], postgres: Postgres
+) -> None:
     fill(database)
     edition = first()
     process = serve(edition.schema, edition.mappings)
@@ -204,8 +206,10 @@ def test_live(database: Db, serve: Callable[..., ZmsdProcess], zero: Callable[..
     assert never_reset(process, app)
 
 
-def test_away(database: Db, serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero]) -> None:
-    """All changes at once, and back, while one of the three was away; MongoDB's documents change too."""
+def test_reload_while_one_part_is_down_needs_no_reset(
+    database: Db, serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero]
+) -> None:
+    """All changes at once, and back, while one of the three processes was down; MongoDB's documents change too."""
     fill(database)
     edition = first()
     process = serve(edition.schema, edition.mappings)
@@ -243,8 +247,10 @@ def test_away(database: Db, serve: Callable[..., ZmsdProcess], zero: Callable[..
     assert never_reset(process, app)
 
 
-def test_what_zero_cannot_follow(database: Db, serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero]) -> None:
-    """zero-cache is told to begin anew: it ends with 14, and whoever runs it starts it again."""
+def test_reload_that_zero_cannot_follow_starts_a_new_sync(
+    database: Db, serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero]
+) -> None:
+    """zero-cache must begin again: it exits with 14, and its supervisor restarts it."""
     fill(database)
     edition = first()
     process = serve(edition.schema, edition.mappings)

@@ -18,7 +18,7 @@ from tests.support.zero import ZeroCache
 SHARDS = [("zero", 0), ("zero", 1), ("other", 0)]
 
 
-def test_each_has_its_own_rows(
+def test_shards_have_their_own_clients_and_results(
     database: Database[dict[str, Any]],
     replica_set: ReplicaSet,
     serve: Callable[..., ZmsdProcess],

@@ -59,7 +59,7 @@ SCHEMA = {
 MAPPINGS = {"value": {"collection": "values", "fields": {"id": "_id", "s": "v", "n": "v", "b": "v", "j": "v"}}}
 
 
-def test_every_value_in_every_column(
+def test_every_value_in_every_column_is_shown(
     database: Database[dict[str, Any]], serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero]
 ) -> None:
     database["values"].insert_many([{"_id": f"copied-{name}", "v": value} for name, value in VALUES.items()])
@@ -79,7 +79,7 @@ def test_every_value_in_every_column(
     assert app.cache.exit_code() is None
 
 
-def test_a_polymorphic_collection(
+def test_polymorphic_collection_moves_rows_between_tables(
     database: Database[dict[str, Any]], serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero]
 ) -> None:
     columns = {"id": {"type": "string"}, "text": {"type": "string", "optional": True}}
@@ -98,7 +98,7 @@ def test_a_polymorphic_collection(
     wait_same(client, database, schema, mappings)
 
 
-def test_random_writes(
+def test_random_writes_during_initial_sync_are_shown(
     mongo: Client, database: Database[dict[str, Any]], serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero]
 ) -> None:
     collections = ["alpha", "beta", "gamma"]

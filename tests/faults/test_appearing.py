@@ -77,7 +77,7 @@ def in_bulk(database: Db, per_second: int) -> Iterator[list[int]]:
 @pytest.mark.parametrize(
     ("scope", "images"), [("collection", "auto"), ("database", "auto"), ("collection", "required"), ("database", "off")]
 )
-def test_collections_that_appear_under_load_get_images_and_lose_nothing(
+def test_collections_created_under_load_get_images_and_lose_nothing(
     scope: str, images: str, rate: int, database: Db, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
     database.create_collection("a")
@@ -111,10 +111,10 @@ def test_collections_that_appear_under_load_get_images_and_lose_nothing(
 
 
 @pytest.mark.parametrize("scope", ["collection", "database"])
-def test_many_collections_that_appear_under_load_lose_nothing(
+def test_many_collections_created_under_load_lose_nothing(
     scope: str, database: Db, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
-    """Each is updated at once, in transactions with the others."""
+    """Each collection is updated at once, in transactions with the other collections."""
     names = [f"new{number}" for number in range(pick(12, 40))]
     schema, mappings = schema_of(names), mappings_of(names)
     client = follow(serve(schema, mappings, settings={"feed": {"scope": scope}}))

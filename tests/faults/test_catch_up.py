@@ -33,8 +33,8 @@ def writer_on(database: Db, **options: float) -> Writer:
     return Writer(database.client, database.name, COLLECTIONS, threads=2, **options)  # type: ignore[arg-type]
 
 
-def test_more_clients_than_private_feeds(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
-    """All come back at once to a zmsd that was away: some wait, each gets everything."""
+def test_catch_up_of_more_clients_than_feeds_serves_all(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+    """All clients come back at once to a zmsd that was down: some wait for a catch-up feed, and each gets everything."""
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"catch_up": 2}})
     clients = [follow(zmsd, shard=shard) for shard in range(6)]
     with writer_on(loaded) as writer:
@@ -51,7 +51,9 @@ def test_more_clients_than_private_feeds(loaded: Db, serve: Serve, follow: Follo
     tally.note(f"{len(zmsd.log('waiting for a private feed'))} waited for one of 2 feeds")
 
 
-def test_a_stop_ends_those_who_wait_without_a_reset(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+def test_stop_closes_clients_that_wait_for_a_catch_up_feed_without_reset(
+    loaded: Db, serve: Serve, follow: Follow, tally: Tally
+) -> None:
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"catch_up": 1}})
     client = follow(zmsd)
     client.close()
@@ -82,8 +84,10 @@ def test_a_stop_ends_those_who_wait_without_a_reset(loaded: Db, serve: Serve, fo
         blocker.abort()
 
 
-def test_behind_by_more_than_the_change_log(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
-    """64 MiB of changes are kept in memory; the rest comes from the oplog, and not into memory."""
+def test_client_behind_the_change_log_catches_up_in_bounded_memory(
+    loaded: Db, serve: Serve, follow: Follow, tally: Tally
+) -> None:
+    """The change log keeps 64 MiB in memory; the rest comes from the oplog and does not accumulate in memory."""
     zmsd = serve(SCHEMA, MAPPINGS)
     client, live = follow(zmsd), follow(zmsd, shard=1)
     process = psutil.Process(zmsd.pid)
@@ -115,8 +119,10 @@ def test_behind_by_more_than_the_change_log(loaded: Db, serve: Serve, follow: Fo
     assert grown < 400 << 20, "the log, and a few batches of 16 MB each"
 
 
-def test_clients_come_and_go(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
-    """Each with a different delay behind the others."""
+def test_clients_that_reconnect_with_different_delays_get_everything(
+    loaded: Db, serve: Serve, follow: Follow, tally: Tally
+) -> None:
+    """Each client is behind the others by a different time."""
     rng = random.Random(7)
     zmsd = serve(SCHEMA, MAPPINGS)
     clients = [follow(zmsd, shard=shard) for shard in range(4)]

@@ -51,10 +51,9 @@ def fail(replica_set: ReplicaSet, code: int, times: int, *commands: str, **data:
 
 
 @pytest.mark.parametrize("scope", ["collection", "database"])
-def test_errors_that_pass(
+def test_retryable_errors_do_not_reach_the_client(
     scope: str, loaded: Db, replica_set: ReplicaSet, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
-    """The client hears nothing of them."""
     zmsd = serve(WITH_EVEN, MAPPED, settings={"feed": {"scope": scope}})
     client = follow(zmsd)
     with load(loaded, client, tally=tally, threads=1) as writer:
@@ -77,10 +76,10 @@ def assert_even(database: Db, client: ChangeSourceClient) -> None:
 
 
 @pytest.mark.parametrize("scope", ["collection", "database"])
-def test_a_position_that_seems_lost_once(
+def test_position_error_that_does_not_repeat_causes_no_reset(
     scope: str, loaded: Db, replica_set: ReplicaSet, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
-    """It is asked for again by its time before anybody is told; there it is."""
+    """zmsd asks again by cluster time before it sends a reset, and the position is there."""
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope}})
     client = follow(zmsd)
     with load(loaded, client, tally=tally, threads=1):
@@ -93,10 +92,10 @@ def test_a_position_that_seems_lost_once(
 
 
 @pytest.mark.parametrize("code", pick([286], sorted(LOST | REOPEN_BY_TIME)))
-def test_a_position_that_is_lost(
+def test_lost_position_sends_reset_with_reason_and_new_sync_succeeds(
     code: int, loaded: Db, replica_set: ReplicaSet, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
-    """The client is told to copy afresh, and what to make of it; then all is right again."""
+    """The client gets reset-required with the reason; after its new initial sync everything works again."""
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
     with load(loaded, tally=tally, threads=1) as writer:
@@ -108,24 +107,24 @@ def test_a_position_that_is_lost(
             said = len(zmsd.stderr().splitlines()) - lines
         tally.survived += 1
         wait_until(zmsd.ready, "it is ready again", 30)
-        afresh = follow(zmsd)
-        received(afresh)
+        new_client = follow(zmsd)
+        received(new_client)
         writer.stop()
-    assert str(client.replica.version) < str(afresh.replica.version)
-    caught_up(afresh, writer)
-    tally.check(writer.log, afresh.replica)
-    assert_same(loaded, SCHEMA, MAPPINGS, afresh.replica)
-    # A token that does not fit may be asked for once more when the feed begins anew.
+    assert str(client.replica.version) < str(new_client.replica.version)
+    caught_up(new_client, writer)
+    tally.check(writer.log, new_client.replica)
+    assert_same(loaded, SCHEMA, MAPPINGS, new_client.replica)
+    # A token that does not fit may be asked for once more when the feed opens again.
     matter = f"{code}|not in this database's history" if code in REOPEN_BY_TIME else f"{code}"
     assert re.search(matter, str(client.replica.reset_required)), "what was the matter"
     assert said < 20, "it does not flood the log"
 
 
 @pytest.mark.parametrize("code", pick([13], sorted(REFUSED)))
-def test_what_an_operator_must_see_to(
+def test_refused_command_makes_zmsd_unready_and_keeps_the_client(
     code: int, loaded: Db, replica_set: ReplicaSet, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
-    """Not ready meanwhile, one line says why; the client stays, and misses nothing."""
+    """Meanwhile zmsd is not ready and logs the reason once; the client stays connected and misses nothing."""
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
     with load(loaded, client, tally=tally, threads=1):
@@ -139,8 +138,10 @@ def test_what_an_operator_must_see_to(
     assert 0 < len(zmsd.log(f"WARN.*code {code}|ERROR.*code {code}")) < 10
 
 
-def test_the_copy(loaded: Db, replica_set: ReplicaSet, serve: Serve, follow: Follow, tally: Tally) -> None:
-    """Each code on its find and its getMore: it goes on where it was."""
+def test_snapshot_scan_continues_after_each_error_code(
+    loaded: Db, replica_set: ReplicaSet, serve: Serve, follow: Follow, tally: Tally
+) -> None:
+    """Each code is raised on the scan's find and on its getMore; the scan continues where it was."""
     codes = pick([10107, 43, 246, 250], sorted(RESUME | SNAPSHOT_GONE | SNAPSHOT_RETRY))
     with Writer(loaded.client, loaded.name, COLLECTIONS, threads=1, pause=0.01) as writer:
         writer.seed(5000)

@@ -29,10 +29,10 @@ def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
 
 
 @pytest.mark.parametrize("scope", ["collection", "database"])
-def test_longer_than_the_history(
+def test_initial_sync_longer_than_history_replays_changes_since(
     scope: str, forgetful: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
 ) -> None:
-    """It goes on with what is there now, and brings the changes since its beginning, in the same transaction."""
+    """The scan continues with current documents and adds the changes since its beginning, in the same transaction."""
     mongo = stack.enter_context(forgetful.client())
     database = mongo[f"long_{scope}"]
     for name in COLLECTIONS:
@@ -61,7 +61,7 @@ def test_longer_than_the_history(
     assert_same(database, SCHEMA, MAPPINGS, client.replica)
 
 
-def test_longer_than_the_history_while_keys_change(
+def test_initial_sync_longer_than_history_with_changing_keys_is_exact(
     forgetful: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
 ) -> None:
     """Rows are read under keys that they get only later in the changes that follow."""
@@ -116,10 +116,10 @@ IDS: list[Any] = [
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_broken_off_at_every_batch_with_ids_of_every_type(
+def test_snapshot_scan_interrupted_at_every_batch_reads_ids_of_every_type(
     exact: bool, database: Db, replica_set: ReplicaSet, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
-    """It goes on behind the last ``_id``, whatever type that and the next one have."""
+    """The scan continues after the last ``_id``, whatever the type of that ``_id`` and of the next one."""
     documents = [{"_id": key, "name": f"n{number}", "text": "x" * 2000} for number, key in enumerate(IDS)]
     random.Random(10).shuffle(documents)
     database.mixed.insert_many(documents)

@@ -64,7 +64,7 @@ def kill_two(replicas: ReplicaSet) -> None:
 HARMS: list[Callable[[ReplicaSet], None]] = [step_down, kill_the_primary, kill_a_secondary, kill_two]
 
 
-def test_while_it_streams(
+def test_failover_while_streaming_loses_nothing(
     replicas: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
 ) -> None:
     rng = random.Random(11)
@@ -85,7 +85,7 @@ def test_while_it_streams(
     tally.note(f"{writer.outages} writes failed at first")
 
 
-def test_while_it_copies(
+def test_failover_during_initial_sync_loses_nothing(
     replicas: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
 ) -> None:
     database = empty(replicas, stack, "copied")

@@ -69,7 +69,7 @@ def zmsd(loaded: Db, serve: Serve) -> ZmsdProcess:
     return serve(SCHEMA, MAPPINGS, settings={"server": {"max_sessions": 250, "max_sessions_per_address": 250}})
 
 
-def test_the_websocket(zmsd: ZmsdProcess, loaded: Db, follow: Follow, tally: Tally) -> None:
+def test_websocket_survives_random_frames(zmsd: ZmsdProcess, loaded: Db, follow: Follow, tally: Tally) -> None:
     good = follow(zmsd, app="good")
     version = str(good.replica.version)
 
@@ -78,8 +78,8 @@ def test_the_websocket(zmsd: ZmsdProcess, loaded: Db, follow: Follow, tally: Tal
     def fuzz(pieces: list[bytes], streaming: bool) -> None:
         sock = WebSocket(zmsd.port)
         try:
-            place = f"&lastWatermark={version}&replicaVersion={version}" if streaming else ""
-            sock.upgrade(INITIAL + place, {})
+            resume = f"&lastWatermark={version}&replicaVersion={version}" if streaming else ""
+            sock.upgrade(INITIAL + resume, {})
             with contextlib.suppress(OSError):
                 for piece in pieces:
                     sock.send_raw(piece)
@@ -91,7 +91,7 @@ def test_the_websocket(zmsd: ZmsdProcess, loaded: Db, follow: Follow, tally: Tal
     unhurt(zmsd, loaded, good)
 
 
-def test_http(zmsd: ZmsdProcess, loaded: Db, follow: Follow, tally: Tally) -> None:
+def test_http_survives_random_requests(zmsd: ZmsdProcess, loaded: Db, follow: Follow, tally: Tally) -> None:
     good = follow(zmsd, app="good")
     words = st.sampled_from(
         [*b"GET / HTTP/1.1 \r\n : % ? & =".split(b" "), b"\r\n\r\n", b"Upgrade", b"websocket", b"Connection"]
@@ -167,8 +167,10 @@ FROM_ALL = {
 }
 
 
-def test_documents(database: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
-    """Of every type in every column: what the client gets is always such that zero-cache survives it."""
+def test_random_documents_reach_the_client_in_valid_form(
+    database: Db, serve: Serve, follow: Follow, tally: Tally
+) -> None:
+    """Documents hold every type in every column: what the client gets is always valid for zero-cache."""
     client = follow(serve(ALL_TYPES, FROM_ALL))
 
     @settings(few, max_examples=pick(150, 5000))
@@ -284,7 +286,9 @@ def parsed(text: str, kind: Any) -> Document | None:
 @given(
     st.randoms(use_true_random=False), st.lists(odd, min_size=1, max_size=3), st.lists(odd, max_size=3), st.booleans()
 )
-def test_schema_and_mappings(rng: random.Random, news: list[Any], more: list[Any], computed: bool) -> None:
+def test_mutated_schema_and_mappings_load_or_report_errors(
+    rng: random.Random, news: list[Any], more: list[Any], computed: bool
+) -> None:
     mappings = chat.MAPPINGS | (COMPUTED if computed else {})
     schema = parsed(json.dumps(mutated(chat.SCHEMA, rng, news)), "json")
     mapped = parsed(json.dumps(mutated(mappings, rng, more)), "json")
@@ -294,7 +298,9 @@ def test_schema_and_mappings(rng: random.Random, news: list[Any], more: list[Any
 
 @few
 @given(st.randoms(use_true_random=False), st.lists(odd, min_size=1, max_size=3), st.booleans())
-def test_config(tmp_path_factory: pytest.TempPathFactory, rng: random.Random, news: list[Any], as_json: bool) -> None:
+def test_mutated_settings_load_or_report_errors(
+    tmp_path_factory: pytest.TempPathFactory, rng: random.Random, news: list[Any], as_json: bool
+) -> None:
     changed = mutated(CONFIG, rng, news)
     text = json.dumps(changed) if as_json else yaml.safe_dump(changed)
     file = tmp_path_factory.getbasetemp() / ("fuzz.json" if as_json else "fuzz.yaml")
@@ -310,7 +316,7 @@ def test_config(tmp_path_factory: pytest.TempPathFactory, rng: random.Random, ne
     st.text(max_size=300) | st.binary(max_size=300).map(lambda raw: raw.decode("latin-1")),
     st.sampled_from(["json", "yaml"]),
 )
-def test_any_text(text: str, kind: str) -> None:
+def test_random_text_as_document_loads_or_reports_errors(text: str, kind: str) -> None:
     document = parsed(text, kind)
     if document is not None:
         loads(document, document)
@@ -321,12 +327,12 @@ def test_any_text(text: str, kind: str) -> None:
     st.integers(0, 1 << 30),
     st.lists(st.sampled_from([*"{}[]:,\"'&*!|>-?%@`#\n\t\0", "\ud800", "&a ", "*a", "<<: "]), max_size=6),
 )
-def test_text_with_damage(place: int, damage: list[str]) -> None:
+def test_damaged_document_text_loads_or_reports_errors(start: int, damage: list[str]) -> None:
     for kind, text in (("json", json.dumps(chat.SCHEMA, indent=1)), ("yaml", yaml.safe_dump(chat.SCHEMA))):
         damaged = text
         for number, piece in enumerate(damage):
-            at = (place * (number + 7)) % len(damaged)
-            damaged = damaged[:at] + piece + damaged[at + place % 5 :]
+            at = (start * (number + 7)) % len(damaged)
+            damaged = damaged[:at] + piece + damaged[at + start % 5 :]
         document = parsed(damaged, kind)
         if document is not None:
             loads(document, None)
@@ -352,7 +358,7 @@ TRAPS = {
 
 
 @pytest.mark.parametrize("text", TRAPS.values(), ids=TRAPS.keys())
-def test_traps(text: str, tmp_path: Path) -> None:
+def test_trap_documents_are_rejected_in_bounded_time(text: str, tmp_path: Path) -> None:
     begun = time.monotonic()
     for kind in ("json", "yaml"):
         document = parsed(text, kind)
@@ -369,7 +375,9 @@ def test_traps(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("which", ["zmsd.yaml", "schema.json", "mappings.json"])
 @pytest.mark.parametrize("trap", pick(["aliases of aliases"], list(TRAPS)))
-def test_check_of_traps(which: str, trap: str, tmp_path: Path, tally: Tally) -> None:
+def test_check_command_rejects_trap_documents_with_one_error(
+    which: str, trap: str, tmp_path: Path, tally: Tally
+) -> None:
     good: dict[str, Any] = {
         "zmsd.yaml": {
             "mongodb": {"uri": "mongodb://127.0.0.1:1/db?serverSelectionTimeoutMS=1"},

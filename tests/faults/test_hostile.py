@@ -58,8 +58,10 @@ def connected(process: psutil.Process, port: int) -> list[Any]:
     return [one for one in found if one.laddr.port == port and one.status != psutil.CONN_LISTEN]
 
 
-def test_connections_one_after_the_other(loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally) -> None:
-    """As a client that crashes at once does: some say goodbye, some break, some do not even ask."""
+def test_repeated_connections_that_end_badly_harm_no_client(
+    loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally
+) -> None:
+    """As a client that crashes at once does: some send a close frame, some reset, some never send a request."""
     with unharmed(loaded, zmsd, follow, tally):
         for number in range(pick(150, 1000)):
             if number % 3:
@@ -86,7 +88,9 @@ def admitted(port: int) -> WebSocket | None:
     return sock
 
 
-def test_many_connections_at_once(loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally) -> None:
+def test_connections_beyond_the_limit_harm_no_client(
+    loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally
+) -> None:
     with unharmed(loaded, zmsd, follow, tally):
         sockets = []
         for _ in range(pick(300, 1000)):
@@ -140,7 +144,9 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("reads", [True, False], ids=["reads", "does not read"])
-def test_floods(reads: bool, loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally) -> None:
+def test_flood_of_messages_harms_no_client(
+    reads: bool, loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally
+) -> None:
     with unharmed(loaded, zmsd, follow, tally):
         for flood in FLOODS.values():
             sock = WebSocket(zmsd.port, receive_buffer=1 << 14)
@@ -158,8 +164,10 @@ def test_floods(reads: bool, loaded: Db, zmsd: ZmsdProcess, follow: Follow, tall
                 sock.abort()
 
 
-def test_slow_headers(loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally) -> None:
-    """A byte now and then, from many at once: each is dropped after ten seconds, whatever it still sends."""
+def test_slow_request_headers_are_dropped_after_ten_seconds(
+    loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally
+) -> None:
+    """Many connections at once send one byte now and then; each is dropped whatever it still sends."""
     with unharmed(loaded, zmsd, follow, tally):
         slow = [socket.create_connection(("127.0.0.1", zmsd.port)) for _ in range(pick(50, 200))]
         begun = time.monotonic()
@@ -182,8 +190,10 @@ def test_slow_headers(loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tall
         tally.survived += len(slow)
 
 
-def test_requests_of_all_kinds(loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally) -> None:
-    """None of them is HTTP as it should be; each gets an answer, or the connection is closed."""
+def test_malformed_requests_get_an_answer_or_a_close(
+    loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally
+) -> None:
+    """None of the requests is valid HTTP; each gets an answer, or its connection is closed."""
     rng = random.Random(15)
     requests = [
         b"",
@@ -213,8 +223,10 @@ def test_requests_of_all_kinds(loaded: Db, zmsd: ZmsdProcess, follow: Follow, ta
     assert "Traceback" not in zmsd.stderr()
 
 
-def test_half_open(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
-    """A client whose machine is gone without a word, and answers later that it knows of no connection."""
+def test_half_open_connection_is_replaced_by_the_reconnect(
+    loaded: Db, serve: Serve, follow: Follow, tally: Tally
+) -> None:
+    """The client's machine disappears without a close, and later answers that it has no such connection."""
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"heartbeat": 3600}})
     sock = WebSocket(zmsd.port)
     sock.upgrade(INITIAL, {})
@@ -238,8 +250,10 @@ def test_half_open(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> No
 
 
 @pytest.mark.parametrize("busy", pick([True], [True, False]), ids=lambda busy: "busy" if busy else "idle")
-def test_packets_vanish(busy: bool, loaded: Db, serve: Serve, tally: Tally, stack: contextlib.ExitStack) -> None:
-    """The client's machine is unplugged, with data on its way to it or without."""
+def test_connection_whose_packets_vanish_is_closed_within_seconds(
+    busy: bool, loaded: Db, serve: Serve, tally: Tally, stack: contextlib.ExitStack
+) -> None:
+    """The client's machine is unplugged, with or without data on its way."""
     address = stack.enter_context(namespace(NAME))
     server = {"host": "0.0.0.0", "token": "secret"}
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": server, "feed": {"heartbeat": 3600}})

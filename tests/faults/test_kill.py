@@ -28,7 +28,7 @@ from tests.support.writer import Writer
 KILLS = pick(5, 20)
 
 
-def test_kill_while_it_streams(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+def test_kill_while_streaming_loses_nothing(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
     rng = random.Random(4)
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
@@ -48,7 +48,7 @@ def test_kill_while_it_streams(loaded: Db, serve: Serve, follow: Follow, tally: 
     tally.note(f"{client.connections} connections")
 
 
-def test_kill_while_it_copies(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+def test_kill_during_initial_sync_loses_nothing(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
     """zero-cache begins again with an empty replica."""
     rng = random.Random(5)
     with Writer(loaded.client, loaded.name, COLLECTIONS, threads=2, pause=0.005) as writer:

@@ -61,7 +61,7 @@ def documents(name: str, count: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("meanwhile", pick(["runs"], ["runs", "is down"]))
 @pytest.mark.parametrize("scope", ["collection", "database"])
-def test_a_large_transaction(
+def test_large_transaction_arrives_complete_in_bounded_memory(
     scope: str,
     meanwhile: str,
     roomy: ReplicaSet,
@@ -70,7 +70,7 @@ def test_a_large_transaction(
     tally: Tally,
     stack: contextlib.ExitStack,
 ) -> None:
-    """Inserts, then updates of all, over three collections: each arrives as one, and in between as nothing."""
+    """Inserts, then updates of all documents in three collections: each transaction arrives as one."""
     database = empty(roomy, stack, f"{scope}_{meanwhile.replace(' ', '_')}")
     settings = {"feed": {"scope": scope}}
     zmsd = serve(SCHEMA, MAPPINGS, uri=roomy.uri(database.name), settings=settings)
@@ -108,10 +108,10 @@ def test_a_large_transaction(
 
 
 @pytest.mark.parametrize("way", ["rename", "out"])
-def test_a_large_collection_comes_under_a_watched_name(
+def test_large_collection_that_gets_a_watched_name_is_resynced_in_bounded_memory(
     way: str, roomy: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
 ) -> None:
-    """By a rename, or by $out, which is one too. The changes afterwards wait for it, and then come."""
+    """By a rename, or by $out, which ends in a rename. Later changes wait until the resync is complete."""
     database = empty(roomy, stack, f"large_{way}")
     for start in range(0, CHANGES, 10_000):
         some = [{"_id": f"{number}", "n": 1, "text": "x" * 500} for number in range(start, start + 10_000)]
@@ -143,8 +143,10 @@ BIG_SCHEMA = SCHEMA | {
 BIG_MAPPINGS = MAPPINGS | {"big": {"collection": "big", "fields": {"id": "_id", "n": "n", "text": "text"}}}
 
 
-def test_documents_of_15_mb(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
-    """With both images their events are over 16 MB: between the writers' changes each arrives whole, in its place."""
+def test_updates_of_15_mb_documents_arrive_complete_and_in_order(
+    loaded: Db, serve: Serve, follow: Follow, tally: Tally
+) -> None:
+    """With both images their events exceed 16 MB; each arrives complete, in order with the other writers' changes."""
     zmsd = serve(BIG_SCHEMA, BIG_MAPPINGS)
     client = follow(zmsd)
     times = pick(4, 30)
@@ -164,10 +166,10 @@ def test_documents_of_15_mb(loaded: Db, serve: Serve, follow: Follow, tally: Tal
 
 @pytest.mark.parametrize("images", ["auto", "off"])
 @pytest.mark.parametrize("scope", ["collection", "database"])
-def test_updates_of_large_documents(
+def test_many_updates_of_large_documents_stay_in_bounded_memory(
     scope: str, images: str, replica_set: ReplicaSet, serve: Serve, follow: Follow, stack: contextlib.ExitStack
 ) -> None:
-    """A batch of a thousand changes would be a gigabyte. Their images are in the events, or they are looked up."""
+    """A batch of a thousand changes would be a gigabyte, with images in the events or with lookups."""
     database = empty(replica_set, stack, f"{scope}_{images}")
     filler = "x" * 250_000
     for hundred in range(15):

@@ -1,4 +1,4 @@
-"""Collections that are dropped, renamed and made anew, while zmsd looks and while it does not."""
+"""Collections that are dropped, renamed and created again, while zmsd runs and while it does not."""
 
 from __future__ import annotations
 
@@ -133,8 +133,10 @@ CHANGES: list[Callable[[Db], None]] = [
 
 @pytest.mark.parametrize("meanwhile", ["runs", "is down"])
 @pytest.mark.parametrize("scope", ["collection", "database"])
-def test_each_change(meanwhile: str, scope: str, loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
-    """One after the other, each with the collections as they were after the one before."""
+def test_drop_rename_and_recreate_one_by_one_are_followed(
+    meanwhile: str, scope: str, loaded: Db, serve: Serve, follow: Follow, tally: Tally
+) -> None:
+    """After each change the client has the collections as they are then."""
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope}})
     client = follow(zmsd)
     for change in CHANGES:
@@ -161,8 +163,8 @@ def same(database: Db, client: ChangeSourceClient, what: str = "the beginning") 
         raise AssertionError(f"{error}; {differences(database, SCHEMA, MAPPINGS, client.replica)}") from None
 
 
-def test_what_is_renamed_onto_a_watched_name_gets_images(loaded: Db, serve: Serve, follow: Follow) -> None:
-    """They belong to the collection, not to its name."""
+def test_collection_renamed_onto_a_watched_name_gets_images(loaded: Db, serve: Serve, follow: Follow) -> None:
+    """Images are a property of the collection, not of its name."""
     client = follow(serve(SCHEMA, MAPPINGS))
     fill(loaded, "other")
     loaded.other.rename("a", dropTarget=True)
@@ -177,8 +179,10 @@ def test_what_is_renamed_onto_a_watched_name_gets_images(loaded: Db, serve: Serv
 
 
 @pytest.mark.parametrize("scope", ["collection", "database"])
-def test_many_at_random(scope: str, loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
-    """On two collections, while writers write a third one, whose every change is checked."""
+def test_random_namespace_changes_under_load_are_followed(
+    scope: str, loaded: Db, serve: Serve, follow: Follow, tally: Tally
+) -> None:
+    """On two collections, while writers write a third collection whose every change is checked."""
     rng = random.Random(6)
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope}})
     client = follow(zmsd)

@@ -31,7 +31,7 @@ def through(to_mongod: Proxy, loaded: Db) -> str:
     return f"mongodb://127.0.0.1:{to_mongod.port}/{loaded.name}?directConnection=true"
 
 
-def test_mongod_connections_are_reset(
+def test_reset_connections_to_mongod_lose_nothing(
     to_mongod: Proxy, through: str, loaded: Db, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
     rng = random.Random(12)
@@ -46,10 +46,10 @@ def test_mongod_connections_are_reset(
     tally.note(f"{to_mongod.connections} connections to mongod")
 
 
-def test_mongod_is_far_away(
+def test_slow_connection_to_mongod_loses_nothing(
     to_mongod: Proxy, through: str, loaded: Db, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
-    """Each answer takes a while; now and then the connections break, too."""
+    """Each answer is delayed, and now and then the connections break."""
     to_mongod.delay = 0.05
     client = follow(serve(SCHEMA, MAPPINGS, uri=through))
     with load(loaded, client, tally=tally, threads=1):
@@ -62,7 +62,7 @@ def test_mongod_is_far_away(
 
 
 @pytest.mark.parametrize("scope", ["collection", "database"])
-def test_silence_between_zmsd_and_mongod(
+def test_silent_connections_to_mongod_are_noticed_and_replaced(
     scope: str, to_mongod: Proxy, through: str, loaded: Db, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
     zmsd = serve(SCHEMA, MAPPINGS, uri=through, settings={"feed": {"scope": scope}})
@@ -107,7 +107,7 @@ def swallow(proxy: Proxy, client: ChangeSourceClient) -> None:
 
 
 @pytest.mark.parametrize("harm", [break_off, hold_back, swallow])
-def test_the_network_to_the_client(
+def test_broken_network_to_one_client_loses_nothing(
     harm: Callable[[Proxy, ChangeSourceClient], None],
     loaded: Db,
     serve: Serve,
@@ -115,7 +115,7 @@ def test_the_network_to_the_client(
     tally: Tally,
     stack: contextlib.ExitStack,
 ) -> None:
-    """One client comes through the proxy, the other does not notice."""
+    """One client connects through the proxy; the other client is not affected."""
     zmsd = serve(SCHEMA, MAPPINGS)
     proxy = stack.enter_context(Proxy(zmsd.port))
     far = stack.enter_context(ChangeSourceClient(proxy.port))

@@ -1,5 +1,5 @@
-"""Positions that are lost: the oplog has rolled over them, or the database is another one. Each time the client is told
-to copy afresh, and never goes on as if nothing had been."""
+"""Positions that are lost: the oplog has rolled over them, or the database is a different one. Each time zmsd sends
+reset-required, and never continues as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def told(client: ChangeSourceClient) -> str:
     return str(wait_until(lambda: client.replica.reset_required, "reset-required", 60))
 
 
-def afresh(database: Db, zmsd: ZmsdProcess, follow: Follow, before: ChangeSourceClient, tally: Tally) -> None:
+def assert_new_sync_matches(
+    database: Db, zmsd: ZmsdProcess, follow: Follow, before: ChangeSourceClient, tally: Tally
+) -> None:
     """As zero-cache after reset-required: a new copy, above the old one, from which all goes on."""
     client = follow(zmsd)
     assert str(client.replica.version) > str(before.replica.version), "it is above the old one"
@@ -49,7 +51,7 @@ def afresh(database: Db, zmsd: ZmsdProcess, follow: Follow, before: ChangeSource
     tally.survived += 1
 
 
-def test_the_oplog_rolls_over_while_the_client_is_there(
+def test_oplog_rollover_while_client_is_connected_loses_nothing(
     tiny: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
 ) -> None:
     database = empty(tiny, stack, "there")
@@ -62,10 +64,10 @@ def test_the_oplog_rolls_over_while_the_client_is_there(
     assert not client.closings
 
 
-def test_the_oplog_rolls_over_while_the_client_is_away(
+def test_oplog_rollover_while_zmsd_is_down_sends_reset(
     tiny: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
 ) -> None:
-    """As long as zmsd runs it has the changes itself."""
+    """While zmsd runs, a client that is away is served from zmsd's change log."""
     database = empty(tiny, stack, "away")
     zmsd = serve(SCHEMA, MAPPINGS, uri=tiny.uri(database.name))
     client = follow(zmsd)
@@ -86,10 +88,10 @@ def test_the_oplog_rolls_over_while_the_client_is_away(
         writer.stop()
     assert "oplog" in reason or "286" in reason, reason
     tally.note(f"told: {reason}")
-    afresh(database, zmsd, follow, lost, tally)
+    assert_new_sync_matches(database, zmsd, follow, lost, tally)
 
 
-def test_the_oplog_rolls_over_while_zmsd_stands_still(
+def test_oplog_rollover_while_zmsd_is_suspended_sends_reset(
     tiny: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
 ) -> None:
     database = empty(tiny, stack, "still")
@@ -103,13 +105,13 @@ def test_the_oplog_rolls_over_while_zmsd_stands_still(
         zmsd.signal(signal.SIGCONT)
         told(client)
         writer.stop()
-    afresh(database, zmsd, follow, client, tally)
+    assert_new_sync_matches(database, zmsd, follow, client, tally)
 
 
-def test_in_the_middle_of_a_transaction(
+def test_oplog_rollover_within_a_transaction_rolls_back_before_reset(
     tmp_path: Path, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
 ) -> None:
-    """The client reads so slowly that neither memory nor the oplog has the rest of it: a rollback comes first."""
+    """The client reads so slowly that neither memory nor the oplog has the rest of the transaction."""
     replica_set = stack.enter_context(ReplicaSet(tmp_path / "set", oplog_mb=10))
     replica_set.take_large_transactions()
     database = empty(replica_set, stack, "middle")
@@ -135,7 +137,7 @@ def test_in_the_middle_of_a_transaction(
 
 
 @pytest.mark.parametrize("meanwhile", ["runs", "is down"])
-def test_another_database_under_the_same_address(
+def test_other_database_at_the_same_address_sends_reset(
     meanwhile: str,
     replica_set: ReplicaSet,
     tiny: ReplicaSet,
@@ -145,7 +147,7 @@ def test_another_database_under_the_same_address(
     tally: Tally,
     stack: contextlib.ExitStack,
 ) -> None:
-    """Its time is later than all that the client has, so that the time alone would go on in silence."""
+    """Its cluster time is later than the client's, so that the time alone would continue without an error."""
     proxy = stack.enter_context(Proxy(replica_set.nodes[0].port))
     uri = f"mongodb://127.0.0.1:{proxy.port}/{loaded.name}?directConnection=true"
     zmsd = serve(SCHEMA, MAPPINGS, uri=uri)
@@ -169,14 +171,14 @@ def test_another_database_under_the_same_address(
     other.a.insert_one({"_id": "of the other, later", "n": 1})
     reason = told(back)
     assert "another" in reason or "not the one" in reason, reason
-    afresh(other, zmsd, follow, back, tally)
+    assert_new_sync_matches(other, zmsd, follow, back, tally)
 
 
 @pytest.mark.parametrize("meanwhile", ["runs", "is down"])
-def test_an_older_state_of_the_same_database(
+def test_database_restored_to_an_older_state_sends_reset(
     meanwhile: str, tmp_path: Path, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
 ) -> None:
-    """Its files were put back. It has the same identity, and soon a later time than the client has."""
+    """Its files were restored. It has the same identity, and soon a later cluster time than the client."""
     replica_set = stack.enter_context(ReplicaSet(tmp_path / "set"))
     database = empty(replica_set, stack, "restored")
     node = replica_set.nodes[0]
@@ -205,4 +207,4 @@ def test_an_older_state_of_the_same_database(
     if meanwhile == "is down":
         zmsd.start()
     told(client)
-    afresh(database, zmsd, follow, client, tally)
+    assert_new_sync_matches(database, zmsd, follow, client, tally)

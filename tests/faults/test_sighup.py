@@ -25,7 +25,9 @@ def with_one_more() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("scope", ["collection", "database"])
-def test_a_hundred_reloads(scope: str, loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+def test_repeated_reloads_under_load_lose_nothing(
+    scope: str, loaded: Db, serve: Serve, follow: Follow, tally: Tally
+) -> None:
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope}})
     client = follow(zmsd)
     documents = [(SCHEMA, MAPPINGS), with_one_more()]

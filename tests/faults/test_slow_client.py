@@ -16,7 +16,9 @@ BYTES = 80 << 20  # more than zmsd keeps for all
 GROWTH = 100 << 20
 
 
-def test_a_client_that_stops_reading(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+def test_client_that_stops_reading_costs_no_memory_and_no_other_client(
+    loaded: Db, serve: Serve, follow: Follow, tally: Tally
+) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     slow, other = follow(zmsd, receive_buffer=1 << 16), follow(zmsd, shard=1)
     process = psutil.Process(zmsd.pid)

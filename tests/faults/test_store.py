@@ -44,8 +44,8 @@ for number in itertools.count():
 """
 
 
-def test_killed_while_it_writes(tmp_path: Path, tally: Tally) -> None:
-    """It opens again, whole, and with all that was written before the kill, but perhaps the very last of it."""
+def test_store_opens_intact_after_kill_while_writing(tmp_path: Path, tally: Tally) -> None:
+    """It holds everything that was written before the kill, except perhaps the last write."""
     rng = random.Random(14)
     file = tmp_path / "watermarks.db"
     for _ in range(pick(15, 200)):
@@ -75,8 +75,10 @@ CORRUPT = {
 
 
 @pytest.mark.parametrize("content", CORRUPT.values(), ids=CORRUPT.keys())
-def test_corrupt(content: bytes | None, loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
-    """One line says so and what to do; done, all goes on where it was."""
+def test_corrupt_store_fails_the_start_with_one_line(
+    content: bytes | None, loaded: Db, serve: Serve, follow: Follow, tally: Tally
+) -> None:
+    """The line names the file and what to do; after that everything continues where it was."""
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
     file = zmsd.directory / "watermarks.db"
@@ -107,8 +109,10 @@ def test_corrupt(content: bytes | None, loaded: Db, serve: Serve, follow: Follow
         received(client)
 
 
-def test_a_full_disk(tmp_path: Path, loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
-    """What streams goes on; what cannot be kept is said, and not again and again."""
+def test_full_disk_while_streaming_loses_nothing(
+    tmp_path: Path, loaded: Db, serve: Serve, follow: Follow, tally: Tally
+) -> None:
+    """Streaming continues; what cannot be stored is logged, and not repeatedly."""
     disk = tmp_path / "disk"
     with small_disk(disk):
         zmsd = serve(SCHEMA, MAPPINGS, settings={"watermarks": {"path": str(disk / "watermarks.db")}})
@@ -136,7 +140,7 @@ def test_a_full_disk(tmp_path: Path, loaded: Db, serve: Serve, follow: Follow, t
         assert not client.closings
 
 
-def test_a_full_disk_at_the_start(tmp_path: Path, loaded: Db, serve: Serve) -> None:
+def test_full_disk_at_start_fails_with_one_line(tmp_path: Path, loaded: Db, serve: Serve) -> None:
     disk = tmp_path / "disk"
     with small_disk(disk):
         fill(disk)
@@ -166,8 +170,8 @@ def fill(disk: Path) -> None:
             filler.write(bytes(4096))
 
 
-def test_files_may_not_grow(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
-    """As a full disk, for who cannot mount one: a limit on the size of files, which stderr is not up to either."""
+def test_file_size_limit_while_streaming_loses_nothing(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+    """A limit on the size of files acts as a full disk where none can be mounted; stderr must not exceed it either."""
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
     size = max(file.stat().st_size for file in zmsd.directory.iterdir())
@@ -178,8 +182,8 @@ def test_files_may_not_grow(loaded: Db, serve: Serve, follow: Follow, tally: Tal
     assert not client.closings
 
 
-def test_two_daemons_on_one_file(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
-    """The second one is refused, and the first one goes on; killed, it leaves nothing that has to be cleared away."""
+def test_second_daemon_on_the_same_store_is_refused(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+    """The first daemon continues; when it is killed, no lock remains that must be removed."""
     first = serve(SCHEMA, MAPPINGS)
     client = follow(first)
     path = str(first.directory / "watermarks.db")

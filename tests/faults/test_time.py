@@ -27,7 +27,7 @@ from tests.support.clock import Clock
 from tests.support.mongod import ReplicaSet
 
 
-def test_zmsd_stands_still(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+def test_suspended_zmsd_loses_nothing(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
     rng = random.Random(13)
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
@@ -43,7 +43,7 @@ def test_zmsd_stands_still(loaded: Db, serve: Serve, follow: Follow, tally: Tall
     assert not client.closings
 
 
-def test_mongodb_stands_still(
+def test_suspended_mongodb_loses_nothing(
     tmp_path: Path, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
 ) -> None:
     replica_set = stack.enter_context(ReplicaSet(tmp_path / "set"))
@@ -76,7 +76,9 @@ def clock(tmp_path: Path) -> Clock:
         pytest.skip("no C compiler here to make a clock that can be set")
 
 
-def test_the_clock_of_zmsd_is_set(clock: Clock, loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+def test_clock_change_of_zmsd_loses_nothing(
+    clock: Clock, loaded: Db, serve: Serve, follow: Follow, tally: Tally
+) -> None:
     zmsd = serve(SCHEMA, MAPPINGS, environment=clock.environment, settings={"feed": {"heartbeat": 1}})
     client = follow(zmsd)
     with load(loaded, client, tally=tally, threads=1):
@@ -92,7 +94,7 @@ def test_the_clock_of_zmsd_is_set(clock: Clock, loaded: Db, serve: Serve, follow
         follow(zmsd, shard=1).close()
 
 
-def test_the_clock_of_mongodb_is_set(
+def test_clock_change_of_mongodb_loses_nothing(
     clock: Clock,
     tmp_path: Path,
     serve: Serve,
@@ -101,7 +103,7 @@ def test_the_clock_of_mongodb_is_set(
     stack: contextlib.ExitStack,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its cluster time never goes back, whatever its clock does; the times of the commits do."""
+    """Cluster time never goes back, whatever the clock does; the commits' wall clock times do."""
     with monkeypatch.context() as patched:
         for name, value in clock.environment.items():
             patched.setenv(name, value)

@@ -95,10 +95,10 @@ def known(database: Db, *urls: str) -> Contents:
 
 
 @pytest.mark.parametrize("storage", ["nats-kv", "sqlite"])
-def test_the_one_that_serves_is_killed(
+def test_kill_of_the_serving_daemon_moves_the_client(
     storage: str, loaded: Db, pair: Callable[..., Pair], nats: NatsServer, tally: Tally
 ) -> None:
-    """With a sqlite store each they know nothing of one another, and all that is needed can be derived."""
+    """With a SQLite store each, the daemons share nothing: everything that is needed can be derived."""
     two = pair(shared(nats.url) if storage == "nats-kv" else None)
     pauses: list[float] = []
     with load(loaded, two.client, tally=tally) as writer:
@@ -115,8 +115,10 @@ def test_the_one_that_serves_is_killed(
     assert max(pauses) < GOES_ON
 
 
-def test_it_is_killed_while_it_copies(loaded: Db, pair: Callable[..., Pair], nats: NatsServer, tally: Tally) -> None:
-    """zero-cache begins its copy afresh, at the other one."""
+def test_kill_during_initial_sync_restarts_it_at_the_other_daemon(
+    loaded: Db, pair: Callable[..., Pair], nats: NatsServer, tally: Tally
+) -> None:
+    """zero-cache begins a new initial sync at the other daemon."""
     two = pair(shared(nats.url))
     clients = []
     with contextlib.ExitStack() as stack:
@@ -152,10 +154,10 @@ def changes(replica: Replica, after: str) -> tuple[list[Change], dict[str, int]]
     return found, commits
 
 
-def test_both_send_the_same_under_the_same_watermarks(
+def test_two_daemons_send_the_same_changes_under_the_same_watermarks(
     loaded: Db, pair: Callable[..., Pair], nats: NatsServer, follow: Follow, tally: Tally
 ) -> None:
-    """How many of them are joined into one transaction aside."""
+    """They may merge different numbers of changes into one transaction."""
     two = pair(shared(nats.url))
     clients = [follow(daemon, app=f"app{number}") for number, daemon in enumerate(two.daemons)]
     with load(loaded, two.client, *clients, tally=tally) as writer:
@@ -169,7 +171,7 @@ def test_both_send_the_same_under_the_same_watermarks(
     assert len(common) > len(commits) / 2
 
 
-def test_nats_goes_and_comes_back(
+def test_outage_of_nats_loses_nothing_and_heals(
     loaded: Db, pair: Callable[..., Pair], nats: NatsServer, follow: Follow, tally: Tally
 ) -> None:
     two = pair(shared(nats.url))
@@ -248,10 +250,10 @@ def reload(daemon: ZmsdProcess, table: str) -> None:
 
 
 @pytest.mark.parametrize("catalogs", ["the same", "different ones"])
-def test_both_are_reloaded(
+def test_reload_of_both_daemons_applies_each_schema_change_once(
     catalogs: str, loaded: Db, pair: Callable[..., Pair], nats: NatsServer, tally: Tally
 ) -> None:
-    """A second apart, while the client moves between them. The later one holds, and no step of it is made twice."""
+    """They reload a second apart while the client moves between them; the later publication is in effect."""
     names = ("d", "d") if catalogs == "the same" else ("d", "e")
     for name in set(names):
         loaded[name].insert_many([{"_id": f"{name}{number}", "n": number} for number in range(20)])
@@ -281,10 +283,10 @@ def test_both_are_reloaded(
         assert len(known(loaded, nats.url).epochs) == 2 * pick(1, 5)
 
 
-def test_both_are_reloaded_at_the_same_moment(
+def test_simultaneous_reload_of_both_daemons_converges(
     loaded: Db, pair: Callable[..., Pair], nats: NatsServer, tally: Tally
 ) -> None:
-    """With different catalogs: one of them is first, and the other follows; or it is later, and then it holds."""
+    """With different schemas: one daemon is first and the other follows, or the other is later and takes effect."""
     two = pair(shared(nats.url))
     with load(loaded, two.client, tally=tally) as writer, Moving(two):
         for number in range(pick(1, 10)):
@@ -308,7 +310,7 @@ def test_both_are_reloaded_at_the_same_moment(
             tally.survived += 1
 
 
-def test_a_start_with_what_was_published_earlier(
+def test_start_with_an_earlier_publication_is_not_published(
     loaded: Db, pair: Callable[..., Pair], nats: NatsServer, tally: Tally
 ) -> None:
     loaded.d.insert_one({"_id": "d", "n": 1})
@@ -332,8 +334,10 @@ def test_a_start_with_what_was_published_earlier(
         tally.survived += 1
 
 
-def test_a_node_of_the_nats_cluster_dies(loaded: Db, pair: Callable[..., Pair], tmp_path: Path, tally: Tally) -> None:
-    """The one that leads the bucket."""
+def test_death_of_the_nats_leader_loses_nothing(
+    loaded: Db, pair: Callable[..., Pair], tmp_path: Path, tally: Tally
+) -> None:
+    """The node that dies leads the bucket."""
     with NatsCluster(tmp_path / "cluster") as cluster:
         two = pair(shared(*cluster.urls, replicas=3))
         with load(loaded, two.client, tally=tally) as writer:

@@ -11,7 +11,7 @@ from tests.support.shape import Key, Row
 from tests.support.stub import lexi
 from tests.support.writer import Write, row_of
 
-_Place = tuple[str, Key]  # table and key
+_RowKey = tuple[str, Key]  # table and key
 
 
 @dataclass
@@ -53,21 +53,21 @@ def check(log: Iterable[Write], replica: Replica, *, exact: bool = True, copied_
     tables = {part.collection for write in writes for part in write.parts}
     report = Report(len(replica.transactions), writes=len(streamed))
     _check_copy(copied, replica.initial.changes, tables, report)
-    places = _match(streamed, replica, tables, report)
-    _check_places(streamed, places, [end, *(one.watermark for one in replica.transactions)], report, exact)
+    sent_in = _match(streamed, replica, tables, report)
+    _check_places(streamed, sent_in, [end, *(one.watermark for one in replica.transactions)], report, exact)
     return report
 
 
 def _check_copy(copied: list[Write], changes: Iterable[Change], tables: set[str], report: Report) -> None:
     """The initial transaction leaves the rows as they were at its watermark."""
-    expected: dict[_Place, Row] = {}
+    expected: dict[_RowKey, Row] = {}
     for write in copied:
         for part in write.parts:
             if part.doc is None:
                 expected.pop((part.collection, (part.id,)), None)
             else:
                 expected[part.collection, (part.id,)] = row_of(part.doc)
-    received: dict[_Place, Row] = {}
+    received: dict[_RowKey, Row] = {}
     for change in changes:
         if change.table not in tables:
             continue
@@ -77,48 +77,48 @@ def _check_copy(copied: list[Write], changes: Iterable[Change], tables: set[str]
             received[change.table, change.key] = change.row
         elif change.tag == "delete":
             received.pop((change.table, change.key), None)
-    for place in expected.keys() | received.keys():
-        if expected.get(place) != _plain(received.get(place)):
-            report.add("copy", f"{place}: {received.get(place)} instead of {expected.get(place)}")
+    for row_key in expected.keys() | received.keys():
+        if expected.get(row_key) != _plain(received.get(row_key)):
+            report.add("copy", f"{row_key}: {received.get(row_key)} instead of {expected.get(row_key)}")
 
 
 def _match(streamed: list[Write], replica: Replica, tables: set[str], report: Report) -> dict[int, list[int]]:
     """For each document the changes must be those committed, in that order. {number: indexes of transactions}"""
-    waiting: dict[_Place, deque[tuple[int, Row | None]]] = defaultdict(deque)
+    waiting: dict[_RowKey, deque[tuple[int, Row | None]]] = defaultdict(deque)
     for write in streamed:
         for part in write.parts:
             row = None if part.doc is None else row_of(part.doc)
             waiting[part.collection, (part.id,)].append((write.number, row))
-    seen: dict[_Place, list[Row | None]] = defaultdict(list)
-    places: dict[int, list[int]] = defaultdict(list)
+    seen: dict[_RowKey, list[Row | None]] = defaultdict(list)
+    sent_in: dict[int, list[int]] = defaultdict(list)
     for index, transaction in enumerate(replica.transactions):
         for change in transaction.changes:
             if change.table not in tables:
                 continue
             report.changes += 1
-            place, row = (change.table, change.key), _plain(change.row)
-            queue = waiting[place]
+            row_key, row = (change.table, change.key), _plain(change.row)
+            queue = waiting[row_key]
             skipped = next((skip for skip, (_, wanted) in enumerate(queue) if wanted == row), None)
             if skipped is None:
-                kind = "twice" if row in seen[place] else "wrong"
-                report.add(kind, f"{change.tag} {place} {row} at {transaction.watermark}")
+                kind = "twice" if row in seen[row_key] else "wrong"
+                report.add(kind, f"{change.tag} {row_key} {row} at {transaction.watermark}")
                 continue
             for _ in range(skipped):
-                report.add("lost", f"{place} {queue.popleft()}, before {transaction.watermark}")
-            places[queue.popleft()[0]].append(index)
-            seen[place].append(row)
-    for place, queue in waiting.items():
+                report.add("lost", f"{row_key} {queue.popleft()}, before {transaction.watermark}")
+            sent_in[queue.popleft()[0]].append(index)
+            seen[row_key].append(row)
+    for row_key, queue in waiting.items():
         for lost in queue:
-            report.add("lost", f"{place} {lost}, at the end")
-    return places
+            report.add("lost", f"{row_key} {lost}, at the end")
+    return sent_in
 
 
 def _check_places(
-    streamed: list[Write], places: dict[int, list[int]], watermarks: list[str], report: Report, exact: bool
+    streamed: list[Write], sent_in: dict[int, list[int]], watermarks: list[str], report: Report, exact: bool
 ) -> None:
     """Each write is whole in one transaction, and in the one that its position belongs to."""
     for write in streamed:
-        indexes = places.get(write.number, [])
+        indexes = sent_in.get(write.number, [])
         if len(set(indexes)) > 1:
             marks = [watermarks[index + 1] for index in indexes]
             report.add("torn", f"{write.number} of {len(write.parts)} documents is in {marks}")

@@ -76,7 +76,7 @@ class ZmsdProcess:
     def write(
         self, schema: Any = None, mappings: Any = None, settings: Mapping[str, Mapping[str, Any]] | None = None
     ) -> None:
-        """Write the files anew: what is given, the rest as it was. Takes effect with ``start``, or SIGHUP."""
+        """Write the files that are given; the others stay as they were. Takes effect with ``start``, or SIGHUP."""
         if schema is not None:
             (self.directory / "schema.json").write_text(json.dumps(schema, indent=1))
         if mappings is not None:

@@ -21,7 +21,7 @@ def messages(frames: bytes) -> list[Any]:
 
 
 def data(frames: bytes) -> list[Any]:
-    """The changes in data messages; there are no others."""
+    """The changes in data messages; no other messages are allowed."""
     found = messages(frames)
     assert all(len(message) == 2 and message[0] == "data" for message in found)
     return [message[1] for message in found]

@@ -118,7 +118,7 @@ class Replica:
         assert self._open
         require(watermark == self._open.watermark, f"commit at another watermark than begin's {self._open.watermark}")
         commit_time = body["commitTimeMs"]
-        require(type(commit_time) in (int, float) and commit_time > 0, "commitTimeMs is no time")
+        require(type(commit_time) in (int, float) and commit_time > 0, "commitTimeMs is not a time")
         opened, self._open = self._open, None
         self._shapes = opened.shapes
         self._shapes.check_keys()

@@ -52,16 +52,16 @@ class TableShape:
             return None
         match column["dataType"]:
             case "text":
-                require(isinstance(value, str), f"{self.name}.{name} is no text")
+                require(isinstance(value, str), f"{self.name}.{name} is not text")
                 require("\0" not in value or name not in self.key, f"NUL in the key {self.name}.{name}")
             case "boolean":
-                require(isinstance(value, bool), f"{self.name}.{name} is no boolean")
+                require(isinstance(value, bool), f"{self.name}.{name} is not a boolean")
             case "double precision" | "int8":
-                require(type(value) in (int, float) and math.isfinite(value), f"{self.name}.{name} is no number")
+                require(type(value) in (int, float) and math.isfinite(value), f"{self.name}.{name} is not a number")
                 limit = _INT64 if column["dataType"] == "double precision" else _SAFE
                 require(not isinstance(value, int) or abs(value) < limit, f"{self.name}.{name} is too big")
             case "json" if json_format == "s":
-                require(isinstance(value, str), f"{self.name}.{name} is no string of JSON")
+                require(isinstance(value, str), f"{self.name}.{name} is not a JSON string")
                 require(_unicode(value), f"a lone surrogate in {self.name}.{name}")
                 return json.loads(value, parse_constant=lambda constant: require(False, f"{constant} is not JSON"))
         require(not isinstance(value, str) or _unicode(value), f"a lone surrogate in {self.name}.{name}")
@@ -167,7 +167,7 @@ def _name(identifier: dict[str, Any]) -> str:
 def _column(name: str, spec: dict[str, Any]) -> dict[str, Any]:
     require(isinstance(spec["pos"], int), f"the column {name} has no pos")
     require(spec["dataType"] in _TYPES, f"the column {name} has the type {spec['dataType']}")
-    require(isinstance(spec.get("notNull", False), bool), f"notNull of the column {name} is no boolean")
+    require(isinstance(spec.get("notNull", False), bool), f"notNull of the column {name} is not a boolean")
     require(spec.get("dflt") is None, f"the column {name} has a default")
     return spec
 

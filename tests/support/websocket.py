@@ -106,7 +106,7 @@ class WebSocket:
                     raise Refused(refusal.status_code, "")
 
     def receive(self) -> str:
-        """The next text message. Raises Closed; Violation for anything that is no text."""
+        """The next text message. Raises Closed; Violation for anything that is not text."""
         while not self._texts:
             for event in self._ws.events():
                 self._handle(event)

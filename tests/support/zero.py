@@ -58,7 +58,7 @@ class ZeroCache:
         restart: bool = False,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """``restart``: when it ends to copy everything afresh, it is started again, as systemd does."""
+        """``restart``: when it exits to begin a new initial sync, start it again, as systemd does."""
         directory.mkdir(parents=True, exist_ok=True)
         self.port = free_ports(2)
         self.url = f"http://127.0.0.1:{self.port}"
@@ -69,7 +69,7 @@ class ZeroCache:
         self._restart = restart
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
-        # Everything that etc/zero-cache.env says, with what this machine has in place of a VM's.
+        # Everything that etc/zero-cache.env says, with the values of this machine instead of a VM's.
         self._env = {
             **environment_file(),
             "ZERO_UPSTREAM_DB": source,

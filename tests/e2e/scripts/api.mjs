@@ -1,4 +1,4 @@
-// The query endpoint for generic.mjs; it looks at the file SCHEMA anew for each request. PORT 0 takes a free port.
+// The query endpoint for generic.mjs; it reads the file SCHEMA for each request. PORT 0 takes a free port.
 import http from 'node:http';
 import {mustGetQuery} from '@rocicorp/zero';
 import {handleQueryRequest} from '@rocicorp/zero/server';
