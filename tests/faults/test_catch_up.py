@@ -34,7 +34,7 @@ def writer_on(database: Db, **options: float) -> Writer:
 
 
 def test_catch_up_of_more_clients_than_feeds_serves_all(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
-    """All clients come back at once to a zmsd that was down: some wait for a catch-up feed, and each gets everything."""
+    """All clients reconnect at once after zmsd was down: some wait for a catch-up feed, and each gets everything."""
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"catch_up": 2}})
     clients = [follow(zmsd, shard=shard) for shard in range(6)]
     with writer_on(loaded) as writer:

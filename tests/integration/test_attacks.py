@@ -182,7 +182,7 @@ def attacking(zmsd: ZmsdProcess, *attacks: Callable[[ZmsdProcess, list[socket.so
     assert not failures, failures
 
 
-def test_a_client_with_the_token_gets_in_while_2000_idle_connections_are_held(serve: Serve) -> None:
+def test_client_with_token_connects_during_2000_idle_connections(serve: Serve) -> None:
     zmsd = serve(SCHEMA, MAPPINGS, settings=SETTINGS)
     waits = []
     with attacking(zmsd, idle) as rounds:
@@ -196,7 +196,7 @@ def test_a_client_with_the_token_gets_in_while_2000_idle_connections_are_held(se
     assert max(waits) < 1
 
 
-def test_memory_and_log_are_bounded_under_all_attacks_together(database: Db, serve: Serve, follow: Follow) -> None:
+def test_memory_and_log_stay_bounded_under_all_attacks(database: Db, serve: Serve, follow: Follow) -> None:
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": TOKEN, "max_sessions_per_address": 64}})
     client = follow(zmsd, query={"token": TOKEN})
     before, peak = rss_mib(zmsd), 0.0
@@ -223,7 +223,7 @@ def test_memory_and_log_are_bounded_under_all_attacks_together(database: Db, ser
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
-def test_a_client_keeps_up_under_one_attack(attack: Any, database: Db, serve: Serve, follow: Follow) -> None:
+def test_client_keeps_up_under_each_attack(attack: Any, database: Db, serve: Serve, follow: Follow) -> None:
     zmsd = serve(SCHEMA, MAPPINGS, settings=SETTINGS)
     client = follow(zmsd, query={"token": TOKEN})
     with attacking(zmsd, attack) as rounds:

@@ -75,7 +75,9 @@ def under_way() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "ahead"]
 
 
-def test_connections_that_break_on_the_way(replica_set: ReplicaSet, source: Source, database: Db) -> None:
+def test_read_ahead_with_broken_connections_returns_each_event_once(
+    replica_set: ReplicaSet, source: Source, database: Db
+) -> None:
     begin = source.operation_time()
     wanted = write(database)
     with DatabaseFeed(source, WATCHED, begin) as feed:
@@ -90,7 +92,7 @@ def test_connections_that_break_on_the_way(replica_set: ReplicaSet, source: Sour
         assert (piece.position == before.position) == (not piece.first)
 
 
-def test_who_leaves_in_the_midst_of_it_leaves_nothing_behind(source: Source, database: Db) -> None:
+def test_feed_closed_during_read_ahead_leaves_no_cursor(source: Source, database: Db) -> None:
     begin = source.operation_time()
     write(database)
     open_before = cursors(database)
@@ -105,7 +107,7 @@ def test_who_leaves_in_the_midst_of_it_leaves_nothing_behind(source: Source, dat
     wait_until(lambda: cursors(database) == open_before, "the cursors are closed")
 
 
-def test_bytes_that_no_driver_reads_in_the_midst_of_it(source: Source, database: Db) -> None:
+def test_unreadable_event_within_read_ahead_is_reported_in_order(source: Source, database: Db) -> None:
     begin = source.operation_time()
     bad = {BATCH + 1, 2 * BATCH + 500, 2 * BATCH + 501}
     database.a.insert_many([broken(number) if number in bad else {"_id": number} for number in range(4 * BATCH)])

@@ -121,19 +121,21 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
 
 
 @pytest.mark.parametrize("case", FAULTS.values(), ids=FAULTS.keys())
-def test_one_fault_is_one_line(case: tuple[str, str, str, str], files: dict[str, str], tmp_path: Path) -> None:
+def test_each_configuration_error_is_one_line_with_position(
+    case: tuple[str, str, str, str], files: dict[str, str], tmp_path: Path
+) -> None:
     name, old, new, expected = case
     assert old in files[name]
     files[name] = files[name].replace(old, new)
     assert_refused(run(files, tmp_path), expected)
 
 
-def test_a_missing_configuration_file(tmp_path: Path) -> None:
+def test_missing_configuration_file_is_reported(tmp_path: Path) -> None:
     done = run_zmsd("run", "--config", "nowhere.yaml", cwd=tmp_path)
     assert_refused(done, r"nowhere\.yaml: .*(no such|not found)")
 
 
-def test_all_faults_of_the_configuration_are_said_at_once(files: dict[str, str], tmp_path: Path) -> None:
+def test_all_errors_of_the_settings_are_reported_at_once(files: dict[str, str], tmp_path: Path) -> None:
     files["zmsd.yaml"] = CONFIG.replace("3000", "many") + "feed: {heartbeat: never, images: some}\nlog: {levle: info}\n"
     for command in ("run", "check"):
         assert_refused(
@@ -145,7 +147,7 @@ def test_all_faults_of_the_configuration_are_said_at_once(files: dict[str, str],
         )
 
 
-def test_all_faults_of_both_documents_are_said_at_once(files: dict[str, str], tmp_path: Path) -> None:
+def test_all_errors_of_both_documents_are_reported_at_once(files: dict[str, str], tmp_path: Path) -> None:
     files["schema.json"] = SCHEMA.replace('"number"', '"integer"').replace('"string"', '"varchar"')
     files["mappings.json"] = '{\n"itme": {"collection": "items"},\n"unknown": {"collection": "items"}\n}\n'
     for command in ("run", "check"):
@@ -158,7 +160,7 @@ def test_all_faults_of_both_documents_are_said_at_once(files: dict[str, str], tm
         )
 
 
-def test_check_has_nothing_to_say_against_a_good_configuration(files: dict[str, str], tmp_path: Path) -> None:
+def test_check_of_a_good_configuration_reports_no_error(files: dict[str, str], tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text.replace("3000", "0"))
     done = run_zmsd("check", "--config", "zmsd.yaml", "--offline", cwd=tmp_path)
@@ -166,15 +168,17 @@ def test_check_has_nothing_to_say_against_a_good_configuration(files: dict[str, 
     assert done.stderr == ""
 
 
-def test_no_secret_is_shown(files: dict[str, str], tmp_path: Path) -> None:
+def test_configuration_error_shows_no_secret(files: dict[str, str], tmp_path: Path) -> None:
     files["zmsd.yaml"] = CONFIG.replace("127.0.0.1:1/db", "me:hunter2@127.0.0.1:1/") + "feed: {scope: all}\n"
     done = run(files, tmp_path)
     assert done.returncode == 78
     assert "hunter2" not in done.stderr + done.stdout
 
 
-def test_a_port_that_is_in_use(serve: Callable[..., ZmsdProcess]) -> None:
-    """No fault of the file, and it may pass: exit status 1, with which systemd tries again."""
+def test_server_start_fails_when_port_in_use(serve: Callable[..., ZmsdProcess]) -> None:
+    """A port in use is not a configuration error and may become free: exit status 1, after which systemd starts
+    zmsd again.
+    """
     schema: dict[str, Any] = json.loads(SCHEMA)
     first = serve(schema)
     second = serve(schema, settings={"server": {"port": first.port}}, start=False)

@@ -49,7 +49,7 @@ def truncated(client: ChangeSourceClient) -> set[str]:
 
 
 @pytest.mark.parametrize("scope", ["collection", "database"])
-def test_documents_are_read_at_the_time_of_the_change(
+def test_change_without_image_is_read_at_its_cluster_time(
     scope: str, mongo: Client, database: Db, serve: Serve, follow: Follow
 ) -> None:
     """As long as the server keeps that history."""
@@ -59,10 +59,10 @@ def test_documents_are_read_at_the_time_of_the_change(
 
 
 @pytest.mark.parametrize("scope", ["collection", "database"])
-def test_a_table_is_copied_afresh_where_that_history_is_gone(
+def test_change_without_image_and_history_resyncs_its_table(
     scope: str, forgetful: ReplicaSet, serve: Serve, follow: Follow
 ) -> None:
-    """But not where _id alone decides."""
+    """Except tables whose key follows from ``_id`` alone."""
     with forgetful.client() as client:
         settings = {"feed": {"scope": scope}}
         zmsd = serve(SCHEMA, MAPPINGS, settings=settings, uri=forgetful.uri("forgetful"), start=False)
@@ -70,7 +70,7 @@ def test_a_table_is_copied_afresh_where_that_history_is_gone(
         assert truncated(back) == set(SCHEMA) - set(FROM_ID)
         (one, *_) = zmsd.wait_log("table copied afresh.*line")
         assert "without the document before" in one
-        # What comes now has images, and is told change by change.
+        # Later changes have images and are sent change by change.
         transactions = len(back.replica.transactions)
         client.forgetful.orders.insert_one({"_id": "late", "lines": [{"sku": "p"}, {"sku": "q"}]})
         wait_until(lambda: len(back.replica.transactions) > transactions, "the new order")
@@ -105,10 +105,10 @@ def codes(database: Db, client: ChangeSourceClient) -> set[str]:
 @scopes
 @pytest.mark.parametrize("what", ["key", "filter"])
 @pytest.mark.parametrize("how", ["apart", "transaction"])
-def test_a_change_whose_document_is_gone_by_now(
+def test_change_without_image_of_a_deleted_document_is_exact(
     how: str, what: str, scope: str, mongo: Client, database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """The delete knows only the document as the change left it, and that one had no row, or another one."""
+    """The delete has only the document as the change left it, and that one had no row, or a different row."""
     database.one.insert_many([{"_id": str(n), "code": f"c{n}", "kind": "user"} for n in range(3)])
     database.create_collection("ends")
     by_id = {"collection": "one", "fields": {"id": "_id"}, "filter": {"kind": "user"}}
@@ -132,10 +132,10 @@ def test_a_change_whose_document_is_gone_by_now(
 
 @scopes
 @pytest.mark.parametrize("mode", ["auto", "off"])
-def test_a_transaction_of_more_than_a_batch_in_a_collection_that_is_new(
+def test_large_transaction_in_a_new_collection_is_exact(
     mode: str, scope: str, mongo: Client, database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """The document before is the one that the same transaction left, in an earlier batch."""
+    """The document before each change is the one that the same transaction left in an earlier batch."""
     schema = {**ONE, "other": {"tableName": "other", **table(id="string", n="number")}}
     mappings = {**BY_CODE, "other": {"collection": "one", "fields": {"id": "_id"}}}
     zmsd = serve(schema, mappings, settings={"feed": {"scope": scope, "images": mode}})
@@ -162,9 +162,7 @@ def replace_it(database: Db) -> None:
 
 
 @scopes
-def test_a_rename_before_the_time_of_a_fresh_copy_is_in_it(
-    scope: str, database: Db, serve: Serve, follow: Follow
-) -> None:
+def test_rename_before_a_resync_is_part_of_it(scope: str, database: Db, serve: Serve, follow: Follow) -> None:
     database.one.insert_many([{"_id": n, "code": f"c{n}"} for n in range(3)])
     database.create_collection("ends")
     zmsd = serve(ONE, BY_CODE, settings={"feed": {"scope": scope}})
@@ -179,7 +177,7 @@ def test_a_rename_before_the_time_of_a_fresh_copy_is_in_it(
 
 
 @scopes
-def test_a_rename_before_a_new_edition_is_in_its_copy(scope: str, database: Db, serve: Serve, follow: Follow) -> None:
+def test_rename_before_a_schema_change_is_part_of_it(scope: str, database: Db, serve: Serve, follow: Follow) -> None:
     database.one.insert_one({"_id": "old", "code": "old"})
     database.create_collection("ends")
     zmsd = serve(ONE, BY_CODE, settings={"feed": {"scope": scope}})
@@ -194,10 +192,8 @@ def test_a_rename_before_a_new_edition_is_in_its_copy(scope: str, database: Db, 
     assert codes(database, follow(zmsd, replica=client.replica)) == {"p", "r"}
 
 
-def test_who_comes_from_a_daemon_that_was_ahead_lacks_nothing(
-    forgetful: ReplicaSet, serve: Serve, follow: Follow
-) -> None:
-    """It has the fresh copy from there, as of another time."""
+def test_client_of_a_daemon_that_was_ahead_gets_everything(forgetful: ReplicaSet, serve: Serve, follow: Follow) -> None:
+    """The client has the resync of the other daemon, which is as of another time."""
     with forgetful.client() as mongo:
         database = mongo.two
         database.one.insert_many([{"_id": n, "code": f"c{n}", "n": 0} for n in range(3)])
@@ -224,11 +220,10 @@ def test_who_comes_from_a_daemon_that_was_ahead_lacks_nothing(
 
 
 @scopes
-def test_who_copies_while_a_table_is_copied_afresh_has_all_of_it(
-    scope: str, tmp_path: Path, serve: Serve, follow: Follow
-) -> None:
-    """Between the change that could not be told and the time of the fresh copy the stream passes the table over: who
-    begins there has neither."""
+def test_initial_sync_during_a_resync_has_all_rows(scope: str, tmp_path: Path, serve: Serve, follow: Follow) -> None:
+    """Between the change without an image and the time of the resync, the stream skips the table: a client that
+    begins there needs both.
+    """
     arguments = ("--setParameter", "minSnapshotHistoryWindowInSeconds=4", "--syncdelay", "1")
     with ExitStack() as stack:
         replicas = stack.enter_context(ReplicaSet(tmp_path / "set", arguments=arguments))

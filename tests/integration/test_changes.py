@@ -30,7 +30,7 @@ def client(
 
 
 def arrivals(client: ChangeSourceClient, count: int) -> list[Change]:
-    """The first ``count`` changes after the copy; there are no more."""
+    """Return the first ``count`` changes after the initial sync; more than these is an error."""
     client.wait_for(
         lambda replica: sum(len(transaction.changes) for transaction in replica.transactions) >= count,
         f"{count} changes",
@@ -40,49 +40,49 @@ def arrivals(client: ChangeSourceClient, count: int) -> list[Change]:
     return changes
 
 
-def test_the_copy(database: Db, client: ChangeSourceClient) -> None:
+def test_initial_sync_has_the_documents_as_rows(database: Db, client: ChangeSourceClient) -> None:
     assert client.rows("user") == {("ann",): {"id": "ann", "name": "Ann", "city": "Ulm"}}
     assert client.rows("userMessage") == {("m1",): {"id": "m1", "roomId": "r1", "text": "hello", "likes": 0}}
     assert client.rows("systemMessage") == {}
     assert_same(database, SCHEMA, MAPPINGS, client.replica)
 
 
-def test_insert(database: Db, client: ChangeSourceClient) -> None:
+def test_insert_arrives_as_insert(database: Db, client: ChangeSourceClient) -> None:
     database.users.insert_one({"_id": "bob", "name": "Bob"})
     (change,) = arrivals(client, 1)
     assert (change.tag, change.table, change.key) == ("insert", "user", ("bob",))
     assert client.rows("user")["bob",] == {"id": "bob", "name": "Bob", "city": None}
 
 
-def test_update(database: Db, client: ChangeSourceClient) -> None:
+def test_update_arrives_as_update(database: Db, client: ChangeSourceClient) -> None:
     database.users.update_one({"_id": "ann"}, {"$set": {"address.city": "Bonn"}})
     (change,) = arrivals(client, 1)
     assert (change.tag, change.table, change.key) == ("update", "user", ("ann",))
     assert client.rows("user")["ann",] == {"id": "ann", "name": "Ann", "city": "Bonn"}
 
 
-def test_a_field_that_was_removed_becomes_null(database: Db, client: ChangeSourceClient) -> None:
+def test_removed_field_becomes_null(database: Db, client: ChangeSourceClient) -> None:
     database.users.update_one({"_id": "ann"}, {"$unset": {"address": ""}})
     arrivals(client, 1)
     assert client.rows("user")["ann",] == {"id": "ann", "name": "Ann", "city": None}
 
 
-def test_replace(database: Db, client: ChangeSourceClient) -> None:
+def test_replace_arrives_as_update(database: Db, client: ChangeSourceClient) -> None:
     database.users.replace_one({"_id": "ann"}, {"name": "Anna"})
     (change,) = arrivals(client, 1)
     assert (change.tag, change.key) == ("update", ("ann",))
     assert client.rows("user")["ann",] == {"id": "ann", "name": "Anna", "city": None}
 
 
-def test_delete(database: Db, client: ChangeSourceClient) -> None:
+def test_delete_arrives_as_delete(database: Db, client: ChangeSourceClient) -> None:
     database.users.delete_one({"_id": "ann"})
     (change,) = arrivals(client, 1)
     assert (change.tag, change.table, change.key) == ("delete", "user", ("ann",))
     assert client.rows("user") == {}
 
 
-def test_what_is_in_no_table_is_not_sent(database: Db, client: ChangeSourceClient) -> None:
-    """A collection that is not published, and a document that no filter takes: their inserts, updates and deletes."""
+def test_documents_outside_all_tables_are_not_sent(database: Db, client: ChangeSourceClient) -> None:
+    """An unpublished collection, and a document that matches no filter: their inserts, updates and deletes."""
     database.other.insert_one({"_id": 1})
     database.messages.insert_one({"_id": "draft", "kind": "draft", "text": "…"})
     database.messages.update_one({"_id": "draft"}, {"$set": {"text": "secret"}})
@@ -93,14 +93,14 @@ def test_what_is_in_no_table_is_not_sent(database: Db, client: ChangeSourceClien
     assert change.key == ("end",)
 
 
-def test_a_change_that_no_column_shows_is_not_sent(database: Db, client: ChangeSourceClient) -> None:
+def test_change_of_unmapped_fields_is_not_sent(database: Db, client: ChangeSourceClient) -> None:
     database.users.update_one({"_id": "ann"}, {"$set": {"password": "secret"}})
     database.users.insert_one({"_id": "end", "name": "End"})
     (change,) = arrivals(client, 1)
     assert change.key == ("end",)
 
 
-def test_three_tables_from_one_collection(database: Db, client: ChangeSourceClient) -> None:
+def test_collection_with_three_tables_fills_the_matching_table(database: Db, client: ChangeSourceClient) -> None:
     database.messages.insert_one({"_id": "m2", "kind": "user", "room": "r1", "text": "hi", "likes": 2})
     database.messages.insert_one({"_id": "m3", "kind": "system", "room": "r1", "event": "joined", "text": "not mapped"})
     image = {"url": "http://x/y.png", "size": {"w": 1, "h": [2, 3]}}
@@ -115,7 +115,7 @@ def test_three_tables_from_one_collection(database: Db, client: ChangeSourceClie
     assert_same(database, SCHEMA, MAPPINGS, client.replica)
 
 
-def test_a_document_moves_from_one_table_to_another(database: Db, client: ChangeSourceClient) -> None:
+def test_document_that_changes_tables_moves_in_one_transaction(database: Db, client: ChangeSourceClient) -> None:
     database.messages.update_one({"_id": "m1"}, {"$set": {"kind": "system", "event": "retracted"}})
     changes = arrivals(client, 2)
     assert {(change.tag, change.table) for change in changes} == {
@@ -127,7 +127,7 @@ def test_a_document_moves_from_one_table_to_another(database: Db, client: Change
     assert client.rows("systemMessage") == {("m1",): {"id": "m1", "roomId": "r1", "event": "retracted"}}
 
 
-def test_a_document_leaves_all_tables_and_comes_back(database: Db, client: ChangeSourceClient) -> None:
+def test_document_that_leaves_all_tables_and_returns_is_followed(database: Db, client: ChangeSourceClient) -> None:
     database.messages.update_one({"_id": "m1"}, {"$set": {"kind": "draft"}})
     database.messages.update_one({"_id": "m1"}, {"$set": {"text": "edited"}})
     database.messages.update_one({"_id": "m1"}, {"$set": {"kind": "user"}})
@@ -135,7 +135,9 @@ def test_a_document_leaves_all_tables_and_comes_back(database: Db, client: Chang
     assert client.rows("userMessage")["m1",]["text"] == "edited"
 
 
-def test_a_transaction_over_three_collections_is_one(mongo: Client, database: Db, client: ChangeSourceClient) -> None:
+def test_transaction_over_three_collections_arrives_as_one(
+    mongo: Client, database: Db, client: ChangeSourceClient
+) -> None:
     with mongo.start_session() as session:
         with session.start_transaction():
             database.users.insert_one({"_id": "bob", "name": "Bob"}, session=session)
@@ -159,7 +161,7 @@ def test_a_transaction_over_three_collections_is_one(mongo: Client, database: Db
     assert_same(database, SCHEMA, MAPPINGS, client.replica)
 
 
-def test_an_aborted_transaction_is_not_sent(mongo: Client, database: Db, client: ChangeSourceClient) -> None:
+def test_aborted_transaction_is_not_sent(mongo: Client, database: Db, client: ChangeSourceClient) -> None:
     with mongo.start_session() as session:
         session.start_transaction()
         database.users.insert_one({"_id": "bob", "name": "Bob"}, session=session)
@@ -169,7 +171,7 @@ def test_an_aborted_transaction_is_not_sent(mongo: Client, database: Db, client:
     assert change.key == ("end",)
 
 
-def test_the_watermark_of_a_change_is_its_cluster_time(mongo: Client, database: Db, client: ChangeSourceClient) -> None:
+def test_watermark_of_a_change_is_its_cluster_time(mongo: Client, database: Db, client: ChangeSourceClient) -> None:
     expected = []
     with mongo.start_session() as session:
         for number, collection in enumerate(COLLECTIONS * 3):

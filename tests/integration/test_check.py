@@ -78,12 +78,15 @@ def one(lines: list[str], pattern: str) -> str:
     return found[0]
 
 
-def test_all_is_well(database: Db, checker: Checker) -> None:
+def test_check_of_a_good_deployment_reports_ok_and_changes_nothing(database: Db, checker: Checker) -> None:
     database.users.insert_one({"_id": "ann", "name": "Ann"})
     database.command({"collMod": "rooms", "changeStreamPreAndPostImages": {"enabled": True}})
     lines = checker.lines(0)
     assert not [line for line in lines if not line.startswith("ok: ")][:-1]
-    one(lines, r"ok: config: mongodb://127\.0\.0\.1.*, database test_all_is_well")
+    one(
+        lines,
+        r"ok: config: mongodb://127\.0\.0\.1.*, database test_check_of_a_good_deployment",
+    )
     one(lines, r"ok: table user from users: id string, name string, city string")
     one(lines, r"ok: store: .*/watermarks\.db will be made")
     one(lines, r"ok: port: 127\.0\.0\.1:\d+ is free")
@@ -99,7 +102,7 @@ def test_all_is_well(database: Db, checker: Checker) -> None:
     assert not (checker.directory / "watermarks.db").exists()
 
 
-def test_what_cannot_be_watched(database: Db, checker: Checker) -> None:
+def test_view_and_timeseries_and_missing_collection_are_reported(database: Db, checker: Checker) -> None:
     database.drop_collection("rooms")
     database.drop_collection("users")
     database.command({"create": "rooms", "viewOn": "messages", "pipeline": []})
@@ -111,7 +114,7 @@ def test_what_cannot_be_watched(database: Db, checker: Checker) -> None:
     one(checker.lines(1), "error: collection rooms: is a timeseries")
 
 
-def test_the_settings_of_images(database: Db, checker: Checker) -> None:
+def test_image_settings_that_tables_need_are_reported(database: Db, checker: Checker) -> None:
     one(checker.lines(0, feed={"images": "off"}), "warning: collection users: feed.images is off.*torn")
     keyed = {"user": {"collection": "users", "fields": {"id": "name", "name": "name", "city": "city"}}}
     schema = {"user": SCHEMA["user"]}
@@ -122,7 +125,7 @@ def test_the_settings_of_images(database: Db, checker: Checker) -> None:
     one(checker.lines(0, zero=zero), "ok: collection zero_clients: .*will be switched on")
 
 
-def test_odd_collections(database: Db, checker: Checker) -> None:
+def test_capped_clustered_and_collated_collections_are_reported(database: Db, checker: Checker) -> None:
     for name in COLLECTIONS:
         database.drop_collection(name)
     database.create_collection("users", capped=True, size=4096)
@@ -134,7 +137,7 @@ def test_odd_collections(database: Db, checker: Checker) -> None:
     one(lines, "ok: collection rooms")
 
 
-def test_keys_that_do_not_fit(database: Db, checker: Checker) -> None:
+def test_ids_that_do_not_fit_the_key_are_reported(database: Db, checker: Checker) -> None:
     database.users.insert_many([{"_id": 1}, {"_id": "1"}, {"_id": {"a": 1}}])
     database.rooms.insert_many([{"_id": 1}, {"_id": "1"}])
     database.messages.insert_many([{"_id": "m1", "kind": "user"}])
@@ -145,8 +148,8 @@ def test_keys_that_do_not_fit(database: Db, checker: Checker) -> None:
     one(lines, r"error: table userMessage: 1 of 1 _id are string, which do not fit its key id")
 
 
-def test_primary_key_that_no_document_has_is_a_fault(database: Db, checker: Checker) -> None:
-    """Without a mapping, ``id`` is taken for a field: the commonest first mistake."""
+def test_primary_key_that_no_document_has_is_an_error(database: Db, checker: Checker) -> None:
+    """Without a mapping, ``id`` is read as a field: the most common first mistake."""
     database.users.insert_many([{"_id": n, "name": "x"} for n in range(3)])
     database.rooms.insert_many([{"_id": n, **({} if n else {"code": "a"})} for n in range(3)])
     schema = named(users=table(id="string", name="string"), room=table(id="string", title="string"))
@@ -156,8 +159,8 @@ def test_primary_key_that_no_document_has_is_a_fault(database: Db, checker: Chec
     one(lines, "warning: table room: column id: 2 of 3 documents have no value in field code, .*not sent")
 
 
-def test_numbers_as_keys(database: Db, checker: Checker) -> None:
-    """int, long and double side by side are the same key where they are equal; past 2^53 keys may become one."""
+def test_numeric_keys_beyond_2_to_53_are_reported(database: Db, checker: Checker) -> None:
+    """int, long and double are the same key where they are equal; beyond 2^53 different keys may become one."""
     database.users.insert_many([{"_id": 1}, {"_id": Int64(2)}, {"_id": 3.0}])
     database.rooms.insert_many([{"_id": Int64(2**53 + 1)}, {"_id": 1}])
     database.messages.insert_one({"_id": "m", "code": Int64(-(2**60))})
@@ -174,7 +177,7 @@ def test_numbers_as_keys(database: Db, checker: Checker) -> None:
     assert len([line for line in lines if re.match(r"warning: table (room|code): its key id .*2\^53", line)]) == 2
 
 
-def test_computed_mappings_that_mongod_refuses(checker: Checker) -> None:
+def test_computed_mapping_that_mongod_refuses_is_an_error(checker: Checker) -> None:
     mappings = {"user": {"collection": "users", "projection": {"name": {"$toUpper": "$name"}, "id": "$_id"}}}
     schema = {"user": SCHEMA["user"]}
     one(checker.lines(0, schema, mappings), "ok: mappings: mongod evaluates user")
@@ -183,7 +186,7 @@ def test_computed_mappings_that_mongod_refuses(checker: Checker) -> None:
     assert re.match(r"error: .*mappings\.json:1:\d+: user\.projection\.name: ", line)
 
 
-def test_store_and_port(checker: Checker) -> None:
+def test_unusable_store_and_port_are_errors(checker: Checker) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         lines = checker.lines(1, server={"port": taken.getsockname()[1]})
         one(lines, "error: port: .*another process uses it")
@@ -192,8 +195,8 @@ def test_store_and_port(checker: Checker) -> None:
     one(checker.lines(1, watermarks={"path": "/"}), "error: store: ")
 
 
-def test_beside_a_running_daemon(serve: Callable[..., ZmsdProcess]) -> None:
-    """As before a reload: the port is taken, and that is well."""
+def test_check_beside_a_running_daemon_reports_ok(serve: Callable[..., ZmsdProcess]) -> None:
+    """As before a reload: the port is in use, by this zmsd."""
     zmsd = serve(SCHEMA, MAPPINGS)
     done = run_zmsd("check", "--config", str(zmsd.config_file), cwd=zmsd.directory)
     assert done.returncode == 0, done.stdout
@@ -201,7 +204,7 @@ def test_beside_a_running_daemon(serve: Callable[..., ZmsdProcess]) -> None:
     one(done.stdout.splitlines(), r"ok: store: .*/watermarks\.db$")
 
 
-def test_a_store_that_a_daemon_on_another_port_has(tmp_path: Path) -> None:
+def test_store_in_use_by_a_daemon_on_another_port_is_reported(tmp_path: Path) -> None:
     checker, file = Checker(tmp_path, "mongodb://127.0.0.1:1/db"), tmp_path / "watermarks.db"
     serving = SqliteStore(file, serves=True)
     warning = one(checker.lines(0, SCHEMA, MAPPINGS, "--offline"), "warning: store: ")
@@ -220,7 +223,7 @@ def test_a_store_that_a_daemon_on_another_port_has(tmp_path: Path) -> None:
     ],
     ids=["another key", "a key with a password", "no certificate"],
 )
-def test_a_certificate_that_run_would_refuse(pair: Certificate, reason: str, tmp_path: Path) -> None:
+def test_unusable_certificate_is_an_error(pair: Certificate, reason: str, tmp_path: Path) -> None:
     checker = Checker(tmp_path, "mongodb://127.0.0.1:1/db")
 
     def lines(code: int, pair: Certificate) -> list[str]:
@@ -230,26 +233,26 @@ def test_a_certificate_that_run_would_refuse(pair: Certificate, reason: str, tmp
     one(lines(0, ONE), r"ok: server\.tls: .*server\.crt$")
 
 
-def test_offline(tmp_path: Path) -> None:
+def test_offline_check_contacts_no_mongodb(tmp_path: Path) -> None:
     checker = Checker(tmp_path, "mongodb://u:SECRET@127.0.0.1:1/db?replicaSet=rs0")
     lines = checker.lines(0, SCHEMA, MAPPINGS, "--offline")
     assert not [line for line in lines if re.search("mongodb: |oplog|privileges|SECRET", line)]
 
 
-def test_a_mongodb_that_is_not_there(tmp_path: Path) -> None:
+def test_unreachable_mongodb_is_an_error_without_secrets(tmp_path: Path) -> None:
     checker = Checker(tmp_path, "mongodb://u:SECRET@127.0.0.1:1/db?serverSelectionTimeoutMS=100")
     lines = checker.lines(1)
     assert "Connection refused" in one(lines, "error: mongodb: ")
     assert "SECRET" not in "\n".join(lines)
 
 
-def test_faults_of_the_configuration_go_before(tmp_path: Path) -> None:
+def test_configuration_errors_are_reported_before_mongodb(tmp_path: Path) -> None:
     done = Checker(tmp_path, "mongodb://127.0.0.1:1/db").run(server={"port": 99999})
     assert done.returncode == 78
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_standalone_mongod(tmp_path: Path) -> None:
+def test_standalone_mongod_is_an_error(tmp_path: Path) -> None:
     mongod = Mongod(tmp_path / "mongod", standalone=True)
     try:
         mongod.start()
@@ -259,8 +262,8 @@ def test_a_standalone_mongod(tmp_path: Path) -> None:
         mongod.kill()
 
 
-def test_columns_that_get_nothing(database: Db, checker: Checker) -> None:
-    """A name that was written wrong, a type that does not fit; what may be missing may be missing."""
+def test_columns_without_values_are_reported(database: Db, checker: Checker) -> None:
+    """A misspelt name, a type that does not match; optional columns may be empty."""
     database.messages.insert_many(
         [
             *({"_id": str(n), "kind": "user", "room": "r", "text": "t", "likes": n if n else "none"} for n in range(5)),
@@ -282,7 +285,7 @@ def test_columns_that_get_nothing(database: Db, checker: Checker) -> None:
     assert not [line for line in checker.lines(0) if "is the name right?" in line]
 
 
-def test_computed_columns_that_get_nothing(database: Db, checker: Checker) -> None:
+def test_computed_columns_without_values_are_reported(database: Db, checker: Checker) -> None:
     database.users.insert_many([{"_id": str(n), "lines": [{"name": "x"}, {"name": "y"}]} for n in range(5)])
     schema = named(user={"columns": {name: {"type": "string"} for name in ("id", "name")}, "primaryKey": ["id"]})
 
@@ -300,7 +303,7 @@ def test_computed_columns_that_get_nothing(database: Db, checker: Checker) -> No
     assert warnings(projection={"id": "$_id", "name": fails}) == [], "what fails on a document is not said here"
 
 
-def test_the_store_is_another_ones(database: Db, checker: Checker) -> None:
+def test_store_of_another_database_is_an_error(database: Db, checker: Checker) -> None:
     file = checker.directory / "watermarks.db"
     store = SqliteStore(file)
     store.identify(Identity("set", {}, "other"))
@@ -319,7 +322,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
         yield replica_set
 
 
-def test_privileges(secured: ReplicaSet, tmp_path: Path) -> None:
+def test_missing_privileges_are_reported_with_the_command_to_grant(secured: ReplicaSet, tmp_path: Path) -> None:
     with secured.client() as client:
         for name in COLLECTIONS:
             client["chat"].create_collection(name)

@@ -139,7 +139,7 @@ PIPELINES: list[Stages] = [
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES, ids=repr)
-def test_each_stage(database: Db, source: Source, pipeline: Stages) -> None:
+def test_each_stage_evaluates_as_in_the_collection(database: Db, source: Source, pipeline: Stages) -> None:
     check(database, source, DOCUMENTS, Mapping("c", None, pipeline=pipeline))
 
 
@@ -200,9 +200,9 @@ CONDITIONS = st.one_of(
     st.tuples(NAMES, OPERANDS).map(lambda pair: {"$elemMatch": {pair[0]: pair[1]}}),
     OPERANDS.map(lambda value: {"$not": {"$lt": value}}),
 )
-PLACES = st.lists(NAMES | st.sampled_from(["0", "1"]), min_size=1, max_size=2).map(".".join)
+SHORT_PATHS = st.lists(NAMES | st.sampled_from(["0", "1"]), min_size=1, max_size=2).map(".".join)
 FILTERS = st.recursive(
-    st.dictionaries(PLACES, CONDITIONS, min_size=1, max_size=2) | SAFE.map(lambda made: {"$expr": made}),
+    st.dictionaries(SHORT_PATHS, CONDITIONS, min_size=1, max_size=2) | SAFE.map(lambda made: {"$expr": made}),
     lambda inner: st.builds(
         lambda name, parts: {name: parts},
         st.sampled_from(["$or", "$and", "$nor"]),
@@ -242,7 +242,7 @@ MAPPINGS = st.one_of(
 )
 
 
-def test_random_mappings(database: Db, source: Source) -> None:
+def test_random_mappings_evaluate_as_in_the_collection(database: Db, source: Source) -> None:
     @settings(
         derandomize=True,
         database=None,
@@ -258,8 +258,10 @@ def test_random_mappings(database: Db, source: Source) -> None:
     run()
 
 
-def test_documents_of_16_mb(database: Db, source: Source) -> None:
-    """As large as MongoDB has them; the command with them may be larger by a little. What makes more of them fails."""
+def test_documents_of_16_mb_evaluate_as_in_the_collection(database: Db, source: Source) -> None:
+    """Documents may be as large as MongoDB allows; the command that holds them may be slightly larger. Rows that
+    exceed that fail.
+    """
     empty = len(bson.encode({"_id": 0, "s": ""}))
     documents = [{"s": "x" * ((16 << 20) - empty)}, {"s": "x"}, *({"s": "x" * (5 << 20)} for _ in range(5))]
     check(database, source, documents, Mapping("c", (("id", "_id"),), {"s": {"$regex": "x$"}}))
@@ -271,7 +273,7 @@ def test_documents_of_16_mb(database: Db, source: Source) -> None:
     assert sum(rejects.counts().values()) == 1
 
 
-def test_types_of_all_values_survive(database: Db, source: Source) -> None:
+def test_evaluation_keeps_the_types_of_all_values(database: Db, source: Source) -> None:
     documents = [{"v": value, "deep": [{"v": value}]} for value in [*SCALARS, ObjectId()]]
     check(
         database, source, documents, Mapping("c", None, projection={"id": "$v", "x": {"$concatArrays": ["$deep", []]}})

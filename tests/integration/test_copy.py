@@ -19,7 +19,7 @@ from tests.support.writer import Writer, mappings_of, schema_of
 COLLECTIONS = ("a", "b", "c")
 
 
-def test_what_is_written_during_a_copy_of_50000_documents_arrives(
+def test_writes_during_initial_sync_of_50000_documents_arrive(
     mongo: Client,
     database: Database[dict[str, Any]],
     serve: Callable[..., ZmsdProcess],
@@ -42,7 +42,7 @@ def test_what_is_written_during_a_copy_of_50000_documents_arrives(
     assert_same(database, schema, mappings, client.replica)
 
 
-def test_a_copy_of_nothing(
+def test_initial_sync_of_a_missing_database_is_empty(
     database: Database[dict[str, Any]],
     serve: Callable[..., ZmsdProcess],
     follow: Callable[..., ChangeSourceClient],
@@ -54,7 +54,7 @@ def test_a_copy_of_nothing(
     assert client.wait_rows("b", 1)["first",]["n"] == 1
 
 
-def test_ids_of_mixed_types_are_all_copied(
+def test_initial_sync_reads_ids_of_mixed_types(
     database: Database[dict[str, Any]],
     serve: Callable[..., ZmsdProcess],
     follow: Callable[..., ChangeSourceClient],

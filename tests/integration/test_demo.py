@@ -60,7 +60,7 @@ def demo(directory: Path, *arguments: str) -> Iterator[Demo]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-def test_nothing_is_left(number: signal.Signals, tmp_path: Path) -> None:
+def test_demo_ended_by_a_signal_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     with demo(tmp_path) as shown:
         shown.wait_for("copy complete at watermark")
         shown.wait_for("    + ")
@@ -73,7 +73,7 @@ def test_nothing_is_left(number: signal.Signals, tmp_path: Path) -> None:
         assert not list(shown.temporary.iterdir())
 
 
-def test_it_ends_by_itself_in_a_database_of_ones_own(replica_set: ReplicaSet, tmp_path: Path) -> None:
+def test_demo_on_own_mongodb_ends_and_drops_its_collections(replica_set: ReplicaSet, tmp_path: Path) -> None:
     name = f"demo_{tmp_path.parent.name}_{replica_set.nodes[0].port}"[:60].replace("-", "_")
     uri = replica_set.uri(name)
     done = run_zmsd("demo", "--uri", uri, "--port", str(free_port()), "--seconds", "3", cwd=tmp_path)
@@ -89,7 +89,7 @@ def test_it_ends_by_itself_in_a_database_of_ones_own(replica_set: ReplicaSet, tm
         client.drop_database(name)
 
 
-def test_a_standalone_mongod_is_refused_before_it_is_filled(tmp_path: Path) -> None:
+def test_demo_on_a_standalone_mongod_fails_before_it_writes(tmp_path: Path) -> None:
     mongod = Mongod(tmp_path / "mongod", standalone=True)
     try:
         mongod.start()

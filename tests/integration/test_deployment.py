@@ -49,7 +49,7 @@ def reason(zmsd: ZmsdProcess) -> str:
     return zmsd.get("/readyz")[1]
 
 
-def test_feature_compatibility_version_is_followed_when_it_changes(
+def test_change_of_feature_compatibility_version_is_followed(
     own: ReplicaSet, tmp_path: Path, follow: Follow, stack: contextlib.ExitStack
 ) -> None:
     set_version(own, "5.0")
@@ -114,8 +114,8 @@ def test_required_images_name_the_feature_compatibility_version(own: ReplicaSet,
         wait_until(lambda: "featureCompatibilityVersion" in reason(zmsd), "the reason", 30)
 
 
-def test_index_build_at_start_is_the_reason(own: ReplicaSet, tmp_path: Path) -> None:
-    """A collMod is refused while an index is built; nobody has to act."""
+def test_index_build_at_start_delays_ready_with_reason(own: ReplicaSet, tmp_path: Path) -> None:
+    """collMod is refused while an index is built; the operator need not act."""
     point = {"configureFailPoint": "hangAfterStartingIndexBuild"}
     with own.client() as client:
         client.chat.a.insert_one({"code": "x"})

@@ -104,7 +104,7 @@ def with_age() -> dict[str, Any]:
     return schema
 
 
-def test_a_changed_document_is_a_reload(
+def test_changed_document_is_reloaded(
     database: Db, api: Api, settings: dict[str, Any], serve: Serve, follow: Follow
 ) -> None:
     database.users.insert_one({"_id": "ann", "age": 7})
@@ -128,7 +128,7 @@ def test_a_changed_document_is_a_reload(
     assert len(client.transactions()) == 1, "it says the same in other words"
 
 
-def test_a_bad_document_is_said_once_and_changes_nothing(
+def test_bad_document_is_logged_once_and_changes_nothing(
     database: Db, api: Api, settings: dict[str, Any], serve: Serve, follow: Follow
 ) -> None:
     zmsd = serve(None, settings=settings)
@@ -151,7 +151,7 @@ def test_a_bad_document_is_said_once_and_changes_nothing(
     assert len(zmsd.log("WARNING|ERROR")) == 2
 
 
-def test_an_endpoint_that_goes_down_and_comes_back(
+def test_endpoint_outage_is_logged_once_and_recovers(
     database: Db, api: Api, settings: dict[str, Any], serve: Serve, follow: Follow
 ) -> None:
     zmsd = serve(None, settings=settings)
@@ -167,7 +167,7 @@ def test_an_endpoint_that_goes_down_and_comes_back(
     assert len(zmsd.log("look at a document failed")) == 2, "once for each, not at every look"
 
 
-def test_down_at_start_the_last_good_copy_serves(
+def test_endpoint_down_at_start_uses_the_cached_document(
     database: Db, api: Api, settings: dict[str, Any], serve: Serve, follow: Follow
 ) -> None:
     database.users.insert_one({"_id": "ann", "age": 7})
@@ -201,7 +201,7 @@ BAD = [
 ]
 
 
-def test_bad_document_at_start_is_replaced_by_the_last_good_copy(
+def test_bad_document_at_start_uses_the_cached_document(
     database: Db, api: Api, settings: dict[str, Any], serve: Serve, follow: Follow
 ) -> None:
     database.users.insert_one({"_id": "ann", "age": 7})
@@ -227,8 +227,10 @@ def test_bad_document_at_start_is_replaced_by_the_last_good_copy(
     assert client.connections == 2
 
 
-def test_down_at_start_without_a_copy(api: Api, settings: dict[str, Any], serve: Serve, tmp_path: Path) -> None:
-    """It may come back: exit code 1, with which systemd tries again. A file that is wrong stays so: 78."""
+def test_endpoint_down_at_start_without_cache_fails_the_start(
+    api: Api, settings: dict[str, Any], serve: Serve, tmp_path: Path
+) -> None:
+    """It may come back: exit status 1, after which systemd starts zmsd again. An invalid file stays invalid: 78."""
     api.stop()
     zmsd = serve(None, settings=settings, start=False)
     zmsd.launch()
@@ -248,7 +250,7 @@ def test_down_at_start_without_a_copy(api: Api, settings: dict[str, Any], serve:
     assert zmsd.wait_exit() == 78
 
 
-def test_check_tells_of_the_copy_and_keeps_none(
+def test_check_reports_the_cached_document_and_writes_none(
     api: Api, settings: dict[str, Any], serve: Serve, tmp_path: Path
 ) -> None:
     zmsd = serve(None, settings=settings, start=False)

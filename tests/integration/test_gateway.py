@@ -42,7 +42,7 @@ def refused(zmsd: ZmsdProcess, target: str, headers: dict[str, str] | None = Non
     return refusal.value
 
 
-def test_pages(zmsd: ZmsdProcess) -> None:
+def test_pages_answer_with_their_content(zmsd: ZmsdProcess) -> None:
     assert zmsd.get("/healthz")[0] == 200
     assert zmsd.get("/readyz")[0] == 200
     status, body = zmsd.get("/")
@@ -54,7 +54,7 @@ def test_pages(zmsd: ZmsdProcess) -> None:
     assert set(page["tables"]) == set(SCHEMA)
 
 
-def test_an_unknown_path_is_404_with_a_reason(zmsd: ZmsdProcess) -> None:
+def test_unknown_path_is_404_with_reason(zmsd: ZmsdProcess) -> None:
     status, body = zmsd.get("/nothing/here")
     assert status == 404
     assert "/nothing/here" in body
@@ -64,7 +64,7 @@ def test_an_unknown_path_is_404_with_a_reason(zmsd: ZmsdProcess) -> None:
     assert len(zmsd.log("no WebSocket at")) == 1, "later refusals of a kind are counted"
 
 
-def test_the_stream_without_websocket_is_426_with_a_reason(zmsd: ZmsdProcess) -> None:
+def test_stream_without_websocket_is_426_with_reason(zmsd: ZmsdProcess) -> None:
     status, body = zmsd.get(INITIAL)
     assert status == 426
     assert "WebSocket" in body
@@ -83,14 +83,14 @@ def test_the_stream_without_websocket_is_426_with_a_reason(zmsd: ZmsdProcess) ->
         ("?appID=zero&shardNum=0&lastWatermark=00&replicaVersion=%21", "replicaVersion"),
     ],
 )
-def test_a_bad_query_is_400_and_names_what_is_bad(zmsd: ZmsdProcess, query: str, named: str) -> None:
+def test_bad_query_is_400_and_names_the_parameter(zmsd: ZmsdProcess, query: str, named: str) -> None:
     refusal = refused(zmsd, STREAM + query)
     assert refusal.status == 400
     assert named in refusal.body
 
 
-def test_a_wrong_or_missing_token_is_401_after_a_second(database: Db, serve: Serve, follow: Follow) -> None:
-    """zero-cache knows no backoff: the pause is what keeps it from trying 300 times in ten seconds."""
+def test_wrong_or_missing_token_is_401_after_a_second(database: Db, serve: Serve, follow: Follow) -> None:
+    """zero-cache has no backoff: the delay keeps it from trying 300 times in ten seconds."""
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": ["right", "also-right"]}})
     basic = {"Authorization": "Basic " + base64.b64encode(b"zero:swordfish").decode()}
     for target, headers in (
@@ -111,28 +111,28 @@ def test_a_wrong_or_missing_token_is_401_after_a_second(database: Db, serve: Ser
     assert "swordfish" not in zmsd.stderr(), "what was offered is not logged"
 
 
-def test_unknown_query_parameters_are_taken(zmsd: ZmsdProcess, follow: Follow) -> None:
-    """zero-cache adds publications=, and keeps what the configured address has."""
+def test_unknown_query_parameters_are_ignored(zmsd: ZmsdProcess, follow: Follow) -> None:
+    """zero-cache adds publications=, and keeps the parameters of the configured address."""
     follow(zmsd, query={"publications": "a", "whatever": "1"})
 
 
 GARBAGE: dict[str, bytes | str] = {
-    "text that is no JSON": "hello",
-    "JSON that is no message": "{}",
+    "text that is not JSON": "hello",
+    "JSON that is not a message": "{}",
     "an unknown message": '["hello",{}]',
     "an ack without a watermark": '["status",{"tag":"commit"},{}]',
     "an ack of a watermark that is none": '["status",{"tag":"commit"},{"watermark":"!"}]',
     "nested too deeply": "[" * 100_000,
-    "bytes that are no frame": b"\xff" * 100,
+    "bytes that are not a frame": b"\xff" * 100,
     "an unmasked frame": b"\x81\x05hello",
     "a binary frame": b"\x82\x80\0\0\0\0",
-    "text that is no UTF-8": b"\x81\x82\0\0\0\0\xff\xff",
+    "text that is not UTF-8": b"\x81\x82\0\0\0\0\xff\xff",
     "a close frame without sense": b"\x88\x81\0\0\0\0\x01",
 }
 
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE.keys())
-def test_who_sends_garbage_loses_its_own_connection_only(
+def test_client_that_sends_garbage_loses_only_its_own_connection(
     garbage: bytes | str, database: Db, zmsd: ZmsdProcess, follow: Follow
 ) -> None:
     good = follow(zmsd)
@@ -149,7 +149,9 @@ def test_who_sends_garbage_loses_its_own_connection_only(
     bad.wait_rows("user", 1)  # as a new connection, it is served again
 
 
-def test_who_hangs_up_in_the_middle_of_a_copy_hurts_nobody(database: Db, zmsd: ZmsdProcess, follow: Follow) -> None:
+def test_client_that_disconnects_during_initial_sync_harms_no_other(
+    database: Db, zmsd: ZmsdProcess, follow: Follow
+) -> None:
     database.users.insert_many([{"_id": f"u{number}", "name": "x" * 1000} for number in range(20_000)])
     for _ in range(3):
         socket = WebSocket(zmsd.port, receive_buffer=4096)
@@ -159,8 +161,7 @@ def test_who_hangs_up_in_the_middle_of_a_copy_hurts_nobody(database: Db, zmsd: Z
     assert len(follow(zmsd).rows("user")) == 20_000
 
 
-def test_a_client_may_stay_silent_before_it_asks(zmsd: ZmsdProcess, follow: Follow) -> None:
-    """Connections that say nothing do not keep others out; they are dropped in the end."""
+def test_silent_connections_do_not_block_others_and_are_dropped(zmsd: ZmsdProcess, follow: Follow) -> None:
     silent = [WebSocket(zmsd.port) for _ in range(30)]
     try:
         follow(zmsd)
@@ -171,8 +172,8 @@ def test_a_client_may_stay_silent_before_it_asks(zmsd: ZmsdProcess, follow: Foll
             socket.abort()
 
 
-def test_a_connection_that_is_not_http_is_reset_at_once(zmsd: ZmsdProcess) -> None:
-    """zero-cache 0.25 says hello to its upstream as to a Postgres, and does not start before that has failed."""
+def test_connection_that_is_not_http_is_reset_at_once(zmsd: ZmsdProcess) -> None:
+    """zero-cache 0.25 first tries its upstream as a Postgres, and starts only when that has failed."""
     with socket.create_connection(("127.0.0.1", zmsd.port), timeout=5) as postgres:
         postgres.sendall(bytes.fromhex("0000000804d2162f"))  # SSLRequest
         with pytest.raises(ConnectionResetError):

@@ -35,7 +35,7 @@ def write(own: ReplicaSet, *names: str) -> None:
 
 @pytest.mark.parametrize("running", [True, False], ids=["zmsd_runs", "zmsd_was_down"])
 @pytest.mark.parametrize("kind", ["restored", "another"])
-def test_an_older_state_or_another_database_is_a_reset(
+def test_restored_or_other_database_sends_reset(
     kind: str, running: bool, own_set: ReplicaSet, tmp_path: Path, follow: Follow
 ) -> None:
     (node,) = own_set.nodes
@@ -75,10 +75,10 @@ def test_an_older_state_or_another_database_is_a_reset(
         fresh.wait_for(lambda replica: {key[0] for key in replica.rows["note"]} == names, "the copy is right")
 
 
-def test_another_database_of_the_same_replica_set_is_a_reset(
+def test_other_database_of_the_same_replica_set_sends_reset(
     database: Database[dict[str, Any]], replica_set: ReplicaSet, serve: Callable[..., ZmsdProcess], follow: Follow
 ) -> None:
-    """mongodb.database was changed, and the store was left where it is."""
+    """mongodb.database was changed, and the store was kept."""
     other = database.client[f"{database.name}-2"]
     database.notes.insert_one({"_id": "here", "text": "t"})
     other.notes.insert_one({"_id": "there", "text": "t"})
@@ -118,15 +118,15 @@ def replace(own: ReplicaSet) -> None:
     own.primary()
 
 
-def test_another_database_whose_clock_is_behind_is_a_reset(own_set: ReplicaSet, tmp_path: Path, follow: Follow) -> None:
-    """The client's place is above all that was kept, and above the time at which the other database came."""
+def test_other_database_whose_clock_is_behind_sends_reset(own_set: ReplicaSet, tmp_path: Path, follow: Follow) -> None:
+    """The client's watermark is above all that was stored, and above the time at which the other database came."""
     write(own_set, "old")
     with ZmsdProcess(tmp_path / "zmsd", own_set.uri("app"), SCHEMA, MAPPINGS) as zmsd:
         zmsd.start()
         client = follow(zmsd)
         write(own_set, "lost1")
         client.wait_rows("note", 2)
-        place = write_later(own_set, 20, "lost2")  # before the next checkpoint
+        cluster_time = write_later(own_set, 20, "lost2")  # before the next checkpoint
         client.wait_rows("note", 3)
         zmsd.kill()
         client.close()
@@ -135,15 +135,17 @@ def test_another_database_whose_clock_is_behind_is_a_reset(own_set: ReplicaSet, 
         zmsd.start()
         zmsd.wait_log("is not the one that was read before")
         zmsd.wait_log("feed runs", count=2)
-        assert write_later(own_set, 30, "new2") > place
+        assert write_later(own_set, 30, "new2") > cluster_time
         back = follow(zmsd, replica=client.replica, wait=False)
         back.wait_for(lambda replica: replica.reset_required, "reset-required")
         assert "is not the one that was read before" in str(back.replica.reset_required)
         follow(zmsd).wait_rows("note", 2)
 
 
-def test_no_copy_is_below_one_of_the_database_before(own_set: ReplicaSet, tmp_path: Path, follow: Follow) -> None:
-    """It would be taken for one of that, or that for one of this."""
+def test_initial_sync_waits_until_the_clock_passes_the_former_database(
+    own_set: ReplicaSet, tmp_path: Path, follow: Follow
+) -> None:
+    """Otherwise its watermark could mean a position of either database."""
     write_later(own_set, 1000, "old")
     with ZmsdProcess(tmp_path / "zmsd", own_set.uri("app"), SCHEMA, MAPPINGS) as zmsd:
         zmsd.start()
@@ -167,15 +169,13 @@ def test_no_copy_is_below_one_of_the_database_before(own_set: ReplicaSet, tmp_pa
         assert fresh.replica.version > client.replica.version
 
 
-def test_no_second_reset_once_the_time_of_the_one_before_has_passed(
-    own_set: ReplicaSet, tmp_path: Path, follow: Follow
-) -> None:
-    """Its last change is kept, and must not be looked for here."""
+def test_replica_of_the_new_database_is_not_reset_again(own_set: ReplicaSet, tmp_path: Path, follow: Follow) -> None:
+    """The last change of the former database is stored, and must not be searched for in the new one."""
     write(own_set, "old")
     with ZmsdProcess(tmp_path / "zmsd", own_set.uri("app"), SCHEMA, MAPPINGS) as zmsd:
         zmsd.start()
         client = follow(zmsd)
-        place = write_later(own_set, 100, "lost")
+        cluster_time = write_later(own_set, 100, "lost")
         client.wait_rows("note", 2)
         client.close()
         zmsd.stop()
@@ -183,7 +183,7 @@ def test_no_second_reset_once_the_time_of_the_one_before_has_passed(
         write(own_set, "new1")
         zmsd.start(ready=False)
         zmsd.wait_log("s behind what was read of the one before")
-        assert write_later(own_set, 110, "new2") > place
+        assert write_later(own_set, 110, "new2") > cluster_time
         zmsd.wait_log("feed runs", count=2)
         fresh = follow(zmsd)
         fresh.wait_rows("note", 2)
@@ -226,10 +226,10 @@ def wait_reset(client: ChangeSourceClient) -> None:
 
 @pytest.mark.parametrize("scope", ["collection", "database"])
 @pytest.mark.parametrize("written", [True, False], ids=["written_to", "idle"])
-def test_an_older_state_so_soon_that_readers_try_by_themselves(
+def test_restore_noticed_only_by_readers_sends_reset(
     scope: str, written: bool, own_set: ReplicaSet, saved: Path, tmp_path: Path, follow: Follow
 ) -> None:
-    """As a virtual machine's snapshot brings it. The streams were at a time of no event, which every state has."""
+    """As a virtual machine's snapshot brings it. The streams were at a time without an event, which every state has."""
     settings = {"feed": {"heartbeat": 1, "scope": scope}}
     with ZmsdProcess(tmp_path / "zmsd", own_set.uri("app"), SCHEMA, MAPPINGS, settings=settings) as zmsd:
         zmsd.start()
@@ -237,10 +237,10 @@ def test_an_older_state_so_soon_that_readers_try_by_themselves(
         write(own_set, "lost")
         client.wait_rows("note", 2)
         for _ in range(2):
-            place = client.replica.watermark
+            watermark = client.replica.watermark
             with own_set.client() as mongo:
                 mongo.another.unwatched.insert_one({})
-            client.wait_for(lambda replica, place=place: replica.watermark > place, "an empty transaction")
+            client.wait_for(lambda replica, watermark=watermark: replica.watermark > watermark, "an empty transaction")
         restore(own_set, saved)
         if written:
             write(own_set, "new")
@@ -249,10 +249,10 @@ def test_an_older_state_so_soon_that_readers_try_by_themselves(
         assert set(fresh.rows("note")) == {("old",), ("new",)} if written else {("old",)}
 
 
-def test_an_older_state_in_which_nothing_has_happened_since(
+def test_idle_restored_database_is_noticed_at_start(
     own_set: ReplicaSet, saved: Path, tmp_path: Path, follow: Follow
 ) -> None:
-    """Noticed at the start of zmsd, whenever the client comes."""
+    """Noticed when zmsd starts, whenever the client comes."""
     with ZmsdProcess(tmp_path / "zmsd", own_set.uri("app"), SCHEMA, MAPPINGS) as zmsd:
         zmsd.start()
         client = follow(zmsd)
@@ -267,7 +267,7 @@ def test_an_older_state_in_which_nothing_has_happened_since(
         wait_reset(follow(zmsd, replica=client.replica, wait=False))
 
 
-def test_an_older_state_than_a_copy_after_which_nothing_has_happened(
+def test_restore_to_before_an_initial_sync_sends_reset(
     own_set: ReplicaSet, saved: Path, tmp_path: Path, follow: Follow
 ) -> None:
     write(own_set, "lost")

@@ -16,7 +16,7 @@ Serve = Callable[..., ZmsdProcess]
 Follow = Callable[..., ChangeSourceClient]
 
 
-def test_an_idle_client_is_kept_up_with_the_oplog(database: Db, serve: Serve, follow: Follow) -> None:
+def test_idle_client_gets_heartbeats_that_follow_the_oplog(database: Db, serve: Serve, follow: Follow) -> None:
     """By empty transactions, so that its position does not fall out of the oplog."""
     client = follow(serve(SCHEMA, MAPPINGS, settings={"feed": {"heartbeat": 1}}))
     database.other.insert_one({"_id": 1})  # time goes on, though not for us
@@ -28,7 +28,7 @@ def test_an_idle_client_is_kept_up_with_the_oplog(database: Db, serve: Serve, fo
     client.wait_rows("user", 1)
 
 
-def test_an_idle_client_hears_nothing_before_the_heartbeat(database: Db, serve: Serve, follow: Follow) -> None:
+def test_idle_client_gets_nothing_before_the_heartbeat(database: Db, serve: Serve, follow: Follow) -> None:
     client = follow(serve(SCHEMA, MAPPINGS))
     for number in range(20):
         database.other.insert_one({"_id": number})

@@ -30,7 +30,7 @@ def with_images(database: Db) -> set[str]:
     }
 
 
-def test_images_are_switched_on_and_that_is_said(database: Db, serve: Serve) -> None:
+def test_images_are_switched_on_before_ready_and_logged(database: Db, serve: Serve) -> None:
     database.create_collection("users")
     database.create_collection("other")
     zmsd = serve(SCHEMA, MAPPINGS)
@@ -39,17 +39,15 @@ def test_images_are_switched_on_and_that_is_said(database: Db, serve: Serve) -> 
     assert "other" not in with_images(database), "what is not published is left alone"
 
 
-def test_images_are_switched_on_for_a_collection_that_appears_later(database: Db, serve: Serve) -> None:
+def test_images_are_switched_on_for_a_later_collection(database: Db, serve: Serve) -> None:
     serve(SCHEMA, MAPPINGS)
     for name in COLLECTIONS:
         database[name].insert_one({"_id": "first", "kind": "user"})  # without a row nobody would ask for its images
     wait_until(lambda: with_images(database) == set(COLLECTIONS), "all have images", 20)
 
 
-def test_without_images_there_is_a_warning_and_the_changes_come_all_the_same(
-    database: Db, serve: Serve, follow: Follow
-) -> None:
-    """Rows that leave a table by its filter too: their key follows from _id, so they can be deleted unseen."""
+def test_images_off_logs_a_warning_and_changes_arrive(database: Db, serve: Serve, follow: Follow) -> None:
+    """Also for rows that leave a table by its filter: their key follows from _id, so they can be deleted unseen."""
     database.users.insert_one({"_id": "ann", "name": "Ann"})
     database.messages.insert_many({"_id": f"m{number}", "kind": "user"} for number in range(3))
     zmsd = serve(SCHEMA, MAPPINGS, settings=OFF)
@@ -66,8 +64,10 @@ def test_without_images_there_is_a_warning_and_the_changes_come_all_the_same(
 
 
 @pytest.mark.parametrize("mode", ["off", "auto"])
-def test_a_table_whose_key_does_not_follow_from_id(database: Db, serve: Serve, follow: Follow, mode: str) -> None:
-    """Which row a deleted document had only the image before it tells: without images such a table is refused."""
+def test_table_whose_key_needs_images_is_refused_without_them(
+    database: Db, serve: Serve, follow: Follow, mode: str
+) -> None:
+    """Only the image before shows which row a deleted document had."""
     schema = named(city=table(id="string", name="string"))
     mappings = {"city": {"collection": "cities", "fields": {"id": "code", "name": "name"}}}
     database.cities.insert_one({"_id": 1, "code": "ul", "name": "Ulm"})

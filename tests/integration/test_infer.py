@@ -46,7 +46,7 @@ def infer(database: Db, replica_set: ReplicaSet, cwd: Path, *arguments: str) -> 
     return run_zmsd("infer", *arguments, cwd=cwd, environment={"MONGODB_URI": replica_set.uri(database.name)})
 
 
-def test_what_it_writes_works(
+def test_inferred_documents_pass_check_and_serve(
     database: Db,
     replica_set: ReplicaSet,
     tmp_path: Path,
@@ -94,7 +94,7 @@ def test_what_it_writes_works(
     assert "warning" not in checked.stdout
 
 
-def test_nothing_is_written_over_without_force(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> None:
+def test_existing_files_are_kept_without_force(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> None:
     database.users.insert_one({"_id": "ann"})
     (tmp_path / "mappings.json").write_text("mine")
     done = infer(database, replica_set, tmp_path)
@@ -107,13 +107,13 @@ def test_nothing_is_written_over_without_force(database: Db, replica_set: Replic
     assert json.loads((tmp_path / "mappings.json").read_text())["users"]["collection"] == "users"
 
 
-def test_a_sample_of_many(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> None:
+def test_sample_size_limits_the_documents_read(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> None:
     database.users.insert_many([{"_id": n, "name": "x"} for n in range(3000)])
     done = infer(database, replica_set, tmp_path, "--sample", "50")
     assert "2 columns, 50 documents seen" in done.stdout
 
 
-def test_names_of_fields_stay_as_they_are(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> None:
+def test_unusual_field_names_are_kept(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> None:
     names = ["temp [ C ]", "{ a }", "x]", "[y", "}", 'quo"te', "back\\slash", "a  b"]
     database.things.insert_one({"_id": 1, **dict.fromkeys(names, "v")})
     assert infer(database, replica_set, tmp_path).returncode == 0
@@ -121,7 +121,7 @@ def test_names_of_fields_stay_as_they_are(database: Db, replica_set: ReplicaSet,
     assert list(mappings["things"]["fields"].values()) == ["_id", *names]
 
 
-def test_bytes_that_no_driver_reads(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> None:
+def test_document_of_invalid_bson_is_an_error(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> None:
     database.things.insert_one(broken("x"))
     done = infer(database, replica_set, tmp_path)
     assert done.returncode == 1
@@ -142,7 +142,7 @@ def test_bytes_that_no_driver_reads(database: Db, replica_set: ReplicaSet, tmp_p
         (["--uri", "mongodb://127.0.0.1:1/admin"], "--uri: admin is MongoDB's own database"),
     ],
 )
-def test_one_line_says_what_is_wrong(arguments: list[str], expected: str, tmp_path: Path) -> None:
+def test_infer_error_is_one_line_without_secrets(arguments: list[str], expected: str, tmp_path: Path) -> None:
     done = run_zmsd("infer", *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
@@ -150,7 +150,7 @@ def test_one_line_says_what_is_wrong(arguments: list[str], expected: str, tmp_pa
     assert "SEC" not in done.stderr
 
 
-def test_a_database_without_documents(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> None:
+def test_database_without_documents_is_an_error(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> None:
     done = infer(database, replica_set, tmp_path)
     assert done.returncode == 1
     assert "has no documents" in done.stderr

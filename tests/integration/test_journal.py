@@ -49,7 +49,7 @@ def live_through(zmsd: ZmsdProcess, database: Db, follow: Follow) -> None:
     assert zmsd.stop() == 0
 
 
-def test_every_line_has_its_priority(
+def test_each_journal_line_has_a_priority(
     database: Db, replica_set: ReplicaSet, tmp_path: Path, stack: contextlib.ExitStack, follow: Follow
 ) -> None:
     zmsd = journaled(tmp_path, replica_set.uri(database.name), stack)
@@ -70,7 +70,7 @@ def test_every_line_has_its_priority(
     assert not [line for line in lines if re.search(r"\d\d:\d\d:\d\d|MainThread:", line) and "stack of" not in line]
 
 
-def test_json_for_the_journal(
+def test_json_journal_lines_have_priority_and_fields(
     database: Db, replica_set: ReplicaSet, tmp_path: Path, stack: contextlib.ExitStack, follow: Follow
 ) -> None:
     zmsd = journaled(tmp_path, replica_set.uri(database.name), stack, {"log": {"format": "json"}})
@@ -91,7 +91,7 @@ def test_json_for_the_journal(
     assert records[-1]["message"] == "zmsd stopped"
 
 
-def test_the_format_changes_with_a_reload(
+def test_log_format_changes_on_reload(
     database: Db, replica_set: ReplicaSet, tmp_path: Path, stack: contextlib.ExitStack
 ) -> None:
     zmsd = journaled(tmp_path, replica_set.uri(database.name), stack)
@@ -132,7 +132,7 @@ def test_start_errors_have_their_priority_and_format(
         assert expected in line
 
 
-def test_start_error_of_a_file_that_is_no_yaml_has_its_priority(tmp_path: Path, stack: contextlib.ExitStack) -> None:
+def test_start_error_of_a_file_that_is_not_yaml_has_a_priority(tmp_path: Path, stack: contextlib.ExitStack) -> None:
     zmsd = stack.enter_context(ZmsdProcess(tmp_path, "mongodb://127.0.0.1:1/db", SCHEMA))
     zmsd.config_file.write_text("log: {format: json")
     zmsd.stderr_file.touch()
@@ -143,7 +143,7 @@ def test_start_error_of_a_file_that_is_no_yaml_has_its_priority(tmp_path: Path, 
     assert all(line.startswith("<3>") for line in zmsd.stderr().splitlines())
 
 
-def test_start_that_fails_is_not_repeated_at_once_under_systemd(tmp_path: Path, stack: contextlib.ExitStack) -> None:
+def test_failed_start_is_delayed_under_systemd(tmp_path: Path, stack: contextlib.ExitStack) -> None:
     """RestartSec is 100 ms."""
     taken = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     manager = stack.enter_context(ServiceManager())

@@ -47,7 +47,7 @@ def upgrade_from(address: str, zmsd: ZmsdProcess) -> tuple[int, http.client.HTTP
     return connection.getresponse().status, connection
 
 
-def test_sessions(serve: Serve, follow: Follow) -> None:
+def test_session_beyond_max_sessions_is_503(serve: Serve, follow: Follow) -> None:
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"max_sessions": 2}})
     first = follow(zmsd)
     follow(zmsd, app="two", again=True)
@@ -56,12 +56,12 @@ def test_sessions(serve: Serve, follow: Follow) -> None:
     assert refusal.status == 503
     assert "server.max_sessions (2)" in refusal.body
     assert time.monotonic() - begin > 0.9, "zero-cache knows no backoff"
-    assert zmsd.get("/healthz")[0] == 200, "pages are no sessions"
+    assert zmsd.get("/healthz")[0] == 200, "pages do not count as sessions"
     first.close()
-    follow(zmsd, app="three", again=True)  # the place is free once the end was noticed
+    follow(zmsd, app="three", again=True)  # free once the end of the session was noticed
 
 
-def test_sessions_of_an_address(serve: Serve, follow: Follow) -> None:
+def test_session_beyond_max_sessions_per_address_is_503(serve: Serve, follow: Follow) -> None:
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"max_sessions_per_address": 2}})
     first = follow(zmsd)
     follow(zmsd, app="two", again=True)
@@ -72,11 +72,11 @@ def test_sessions_of_an_address(serve: Serve, follow: Follow) -> None:
     connection.close()
     assert status == 101
     first.close()
-    follow(zmsd, app="three", again=True)  # the place is free once the end was noticed
+    follow(zmsd, app="three", again=True)  # free once the end of the session was noticed
 
 
-def test_limits_and_tokens_change_on_sighup(serve: Serve, follow: Follow) -> None:
-    """A session stays while its token does."""
+def test_limits_and_tokens_are_reloaded(serve: Serve, follow: Follow) -> None:
+    """A session stays connected while its token is valid."""
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": ["first", "second"]}})
     revoked = follow(zmsd, query={"token": "first"})
     connected = follow(zmsd, app="kept", query={"token": "second"}, again=True)
@@ -98,7 +98,7 @@ def test_limits_and_tokens_change_on_sighup(serve: Serve, follow: Follow) -> Non
     follow(zmsd, app="anybody", again=True)
 
 
-def test_what_needs_a_restart_is_said_until_it_is_as_at_the_start(serve: Serve) -> None:
+def test_settings_that_need_a_restart_are_reported_until_reverted(serve: Serve) -> None:
     """Also where nothing has changed since the last reload."""
     zmsd = serve(SCHEMA, MAPPINGS)
     for count, (scope, said) in enumerate([("database", 1), ("database", 2), ("auto", 2)], 1):
@@ -134,7 +134,7 @@ def raw(zmsd: ZmsdProcess, request: bytes) -> bytes:
     ],
     ids=["a header", "a line", "all headers", "too many headers", "no end of line"],
 )
-def test_a_request_that_is_too_large(request_: bytes, serve: Serve) -> None:
+def test_request_that_is_too_large_is_431(request_: bytes, serve: Serve) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     answer = raw(zmsd, request_)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 431 "), answer[:200]
@@ -153,8 +153,8 @@ def ended(sock: socket.socket) -> bool:
         return True
 
 
-def test_a_request_that_takes_too_long(serve: Serve) -> None:
-    """However it is spread over the time."""
+def test_request_that_takes_too_long_is_dropped(serve: Serve) -> None:
+    """However its bytes are spread over the time."""
     zmsd = serve(SCHEMA, MAPPINGS)
     with socket.create_connection(("127.0.0.1", zmsd.port), timeout=0.5) as sock:
         sock.sendall(b"GET /healthz HTTP/1.1\r\n")
@@ -163,7 +163,7 @@ def test_a_request_that_takes_too_long(serve: Serve) -> None:
         assert 8 < time.monotonic() - begin < 20
 
 
-def test_beyond_loopback(serve: Serve, follow: Follow) -> None:
+def test_listening_beyond_loopback_needs_a_token_or_consent(serve: Serve, follow: Follow) -> None:
     settings: dict[str, dict[str, Any]] = {"server": {"host": "0.0.0.0"}}
     zmsd = serve(SCHEMA, MAPPINGS, settings=settings, start=False)
     zmsd.launch()

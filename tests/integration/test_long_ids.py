@@ -22,7 +22,7 @@ MAPPINGS = {name: {"collection": name, "fields": {"id": "_id", "n": "n"}} for na
 
 @pytest.mark.parametrize("scope", ["collection", "database"])
 @pytest.mark.parametrize(("kilobytes", "count"), [(12, 900), (40, 440)])
-def test_a_transaction_stays_whole(
+def test_transaction_with_long_ids_arrives_complete(
     kilobytes: int,
     count: int,
     scope: str,

@@ -24,15 +24,15 @@ Follow = Callable[..., ChangeSourceClient]
 
 
 def arrivals(client: ChangeSourceClient, count: int) -> list[Change]:
-    """The first ``count`` changes after the copy; there are no more."""
+    """Return the first ``count`` changes after the initial sync; more than these is an error."""
     client.wait_for(lambda replica: sum(len(one.changes) for one in replica.transactions) >= count, f"{count} changes")
     changes = [change for one in client.transactions() for change in one.changes]
     assert len(changes) == count, changes
     return changes
 
 
-def test_a_polymorphic_collection(database: Db, serve: Serve, follow: Follow) -> None:
-    """The document that this job is mostly done with: source, filter and projection."""
+def test_polymorphic_collection_fills_its_tables(database: Db, serve: Serve, follow: Follow) -> None:
+    """The main use: source, filter and projection."""
     columns = {"roomId": "string", "contents": "json", "createdAt": "number"}
     schema = {
         name: {
@@ -76,7 +76,7 @@ def test_a_polymorphic_collection(database: Db, serve: Serve, follow: Follow) ->
 ITEMS = named(item=table(id="string", n="number"))
 
 
-def test_literals_of_extended_json(database: Db, serve: Serve, follow: Follow) -> None:
+def test_extended_json_literals_match_as_bson(database: Db, serve: Serve, follow: Follow) -> None:
     owner, since = ObjectId(), datetime(2024, 5, 6)
     condition = {"owner": {"$oid": str(owner)}, "at": {"$gte": {"$date": "2024-05-06T00:00:00Z"}}}
     mappings = {"item": {"collection": "items", "fields": {"id": "_id"}, "filter": condition}}
@@ -180,9 +180,7 @@ def test_hexadecimal_ids_become_base64_of_urls(database: Db, serve: Serve, follo
     }
 
 
-def test_a_document_on_which_the_evaluation_fails_has_no_rows_until_it_is_mended(
-    database: Db, serve: Serve, follow: Follow
-) -> None:
+def test_document_whose_evaluation_fails_has_no_rows_until_fixed(database: Db, serve: Serve, follow: Follow) -> None:
     mappings = {"item": {"source": "items", "projection": {"id": "$_id", "n": {"$divide": [6, "$d"]}}}}
     database.items.insert_many([{"_id": f"{d}", "d": d} for d in range(4)])
     zmsd = serve(ITEMS, mappings)
@@ -206,8 +204,10 @@ def test_a_document_on_which_the_evaluation_fails_has_no_rows_until_it_is_mended
 CODES = {"item": {"source": "items", "fields": {"id": "code"}, "filter": {"n": {"$gt": 0}}}}
 
 
-def test_a_key_that_moves(mongo: Client, database: Db, serve: Serve, follow: Follow) -> None:
-    """An update with the old key, for which room was made: zero-cache does not survive one onto another row."""
+def test_row_whose_key_changes_is_an_update_with_the_old_key(
+    mongo: Client, database: Db, serve: Serve, follow: Follow
+) -> None:
+    """The row of the new key is deleted first: zero-cache cannot move a row onto another row."""
     database.items.insert_many([{"_id": 1, "code": "a", "n": 1}, {"_id": 2, "code": "b", "n": 2}])
     client = follow(serve(ITEMS, CODES))
     database.items.update_one({"_id": 1}, {"$set": {"code": "c"}})
@@ -222,8 +222,8 @@ def test_a_key_that_moves(mongo: Client, database: Db, serve: Serve, follow: Fol
     assert {key: row["n"] for (key,), row in client.rows("item").items()} == {"b": 1, "c": 2}
 
 
-def test_two_documents_with_the_same_key(database: Db, serve: Serve, follow: Follow) -> None:
-    """It is said, and the last writer wins."""
+def test_documents_with_the_same_key_are_reported(database: Db, serve: Serve, follow: Follow) -> None:
+    """The last writer wins."""
     database.items.insert_many([{"_id": 1, "code": "a", "n": 1}, {"_id": 2, "code": "a", "n": 2}])
     zmsd = serve(ITEMS, CODES)
     client = follow(zmsd)
@@ -234,7 +234,7 @@ def test_two_documents_with_the_same_key(database: Db, serve: Serve, follow: Fol
     client.wait_for(lambda replica: replica.rows["item"]["a",]["n"] == 3, "the last one")
 
 
-def test_what_mongod_refuses_is_said_with_its_place(database: Db, serve: Serve) -> None:
+def test_mapping_refused_by_mongod_is_reported_with_position(database: Db, serve: Serve) -> None:
     schema = named(a=table(id="string"), b=table(id="string", n="number"), c=table(id="string"))
     mappings = {
         "a": {"source": "items", "pipeline": [{"$unset": "x"}, {"$set": {"id": {"$substrBytes": 1}}}]},
@@ -243,12 +243,12 @@ def test_what_mongod_refuses_is_said_with_its_place(database: Db, serve: Serve) 
     }
     zmsd = serve(schema, mappings, start=False).start(ready=False)
     (line, *_) = zmsd.wait_log("mongod refuses")
-    for place, reason in (
+    for path, reason in (
         (r"a.pipeline[1]", "$substrBytes takes exactly 3 arguments"),
         (r"b.projection.n", "$divide takes exactly 2 arguments"),
         (r"c.filter.x", "Regular expression is invalid"),
     ):
-        assert f"{place}: mongod refuses it: " in line
+        assert f"{path}: mongod refuses it: " in line
         assert reason in line
     assert "mappings.json:8:" in line, "the line of the stage"
     status, text = zmsd.get("/readyz")
@@ -257,7 +257,7 @@ def test_what_mongod_refuses_is_said_with_its_place(database: Db, serve: Serve) 
 
 
 @pytest.mark.parametrize("command", ["run", "check"])
-def test_what_looks_beyond_one_document_is_refused_at_load(serve: Serve, command: str) -> None:
+def test_mapping_that_reads_beyond_one_document_is_refused(serve: Serve, command: str) -> None:
     mappings = {"item": {"source": "items", "pipeline": [{"$sort": {"n": 1}}, {"$set": {"n": "$$NOW"}}]}}
     zmsd = serve(ITEMS, mappings, start=False)
     done = run_zmsd(command, "--config", str(zmsd.config_file), cwd=zmsd.directory)

@@ -54,7 +54,7 @@ def looked(zmsd: ZmsdProcess, times: int) -> bool:
     return len(json.loads(zmsd.get("/status.json")[1])["history"]["when"]) >= times
 
 
-def test_what_a_feed_and_a_client_do(database: Db, serve: Serve, follow: Follow) -> None:
+def test_metrics_count_feed_and_client(database: Db, serve: Serve, follow: Follow) -> None:
     database.users.insert_many([{"_id": f"u{number}", "name": "x"} for number in range(100)])
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": "collection"}})
     before = Scrape(zmsd)
@@ -115,7 +115,7 @@ def test_what_a_feed_and_a_client_do(database: Db, serve: Serve, follow: Follow)
     assert not [name for name in Scrape(zmsd) if name.startswith("zmsd_session_")]
 
 
-def test_a_copy_under_way(database: Db, serve: Serve, follow: Follow) -> None:
+def test_metrics_show_an_initial_sync(database: Db, serve: Serve, follow: Follow) -> None:
     database.users.insert_many([{"_id": f"u{number}", "name": "x" * 1000} for number in range(30_000)])
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd, wait=False, receive_buffer=4096)
@@ -132,7 +132,7 @@ def test_a_copy_under_way(database: Db, serve: Serve, follow: Follow) -> None:
     wait_scrape(zmsd, lambda found: copying not in found, "it is done")
 
 
-def test_a_client_that_does_not_read_has_a_backlog(database: Db, serve: Serve, follow: Follow) -> None:
+def test_metrics_show_the_backlog_of_a_slow_client(database: Db, serve: Serve, follow: Follow) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd, receive_buffer=4096)
     client.stop_reading()
@@ -147,7 +147,7 @@ def test_a_client_that_does_not_read_has_a_backlog(database: Db, serve: Serve, f
     wait_scrape(zmsd, lambda found: found[backlog.format("seconds")] == 0, "it has caught up")
 
 
-def test_resets_and_reloads(database: Db, serve: Serve, follow: Follow) -> None:
+def test_metrics_count_resets_and_reloads(database: Db, serve: Serve, follow: Follow) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
     zmsd.wait_log("session ends")  # that of its copy
@@ -164,7 +164,7 @@ def test_resets_and_reloads(database: Db, serve: Serve, follow: Follow) -> None:
     assert found["zmsd_resets_total"] == 1
 
 
-def test_mongodb_goes_and_comes_back(tmp_path: Path) -> None:
+def test_metrics_show_an_outage_of_mongodb(tmp_path: Path) -> None:
     with ReplicaSet(tmp_path / "mongod") as replica_set:
         (node,) = replica_set.nodes
         with ZmsdProcess(tmp_path / "zmsd", replica_set.uri("db"), SCHEMA, MAPPINGS).start() as zmsd:
@@ -180,7 +180,7 @@ def test_mongodb_goes_and_comes_back(tmp_path: Path) -> None:
             wait_scrape(zmsd, lambda found: found["zmsd_ready"] == 1, "ready again", 60)
 
 
-def test_without_the_right_to_look_the_headroom_is_unknown(tmp_path: Path) -> None:
+def test_metrics_without_oplog_privilege_omit_headroom(tmp_path: Path) -> None:
     with ReplicaSet(tmp_path / "mongod", auth=True) as replica_set:
         admin: Client
         with replica_set.client() as admin:

@@ -36,7 +36,7 @@ def not_ready(zmsd: ZmsdProcess, reason: str) -> str:
     return body
 
 
-def test_unreachable_at_start_then_there(tmp_path: Path, follow: Follow) -> None:
+def test_mongodb_unreachable_at_start_is_waited_for(tmp_path: Path, follow: Follow) -> None:
     with ReplicaSet(tmp_path / "mongod") as replica_set:
         node = replica_set.nodes[0]
         with node.client() as client:
@@ -53,7 +53,7 @@ def test_unreachable_at_start_then_there(tmp_path: Path, follow: Follow) -> None
             assert waiting.rows("user").keys() == {("ann",)}
 
 
-def test_a_standalone_mongod(tmp_path: Path) -> None:
+def test_standalone_mongod_makes_zmsd_unready_with_reason(tmp_path: Path) -> None:
     mongod = Mongod(tmp_path / "mongod", standalone=True)
     try:
         mongod.start()
@@ -71,7 +71,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield replica_set
 
 
-def test_a_wrong_password_then_the_right_one(secured: ReplicaSet, tmp_path: Path) -> None:
+def test_wrong_password_is_reported_until_it_is_corrected(secured: ReplicaSet, tmp_path: Path) -> None:
     with secured.client() as client:
         client.admin.command("createUser", "zmsd", pwd="old", roles=[{"role": "read", "db": "chat"}])
         with start(tmp_path, secured.uri("chat", ("zmsd", "new"))) as zmsd:
@@ -84,15 +84,15 @@ def test_a_wrong_password_then_the_right_one(secured: ReplicaSet, tmp_path: Path
             wait_until(zmsd.ready, "zmsd goes on by itself", 60)
 
 
-def test_a_user_without_privileges(secured: ReplicaSet, tmp_path: Path) -> None:
+def test_user_without_privileges_makes_zmsd_unready_with_reason(secured: ReplicaSet, tmp_path: Path) -> None:
     with secured.client() as client:
         client.admin.command("createUser", "nobody", pwd="p", roles=[])
     with start(tmp_path, secured.uri("chat", ("nobody", "p"))) as zmsd:
         not_ready(zmsd, "not authorized")
 
 
-def test_a_reader_may_be_served_without_images(secured: ReplicaSet, tmp_path: Path, follow: Follow) -> None:
-    """The role read has no collMod: a warning says what that costs, and tables that can do without are served."""
+def test_read_only_user_is_served_without_images(secured: ReplicaSet, tmp_path: Path, follow: Follow) -> None:
+    """The role read has no collMod: a warning states the effect, and tables that need no images are served."""
     with secured.client() as client:
         client.admin.command("createUser", "reader", pwd="p", roles=[{"role": "read", "db": "plain"}])
         client["plain"].users.insert_one({"_id": "ann", "name": "Ann"})
@@ -106,22 +106,22 @@ def test_a_reader_may_be_served_without_images(secured: ReplicaSet, tmp_path: Pa
             follower.close()
 
 
-def test_the_administrator_is_served_with_images(secured: ReplicaSet, tmp_path: Path, follow: Follow) -> None:
+def test_administrator_is_served_with_images(secured: ReplicaSet, tmp_path: Path, follow: Follow) -> None:
     with ZmsdProcess(tmp_path, secured.uri("full", ADMIN), SCHEMA, MAPPINGS).start() as zmsd:
         follow(zmsd).close()
         assert ADMIN[1] not in zmsd.stderr()
 
 
-def test_one_stream_gives_up_where_nothing_happens(
+def test_failed_stream_of_an_idle_collection_is_reopened(
     replica_set: ReplicaSet, database: Database[dict[str, Any]], serve: Callable[..., ZmsdProcess], follow: Follow
 ) -> None:
-    """The others go on: no event would ever ask for what has ended it."""
+    """The other streams continue: no event would otherwise show that this one has ended."""
     database.users.insert_one({"_id": "ann", "name": "Ann"})
     database.create_collection("rooms")
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": "collection"}})
     follow(zmsd)
-    place = f"{database.name}.rooms"
-    with replica_set.failing("getMore", "aggregate", errorCode=262, namespace=place):
+    namespace = f"{database.name}.rooms"
+    with replica_set.failing("getMore", "aggregate", errorCode=262, namespace=namespace):
         zmsd.wait_log("feed failed", timeout=60)
     wait_until(zmsd.ready, "it is ready again", 30)
     database.rooms.insert_one({"_id": "one"})

@@ -40,10 +40,10 @@ KINDS = [2.5, 2.0, -0.0, float("nan"), Decimal128("7.5"), Decimal128("0E+3"), De
 
 @pytest.mark.parametrize("kind", KINDS, ids=repr)
 @pytest.mark.parametrize("restart", [False, True], ids=["client", "daemon"])
-def test_a_place_after_a_change_with_such_an_id_is_found_again(
+def test_position_after_a_change_with_a_rare_id_resumes(
     restart: bool, kind: Any, database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """Its resume token cannot be read again without the type bits."""
+    """Its resume token cannot be read without the type bits."""
     zmsd = serve(SCHEMA, BY_ID)
     client = follow(zmsd)
     database.a.insert_one({"_id": kind, "n": 0})
@@ -70,7 +70,7 @@ def test_a_place_after_a_change_with_such_an_id_is_found_again(
 
 @scopes
 @pytest.mark.parametrize("kind", [float("nan"), {"k": float("nan")}], ids=["id", "inside"])
-def test_what_is_not_equal_to_itself(
+def test_id_with_nan_is_followed(
     kind: Any, scope: str, mongo: Client, database: Db, serve: Serve, follow: Follow
 ) -> None:
     client = follow(serve(SCHEMA, BY_CODE, settings={"feed": {"scope": scope}}))
@@ -82,18 +82,18 @@ def test_what_is_not_equal_to_itself(
 
 
 @scopes
-def test_two_documents_swap_a_number_and_its_type_changes(
+def test_documents_that_swap_keys_with_changed_number_types_are_followed(
     scope: str, mongo: Client, database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """2 and 2.0 are one key for Zero."""
+    """2 and 2.0 are the same key for Zero."""
     schema = named(a=table(id="number", name="string"), end=table(id="string"))
-    mappings = {**END, "a": {"collection": "a", "fields": {"id": "place"}}}
+    mappings = {**END, "a": {"collection": "a", "fields": {"id": "rank"}}}
     client = follow(serve(schema, mappings, settings={"feed": {"scope": scope}}))
-    database.a.insert_many([{"_id": "A", "place": 1, "name": "A"}, {"_id": "B", "place": 2, "name": "B"}])
+    database.a.insert_many([{"_id": "A", "rank": 1, "name": "A"}, {"_id": "B", "place": 2, "name": "B"}])
     wait_end(database, client, "before")
     with mongo.start_session() as session, session.start_transaction():
-        database.a.update_one({"_id": "A"}, {"$set": {"place": 2.0}}, session=session)
-        database.a.update_one({"_id": "B"}, {"$set": {"place": 1.0}}, session=session)
+        database.a.update_one({"_id": "A"}, {"$set": {"rank": 2.0}}, session=session)
+        database.a.update_one({"_id": "B"}, {"$set": {"rank": 1.0}}, session=session)
     wait_end(database, client)
     assert {key: row["name"] for key, row in client.rows("a").items()} == {(1,): "B", (2,): "A"}
 
@@ -103,10 +103,10 @@ def test_two_documents_swap_a_number_and_its_type_changes(
 @pytest.mark.parametrize(
     ("old", "new", "key"), [(1, 1.0, "1"), (1, Decimal128("1.00"), "1.00"), (Decimal128("1.0"), Decimal128("1"), "1")]
 )
-def test_an_id_that_is_replaced_by_an_equal_one(
+def test_id_replaced_by_an_equal_id_of_another_type_is_followed(
     old: Any, new: Any, key: str, images: str, scope: str, database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """MongoDB lets it change its type and its digits."""
+    """MongoDB allows a replace to change the type and the digits of ``_id``."""
     database.create_collection("a")  # which has images from the start
     client = follow(serve(SCHEMA, BY_ID, settings={"feed": {"scope": scope, "images": images}}))
     database.a.insert_one({"_id": old, "n": 1})
@@ -125,10 +125,10 @@ def test_an_id_that_is_replaced_by_an_equal_one(
     ],
     ids=["date", "object"],
 )
-def test_an_id_is_made_anew_with_the_same_key(
+def test_document_recreated_with_an_equal_key_keeps_its_row(
     type_: str, path: str, old: Any, new: Any, images: str, database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """The one is inserted before the other is deleted."""
+    """The new document is inserted before the old one is deleted."""
     schema = {**SCHEMA, **named(a=table(id=type_, n="number"))}
     database.a.insert_one({"_id": old, "n": 1})
     mappings = {**END, "a": {"collection": "a", "fields": {"id": path}}}
@@ -140,10 +140,10 @@ def test_an_id_is_made_anew_with_the_same_key(
 
 
 @pytest.mark.parametrize("how", ["each", "all", "transaction"])
-def test_ids_change_from_text_to_object_ids(
+def test_ids_changed_from_text_to_object_ids_keep_their_rows(
     how: str, mongo: Client, database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """The one is inserted before the other is deleted, and both are the same text."""
+    """The new document is inserted before the old one is deleted, and both ids are the same text."""
     schema = {**SCHEMA, "by_code": {"tableName": "by_code", **table(id="string")}}
     mappings = {**BY_ID, "by_code": {"collection": "a", "fields": {"id": "code"}}}
     new = [ObjectId() for _ in range(20)]
@@ -164,7 +164,7 @@ def test_ids_change_from_text_to_object_ids(
     assert len(client.rows("by_code")) == 20
 
 
-def test_a_column_below_a_field_that_a_pipeline_uses(database: Db, serve: Serve, follow: Follow) -> None:
+def test_column_within_a_field_that_a_pipeline_uses_has_its_value(database: Db, serve: Serve, follow: Follow) -> None:
     columns = {"id": {"type": "string"}, "address.city": {"type": "string"}, "n": {"type": "number"}}
     schema = {**SCHEMA, "a": {"tableName": "a", "columns": columns, "primaryKey": ["id"]}}
     size = {"$size": {"$objectToArray": "$address"}}
@@ -179,7 +179,7 @@ def test_a_column_below_a_field_that_a_pipeline_uses(database: Db, serve: Serve,
     }
 
 
-def test_reasons_that_hold_values_do_not_become_metrics_without_end(database: Db, serve: Serve, follow: Follow) -> None:
+def test_reject_reasons_with_values_share_one_metric(database: Db, serve: Serve, follow: Follow) -> None:
     zmsd = serve(SCHEMA, {**END, "a": {"source": "a", "projection": {"id": "$_id", "n": {"$toInt": "$text"}}}})
     client = follow(zmsd)
     names = [f"{chr(97 + n % 26)}{chr(97 + n // 26)}" for n in range(100)]
@@ -192,7 +192,7 @@ def test_reasons_that_hold_values_do_not_become_metrics_without_end(database: Db
 
 
 @scopes
-def test_bytes_that_no_driver_reads_are_said_and_nothing_is_lost(
+def test_invalid_bson_is_reported_and_nothing_is_lost(
     scope: str, forgetful: ReplicaSet, serve: Serve, follow: Follow
 ) -> None:
     mappings = {**END, "a": {"collection": "a", "fields": {"id": "_id", "n": "v"}}}

@@ -78,8 +78,8 @@ def test_event_is_found_without_scanning_what_follows(
 
 
 @pytest.mark.parametrize("readable", [True, False])
-def test_event_of_another_history_is_not_found(readable: bool, database: Db, source: Source) -> None:
-    """There is an entry at its time, but of another document."""
+def test_event_of_another_lineage_is_not_found(readable: bool, database: Db, source: Source) -> None:
+    """An entry exists at its time, but of a different document."""
     if not readable:
         unreadable(source)
     one, two = events(database, lambda: [database.a.insert_one({"_id": number}) for number in (1, 2)])

@@ -74,7 +74,7 @@ unhurried = settings(
 )
 
 
-def test_filters(database: Database[dict[str, Any]]) -> None:
+def test_plain_filters_match_as_mongod(database: Database[dict[str, Any]]) -> None:
     @unhurried
     @given(batch(DOCUMENTS), batch(FILTERS))
     def check(documents: list[dict[str, Any]], filters: list[dict[str, Any]]) -> None:
@@ -89,7 +89,7 @@ def test_filters(database: Database[dict[str, Any]]) -> None:
     check()
 
 
-def test_paths(database: Database[dict[str, Any]]) -> None:
+def test_plain_paths_read_as_mongod(database: Database[dict[str, Any]]) -> None:
     @unhurried
     @given(batch(DOCUMENTS), batch(PATHS))
     def check(documents: list[dict[str, Any]], paths: list[str]) -> None:
@@ -105,8 +105,8 @@ def test_paths(database: Database[dict[str, Any]]) -> None:
     check()
 
 
-def test_ids(database: Database[dict[str, Any]]) -> None:
-    """mongod takes each of them once, whatever its type."""
+def test_ids_equal_for_zmsd_are_equal_for_mongod(database: Database[dict[str, Any]]) -> None:
+    """mongod accepts each of them once, whatever its type."""
     values = [*SCALARS, *OTHERS[1:], Code("x", {"a": 1.0}), Code("x", {}), DBRef("x", 1), DBRef("x", 1.0)]
     inside = [inner for value in [*values, Regex("x")] for inner in ({"a": value}, {"a": [value]}, {"b": [[value], 0]})]
     orders = [{"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 1.0, "b": 2}, {"a": {"a": 1, "b": 2}}, {"a": {"b": 2, "a": 1}}]

@@ -77,7 +77,7 @@ def well_again(zmsd: ZmsdProcess) -> None:
 
 @WAYS
 @KINDS
-def test_name_that_is_no_collection_at_start_leaves_other_tables_served(
+def test_name_without_collection_at_start_leaves_other_tables_served(
     make: Callable[[Db], None], scope: str, images: str, database: Db, serve: Serve, follow: Follow
 ) -> None:
     make(database)
@@ -96,7 +96,7 @@ def test_name_that_is_no_collection_at_start_leaves_other_tables_served(
 
 @WAYS
 @KINDS
-def test_name_that_becomes_no_collection_empties_its_table_until_it_is_one(
+def test_name_that_stops_being_a_collection_empties_its_table(
     make: Callable[[Db], None], scope: str, images: str, database: Db, serve: Serve, follow: Follow
 ) -> None:
     database.m.insert_one({"_id": "before", "n": 0})
@@ -131,7 +131,7 @@ def test_name_that_becomes_no_collection_empties_its_table_until_it_is_one(
 
 
 @WAYS
-def test_name_that_becomes_a_view_while_zmsd_is_away_empties_its_table(
+def test_name_that_becomes_a_view_while_zmsd_is_down_empties_its_table(
     scope: str, images: str, database: Db, serve: Serve, follow: Follow
 ) -> None:
     database.m.insert_one({"_id": "before", "n": 0})
@@ -149,7 +149,7 @@ def test_name_that_becomes_a_view_while_zmsd_is_away_empties_its_table(
     reported(zmsd)
 
 
-def test_collection_that_does_not_exist_is_reported_until_it_does(database: Db, serve: Serve) -> None:
+def test_missing_collection_is_reported_until_it_exists(database: Db, serve: Serve) -> None:
     database.create_collection("ends")
     zmsd = serve(SCHEMA, MAPPINGS)
     wait_until(lambda: problems(zmsd) == {"m": "collection"}, "it is reported", 20)
@@ -167,10 +167,10 @@ def test_collection_that_does_not_exist_is_reported_until_it_does(database: Db, 
 
 
 @pytest.mark.parametrize("mode", ["auto", "required"])
-def test_collection_that_appears_without_the_right_to_switch_images_on(
+def test_new_collection_without_the_privilege_for_images_is_reported(
     mode: str, tmp_path: Any, stack: contextlib.ExitStack, follow: Follow
 ) -> None:
-    """``auto`` serves and reports it. ``required`` refuses its rows until the right is granted."""
+    """``auto`` serves and reports it. ``required`` rejects its rows until the privilege is granted."""
     replica_set = stack.enter_context(ReplicaSet(tmp_path / "mongod", auth=True))
     database: Db = stack.enter_context(replica_set.client())["chat"]
     database.create_collection("ends", changeStreamPreAndPostImages={"enabled": True})

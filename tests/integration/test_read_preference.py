@@ -87,7 +87,7 @@ def test_secondary_serves_streams_lookups_and_initial_sync(
     assert not has_stream(primary)
 
 
-def test_secondaries_that_go_and_become_primary_cost_no_change(
+def test_secondaries_that_stop_or_become_primary_lose_no_change(
     three: ReplicaSet, tmp_path: Path, follow: Follow, stack: contextlib.ExitStack
 ) -> None:
     client = stack.enter_context(three.client(retryWrites=True))
@@ -111,9 +111,7 @@ def test_secondaries_that_go_and_become_primary_cost_no_change(
     assert not peer.closings
 
 
-def test_member_that_was_synced_again_costs_no_reset(
-    tmp_path: Path, follow: Follow, stack: contextlib.ExitStack
-) -> None:
+def test_member_synced_again_causes_no_reset(tmp_path: Path, follow: Follow, stack: contextlib.ExitStack) -> None:
     """Its oplog begins after the client's position; the primary's does not."""
     two = stack.enter_context(ReplicaSet(tmp_path / "mongod", nodes=2))
     client = stack.enter_context(two.client())
@@ -188,7 +186,7 @@ def test_read_option_that_cannot_be_honoured_is_refused(options: str, part: str,
         assert part in line
 
 
-def test_weaker_read_concern_of_the_uri_changes_nothing(
+def test_weaker_read_concern_of_the_uri_is_ignored(
     three: ReplicaSet, tmp_path: Path, follow: Follow, stack: contextlib.ExitStack
 ) -> None:
     client = stack.enter_context(three.client())

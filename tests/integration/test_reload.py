@@ -1,4 +1,4 @@
-"""SIGHUP: what is published changes, and no client has to copy everything afresh."""
+"""SIGHUP: the publication changes, and no client needs a new initial sync."""
 
 from __future__ import annotations
 
@@ -105,9 +105,7 @@ def done(client: ChangeSourceClient, change: Any) -> Callable[[Any], bool]:
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_a_change_of_what_is_published_is_one_transaction(
-    change: Any, database: Db, serve: Serve, follow: Follow
-) -> None:
+def test_schema_change_is_one_transaction(change: Any, database: Db, serve: Serve, follow: Follow) -> None:
     fill(database)
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
@@ -122,7 +120,7 @@ def test_a_change_of_what_is_published_is_one_transaction(
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 @pytest.mark.parametrize("running", [True, False], ids=["client_away", "zmsd_away"])
-def test_a_client_that_was_away_crosses_the_change_when_it_comes_back(
+def test_client_that_was_away_gets_the_schema_change(
     running: bool, change: Any, database: Db, serve: Serve, follow: Follow
 ) -> None:
     fill(database)
@@ -151,7 +149,7 @@ def test_a_client_that_was_away_crosses_the_change_when_it_comes_back(
     assert again.rows("user")[("u3",)]["name"] == "again"
 
 
-def test_a_changed_primary_key_is_a_reset(database: Db, serve: Serve, follow: Follow) -> None:
+def test_changed_primary_key_sends_reset(database: Db, serve: Serve, follow: Follow) -> None:
     fill(database)
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
@@ -166,7 +164,7 @@ def test_a_changed_primary_key_is_a_reset(database: Db, serve: Serve, follow: Fo
     assert fresh.replica.version > client.replica.version
 
 
-def test_a_bad_document_changes_nothing_and_every_fault_is_said(database: Db, serve: Serve, follow: Follow) -> None:
+def test_bad_document_changes_nothing_and_all_errors_are_logged(database: Db, serve: Serve, follow: Follow) -> None:
     fill(database)
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
@@ -181,10 +179,10 @@ def test_a_bad_document_changes_nothing_and_every_fault_is_said(database: Db, se
     assert len(client.transactions()) == 1
 
 
-def test_mongodb_goes_away_while_a_client_crosses(
+def test_schema_change_interrupted_by_mongodb_is_repeated(
     replica_set: ReplicaSet, database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """What was begun is rolled back, and comes again."""
+    """The transaction that was begun is rolled back and sent again."""
     fill(database)
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
@@ -204,10 +202,10 @@ def test_mongodb_goes_away_while_a_client_crosses(
 
 
 @pytest.mark.parametrize("storage", ["sqlite", "nats-kv"])
-def test_a_change_that_a_client_never_got_is_taken_back(
+def test_schema_change_that_never_arrived_can_be_reverted(
     storage: str, database: Db, serve: Serve, follow: Follow, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """As where zero-cache cannot take it, or is put back to a backup of itself."""
+    """As where zero-cache cannot apply it, or is restored from its own backup."""
     fill(database)
     settings: dict[str, Any] = {}
     if storage == "nats-kv":
@@ -234,7 +232,7 @@ def test_a_change_that_a_client_never_got_is_taken_back(
 
 
 @pytest.mark.parametrize("unfit", [r'"city": {"$ne": "\ud800"}', r'"$and": [{"a\u0000b": 1}]'], ids=["half", "nul"])
-def test_a_mapping_that_no_bson_holds_is_refused(unfit: str, database: Db, serve: Serve, follow: Follow) -> None:
+def test_mapping_that_bson_cannot_hold_is_refused(unfit: str, database: Db, serve: Serve, follow: Follow) -> None:
     fill(database)
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
@@ -248,10 +246,10 @@ def test_a_mapping_that_no_bson_holds_is_refused(unfit: str, database: Db, serve
     assert not zmsd.log("Traceback")
 
 
-def test_replica_from_before_another_one_and_a_reload_gets_the_schema_change(
+def test_older_replica_gets_the_schema_change_after_a_newer_one_joined(
     database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """The newer replica of its shard took nothing from it."""
+    """The newer replica of its shard takes nothing from it."""
     fill(database)
     zmsd = serve(SCHEMA, MAPPINGS)
     old = follow(zmsd)
@@ -266,10 +264,10 @@ def test_replica_from_before_another_one_and_a_reload_gets_the_schema_change(
     assert len(back.rows("user")) == 51
 
 
-def test_a_reload_for_which_mongodb_cannot_be_asked_is_tried_again(
+def test_reload_while_mongodb_refuses_is_tried_again(
     replica_set: ReplicaSet, database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """What MongoDB would refuse must not take the place of what runs."""
+    """A publication that MongoDB would refuse must not replace the one in effect."""
     fill(database)
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)

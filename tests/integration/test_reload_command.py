@@ -20,7 +20,7 @@ def reload(zmsd: ZmsdProcess, *arguments: str) -> subprocess.CompletedProcess[st
     return run_zmsd("reload", "--config", str(zmsd.config_file), *arguments, cwd=zmsd.directory, timeout=90)
 
 
-def test_reload_reports_what_the_daemon_made_of_the_files(database: Db, serve: Serve) -> None:
+def test_reload_reports_the_result_of_the_daemon(database: Db, serve: Serve) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     done = reload(zmsd)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"reloaded: {len(SCHEMA)} tables\n", "")
@@ -43,8 +43,8 @@ def test_reload_of_bad_files_sends_no_signal(database: Db, serve: Serve) -> None
     assert not zmsd.log("reloaded|refused")
 
 
-def test_reload_that_the_daemon_refuses_fails_with_its_reason(database: Db, serve: Serve) -> None:
-    """Only the daemon looks at the certificate, which may be a credential."""
+def test_reload_refused_by_the_daemon_fails_with_the_reason(database: Db, serve: Serve) -> None:
+    """Only the daemon reads the certificate, which may be a credential."""
     zmsd = serve(SCHEMA, MAPPINGS)
     (zmsd.directory / "empty").touch()
     zmsd.write(settings={"server": {"tls": {"cert": "empty", "key": "empty"}}})
@@ -54,7 +54,7 @@ def test_reload_that_the_daemon_refuses_fails_with_its_reason(database: Db, serv
     assert "server.tls" in done.stderr
 
 
-def test_reload_without_a_daemon_says_so(database: Db, serve: Serve) -> None:
+def test_reload_without_a_daemon_fails_with_advice(database: Db, serve: Serve) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     done = reload(zmsd, "--config", str(zmsd.config_file))
     assert done.returncode == 1
@@ -66,7 +66,7 @@ def test_reload_without_a_daemon_says_so(database: Db, serve: Serve) -> None:
     assert f"no process {pid}" in done.stderr
 
 
-def test_reload_ignores_the_result_of_an_earlier_one(database: Db, serve: Serve) -> None:
+def test_reload_ignores_an_earlier_result(database: Db, serve: Serve) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     assert reload(zmsd).returncode == 0
     result = zmsd.directory / "last-reload.json"

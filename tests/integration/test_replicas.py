@@ -108,7 +108,7 @@ def test_replicas_reconnect_in_every_order_after_schema_changes(
         backup = newer_backup
 
 
-def test_replicas_stream_side_by_side(zmsd: ZmsdProcess, database: Db, follow: Follow) -> None:
+def test_replicas_of_one_shard_stream_side_by_side(zmsd: ZmsdProcess, database: Db, follow: Follow) -> None:
     """As in a rolling deployment; with a restart of the daemon in between."""
     scene = Scene(zmsd, database, follow)
     replicas = [scene.new_replica(), scene.new_replica()]
@@ -134,9 +134,7 @@ def test_replicas_stream_side_by_side(zmsd: ZmsdProcess, database: Db, follow: F
         client.check()
 
 
-def test_replica_of_an_unknown_version_older_than_a_known_one_is_reset(
-    zmsd: ZmsdProcess, database: Db, follow: Follow
-) -> None:
+def test_older_replica_of_an_unknown_version_is_reset(zmsd: ZmsdProcess, database: Db, follow: Follow) -> None:
     """Its publication is unknown, and a wrong guess ends zero-cache."""
     scene = Scene(zmsd, database, follow)
     forgotten = scene.new_replica()

@@ -44,7 +44,7 @@ def changes(replica: Replica) -> list[Change]:
 
 
 @pytest.mark.parametrize("meanwhile", ["zmsd runs on", "SIGTERM", "kill -9", "kill -9, store lost"])
-def test_who_comes_back_with_its_last_watermark_gets_exactly_what_follows(
+def test_client_that_resumes_gets_exactly_the_later_changes(
     meanwhile: str, mongo: Client, database: Db, serve: Serve, follow: Follow
 ) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
@@ -74,9 +74,7 @@ def test_who_comes_back_with_its_last_watermark_gets_exactly_what_follows(
     assert back.replica.reset_required is None
 
 
-def test_connections_that_break_all_the_time_lose_nothing(
-    mongo: Client, database: Db, serve: Serve, follow: Follow
-) -> None:
+def test_repeatedly_broken_connections_lose_nothing(mongo: Client, database: Db, serve: Serve, follow: Follow) -> None:
     client = follow(serve(SCHEMA, MAPPINGS))
     with Writer(mongo, database.name, COLLECTIONS, threads=2) as writer:
         writer.start(1500)
@@ -90,7 +88,7 @@ def test_connections_that_break_all_the_time_lose_nothing(
     check(writer.log, client.replica).assert_clean()
 
 
-def test_two_clients_see_the_same_changes_under_the_same_watermarks(
+def test_two_clients_get_the_same_changes_under_the_same_watermarks(
     mongo: Client, database: Db, serve: Serve, follow: Follow
 ) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
@@ -116,9 +114,7 @@ def test_two_clients_see_the_same_changes_under_the_same_watermarks(
     assert changes(one.replica) == changes(two.replica)
 
 
-def test_a_client_that_joins_later_has_what_the_first_one_has(
-    mongo: Client, database: Db, serve: Serve, follow: Follow
-) -> None:
+def test_client_that_joins_later_has_the_same_rows(mongo: Client, database: Db, serve: Serve, follow: Follow) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     one = follow(zmsd)
     with Writer(mongo, database.name, COLLECTIONS, threads=2) as writer:
@@ -131,10 +127,10 @@ def test_a_client_that_joins_later_has_what_the_first_one_has(
     assert one.replica.rows == two.replica.rows
 
 
-def test_two_daemons_give_the_same_change_the_same_watermark(
+def test_two_daemons_give_a_change_the_same_watermark(
     mongo: Client, database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """So a client may come back to the other one."""
+    """So a client may reconnect to the other daemon."""
     first, second = serve(SCHEMA, MAPPINGS), serve(SCHEMA, MAPPINGS)
     client = follow(first)
     with Writer(mongo, database.name, COLLECTIONS, threads=2) as writer:
@@ -154,10 +150,10 @@ def _without_last(replica: Replica) -> Replica:
     return replica
 
 
-def test_a_place_from_before_the_oplog_is_lost_though_nothing_else_tells_it(
-    replica_set: ReplicaSet, serve: Serve, follow: Follow
-) -> None:
-    """As when MongoDB and zmsd's store were both made anew: mongod itself would stream from its beginning."""
+def test_watermark_older_than_the_oplog_sends_reset(replica_set: ReplicaSet, serve: Serve, follow: Follow) -> None:
+    """As when MongoDB and zmsd's store were both created again: mongod itself would stream from the oplog's
+    beginning.
+    """
     client = follow(serve(SCHEMA, MAPPINGS))
     client.close()
     oldest = replica_set.oldest_change()
@@ -167,7 +163,7 @@ def test_a_place_from_before_the_oplog_is_lost_though_nothing_else_tells_it(
     assert "oplog begins" in str(back.replica.reset_required)
 
 
-def test_sigterm_ends_sessions_politely(database: Db, serve: Serve, follow: Follow) -> None:
+def test_sigterm_closes_sessions_with_1001(database: Db, serve: Serve, follow: Follow) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
     assert zmsd.stop() == 0
@@ -176,8 +172,9 @@ def test_sigterm_ends_sessions_politely(database: Db, serve: Serve, follow: Foll
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_zmsd_whatever_it_does(number: signal.Signals, serve: Serve, replica_set: ReplicaSet) -> None:
-    """Here it waits for a MongoDB that does not come."""
+def test_signal_ends_zmsd_while_it_waits_for_mongodb(
+    number: signal.Signals, serve: Serve, replica_set: ReplicaSet
+) -> None:
     uri = "mongodb://127.0.0.1:1/nobody?replicaSet=rs0"
     zmsd = serve(SCHEMA, MAPPINGS, uri=uri, start=False).start(ready=False)
     zmsd.signal(number)

@@ -1,4 +1,4 @@
-"""No secret of the settings is ever shown: a daemon with one in every place, and everything that can be seen of it."""
+"""No secret of the settings is ever shown: a daemon with a secret in every setting that may hold one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 
 @pytest.fixture
 def told() -> Iterator[tuple[str, list[str]]]:
-    """A service manager's socket, and what it is told."""
+    """A service manager's socket, and what it receives."""
     messages: list[str] = []
     with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(f"{directory}/notify")
@@ -96,7 +96,7 @@ class Everything:
         assert kept
 
 
-def test_no_secret_is_ever_shown(
+def test_daemon_shows_no_secret_in_any_output(
     api: Api, told: tuple[str, list[str]], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     credentials = tmp_path / "credentials"
@@ -193,7 +193,7 @@ def test_no_secret_is_ever_shown(
         "mongo://u:{}@h/db",
     ],
 )
-def test_what_is_wrong_with_a_uri_is_said_without_its_secrets(uri: str, tmp_path: Path) -> None:
+def test_uri_error_shows_no_secret(uri: str, tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
     environment = {"MONGODB_URI": uri.replace("{}", SECRET), "SCHEMA_FILE": "schema.json", "PORT": "0"}
     done = run_zmsd("check", cwd=tmp_path, environment=environment)

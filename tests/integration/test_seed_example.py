@@ -55,7 +55,7 @@ def assert_served(database: Database[dict[str, Any]], client: ChangeSourceClient
     assert client.wait_rows("message", 2)[str(new),] == row(new, "new")
 
 
-def test_from_files(
+def test_seed_example_from_files_is_served(
     database: Database[dict[str, Any]],
     serve: Callable[..., ZmsdProcess],
     follow: Callable[..., ChangeSourceClient],
@@ -70,7 +70,7 @@ def test_from_files(
     assert "mappings.json" in warning, "a mapped field without a column is a warning that says where"
 
 
-def test_from_the_environment_alone(
+def test_seed_example_from_the_environment_is_served(
     database: Database[dict[str, Any]],
     replica_set: ReplicaSet,
     tmp_path: Path,

@@ -27,7 +27,7 @@ Serve = Callable[..., ZmsdProcess]
 Follow = Callable[..., ChangeSourceClient]
 
 
-def test_from_start_to_stop(tmp_path: Path, follow: Follow) -> None:
+def test_service_manager_is_notified_from_start_to_stop(tmp_path: Path, follow: Follow) -> None:
     with ReplicaSet(tmp_path / "mongod") as replica_set, ServiceManager(watchdog_seconds=2) as manager:
         node = replica_set.nodes[0]
         node.stop()
@@ -93,8 +93,8 @@ def reload(zmsd: ZmsdProcess, manager: ServiceManager, *, good: bool) -> None:
     assert ready.fields["STATUS"].startswith("serving 3 collections to 1 client")
 
 
-def test_watchdog_is_fed_while_a_reload_takes_long(database: Db, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mappings' endpoint accepts and answers nothing, which takes a fetch ten seconds to give up."""
+def test_watchdog_is_fed_during_a_long_reload(database: Db, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mappings' endpoint accepts and answers nothing; a fetch gives up after ten seconds."""
     monkeypatch.setenv("no_proxy", "*")
     with ServiceManager(watchdog_seconds=2) as manager, socket.create_server(("127.0.0.1", 0)) as silent:
         zmsd = serve(SCHEMA, MAPPINGS, environment=manager.environment)
@@ -114,8 +114,8 @@ def test_watchdog_is_fed_while_a_reload_takes_long(database: Db, serve: Serve, m
         assert max(later - earlier for earlier, later in pairwise(fed)) < 2 * FACTOR
 
 
-def test_a_feed_that_hangs_does_not_feed_the_watchdog(database: Db, serve: Serve, tmp_path: Path) -> None:
-    """The dispatcher is held up by a process that starts with a fault of its own in it."""
+def test_watchdog_is_not_fed_when_the_feed_hangs(database: Db, serve: Serve, tmp_path: Path) -> None:
+    """A sitecustomize module makes the dispatcher of this process hang."""
     (tmp_path / "sitecustomize.py").write_text(HANGING)
     with ServiceManager(watchdog_seconds=2) as manager:
         environment = {**manager.environment, "PYTHONPATH": f"{Path(__file__).resolve().parents[2]}:{tmp_path}"}
@@ -160,7 +160,7 @@ def test_sigusr1_logs_every_thread_and_the_queues(database: Db, serve: Serve, fo
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
-def test_a_signal_before_it_is_ready_does_no_harm(number: signal.Signals, database: Db, serve: Serve) -> None:
+def test_signal_before_ready_is_harmless(number: signal.Signals, database: Db, serve: Serve) -> None:
     zmsd = serve(SCHEMA, MAPPINGS, start=False).start(ready=False)
     zmsd.signal(number)
     wait_until(zmsd.ready, "zmsd is ready", 30)

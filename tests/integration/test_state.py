@@ -212,15 +212,17 @@ def chosen(names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("scope", ["collection", "database"])
-def test_with_images(scope: str, mongo: Client, database: Db, serve: Serve, follow: Follow) -> None:
+def test_random_writes_with_images_match_mongod(
+    scope: str, mongo: Client, database: Db, serve: Serve, follow: Follow
+) -> None:
     writes = Writes(mongo, database, seed=1)
     writes.batch()
     client = follow(serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope}}))
     run(writes, database, client, tuple(SCHEMA))
 
 
-def test_without_images(mongo: Client, database: Db, serve: Serve, follow: Follow) -> None:
-    """The tables whose rows follow from _id; the others are refused."""
+def test_random_writes_without_images_match_mongod(mongo: Client, database: Db, serve: Serve, follow: Follow) -> None:
+    """Only tables whose rows follow from _id; other tables are refused."""
     writes = Writes(mongo, database, seed=2)
     writes.batch()
     client = follow(serve(*chosen(FROM_ID), settings={"feed": {"images": "off"}}))
@@ -235,8 +237,10 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
 
 
 @pytest.mark.parametrize("images", [True, False])
-def test_who_may_only_read(images: bool, guarded: ReplicaSet, serve: Serve, follow: Follow) -> None:
-    """With images that an administrator has switched on, and without any."""
+def test_random_writes_for_a_read_only_user_match_mongod(
+    images: bool, guarded: ReplicaSet, serve: Serve, follow: Follow
+) -> None:
+    """With images that an administrator has switched on, and without images."""
     name = "guarded_images" if images else "guarded"
     user = (name, "secret")
     names = tuple(SCHEMA) if images else FROM_ID

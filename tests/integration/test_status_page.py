@@ -39,7 +39,7 @@ def status(zmsd: ZmsdProcess, query: str = "") -> dict[str, Any]:
     return found
 
 
-def test_what_is_said(database: Db, serve: Serve, follow: Follow) -> None:
+def test_status_json_describes_the_daemon(database: Db, serve: Serve, follow: Follow) -> None:
     create_collections(database)
     database.users.insert_one({"_id": "ann"})
     zmsd = serve(SCHEMA, MAPPINGS, settings=BY_COLLECTION)
@@ -92,7 +92,7 @@ def test_what_is_said(database: Db, serve: Serve, follow: Follow) -> None:
 
 
 @pytest.mark.parametrize("path", ["/status", "/status.json", "/metrics"])
-def test_a_token_is_needed_where_there_is_one(path: str, serve: Serve) -> None:
+def test_pages_need_the_token_when_one_is_set(path: str, serve: Serve) -> None:
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": "right"}})
     for query, headers in (("", {}), ("?token=wrong", {}), ("", {"Authorization": "Bearer wrong"})):
         code, text = zmsd.get(path + query, headers)
@@ -102,7 +102,7 @@ def test_a_token_is_needed_where_there_is_one(path: str, serve: Serve) -> None:
     assert zmsd.get(path, {"Authorization": "Bearer right"})[0] == 200
 
 
-def test_no_secret_is_in_it(tmp_path: Path, stack: Any) -> None:
+def test_status_json_shows_no_secret(tmp_path: Path, stack: Any) -> None:
     with ReplicaSet(tmp_path / "mongod", auth=True) as replica_set:
         settings = {"server": {"token": ["token-one", "token-two"]}}
         zmsd = ZmsdProcess(tmp_path / "zmsd", replica_set.uri("db", ADMIN), SCHEMA, MAPPINGS, settings=settings)
@@ -158,7 +158,7 @@ def browse() -> Iterator[Callable[[str], StatusPage]]:
         assert not page.errors
 
 
-def test_the_page_in_a_browser(
+def test_status_page_shows_the_status_in_a_browser(
     database: Db, serve: Serve, follow: Follow, browse: Callable[[str], StatusPage], tmp_path: Path
 ) -> None:
     pictures = Path(os.environ.get("ZMSD_TEST_SCREENSHOTS", tmp_path))
@@ -222,7 +222,7 @@ def test_the_page_in_a_browser(
     page.wait("document.querySelector('#reload').innerText.includes('None since')")
 
 
-def test_a_token_that_is_taken_away(serve: Serve, browse: Callable[[str], StatusPage]) -> None:
+def test_status_page_reports_a_removed_token(serve: Serve, browse: Callable[[str], StatusPage]) -> None:
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": "old"}})
     page = browse(f"http://127.0.0.1:{zmsd.port}/status?token=old")
     page.wait("!document.querySelector('main').hidden")

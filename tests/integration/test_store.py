@@ -72,7 +72,7 @@ def token(number: int) -> str:
     return f"82{number:016x}"
 
 
-def test_new_store_knows_nothing(store: WatermarkStore) -> None:
+def test_new_store_is_empty(store: WatermarkStore) -> None:
     assert store.trouble is None
     assert store.replicas() == {}
     assert store.replica(ZERO) is None
@@ -104,7 +104,7 @@ FILLED = Contents(
 )
 
 
-def test_store_outlives_the_process(store: WatermarkStore, another: Open) -> None:
+def test_store_keeps_its_content_after_reopening(store: WatermarkStore, another: Open) -> None:
     fill(store)
     store.close()
     again = another()
@@ -121,7 +121,7 @@ def test_store_outlives_the_process(store: WatermarkStore, another: Open) -> Non
 
 
 def test_writes_are_seen_by_another_store(store: WatermarkStore, another: Open) -> None:
-    """What a replica is looked up with is seen at once."""
+    """What a replica is looked up with is visible at once."""
     other = another()
     store.add_copy(ZERO, copy(5))
     assert other.replica(ZERO) == ReplicaRecord(None, (copy(5),))
@@ -134,7 +134,7 @@ def test_writes_are_seen_by_another_store(store: WatermarkStore, another: Open) 
 
 
 def test_replicas_are_independent(store: WatermarkStore) -> None:
-    """Also replicas of one shard: their initial syncs, schema changes, acknowledgements and ends."""
+    """Also replicas of one shard: their initial syncs, schema changes, acknowledgements and removal."""
     new = ZERO._replace(version=mark(8))
     other = [ZERO._replace(shard=1), ZERO._replace(app="other_app"), ZERO._replace(version=mark(8, 1))]
     for replica in (ZERO, new, *other):
@@ -153,7 +153,7 @@ def test_replicas_are_independent(store: WatermarkStore) -> None:
 
 
 def test_acknowledgement_does_not_go_back(store: WatermarkStore) -> None:
-    """zero-cache 1.10 repeats an older one after a reconnect."""
+    """zero-cache 1.10 repeats an older acknowledgement after a reconnect."""
     store.add_copy(ZERO, copy(5))
     for number in (7, 9, 8):
         store.acked(ZERO, mark(number))
@@ -174,8 +174,8 @@ def test_replica_keeps_its_newest_schema_changes(store: WatermarkStore) -> None:
     assert [one.watermark for one in record.copies] == [mark(number) for number in range(20, COPIES + 20)]
 
 
-def test_schema_change_that_never_arrives_does_not_push_out_the_base(store: WatermarkStore) -> None:
-    """A replica asks for it again and again."""
+def test_repeated_schema_change_does_not_push_out_the_base(store: WatermarkStore) -> None:
+    """A replica may request the same schema change many times."""
     store.add_copy(ZERO, copy(5, "old"))
     for number in range(10, COPIES + 50):
         store.add_copy(ZERO, copy(number, "new"))
@@ -186,7 +186,7 @@ def test_schema_change_that_never_arrives_does_not_push_out_the_base(store: Wate
     assert len(record.copies) == COPIES
 
 
-def test_checkpoints_are_found_from_any_watermark_behind_them(store: WatermarkStore) -> None:
+def test_checkpoint_is_found_for_any_later_watermark(store: WatermarkStore) -> None:
     for number in (10, 36, 50):
         store.checkpoint(mark(number), f"token {number}")
     assert store.checkpoint_before(mark(9)) is None
@@ -196,7 +196,7 @@ def test_checkpoints_are_found_from_any_watermark_behind_them(store: WatermarkSt
     assert store.checkpoint_before(mark(10**15)) == (mark(50), "token 50")
 
 
-def test_checkpoints_far_behind_all_acks_are_forgotten(
+def test_checkpoints_older_than_all_acks_are_removed(
     store: WatermarkStore, another: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (nats, sqlite):
@@ -221,8 +221,9 @@ def test_checkpoints_far_behind_all_acks_are_forgotten(
     assert list(another().contents().checkpoints) == [mark(number) for number in (18, 19, 20, 21)]
 
 
-def test_checkpoints_do_not_wait_for_ever(store: WatermarkStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a client that was tried once, and never came back."""
+def test_checkpoints_do_not_wait_for_a_client_that_never_returns(
+    store: WatermarkStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in (nats, sqlite):
         monkeypatch.setattr(module, "CHECKPOINTS", 3)
         monkeypatch.setattr(module, "CHECKPOINTS_AT_MOST", 10)
@@ -233,7 +234,7 @@ def test_checkpoints_do_not_wait_for_ever(store: WatermarkStore, monkeypatch: py
     assert store.checkpoint_before(mark(30)) == (mark(30), "30")
 
 
-def test_checkpoints_do_not_wait_for_a_client(store: WatermarkStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_do_not_wait_without_clients(store: WatermarkStore, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (nats, sqlite):
         monkeypatch.setattr(module, "CHECKPOINTS", 3)
     for number in range(20):
@@ -241,7 +242,7 @@ def test_checkpoints_do_not_wait_for_a_client(store: WatermarkStore, monkeypatch
     assert len(store.contents().checkpoints) == 4
 
 
-def test_an_edition_stays_what_it_was(store: WatermarkStore) -> None:
+def test_edition_is_not_overwritten(store: WatermarkStore) -> None:
     store.add_edition("f", "one")
     store.add_edition("f", "other")
     assert store.edition("f") == "one"
@@ -251,7 +252,7 @@ def test_an_edition_stays_what_it_was(store: WatermarkStore) -> None:
     assert store.edition("f") == "other"
 
 
-def test_an_identity_may_be_unknown_in_part(store: WatermarkStore) -> None:
+def test_identity_may_be_partly_unknown(store: WatermarkStore) -> None:
     store.identify(Identity(None, {}))
     assert store.identity() == Identity(None, {})
     store.identify(Identity("set", {"b": "2", "a": "1"}))
@@ -260,7 +261,7 @@ def test_an_identity_may_be_unknown_in_part(store: WatermarkStore) -> None:
     assert store.identity() == Identity("set", {}, "db")
 
 
-def test_many_threads_may_use_it(store: WatermarkStore) -> None:
+def test_store_works_from_many_threads(store: WatermarkStore) -> None:
     store.add_copy(ZERO, copy(0))
     errors: list[BaseException] = []
 
@@ -286,8 +287,8 @@ def test_many_threads_may_use_it(store: WatermarkStore) -> None:
     assert [len(record.copies) for record in found.values()] == [20] * 4
 
 
-def test_two_may_write_about_one_shard(store: WatermarkStore, another: Open) -> None:
-    """Each keeps what the other has written: by compare-and-set, or by sqlite's own lock."""
+def test_concurrent_writes_about_one_replica_are_all_kept(store: WatermarkStore, another: Open) -> None:
+    """By compare-and-set, or by SQLite's own lock."""
     both = (store, another())
     store.add_copy(ZERO, copy(1))
     numbers = itertools.count(2)
@@ -307,7 +308,7 @@ def test_two_may_write_about_one_shard(store: WatermarkStore, another: Open) -> 
         assert len(record.copies) == 41
 
 
-def test_after_it_was_closed(store: WatermarkStore) -> None:
+def test_closed_store_raises_store_error(store: WatermarkStore) -> None:
     store.close()
     for use in (store.replicas, lambda: store.add_copy(ZERO, copy(5)), lambda: store.checkpoint(mark(1), "t")):
         with pytest.raises(StoreError):

@@ -73,7 +73,7 @@ def copy(at: int) -> CopyRecord:
 # WAYS IN
 
 
-def test_user_and_password(start: Start, open_store: Open) -> None:
+def test_user_and_password_are_used(start: Start, open_store: Open) -> None:
     server = start(authorization={"user": "zmsd", "password": "right"})
     open_store(server.url, user="zmsd", password="right").add_copy(ZERO, copy(5))
     in_url = server.url.replace("//", "//zmsd:right@")
@@ -83,8 +83,8 @@ def test_user_and_password(start: Start, open_store: Open) -> None:
     assert "SECRET" not in str(caught.value)
 
 
-def test_few_rights_are_enough(start: Start, open_store: Open) -> None:
-    """Those that docs/operations.rst names."""
+def test_documented_permissions_suffice(start: Start, open_store: Open) -> None:
+    """Those that docs/operations.rst lists."""
     rights = {
         "publish": ["$JS.API.>", "$JS.FC.>", "$KV.b.>", "$KV.b-checkpoints.>"],
         "subscribe": ["_INBOX.>"],
@@ -98,14 +98,14 @@ def test_few_rights_are_enough(start: Start, open_store: Open) -> None:
     assert stores[0].publish("f", "document", ())
 
 
-def test_token(start: Start, open_store: Open) -> None:
+def test_token_is_used(start: Start, open_store: Open) -> None:
     server = start(authorization={"token": "right"})
     assert open_store(server.url, token="right").trouble is None
     with pytest.raises(StoreError, match="[Aa]uthorization"):
         open_store(server.url, token="wrong")
 
 
-def test_tls_with_certificates_of_both(start: Start, open_store: Open, tmp_path: Path) -> None:
+def test_tls_with_client_certificate_is_used(start: Start, open_store: Open, tmp_path: Path) -> None:
     for name, certificate in (("server", ONE), ("client", TWO)):
         (tmp_path / f"{name}.crt").write_text(certificate.cert)
         (tmp_path / f"{name}.key").write_text(certificate.key)
@@ -127,7 +127,7 @@ def test_tls_with_certificates_of_both(start: Start, open_store: Open, tmp_path:
         open_store(url, tls=known)
 
 
-def test_credentials_file(start: Start, open_store: Open, tmp_path: Path) -> None:
+def test_credentials_file_is_used(start: Start, open_store: Open, tmp_path: Path) -> None:
     operator, system, account, user = map(_key, ("OPERATOR", "ACCOUNT", "ACCOUNT", "USER"))
     store = {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}
     limits = {"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "conn": -1, "leaf": -1, **store}
@@ -174,13 +174,13 @@ def _base64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-def test_a_server_that_is_not_there(open_store: Open) -> None:
+def test_unreachable_servers_are_an_error_of_one_line(open_store: Open) -> None:
     with pytest.raises(StoreError, match="NATS at 127.0.0.1:1, 127.0.0.1:2 cannot be used: .*Connect") as caught:
         open_store("nats://127.0.0.1:1", "nats://127.0.0.1:2")
     assert "\n" not in str(caught.value)
 
 
-def test_a_server_without_jetstream(start: Start, open_store: Open) -> None:
+def test_server_without_jetstream_is_an_error(start: Start, open_store: Open) -> None:
     server = start()
     server.kill()
     server.configure({"host": "127.0.0.1", "port": server.port})
@@ -189,11 +189,11 @@ def test_a_server_without_jetstream(start: Start, open_store: Open) -> None:
         open_store(server.url)
 
 
-def test_one_of_several_servers_is_enough(start: Start, open_store: Open) -> None:
+def test_one_reachable_server_suffices(start: Start, open_store: Open) -> None:
     assert open_store("nats://127.0.0.1:1", start().url).trouble is None
 
 
-def test_a_bucket_belongs_to_one_database(start: Start, open_store: Open) -> None:
+def test_bucket_of_another_database_is_refused(start: Start, open_store: Open) -> None:
     server = start()
     open_store(server.url)
     with pytest.raises(StoreError, match="belongs to zmsd for database db, this is one for other"):
@@ -204,7 +204,7 @@ def test_a_bucket_belongs_to_one_database(start: Start, open_store: Open) -> Non
 # OUTAGES
 
 
-def test_reading_and_writing_go_on_without_nats(start: Start, open_store: Open) -> None:
+def test_store_reads_and_queues_writes_during_an_outage(start: Start, open_store: Open) -> None:
     server = start()
     store, other = open_store(server.url), open_store(server.url)
     store.add_copy(ZERO, copy(5))
@@ -230,8 +230,8 @@ def test_reading_and_writing_go_on_without_nats(start: Start, open_store: Open) 
     assert mark(1005) in tokens
 
 
-def test_late_write_removes_nothing_of_another_daemon(start: Start, open_store: Open) -> None:
-    """A schema change that could not be written, while another daemon has written another one and a new replica."""
+def test_late_write_keeps_records_of_another_daemon(start: Start, open_store: Open) -> None:
+    """A schema change that could not be written, while another daemon has written a different one and a new replica."""
     server = start()
     with Proxy(server.port) as proxy:
         cut_off, other = open_store(f"nats://127.0.0.1:{proxy.port}"), open_store(server.url)
@@ -248,7 +248,7 @@ def test_late_write_removes_nothing_of_another_daemon(start: Start, open_store: 
     assert other.replica(NEW) == ReplicaRecord(None, (copy(8),))
 
 
-def test_a_silent_network_is_noticed(start: Start, open_store: Open) -> None:
+def test_silent_network_is_noticed(start: Start, open_store: Open) -> None:
     with Proxy(start().port) as proxy:
         store = open_store(f"nats://127.0.0.1:{proxy.port}")
         proxy.silent = True
@@ -260,7 +260,7 @@ def test_a_silent_network_is_noticed(start: Start, open_store: Open) -> None:
         wait_until(lambda: store.trouble is None, "it is back", 20)
 
 
-def test_closing_writes_what_is_queued(start: Start, open_store: Open) -> None:
+def test_close_writes_the_queue(start: Start, open_store: Open) -> None:
     server = start()
     store = open_store(server.url)
     store.add_copy(ZERO, copy(5))
@@ -270,7 +270,7 @@ def test_closing_writes_what_is_queued(start: Start, open_store: Open) -> None:
     assert open_store(server.url).replica(ZERO) == ReplicaRecord(mark(9), (copy(5),))
 
 
-def test_a_bucket_that_was_deleted_is_made_again(start: Start, open_store: Open, tmp_path: Path) -> None:
+def test_deleted_bucket_is_created_again(start: Start, open_store: Open, tmp_path: Path) -> None:
     server = start()
     store = open_store(server.url)
     store.add_copy(ZERO, copy(5))
@@ -287,7 +287,7 @@ def test_a_bucket_that_was_deleted_is_made_again(start: Start, open_store: Open,
 # AGREEMENT
 
 
-def test_who_is_first_decides(start: Start, open_store: Open) -> None:
+def test_first_publisher_of_an_epoch_wins(start: Start, open_store: Open) -> None:
     server = start()
     stores = [open_store(server.url) for _ in range(3)]
     told = [0]
@@ -320,7 +320,7 @@ def test_who_is_first_decides(start: Start, open_store: Open) -> None:
     assert told[0] == 10
 
 
-def test_nothing_is_published_without_nats_nor_later(start: Start, open_store: Open) -> None:
+def test_publish_during_an_outage_fails_and_is_not_repeated(start: Start, open_store: Open) -> None:
     server = start()
     store = open_store(server.url)
     assert store.publish("one", "document", ())
@@ -334,7 +334,7 @@ def test_nothing_is_published_without_nats_nor_later(start: Start, open_store: O
     assert open_store(server.url).epochs() == ("one",)
 
 
-def test_names_that_are_no_keys(start: Start, open_store: Open) -> None:
+def test_names_that_cannot_be_keys_are_encoded(start: Start, open_store: Open) -> None:
     server = start()
     store = open_store(server.url)
     strange = Replica("a b.*>ü", 0, mark(5, 1))
@@ -345,7 +345,7 @@ def test_names_that_are_no_keys(start: Start, open_store: Open) -> None:
     assert again.contents().editions == {"f ..": "document"}
 
 
-def test_a_large_edition(start: Start, open_store: Open) -> None:
+def test_large_edition_is_stored(start: Start, open_store: Open) -> None:
     server = start()
     document = json.dumps({f"table{number}": "text" * 100 for number in range(10_000)})
     assert len(document) > 2 << 20
@@ -353,8 +353,8 @@ def test_a_large_edition(start: Start, open_store: Open) -> None:
     assert open_store(server.url).edition("f") == document
 
 
-def test_records_of_an_older_zmsd_are_taken_over(start: Start, open_store: Open) -> None:
-    """It kept a document for each shard, which is written here as it was."""
+def test_records_of_an_older_zmsd_are_migrated(start: Start, open_store: Open) -> None:
+    """An older zmsd kept one document per shard, which this test writes in that form."""
     server = start()
     old = open_store(server.url)
     copies = [[mark(5), mark(6), "e"], [mark(9), mark(9), "f"]]

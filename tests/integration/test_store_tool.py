@@ -83,13 +83,13 @@ def zmsd(config: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_from_sqlite_to_nats_and_back(config: Path, nats: NatsServer) -> None:
+def test_copy_from_sqlite_to_nats_and_back_keeps_all(config: Path, nats: NatsServer) -> None:
     file = config.parent / "watermarks.db"
     fill(SqliteStore(file))
     before = contents(SqliteStore(file))
     assert zmsd(config, "copy", "--to", "nats-kv") == "2 replicas and 3 editions copied to nats-kv\n"
     there = contents(SharedStore(NatsConfig((nats.url,)), "db"))
-    needed = sorted(before.checkpoints)[-2:]  # what zero_0's place is checked with, and the newest; gone_3 has none
+    needed = sorted(before.checkpoints)[-2:]  # what zero_0's position is checked with, and the newest; gone_3 has none
     assert there == before._replace(checkpoints={mark: before.checkpoints[mark] for mark in needed})
     done = run_zmsd("store", "copy", "--to", "nats-kv", "--config", str(config), cwd=config.parent)
     assert (done.returncode, done.stderr) == (
@@ -101,7 +101,7 @@ def test_from_sqlite_to_nats_and_back(config: Path, nats: NatsServer) -> None:
     assert contents(SqliteStore(file)) == there
 
 
-def test_prune(config: Path) -> None:
+def test_prune_removes_old_replicas_and_unused_editions(config: Path) -> None:
     file = config.parent / "watermarks.db"
     fill(SqliteStore(file))
     assert zmsd(config, "prune").splitlines() == [
@@ -114,7 +114,7 @@ def test_prune(config: Path) -> None:
     assert "0 replicas and 0 editions forgotten" in zmsd(config, "prune")
 
 
-def test_show_and_prune_beside_a_daemon(
+def test_show_and_prune_work_beside_a_daemon(
     config: Path,
     nats: NatsServer,
     database: Db,
@@ -151,7 +151,7 @@ def test_show_and_prune_beside_a_daemon(
         (["copy", "--to", "nats-kv"], "there is no store"),
     ],
 )
-def test_what_cannot_be_done_is_said(config: Path, arguments: list[str], said: str) -> None:
+def test_missing_store_is_an_error_of_one_line(config: Path, arguments: list[str], said: str) -> None:
     done = run_zmsd("store", *arguments, "--config", str(config), cwd=config.parent)
     assert done.returncode == 1
     assert said in done.stderr
@@ -159,7 +159,7 @@ def test_what_cannot_be_done_is_said(config: Path, arguments: list[str], said: s
     assert not (config.parent / "watermarks.db").exists()
 
 
-def test_without_nats_there_is_one_line(config: Path, nats: NatsServer) -> None:
+def test_unreachable_nats_is_an_error_of_one_line(config: Path, nats: NatsServer) -> None:
     fill(SqliteStore(config.parent / "watermarks.db"))
     nats.kill()
     done = run_zmsd("store", "copy", "--to", "nats-kv", "--config", str(config), cwd=config.parent)

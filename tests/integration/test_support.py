@@ -28,7 +28,7 @@ def insert(key: str, n: int) -> list[Any]:
     return ["data", {"tag": "insert", "relation": relation("item", ["id"]), "new": {"id": key, "n": n}}]
 
 
-def test_the_client_copies_streams_acknowledges_and_comes_back() -> None:
+def test_client_syncs_streams_acknowledges_and_reconnects() -> None:
     with StubSource(INITIAL) as source, ChangeSourceClient(source.port) as client:
         client.wait_initial()
         source.push(frames(transaction(101, [insert("a", 1)])))
@@ -42,7 +42,7 @@ def test_the_client_copies_streams_acknowledges_and_comes_back() -> None:
         assert source.connections[2]["replicaVersion"] == [lexi(100)]
 
 
-def test_the_client_says_what_the_source_did_wrong() -> None:
+def test_client_raises_violation_of_the_source() -> None:
     with StubSource(INITIAL) as source, ChangeSourceClient(source.port) as client:
         client.wait_initial()
         source.push(frames(transaction(100, [])))
@@ -54,7 +54,7 @@ def test_the_client_says_what_the_source_did_wrong() -> None:
         client._error = None  # said; the end of the with has nothing to add
 
 
-def test_the_client_sees_a_frame_in_the_middle_of_another() -> None:
+def test_client_raises_on_interleaved_frames() -> None:
     with StubSource(INITIAL) as source, ChangeSourceClient(source.port) as client:
         client.wait_initial()
         text = frames([insert("a", 1)])
@@ -64,7 +64,7 @@ def test_the_client_sees_a_frame_in_the_middle_of_another() -> None:
         client._error = None
 
 
-def test_the_client_stops_reading_and_goes_on() -> None:
+def test_client_stops_and_resumes_reading() -> None:
     with StubSource(INITIAL) as source, ChangeSourceClient(source.port, receive_buffer=4096) as client:
         client.wait_initial()
         client.stop_reading()
@@ -75,7 +75,7 @@ def test_the_client_stops_reading_and_goes_on() -> None:
         client.wait_rows("item", 500)
 
 
-def test_a_copy_that_is_cut_short_is_an_error() -> None:
+def test_client_raises_on_a_truncated_initial_sync() -> None:
     with StubSource(INITIAL[:200]) as source, ChangeSourceClient(source.port) as client:
         wait_until(lambda: client.connections, "the client is connected")
         source.close()
@@ -94,17 +94,17 @@ def written(mongo: Client, database: Database[dict[str, Any]]) -> Writer:
     return writer
 
 
-def test_the_writers_know_what_is_in_mongodb(database: Database[dict[str, Any]], written: Writer) -> None:
+def test_writer_log_equals_the_content_of_mongodb(database: Database[dict[str, Any]], written: Writer) -> None:
     expected: dict[str, Any] = {}
     for write in sorted(written.log, key=lambda write: write.position):
         for part in write.parts:
             expected[part.collection, part.id] = part.doc
     actual = {(name, doc["_id"]): doc for name in COLLECTIONS for doc in database[name].find()}
-    assert actual == {place: doc for place, doc in expected.items() if doc is not None}
+    assert actual == {key: doc for key, doc in expected.items() if doc is not None}
     assert written.outages == 0
 
 
-def test_the_writers_know_when_each_write_was_made(
+def test_writer_log_has_the_position_of_each_write(
     replica_set: ReplicaSet, database: Database[dict[str, Any]], written: Writer
 ) -> None:
     with replica_set.primary().client() as client:
@@ -150,7 +150,7 @@ def replica_of(log: list[Write], copied: int) -> Replica:
     return replica
 
 
-def test_the_checker_finds_nothing_where_nothing_is_wrong_and_every_fault_where_it_is(written: Writer) -> None:
+def test_checker_finds_each_kind_of_error_and_no_other(written: Writer) -> None:
     good = replica_of(written.log, 100)
     report = check(written.log, good).assert_clean()
     assert report.transactions == report.writes >= 500

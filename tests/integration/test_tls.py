@@ -36,8 +36,8 @@ def zmsd(database: Db, serve: Serve, tmp_path: Path) -> ZmsdProcess:
     return serve(SCHEMA, MAPPINGS, settings={"server": {"tls": ONE.write(tmp_path)}}, tls=trust(ONE))
 
 
-def test_copy_and_stream_over_tls(database: Db, zmsd: ZmsdProcess, follow: Follow) -> None:
-    """With pings all the while: their answers are written by another thread than the rows."""
+def test_initial_sync_and_stream_over_tls_are_exact(database: Db, zmsd: ZmsdProcess, follow: Follow) -> None:
+    """With pings all the while: another thread answers them than the one that sends the rows."""
     database.users.insert_many([{"_id": f"u{number}", "name": "x" * 500} for number in range(5000)])
     client = follow(zmsd, tls=trust(ONE))
     assert len(client.rows("user")) == 5000
@@ -50,7 +50,7 @@ def test_copy_and_stream_over_tls(database: Db, zmsd: ZmsdProcess, follow: Follo
     assert not zmsd.log("WARNING|ERROR")
 
 
-def test_a_slow_reader_over_tls_gets_everything_once_it_reads(database: Db, zmsd: ZmsdProcess, follow: Follow) -> None:
+def test_slow_reader_over_tls_gets_everything(database: Db, zmsd: ZmsdProcess, follow: Follow) -> None:
     client = follow(zmsd, tls=trust(ONE), receive_buffer=4096)
     client.stop_reading()
     for batch in range(10):
@@ -61,7 +61,7 @@ def test_a_slow_reader_over_tls_gets_everything_once_it_reads(database: Db, zmsd
     assert not client.closings
 
 
-def test_who_speaks_plain_text_or_goes_away_hurts_nobody(zmsd: ZmsdProcess, follow: Follow) -> None:
+def test_plain_text_or_aborted_tls_connection_harms_no_other(zmsd: ZmsdProcess, follow: Follow) -> None:
     socket = WebSocket(zmsd.port)
     with contextlib.closing(socket), pytest.raises(Closed):
         socket.upgrade("/changes/v0/stream?appID=zero&shardNum=0", {})
@@ -74,15 +74,15 @@ def test_who_speaks_plain_text_or_goes_away_hurts_nobody(zmsd: ZmsdProcess, foll
     follow(zmsd, tls=trust(ONE))
 
 
-def test_it_stops_in_time(zmsd: ZmsdProcess, follow: Follow) -> None:
+def test_stop_with_tls_sessions_is_prompt(zmsd: ZmsdProcess, follow: Follow) -> None:
     client = follow(zmsd, tls=trust(ONE))
     assert zmsd.stop(timeout=10) == 0
-    wait_until(lambda: client.closings, "the client is told")
+    wait_until(lambda: client.closings, "the connection is closed")
     assert client.closings[0].code == 1001
 
 
-def test_sighup_takes_a_new_certificate(database: Db, zmsd: ZmsdProcess, follow: Follow, tmp_path: Path) -> None:
-    """The files have changed, not the settings; who is connected stays so."""
+def test_sighup_loads_a_new_certificate(database: Db, zmsd: ZmsdProcess, follow: Follow, tmp_path: Path) -> None:
+    """The files have changed, not the settings; connected clients stay connected."""
     first = follow(zmsd, tls=trust(ONE))
     TWO.write(tmp_path)
     zmsd.signal(signal.SIGHUP)
@@ -96,7 +96,7 @@ def test_sighup_takes_a_new_certificate(database: Db, zmsd: ZmsdProcess, follow:
     assert not zmsd.log("need a restart")
 
 
-def test_tls_is_switched_on_and_off_by_sighup(serve: Serve, follow: Follow, tmp_path: Path) -> None:
+def test_sighup_switches_tls_on_and_off(serve: Serve, follow: Follow, tmp_path: Path) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     plain = follow(zmsd)
     zmsd.write(settings={"server": {"tls": ONE.write(tmp_path)}})
@@ -115,7 +115,7 @@ def test_tls_is_switched_on_and_off_by_sighup(serve: Serve, follow: Follow, tmp_
     [(ONE.cert, TWO.key), (ONE.cert, LOCKED_KEY), ("nothing", ONE.key), (ONE.cert, "")],
     ids=["another key", "a key with a password", "no certificate", "no key"],
 )
-def test_a_certificate_that_is_none_changes_nothing(
+def test_unusable_certificate_on_reload_changes_nothing(
     cert: str, key: str, zmsd: ZmsdProcess, serve: Serve, follow: Follow, tmp_path: Path
 ) -> None:
     (tmp_path / "server.crt").write_text(cert)

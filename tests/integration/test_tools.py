@@ -65,7 +65,7 @@ def tail(directory: Path, *arguments: str, **environment: str) -> Iterator[Tail]
         assert "Traceback" not in process.text(), process.text()
 
 
-def test_tail_shows_the_copy_and_the_stream(database: Db, serve: Serve, follow: Follow, tmp_path: Path) -> None:
+def test_tail_shows_initial_sync_and_stream(database: Db, serve: Serve, follow: Follow, tmp_path: Path) -> None:
     database.users.insert_many([{"_id": f"u{n}", "name": "x"} for n in range(10)])
     zmsd = serve(SCHEMA, MAPPINGS)
     beside = follow(zmsd)
@@ -86,20 +86,22 @@ def beside_now(database: Db) -> Any:
     return database.command("ping")["operationTime"]
 
 
-def test_tail_from_a_watermark(database: Db, serve: Serve, follow: Follow, tmp_path: Path) -> None:
+def test_tail_from_a_watermark_shows_later_changes_only(
+    database: Db, serve: Serve, follow: Follow, tmp_path: Path
+) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
     database.users.insert_one({"_id": "ann"})
     client.wait_rows("user", 1)
-    place = client.replica.watermark
+    watermark = client.replica.watermark
     database.users.insert_one({"_id": "bob"})
-    with tail(tmp_path, f"127.0.0.1:{zmsd.port}", "--last-watermark", place) as shown:
+    with tail(tmp_path, f"127.0.0.1:{zmsd.port}", "--last-watermark", watermark) as shown:
         shown.wait_for(r'\+ user .*"bob"')
         assert "ann" not in shown.text()
         assert "copy" not in shown.text()
 
 
-def test_tail_ends_with_the_source(serve: Serve, tmp_path: Path) -> None:
+def test_tail_fails_when_the_stream_ends(serve: Serve, tmp_path: Path) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     with tail(tmp_path, "--config", str(zmsd.config_file)) as shown:
         shown.wait_for("copy complete")
@@ -108,8 +110,8 @@ def test_tail_ends_with_the_source(serve: Serve, tmp_path: Path) -> None:
         assert "error: the stream ended: Connection closed: 1001" in shown.text()
 
 
-def test_tail_and_status_with_token_and_tls(database: Db, serve: Serve, tmp_path: Path) -> None:
-    """By --config both are known; with a URL the token is given, and the system must trust the certificate."""
+def test_tail_and_status_use_token_and_tls(database: Db, serve: Serve, tmp_path: Path) -> None:
+    """With --config both are known; with a URL the token is given, and the system must trust the certificate."""
     settings = {"server": {"tls": ONE.write(tmp_path), "token": ["s3cret", "other"]}}
     zmsd = serve(SCHEMA, MAPPINGS, settings=settings, start=False)
     zmsd.launch()
@@ -145,7 +147,7 @@ def test_tail_and_status_with_token_and_tls(database: Db, serve: Serve, tmp_path
     assert "certificate" in done.stderr
 
 
-def test_tail_that_is_not_let_in(serve: Serve, tmp_path: Path) -> None:
+def test_tail_that_is_refused_fails_with_one_line(serve: Serve, tmp_path: Path) -> None:
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": "right"}})
     for url, expected in (
         (f"ws://127.0.0.1:{zmsd.port}", "401, wrong or missing token"),
@@ -163,7 +165,7 @@ def test_tail_that_is_not_let_in(serve: Serve, tmp_path: Path) -> None:
         assert "wr0ng" not in done.stderr
 
 
-def test_status(database: Db, serve: Serve, follow: Follow, tmp_path: Path) -> None:
+def test_status_summarises_the_daemon(database: Db, serve: Serve, follow: Follow, tmp_path: Path) -> None:
     create_collections(database)
     database.users.insert_many([{"_id": f"u{n}", "name": {"no": "text"} if n == 1 else "x"} for n in range(5)])
     zmsd = serve(SCHEMA, MAPPINGS)
@@ -185,7 +187,7 @@ def test_status(database: Db, serve: Serve, follow: Follow, tmp_path: Path) -> N
         assert re.search(pattern, done.stdout, re.MULTILINE), (pattern, done.stdout)
 
 
-def test_status_of_one_that_is_not_ready(tmp_path: Path) -> None:
+def test_status_of_an_unready_daemon_fails_with_reason(tmp_path: Path) -> None:
     with ZmsdProcess(tmp_path, "mongodb://127.0.0.1:1/db?replicaSet=rs0", SCHEMA, MAPPINGS).start(ready=False) as zmsd:
         done = run_zmsd("status", "--config", str(zmsd.config_file), cwd=tmp_path)
         assert done.returncode == 1
@@ -197,19 +199,19 @@ def test_status_of_one_that_is_not_ready(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_has_an_example(command: str, tmp_path: Path) -> None:
+def test_help_of_each_command_has_an_example(command: str, tmp_path: Path) -> None:
     done = run_zmsd(command, "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert re.search(rf"^example: zmsd {command}", done.stdout, re.MULTILINE)
 
 
-def test_the_help_names_every_command(tmp_path: Path) -> None:
+def test_help_lists_all_commands(tmp_path: Path) -> None:
     done = run_zmsd("--help", cwd=tmp_path)
     assert re.findall(r"^    (\w+) ", done.stdout, re.MULTILINE) == list(COMMANDS)
 
 
-def test_a_reader_that_goes_away(database: Db, serve: Serve, tmp_path: Path) -> None:
-    """As ``| head -1`` does: no traceback, and it ends."""
+def test_closed_output_pipe_ends_tail_without_traceback(database: Db, serve: Serve, tmp_path: Path) -> None:
+    """As ``| head -1`` does."""
     database.users.insert_many([{"_id": f"u{n}"} for n in range(10)])
     zmsd = serve(SCHEMA, MAPPINGS)
     for arguments in (["tail"], ["check"], ["status"]):

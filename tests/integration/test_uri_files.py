@@ -67,7 +67,7 @@ def test_ca_file_that_is_replaced_during_an_outage_is_waited_for(
         ("datetime_conversion=foo", "the value of datetime_conversion is not valid"),
     ],
 )
-def test_start_with_a_file_or_option_that_cannot_be_used_is_a_configuration_error(
+def test_start_with_unusable_uri_file_or_option_is_a_configuration_error(
     options: str, reason: str, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.pem").write_text("no PEM")
@@ -85,7 +85,7 @@ def test_start_with_a_file_or_option_that_cannot_be_used_is_a_configuration_erro
 
 
 def test_password_that_cannot_be_normalised_is_reported(tmp_path: Path) -> None:
-    """The driver finds that only when it authenticates."""
+    """The driver notices it only when it authenticates."""
     with ReplicaSet(tmp_path / "mongod", auth=True) as own:
         uri = own.uri("chat", ("zmsd", "%07")) + "&authMechanism=SCRAM-SHA-256"
         with ZmsdProcess(tmp_path / "zmsd", uri, SCHEMA, MAPPINGS) as zmsd:

@@ -46,7 +46,7 @@ VALUES: dict[str, Any] = {
 }
 
 
-def test_values(
+def test_each_bson_value_in_each_column_type_arrives(
     database: Database[dict[str, Any]],
     serve: Callable[..., ZmsdProcess],
     follow: Callable[..., ChangeSourceClient],
@@ -76,7 +76,7 @@ def test_values(
     assert_same(database, SCHEMA, MAPPINGS, client.replica)
 
 
-def test_a_row_without_its_key_is_left_out_and_said(
+def test_row_without_its_key_is_rejected_and_logged(
     database: Database[dict[str, Any]],
     serve: Callable[..., ZmsdProcess],
     follow: Callable[..., ChangeSourceClient],
@@ -92,7 +92,7 @@ def test_a_row_without_its_key_is_left_out_and_said(
     assert zmsd.log("v.*code|code.*v"), zmsd.stderr()
 
 
-def test_a_key_of_several_columns_and_a_key_that_changes(
+def test_key_of_several_columns_may_change(
     database: Database[dict[str, Any]],
     serve: Callable[..., ZmsdProcess],
     follow: Callable[..., ChangeSourceClient],
@@ -106,12 +106,12 @@ def test_a_key_of_several_columns_and_a_key_that_changes(
     assert client.rows("v") == {(2025, "a"): {"year": 2025, "name": "a", "text": "t"}}
 
 
-def test_a_document_that_looks_like_a_reference(
+def test_document_that_looks_like_a_dbref_keeps_its_fields(
     database: Database[dict[str, Any]],
     serve: Callable[..., ZmsdProcess],
     follow: Callable[..., ChangeSourceClient],
 ) -> None:
-    """pymongo makes a DBRef of one with ``$ref`` and ``$id`` at its top, where all its fields are read."""
+    """pymongo makes a DBRef of a document with ``$ref`` and ``$id``, also where all its fields are read."""
     row = {"id": "$$ROOT._id", "string": "$$ROOT.value"}
     mappings = {"v": {"source": "v", "pipeline": [{"$replaceRoot": {"newRoot": row}}]}}
     reference = {"$ref": "other", "$id": 5, "value": "x"}

@@ -45,7 +45,7 @@ def kinds_read(
     return found
 
 
-def test_only_changes_of_documents_that_no_filter_takes(replica_set: ReplicaSet, database: Db) -> None:
+def test_server_drops_only_changes_outside_all_filters(replica_set: ReplicaSet, database: Db) -> None:
     database.create_collection("c")
     database.create_collection("all")
     documents = {
@@ -72,7 +72,7 @@ def test_only_changes_of_documents_that_no_filter_takes(replica_set: ReplicaSet,
     ]
 
 
-def test_what_has_no_images_stays(replica_set: ReplicaSet, database: Db) -> None:
+def test_server_keeps_changes_without_images(replica_set: ReplicaSet, database: Db) -> None:
     database.create_collection("c")
 
     def write() -> None:
@@ -85,8 +85,10 @@ def test_what_has_no_images_stays(replica_set: ReplicaSet, database: Db) -> None
 
 
 @pytest.mark.parametrize("away", [False, True])
-def test_a_chat_read_so(away: bool, mongo: Client, database: Db, serve: Serve, follow: Follow) -> None:
-    """Live, and by a client that comes back from before the log."""
+def test_filtered_stream_of_a_chat_is_exact(
+    away: bool, mongo: Client, database: Db, serve: Serve, follow: Follow
+) -> None:
+    """Live, and for a client that resumes from before the change log."""
     database.messages.insert_many({"_id": n, "kind": "user", "likes": n} for n in range(20))
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": "collection" if away else "database"}})
     client = follow(zmsd)

@@ -88,7 +88,7 @@ def test_page_of_another_origin_reads_nothing(database: Db, serve: Serve, follow
 
 
 def test_rebound_name_reads_nothing(database: Db, serve: Serve) -> None:
-    """The attacker's name leads to zmsd itself, so that the page is of the same origin."""
+    """The attacker's name resolves to zmsd itself, so that the page has the same origin."""
     zmsd = serve(SCHEMA, MAPPINGS)
     with Page(f"http://rebound.example:{zmsd.port}/status.json", RESOLVE) as page:
         assert page.evaluate("document.body.innerText").startswith("Host 'rebound.example")
