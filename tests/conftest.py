@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import re
 import secrets
 import signal
@@ -20,6 +21,15 @@ from tests.support.mongod import Client, ReplicaSet
 
 # A shell ignores SIGINT in what it starts in the background, and so would the processes that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _logging_restored() -> Iterator[None]:
+    """Undo what a command under test sets up, which would hide log lines from the next test of the process."""
+    root, ours = logging.getLogger(), logging.getLogger("zmsd")
+    before = root.handlers, root.level, ours.level
+    yield
+    root.handlers, root.level, ours.level = before
 
 
 @pytest.fixture(scope="session")
