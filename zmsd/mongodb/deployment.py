@@ -20,6 +20,8 @@ from zmsd.mongodb.errors import OPTION_REFUSED, code_of
 Document = dict[str, Any]
 Command = Callable[[Document], Document]
 
+_UNAUTHORIZED = 13
+"""Unauthorized in src/mongo/base/error_codes.yml of mongodb/mongo."""
 _IMAGES_FROM = (6, 0)
 _WITH_IMAGES: Document = {"$changeStream": {"fullDocument": "whenAvailable"}}
 
@@ -99,10 +101,16 @@ def standalone() -> SourceRefused:
 
 
 def _takes_images(read: Command) -> bool:
-    """Whether a change stream with images can be opened. It is opened without reading from it, and closed."""
+    """Return whether a change stream with images can be opened. It is opened without reading from it, and closed.
+
+    A user without the privilege changeStream proves nothing about images. The version decides then, and whatever opens
+    a stream for use reports the missing privilege.
+    """
     try:
         cursor = read({"aggregate": 1, "pipeline": [_WITH_IMAGES], "cursor": {"batchSize": 0}})["cursor"]
     except OperationFailure as error:
+        if code_of(error) == _UNAUTHORIZED:
+            return True
         if code_of(error) == OPTION_REFUSED:
             return False
         raise
