@@ -3,6 +3,9 @@ PYTHON ?= python3
 ARGS ?=
 WORKERS ?= 3
 BIN := .venv/bin
+# What depends on the version of MongoDB: each kind of write, images, transactions, large events, reads in the past, failures.
+COMPAT_MONGODB := $(addprefix integration/test_,changes copy images before_images order large wanted_changes values resume backlog) \
+    faults/test_kill faults/test_failover
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 demo: .venv/demo
@@ -17,6 +20,15 @@ unit integration e2e: .venv/test
 # The long versions of the fault tests, one at a time: each wants the machine for itself.
 faults: .venv/test
 	ZMSD_TEST_LONG=1 $(BIN)/pytest tests/faults $(ARGS)
+
+# Other versions of MongoDB: MONGODS names their binaries (tests/support/fetch_mongods.sh gets some). README.rst has what came of it.
+MONGODS ?=
+compat-mongodb: .venv/test
+	@test -n "$(MONGODS)" || { echo "MONGODS is empty: make compat-mongodb MONGODS=\"DIRECTORY/*/mongod\""; exit 1; }
+	for mongod in $(MONGODS); do \
+	    echo "== $$mongod"; \
+	    ZMSD_MONGOD=$$mongod $(PYTEST) $(addprefix tests/,$(addsuffix .py,$(COMPAT_MONGODB))) $(ARGS) || exit 1; \
+	done
 
 # Other versions of zero-cache; the table of README.rst is what came of it.
 compat: .venv/test
@@ -77,4 +89,4 @@ clean:
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@
 
-.PHONY: demo test unit integration e2e faults compat systemd deb bench man install style types clean
+.PHONY: demo test unit integration e2e faults compat compat-mongodb systemd deb bench man install style types clean

@@ -47,7 +47,14 @@ _PACKAGES = {
 
 
 def find_binary() -> Path:
-    """The packaged mongod, else the one on the PATH. Raises MongodError."""
+    """Return the mongod of the demo and the tests: that of ``ZMSD_MONGOD``, the packaged one, or the one on the PATH.
+
+    Raises MongodError.
+    """
+    if given := os.environ.get("ZMSD_MONGOD"):
+        if os.access(given, os.X_OK):
+            return Path(given)
+        raise MongodError(f"ZMSD_MONGOD: {given} is not an executable file")
     # The package is looked at, not imported: where all of FiftyOne is installed, an import starts its services.
     package = importlib.util.find_spec("fiftyone")
     for location in package.submodule_search_locations or () if package else ():
