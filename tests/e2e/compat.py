@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.test_kill import test_zmsd_and_zero_cache
-from tests.e2e.test_reload import test_away
-from tests.e2e.test_sync import test_every_value_in_every_column
+from tests.e2e.test_kill import test_kill_of_zmsd_and_zero_cache_loses_nothing
+from tests.e2e.test_reload import test_reload_while_one_part_is_down_needs_no_reset
+from tests.e2e.test_sync import test_every_value_in_every_column_is_shown
 from tests.support.node import Workspace, zero_workspace
 
-__all__ = ["test_away", "test_every_value_in_every_column", "test_zmsd_and_zero_cache"]
+__all__ = [
+    "test_every_value_in_every_column_is_shown",
+    "test_kill_of_zmsd_and_zero_cache_loses_nothing",
+    "test_reload_while_one_part_is_down_needs_no_reset",
+]
 
 VERSIONS = ["0.25.13", "1.0.0", "1.4.0", "1.9.0"]
 
