@@ -87,7 +87,7 @@ class Daemon:
         self._sessions = SessionRegistry(_limits(settings))
         self.hub = self._make_hub()
         self._dispatcher = self._make_dispatcher()
-        self._store.watch(lambda: self.tell(self._settle))
+        self._store.on_epoch_change(lambda: self.tell(self._settle))
         self._monitor = Monitor(self.hub, self._dispatcher, self._sessions.sessions)
         register(self._registry, self._monitor, self._refresh)
         self.server = self._make_server()

@@ -35,11 +35,11 @@ store = SqliteStore(Path(sys.argv[1]))
 print("open", flush=True)
 for number in itertools.count():
     mark = lexi(12**12 + number)
-    store.checkpoint(mark, "82" * 50)
+    store.record_checkpoint(mark, "82" * 50)
     replica = Replica("zero", number % 50, "00")
-    store.add_copy(replica, CopyRecord(mark, mark, "edition"))
-    store.acked(replica, mark)
-    store.identify(Identity("set", {f"c{one}": str(number) for one in range(50)}))
+    store.record_copy(replica, CopyRecord(mark, mark, "edition"))
+    store.record_ack(replica, mark)
+    store.save_identity(Identity("set", {f"c{one}": str(number) for one in range(50)}))
     print(number, flush=True)
 """
 

@@ -306,10 +306,10 @@ def test_computed_columns_without_values_are_reported(database: Db, checker: Che
 def test_store_of_another_database_is_an_error(database: Db, checker: Checker) -> None:
     file = checker.directory / "watermarks.db"
     store = SqliteStore(file)
-    store.identify(Identity("set", {}, "other"))
+    store.save_identity(Identity("set", {}, "other"))
     fault = one(checker.lines(1), "error: store: ")
     assert f"is about database other, not {database.name}" in fault
-    store.identify(Identity("set", {}, database.name))
+    store.save_identity(Identity("set", {}, database.name))
     store.close()
     one(checker.lines(0), "ok: store: ")
     file.write_bytes(b"no database at all " * 100)

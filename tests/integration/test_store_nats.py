@@ -75,7 +75,7 @@ def copy(at: int) -> CopyRecord:
 
 def test_user_and_password_are_used(start: Start, open_store: Open) -> None:
     server = start(authorization={"user": "zmsd", "password": "right"})
-    open_store(server.url, user="zmsd", password="right").add_copy(ZERO, copy(5))
+    open_store(server.url, user="zmsd", password="right").record_copy(ZERO, copy(5))
     in_url = server.url.replace("//", "//zmsd:right@")
     assert open_store(in_url).replica(ZERO) == ReplicaRecord(None, (copy(5),))
     with pytest.raises(StoreError, match=r"NATS at 127.0.0.1:\d+ cannot be used: .*[Aa]uthorization") as caught:
@@ -91,11 +91,11 @@ def test_documented_permissions_suffice(start: Start, open_store: Open) -> None:
     }
     server = start(authorization={"users": [{"user": "zmsd", "password": "p", "permissions": rights}]})
     stores = [open_store(server.url, bucket="b", user="zmsd", password="p") for _ in range(2)]
-    stores[0].add_copy(ZERO, copy(5))
-    stores[0].checkpoint(mark(5), "token")
-    wait_until(lambda: stores[1].checkpoint_before(mark(5)), "the other one sees it")
+    stores[0].record_copy(ZERO, copy(5))
+    stores[0].record_checkpoint(mark(5), "token")
+    wait_until(lambda: stores[1].latest_checkpoint(mark(5)), "the other one sees it")
     assert stores[1].replica(ZERO) == ReplicaRecord(None, (copy(5),))
-    assert stores[0].publish("f", "document", ())
+    assert stores[0].append_epoch("f", "document", ())
 
 
 def test_token_is_used(start: Start, open_store: Open) -> None:
@@ -207,18 +207,18 @@ def test_bucket_of_another_database_is_refused(start: Start, open_store: Open) -
 def test_store_reads_and_queues_writes_during_an_outage(start: Start, open_store: Open) -> None:
     server = start()
     store, other = open_store(server.url), open_store(server.url)
-    store.add_copy(ZERO, copy(5))
+    store.record_copy(ZERO, copy(5))
     server.kill()
     wait_until(lambda: store.trouble, "it is noticed")
     assert "NATS: " in str(store.trouble)
     began = time.monotonic()
     for number in range(1000):
-        store.acked(ZERO, mark(6 + number))
-        store.checkpoint(mark(6 + number), "token")
+        store.record_ack(ZERO, mark(6 + number))
+        store.record_checkpoint(mark(6 + number), "token")
     assert store.replica(ZERO) == ReplicaRecord(mark(1005), (copy(5),))
-    assert store.checkpoint_before(mark(9999)) == (mark(1005), "token")
+    assert store.latest_checkpoint(mark(9999)) == (mark(1005), "token")
     assert time.monotonic() - began < 2
-    store.add_copy(ZERO, copy(2000))  # tried for a second
+    store.record_copy(ZERO, copy(2000))  # tried for a second
     both = ReplicaRecord(mark(1005), (copy(5), copy(2000)))
     assert store.replica(ZERO) == both
     assert other.replica(ZERO) == ReplicaRecord(None, (copy(5),)), "the other store cannot know it"
@@ -236,12 +236,12 @@ def test_late_write_keeps_records_of_another_daemon(start: Start, open_store: Op
     with Proxy(server.port) as proxy:
         cut_off, other = open_store(f"nats://127.0.0.1:{proxy.port}"), open_store(server.url)
         proxy.silent = True
-        cut_off.add_copy(ZERO, copy(5))
-        cut_off.add_copy(ZERO, copy(6))
-        cut_off.acked(ZERO, mark(7))
-        other.add_copy(ZERO, copy(10))
-        other.acked(ZERO, mark(11))
-        other.add_copy(NEW, copy(8))
+        cut_off.record_copy(ZERO, copy(5))
+        cut_off.record_copy(ZERO, copy(6))
+        cut_off.record_ack(ZERO, mark(7))
+        other.record_copy(ZERO, copy(10))
+        other.record_ack(ZERO, mark(11))
+        other.record_copy(NEW, copy(8))
         proxy.silent = False
         wait_until(lambda: cut_off.trouble is None and not cut_off._mirror.next(), "all is written", 20)
     assert other.replica(ZERO) == ReplicaRecord(mark(11), (copy(5), copy(6), copy(10)))
@@ -263,8 +263,8 @@ def test_silent_network_is_noticed(start: Start, open_store: Open) -> None:
 def test_close_writes_the_queue(start: Start, open_store: Open) -> None:
     server = start()
     store = open_store(server.url)
-    store.add_copy(ZERO, copy(5))
-    store.acked(ZERO, mark(9))
+    store.record_copy(ZERO, copy(5))
+    store.record_ack(ZERO, mark(9))
     store.close()
     store.close()
     assert open_store(server.url).replica(ZERO) == ReplicaRecord(mark(9), (copy(5),))
@@ -273,14 +273,14 @@ def test_close_writes_the_queue(start: Start, open_store: Open) -> None:
 def test_deleted_bucket_is_created_again(start: Start, open_store: Open, tmp_path: Path) -> None:
     server = start()
     store = open_store(server.url)
-    store.add_copy(ZERO, copy(5))
+    store.record_copy(ZERO, copy(5))
     server.kill()
     wait_until(lambda: store.trouble, "it is noticed")
     (tmp_path / "nats0" / "data").rename(tmp_path / "lost")
     server.start()
     wait_until(lambda: store.trouble is None, "it is back", 20)
     assert store.replicas() == {}, "and knows what the server knows"
-    store.add_copy(ZERO, copy(7))
+    store.record_copy(ZERO, copy(7))
     assert open_store(server.url).replica(ZERO) == ReplicaRecord(None, (copy(7),))
 
 
@@ -295,7 +295,7 @@ def test_first_publisher_of_an_epoch_wins(start: Start, open_store: Open) -> Non
     def count() -> None:
         told[0] += 1
 
-    stores[0].watch(count)
+    stores[0].on_epoch_change(count)
     for epoch in range(10):
         before = stores[0].epochs()
         won: list[int] = []
@@ -305,7 +305,7 @@ def test_first_publisher_of_an_epoch_wins(start: Start, open_store: Open) -> Non
             number: int, before: Any = before, won: Any = won, barrier: Any = barrier, epoch: int = epoch
         ) -> None:
             barrier.wait()
-            if stores[number].publish(f"{epoch}-{number}", "document", before):
+            if stores[number].append_epoch(f"{epoch}-{number}", "document", before):
                 won.append(number)
 
         threads = [Thread(target=publish, args=(number,)) for number in range(3)]
@@ -316,20 +316,20 @@ def test_first_publisher_of_an_epoch_wins(start: Start, open_store: Open) -> Non
         assert len(won) == 1
         expected = (*before, f"{epoch}-{won[0]}")
         wait_until(lambda expected=expected: all(one.epochs() == expected for one in stores), "all know it")
-        assert all(one.edition(expected[-1]) == "document" for one in stores)
+        assert all(one.load_publication(expected[-1]) == "document" for one in stores)
     assert told[0] == 10
 
 
 def test_publish_during_an_outage_fails_and_is_not_repeated(start: Start, open_store: Open) -> None:
     server = start()
     store = open_store(server.url)
-    assert store.publish("one", "document", ())
+    assert store.append_epoch("one", "document", ())
     server.kill()
     with pytest.raises(StoreError, match="cannot be agreed upon"):
-        store.publish("two", "document", ("one",))
+        store.append_epoch("two", "document", ("one",))
     server.start()
     wait_until(lambda: store.trouble is None, "it is back", 20)
-    store.add_copy(ZERO, copy(5))
+    store.record_copy(ZERO, copy(5))
     assert store.epochs() == ("one",)
     assert open_store(server.url).epochs() == ("one",)
 
@@ -338,8 +338,8 @@ def test_names_that_cannot_be_keys_are_encoded(start: Start, open_store: Open) -
     server = start()
     store = open_store(server.url)
     strange = Replica("a b.*>ü", 0, mark(5, 1))
-    store.add_copy(strange, copy(5))
-    store.add_edition("f ..", "document")
+    store.record_copy(strange, copy(5))
+    store.save_publication("f ..", "document")
     again = open_store(server.url)
     assert again.replicas() == {strange: ReplicaRecord(None, (copy(5),))}
     assert again.contents().editions == {"f ..": "document"}
@@ -349,8 +349,8 @@ def test_large_edition_is_stored(start: Start, open_store: Open) -> None:
     server = start()
     document = json.dumps({f"table{number}": "text" * 100 for number in range(10_000)})
     assert len(document) > 2 << 20
-    open_store(server.url).add_edition("f", document)
-    assert open_store(server.url).edition("f") == document
+    open_store(server.url).save_publication("f", document)
+    assert open_store(server.url).load_publication("f") == document
 
 
 def test_records_of_an_older_zmsd_are_migrated(start: Start, open_store: Open) -> None:

@@ -57,17 +57,17 @@ GONE = Replica("gone", 3, ago(50))
 
 def fill(store: WatermarkStore) -> None:
     for edition in EDITIONS:
-        store.add_edition(edition.fingerprint, edition.to_json())
+        store.save_publication(edition.fingerprint, edition.to_json())
     old, new, _ = (edition.fingerprint for edition in EDITIONS)
-    store.add_copy(ZERO, CopyRecord(ago(20), ago(20, 2), old))
-    store.add_copy(ZERO, CopyRecord(ago(10), ago(10), new))
-    store.acked(ZERO, ago(1.5))
-    store.add_copy(GONE, CopyRecord(ago(50), ago(50), old))
-    store.acked(GONE, ago(40))
-    store.identify(Identity("set", {"a": "uuid"}))
+    store.record_copy(ZERO, CopyRecord(ago(20), ago(20, 2), old))
+    store.record_copy(ZERO, CopyRecord(ago(10), ago(10), new))
+    store.record_ack(ZERO, ago(1.5))
+    store.record_copy(GONE, CopyRecord(ago(50), ago(50), old))
+    store.record_ack(GONE, ago(40))
+    store.save_identity(Identity("set", {"a": "uuid"}))
     store.invalidate(ago(60), "another database")
     for number in range(10):
-        store.checkpoint(ago(10 - number), f"82{number:016x}")
+        store.record_checkpoint(ago(10 - number), f"82{number:016x}")
     store.close()
 
 

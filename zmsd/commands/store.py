@@ -52,13 +52,13 @@ def prune(path: Path | None, environ: Mapping[str, str], days: int) -> int:
         ages = {replica: _age(record.newest, time.time()) for replica, record in found.replicas.items()}
         old = sorted(replica for replica, age in ages.items() if age > days * 86400)
         for replica in old:
-            store.forget(replica)
+            store.forget_replica(replica)
             write_line(f"forgotten: {_name(replica)}, not heard from for {ages[replica] / 86400:.0f} days")
         kept = store.contents()
         used = {copy.edition for record in kept.replicas.values() for copy in record.copies} | {*kept.epochs[-1:]}
         unused = kept.editions.keys() - used
         for fingerprint in unused:
-            store.forget_edition(fingerprint)
+            store.forget_publication(fingerprint)
     write_line(f"{len(old)} replicas and {len(unused)} editions forgotten, {len(ages) - len(old)} and {len(used)} kept")
     return 0
 
@@ -93,19 +93,19 @@ def render(found: Contents, now: float) -> Iterator[str]:
 def fill(target: WatermarkStore, found: Contents) -> None:
     """Of the resume tokens only those by which a client's place is checked, and the newest."""
     for fingerprint, document in found.editions.items():
-        target.add_edition(fingerprint, document)
+        target.save_publication(fingerprint, document)
     marks = set(sorted(found.checkpoints)[-1:])
     for replica, record in found.replicas.items():
         for copy in record.copies:
-            target.add_copy(replica, copy)
+            target.record_copy(replica, copy)
         if record.acked is not None:
-            target.acked(replica, record.acked)
+            target.record_ack(replica, record.acked)
         known = record.newest
         marks |= {max((mark for mark in found.checkpoints if mark <= known), default=known)}
     for mark in sorted(marks & found.checkpoints.keys()):
-        target.checkpoint(mark, found.checkpoints[mark])
+        target.record_checkpoint(mark, found.checkpoints[mark])
     if found.identity is not None:
-        target.identify(found.identity)
+        target.save_identity(found.identity)
     if found.invalid is not None:
         target.invalidate(*found.invalid)
 

@@ -247,7 +247,7 @@ class Dispatcher:
             return
         self._last_checkpoint = time.monotonic()
         try:
-            self._hub.store.checkpoint(*self._newest)
+            self._hub.store.record_checkpoint(*self._newest)
         except StoreError as error:  # positions can be derived without it
             self._store_trouble.failed(error)
         else:

@@ -170,7 +170,7 @@ class Hub:
         for replica in outdated(self.store.replicas(), now):
             if replica not in connected:
                 log.info(kv("replica forgotten", app=replica.app, shard=replica.shard, replica=replica.version))
-                self.store.forget(replica)
+                self.store.forget_replica(replica)
 
     def changes(
         self, place: str, edition: Edition, stop: Event, give_up: Callable[[], bool], end: Callable[[], None]

@@ -45,7 +45,7 @@ class History:
 
         :param begun: watermark from which all changes up to ``place`` were taken, as that of a copy
         """
-        invalid = self._store.valid_from()
+        invalid = self._store.invalidated_below()
         if invalid is not None and min(begun, place) < invalid[0]:
             raise ResumeLost(invalid[1], OTHER)
         now = self._source.operation_time()
@@ -66,8 +66,8 @@ class History:
 
     def check_newest(self, place: str = position.LAST) -> None:
         """The event of the newest checkpoint up to a place must still be there. Raises ResumeLost."""
-        checkpoint = self._store.checkpoint_before(place)
-        invalid = self._store.valid_from()
+        checkpoint = self._store.latest_checkpoint(place)
+        invalid = self._store.invalidated_below()
         if checkpoint is None or (invalid is not None and checkpoint[0] < invalid[0]):
             return
         mark, token = checkpoint
@@ -82,7 +82,7 @@ class History:
         The time alone does not part them: what ran before may have had a clock that is ahead of this database's.
         """
         known = [record.newest for record in self._store.replicas().values()]
-        newest = self._store.checkpoint_before(position.LAST)
+        newest = self._store.latest_checkpoint(position.LAST)
         if newest is not None:
             known.append(newest[0])
         after = max((position.parse(mark)[0] + 1 for mark in known), default=0)

@@ -37,7 +37,7 @@ def prepare(hub: Hub, edition: Edition, images: str) -> int:
     hub.history.doubt()
     _check_identity(hub)
     now = hub.source.operation_time()
-    invalid = hub.store.valid_from()
+    invalid = hub.store.invalidated_below()
     if invalid is not None and position.watermark(now) < invalid[0]:
         behind = position.seconds(position.parse(invalid[0])[0] - now) + 1
         raise SourceUnavailable(
@@ -71,9 +71,9 @@ def faults_of_mappings(source: Source, catalog: Catalog) -> list[Fault]:
 
 def remember_identity(hub: Hub) -> None:
     """Keep what the database is known by, as collections come and go."""
-    known, here = hub.store.identity(), _identity(hub.source)
+    known, here = hub.store.load_identity(), _identity(hub.source)
     if here != known:
-        hub.store.identify(here)
+        hub.store.save_identity(here)
 
 
 def _identity(source: Source) -> Identity:
@@ -85,19 +85,19 @@ def _check_identity(hub: Hub) -> None:
 
     Raises ResumeLost when that has happened.
     """
-    known, here = hub.store.identity(), _identity(hub.source)
+    known, here = hub.store.load_identity(), _identity(hub.source)
     if here == known:
         return
     other = None if known is None else _difference(known, here)
     if other is None:
-        hub.store.identify(here)
+        hub.store.save_identity(here)
         return
     reason = (
         f"database {here.database} is not the one that was read before ({other}): its changes do not follow on the "
         "client's copy"
     )
     hub.history.invalidate(reason)
-    hub.store.identify(here)  # last: whoever dies before it finds the difference again
+    hub.store.save_identity(here)  # last: whoever dies before it finds the difference again
     raise ResumeLost(reason)
 
 

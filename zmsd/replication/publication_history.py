@@ -85,7 +85,11 @@ class Epochs:
         """Make ``own`` the next epoch, unless there is another by now."""
         own = self._own
         epochs = self._store.epochs()
-        if epochs[-1:] != (own.fingerprint,) and self._store.publish(own.fingerprint, own.to_json(), epochs) and epochs:
+        if (
+            epochs[-1:] != (own.fingerprint,)
+            and self._store.append_epoch(own.fingerprint, own.to_json(), epochs)
+            and epochs
+        ):
             log.info(kv("edition published for all daemons", epoch=len(epochs) + 1, fingerprint=own.fingerprint[:12]))
         self._offers = False
 
@@ -93,7 +97,7 @@ class Epochs:
         epochs = self._store.epochs()
         newest = epochs[-1]
         try:
-            document = self._store.edition(newest)
+            document = self._store.load_publication(newest)
             if document is None:
                 raise ValueError("it is not in the store")
             found = Published.from_json(document)

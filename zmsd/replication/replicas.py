@@ -51,7 +51,7 @@ class ReplicaBook:
                 reason = f"nothing is known of this replica, which is older than the replica {newer}"
                 raise ResumeLost(reason, UNKNOWN)
             return Base(last, None, None)
-        copy = record.copy_before(last)
+        copy = record.latest_copy(last)
         if copy is None:
             older = f"its last {COPIES} schema changes"
             if self.replica.version > last:
@@ -71,17 +71,17 @@ class ReplicaBook:
         if not self.replica.version:
             self.replica = self.replica._replace(version=copy.watermark)
         if self._writes:
-            self._store.add_edition(copy.edition, published.to_json())
-            self._store.add_copy(self.replica, copy)
+            self._store.save_publication(copy.edition, published.to_json())
+            self._store.record_copy(self.replica, copy)
 
     def acked(self, watermark: str) -> None:
         if self._writes:
-            self._store.acked(self.replica, watermark)
+            self._store.record_ack(self.replica, watermark)
 
     def _published(self, fingerprint: str, current: Published) -> Published:
         if fingerprint == current.fingerprint:
             return current
-        document = self._store.edition(fingerprint)
+        document = self._store.load_publication(fingerprint)
         if document is None:
             raise ResumeLost(f"the publication {fingerprint[:12]} that this replica has is not in the store", UNKNOWN)
         try:
@@ -98,7 +98,7 @@ class ReplicaBook:
         whole = self._store.replica(self.replica._replace(version=""))
         if whole is None:
             return None
-        copy = whole.copy_before(last)
+        copy = whole.latest_copy(last)
         if copy is None:
             reason = f"this replica is older than the newest one on record, {whole.copies[0].watermark}"
             raise ResumeLost(reason, UNKNOWN)
@@ -106,5 +106,5 @@ class ReplicaBook:
             return None
         if self._writes:
             for one in whole.copies:
-                self._store.add_copy(self.replica, one)
+                self._store.record_copy(self.replica, one)
         return whole

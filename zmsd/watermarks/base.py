@@ -56,7 +56,7 @@ class ReplicaRecord(NamedTuple):
         """The newest watermark in the record."""
         return max(self.confirmed, self.copies[-1].watermark)
 
-    def copy_before(self, watermark: str) -> CopyRecord | None:
+    def latest_copy(self, watermark: str) -> CopyRecord | None:
         """Return the newest copy at or below a watermark."""
         return next((copy for copy in reversed(self.copies) if copy.watermark <= watermark), None)
 
@@ -96,7 +96,7 @@ class Contents(NamedTuple):
     epochs: Sequence[str]
     identity: Identity | None
     invalid: tuple[str, str] | None
-    """As of ``valid_from``."""
+    """As of ``invalidated_below``."""
 
 
 COPIES = 100
@@ -128,62 +128,62 @@ class WatermarkStore(Protocol):
 
     def replicas(self) -> dict[Replica, ReplicaRecord]: ...
 
-    def add_copy(self, replica: Replica, copy: CopyRecord) -> None:
+    def record_copy(self, replica: Replica, copy: CopyRecord) -> None:
         """Record an initial sync or a schema change before its commit is sent. Nothing else is removed by it but what
         ``with_copy`` removes."""
         ...
 
-    def acked(self, replica: Replica, watermark: str) -> None:
+    def record_ack(self, replica: Replica, watermark: str) -> None:
         """Record an acknowledgement of a streaming session; without effect for an unknown replica."""
         ...
 
-    def checkpoint(self, watermark: str, token: str) -> None:
+    def record_checkpoint(self, watermark: str, token: str) -> None:
         """The resume token of a watermark's last event; those far behind all acks are forgotten."""
         ...
 
-    def checkpoint_before(self, watermark: str) -> tuple[str, str] | None:
+    def latest_checkpoint(self, watermark: str) -> tuple[str, str] | None:
         """The newest (watermark, token) at or below a watermark."""
         ...
 
-    def identity(self) -> Identity | None: ...
+    def load_identity(self) -> Identity | None: ...
 
-    def identify(self, identity: Identity) -> None: ...
+    def save_identity(self, identity: Identity) -> None: ...
 
-    def valid_from(self) -> tuple[str, str] | None:
+    def invalidated_below(self) -> tuple[str, str] | None:
         """(watermark, reason): what was copied below belongs to another database, or to a history that is gone."""
         ...
 
     def invalidate(self, watermark: str, reason: str) -> None: ...
 
-    def edition(self, fingerprint: str) -> str | None:
-        """What was published under a fingerprint, as ``add_edition`` got it."""
+    def load_publication(self, fingerprint: str) -> str | None:
+        """What was published under a fingerprint, as ``save_publication`` got it."""
         ...
 
-    def add_edition(self, fingerprint: str, document: str) -> None: ...
+    def save_publication(self, fingerprint: str, document: str) -> None: ...
 
     def epochs(self) -> Sequence[str]:
         """What the daemons that share this store have published, one fingerprint after the other: the last one holds
         for all of them. Empty for a store that only one daemon uses."""
         ...
 
-    def publish(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
+    def append_epoch(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
         """Make an edition the next epoch of all daemons; False where ``after`` are not the epochs any more.
 
         Nothing is published later: StoreError where that cannot be done now.
         """
         ...
 
-    def watch(self, told: Callable[[], None]) -> None:
+    def on_epoch_change(self, told: Callable[[], None]) -> None:
         """Have something called, in another thread, when the epochs may have changed. For one caller."""
         ...
 
     def contents(self) -> Contents: ...
 
-    def forget(self, replica: Replica) -> None:
+    def forget_replica(self, replica: Replica) -> None:
         """Drop everything about a replica."""
         ...
 
-    def forget_edition(self, fingerprint: str) -> None: ...
+    def forget_publication(self, fingerprint: str) -> None: ...
 
     def probe(self) -> None:
         """Find out whether writing works again after ``trouble``."""

@@ -66,12 +66,12 @@ class SharedStore:
         values = self._mirror.values(self._bucket)
         return dict(_replica(value) for key, value in values.items() if key.startswith("replica."))
 
-    def add_copy(self, replica: Replica, copy: CopyRecord) -> None:
+    def record_copy(self, replica: Replica, copy: CopyRecord) -> None:
         change = self._change(copy.watermark, replica, lambda record: record.with_copy(copy))
         fields = {"app": replica.app, "shard": replica.shard, "replica": replica.version}
         self._write_now("initial sync or schema change", change, **fields)
 
-    def acked(self, replica: Replica, watermark: str) -> None:
+    def record_ack(self, replica: Replica, watermark: str) -> None:
         def update(record: ReplicaRecord) -> ReplicaRecord:
             newer = record.copies and watermark > (record.acked or "")
             return record._replace(acked=watermark) if newer else record
@@ -81,7 +81,7 @@ class SharedStore:
         if known is not None and watermark > (known.acked or ""):
             self._change("ack", replica, update)
 
-    def checkpoint(self, watermark: str, token: str) -> None:
+    def record_checkpoint(self, watermark: str, token: str) -> None:
         value = token.encode()
         self._mirror.change(("checkpoint", watermark), self._checkpoints, watermark, lambda _: value)
         marks = sorted(self._mirror.values(self._checkpoints))
@@ -93,27 +93,27 @@ class SharedStore:
             if behind:
                 self._mirror.purge(self._checkpoints, marks[:behind])
 
-    def checkpoint_before(self, watermark: str) -> tuple[str, str] | None:
+    def latest_checkpoint(self, watermark: str) -> tuple[str, str] | None:
         known = self._mirror.values(self._checkpoints)
         mark = max((mark for mark in known if mark <= watermark), default=None)
         return None if mark is None else (mark, known[mark].decode())
 
-    def identity(self) -> Identity | None:
+    def load_identity(self) -> Identity | None:
         known = self._value("identity")
         return None if known is None else Identity(known["setId"], known["collections"], known.get("database"))
 
-    def identify(self, identity: Identity) -> None:
+    def save_identity(self, identity: Identity) -> None:
         set_id, collections, database = identity
         self._set("identity", {"setId": set_id, "collections": collections, "database": database})
 
-    def valid_from(self) -> tuple[str, str] | None:
+    def invalidated_below(self) -> tuple[str, str] | None:
         known = self._value("invalid")
         return None if known is None else (known["below"], known["reason"])
 
     def invalidate(self, watermark: str, reason: str) -> None:
         self._set("invalid", {"below": watermark, "reason": reason})
 
-    def edition(self, fingerprint: str) -> str | None:
+    def load_publication(self, fingerprint: str) -> str | None:
         key = _key("edition", fingerprint)
         found = self._mirror.value(self._bucket, key)
         if found is None:
@@ -121,20 +121,20 @@ class SharedStore:
             found = self._mirror.value(self._bucket, key)
         return None if found is None else zlib.decompress(found).decode()
 
-    def add_edition(self, fingerprint: str, document: str) -> None:
-        if self.edition(fingerprint) is None:
-            self._write_now("edition", self._add_edition(fingerprint, document), fingerprint=fingerprint)
+    def save_publication(self, fingerprint: str, document: str) -> None:
+        if self.load_publication(fingerprint) is None:
+            self._write_now("edition", self._save_publication(fingerprint, document), fingerprint=fingerprint)
 
     def epochs(self) -> Sequence[str]:
         return tuple(self._value("epochs") or ())
 
-    def publish(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
+    def append_epoch(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
         before, then = list(after), [*after, fingerprint]
 
         def update(old: bytes | None) -> bytes | None:
             return _json(then) if _parsed(old, []) == before else old
 
-        documented = self._add_edition(fingerprint, document)
+        documented = self._save_publication(fingerprint, document)
         change = self._mirror.change("epochs", self._bucket, "epochs", update)
         if not self._mirror.wait(change, WRITE_SECONDS, withdraw=True):
             self._mirror.wait(documented, 0, withdraw=True)
@@ -144,7 +144,7 @@ class SharedStore:
             )
         return list(self.epochs()) == then
 
-    def watch(self, told: Callable[[], None]) -> None:
+    def on_epoch_change(self, told: Callable[[], None]) -> None:
         self._told = told
 
     def contents(self) -> Contents:
@@ -154,17 +154,17 @@ class SharedStore:
         return Contents(
             self.replicas(),
             {mark: checkpoints[mark].decode() for mark in sorted(checkpoints)},
-            {_text(key): self.edition(_text(key)) or "" for key in editions},
+            {_text(key): self.load_publication(_text(key)) or "" for key in editions},
             self.epochs(),
-            self.identity(),
-            self.valid_from(),
+            self.load_identity(),
+            self.invalidated_below(),
         )
 
-    def forget(self, replica: Replica) -> None:
+    def forget_replica(self, replica: Replica) -> None:
         key = _replica_key(replica)
         self._write_now("forgetting", self._mirror.change(("forget", key), self._bucket, key, lambda _: None))
 
-    def forget_edition(self, fingerprint: str) -> None:
+    def forget_publication(self, fingerprint: str) -> None:
         key = _key("edition", fingerprint)
         self._write_now("forgetting", self._mirror.change(("forget", key), self._bucket, key, lambda _: None))
 
@@ -209,7 +209,7 @@ class SharedStore:
         text = _json(value)
         self._write_now(key, self._mirror.change(key, self._bucket, key, lambda _: text))
 
-    def _add_edition(self, fingerprint: str, document: str) -> Change:
+    def _save_publication(self, fingerprint: str, document: str) -> Change:
         key, value = _key("edition", fingerprint), zlib.compress(document.encode())
         return self._mirror.change(("edition", key), self._bucket, key, lambda old: old or value)
 

@@ -113,18 +113,18 @@ class SqliteStore:
         acked = {Replica(*replica): acked for *replica, acked in rows}
         return {replica: ReplicaRecord(acked.get(replica), tuple(found)) for replica, found in copies.items()}
 
-    def add_copy(self, replica: Replica, copy: CopyRecord) -> None:
+    def record_copy(self, replica: Replica, copy: CopyRecord) -> None:
         with self._transaction() as db:
             db.execute("INSERT OR IGNORE INTO replica VALUES (?, ?, ?, NULL)", replica)
             record = (self._record(replica) or ReplicaRecord(None, ())).with_copy(copy)
             db.execute("DELETE FROM copy WHERE app = ? AND number = ? AND version = ?", replica)
             db.executemany("INSERT INTO copy VALUES (?, ?, ?, ?, ?, ?)", [(*replica, *one) for one in record.copies])
 
-    def acked(self, replica: Replica, watermark: str) -> None:
+    def record_ack(self, replica: Replica, watermark: str) -> None:
         where = "app = ? AND number = ? AND version = ? AND coalesce(acked, '') < ?"
         self._write(f"UPDATE replica SET acked = ? WHERE {where}", watermark, *replica, watermark)
 
-    def checkpoint(self, watermark: str, token: str) -> None:
+    def record_checkpoint(self, watermark: str, token: str) -> None:
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO checkpoint VALUES (?, ?)", (watermark, token))
             db.execute(
@@ -140,42 +140,42 @@ class SqliteStore:
                 (CHECKPOINTS_AT_MOST,),
             )
 
-    def checkpoint_before(self, watermark: str) -> tuple[str, str] | None:
+    def latest_checkpoint(self, watermark: str) -> tuple[str, str] | None:
         rows = self._rows(
             "SELECT watermark, token FROM checkpoint WHERE watermark <= ? ORDER BY watermark DESC LIMIT 1", watermark
         )
         return rows[0] if rows else None
 
-    def identity(self) -> Identity | None:
+    def load_identity(self) -> Identity | None:
         rows = self._rows("SELECT set_id, collections, database FROM identity")
         return Identity(rows[0][0], json.loads(rows[0][1]), rows[0][2]) if rows else None
 
-    def identify(self, identity: Identity) -> None:
+    def save_identity(self, identity: Identity) -> None:
         collections = json.dumps(identity.collections, sort_keys=True)
         statement = "INSERT OR REPLACE INTO identity VALUES (1, ?, ?, ?)"
         self._write(statement, identity.set_id, collections, identity.database)
 
-    def valid_from(self) -> tuple[str, str] | None:
+    def invalidated_below(self) -> tuple[str, str] | None:
         rows = self._rows("SELECT below, reason FROM invalid")
         return rows[0] if rows else None
 
     def invalidate(self, watermark: str, reason: str) -> None:
         self._write("INSERT OR REPLACE INTO invalid VALUES (1, ?, ?)", watermark, reason)
 
-    def edition(self, fingerprint: str) -> str | None:
+    def load_publication(self, fingerprint: str) -> str | None:
         rows = self._rows("SELECT document FROM edition WHERE fingerprint = ?", fingerprint)
         return str(rows[0][0]) if rows else None
 
-    def add_edition(self, fingerprint: str, document: str) -> None:
+    def save_publication(self, fingerprint: str, document: str) -> None:
         self._write("INSERT OR IGNORE INTO edition VALUES (?, ?)", fingerprint, document)
 
     def epochs(self) -> Sequence[str]:
         return ()
 
-    def publish(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
+    def append_epoch(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
         return True
 
-    def watch(self, told: Callable[[], None]) -> None:
+    def on_epoch_change(self, told: Callable[[], None]) -> None:
         """Nobody else writes."""
 
     def contents(self) -> Contents:
@@ -184,16 +184,16 @@ class SqliteStore:
             dict(self._rows("SELECT watermark, token FROM checkpoint ORDER BY watermark")),
             dict(self._rows("SELECT fingerprint, document FROM edition")),
             (),
-            self.identity(),
-            self.valid_from(),
+            self.load_identity(),
+            self.invalidated_below(),
         )
 
-    def forget(self, replica: Replica) -> None:
+    def forget_replica(self, replica: Replica) -> None:
         with self._transaction() as db:
             for table in ("replica", "copy"):
                 db.execute(f"DELETE FROM {table} WHERE app = ? AND number = ? AND version = ?", replica)
 
-    def forget_edition(self, fingerprint: str) -> None:
+    def forget_publication(self, fingerprint: str) -> None:
         self._write("DELETE FROM edition WHERE fingerprint = ?", fingerprint)
 
     def close(self) -> None:

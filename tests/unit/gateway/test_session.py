@@ -430,8 +430,8 @@ def test_acknowledgements_are_recorded(monkeypatch: pytest.MonkeyPatch, form: Ca
     scene.changes = [Script([entry(11), entry(12)], confirm, [], scene.session.stop)]
     scene.run()
     assert scene.session.acked == watermark(12)
-    assert scene.store.acked.call_args.args == (REPLICA, watermark(12)), "at the end at the latest"
-    assert scene.store.acked.call_count <= 2, "and not each of them by itself"
+    assert scene.store.record_ack.call_args.args == (REPLICA, watermark(12)), "at the end at the latest"
+    assert scene.store.record_ack.call_count <= 2, "and not each of them by itself"
 
 
 def test_acknowledgement_after_a_reconnect_may_be_below_what_was_sent() -> None:
@@ -449,7 +449,7 @@ def test_acknowledgement_above_what_was_sent_ends_the_session(form: Callable[[in
     scene.run()
     assert scene.peer.closed is not None
     assert scene.peer.closed[0] == 1002
-    scene.store.acked.assert_not_called()
+    scene.store.record_ack.assert_not_called()
 
 
 def test_acknowledgement_of_an_initial_sync_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -460,7 +460,7 @@ def test_acknowledgement_of_an_initial_sync_is_not_recorded(monkeypatch: pytest.
     scene.changes = [Script(lambda: scene.peer.up.append(ack(30)), [], [entry(41)], scene.session.stop)]
     scene.run()
     assert scene.session.acked == watermark(30)
-    scene.store.acked.assert_not_called()
+    scene.store.record_ack.assert_not_called()
 
 
 def test_observer_leaves_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -471,13 +471,15 @@ def test_observer_leaves_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
         scene = Scene(Script([entry(41)], Stopped), last=last, wanted=wanted)
         scene.peer.up += [] if last is None else [ack(10)]
         scene.run()
-        assert not [name for name, *_ in scene.store.method_calls if name in ("add_copy", "add_edition", "acked")]
+        assert not [
+            name for name, *_ in scene.store.method_calls if name in ("record_copy", "save_publication", "record_ack")
+        ]
         scene.hub.connected.assert_not_called()
 
 
 def test_failing_store_costs_no_client() -> None:
     scene = Scene()
-    scene.store.acked.side_effect = StoreError("disk full")
+    scene.store.record_ack.side_effect = StoreError("disk full")
     scene.peer.up.append(ack(9))
     scene.changes = [Script([entry(11, "a")], scene.session.stop)]
     assert scene.run() == transaction(11, "a")
@@ -535,9 +537,9 @@ def test_a_first_copy_is_known_before_its_commit_is_sent(monkeypatch: pytest.Mon
     copy = FakeCopy(protocol.begin(watermark(30)), data("a"), data("b"), commit)
     monkeypatch.setattr(sessions, "Snapshot", lambda *_: copy)
     seen: list[int] = []
-    scene.store.add_copy.side_effect = lambda replica, record: seen.append(len(scene.peer.sent))
+    scene.store.record_copy.side_effect = lambda replica, record: seen.append(len(scene.peer.sent))
     assert scene.run() == transaction(30, "a", "b")
-    assert scene.store.add_copy.call_args.args == (Replica("zero", 0, watermark(30)), copy.record)
+    assert scene.store.record_copy.call_args.args == (Replica("zero", 0, watermark(30)), copy.record)
     assert seen == [3], "begin and rows"
     assert scene.places == [watermark(40)], "the stream goes on where the copy's own replay ended"
 
@@ -549,7 +551,7 @@ def test_a_copy_that_is_cut_short_has_no_commit(monkeypatch: pytest.MonkeyPatch,
     copy = FakeCopy(*chunks[:at], scene.session.stop, *chunks[at:])
     monkeypatch.setattr(sessions, "Snapshot", lambda *_: copy)
     assert not [message for message in scene.run() if message[0] == "commit"]
-    scene.store.add_copy.assert_not_called()
+    scene.store.record_copy.assert_not_called()
 
 
 @pytest.mark.parametrize("last", [None, watermark(10)], ids=["first", "crossing"])

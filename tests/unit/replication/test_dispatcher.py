@@ -184,7 +184,7 @@ def test_the_last_change_before_the_end_is_kept_too() -> None:
     scene = Scene([pieces(piece(1), upto=1), pieces(piece(2), upto=2)])
     with scene.running():
         scene.wait_head(2)
-    kept = [call.args[0] for call in scene.store.checkpoint.call_args_list]
+    kept = [call.args[0] for call in scene.store.record_checkpoint.call_args_list]
     assert kept == [position.watermark(START + 1), position.watermark(START + 2)]
 
 
@@ -340,11 +340,11 @@ def test_without_need_there_is_no_heartbeat() -> None:
 
 def test_checkpoints_are_kept_now_and_then() -> None:
     scene = Scene([pieces(piece(at), upto=at) for at in range(1, 30)])
-    scene.store.checkpoint.side_effect = StoreError("disk full")
+    scene.store.record_checkpoint.side_effect = StoreError("disk full")
     with scene.running():
         scene.wait_head(29)
-    assert 1 <= scene.store.checkpoint.call_count <= 10
-    assert scene.store.checkpoint.call_args_list[0].args == (
+    assert 1 <= scene.store.record_checkpoint.call_count <= 10
+    assert scene.store.record_checkpoint.call_args_list[0].args == (
         position.watermark(START + 1),
         f"82{START + 1:016X}",
     ), "and that it fails costs nothing"

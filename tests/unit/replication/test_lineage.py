@@ -72,19 +72,19 @@ def test_whatever_is_known_of_another_history_is_void(
 ) -> None:
     """Also a checkpoint: it would be looked for in vain once the time has passed it, and all would be reset again."""
     if known is not None and kind == "checkpoint":
-        store.checkpoint(watermark(known), "token")
+        store.record_checkpoint(watermark(known), "token")
     for shard in (0, 1) if known is not None and kind == "copies" else ():
         mark = watermark(known - shard)
-        store.add_copy(Replica("zero", shard, mark), CopyRecord(mark, mark, "f"))
+        store.record_copy(Replica("zero", shard, mark), CopyRecord(mark, mark, "f"))
     history.invalidate("another database")
-    assert store.valid_from() == (watermark(below), "another database")
+    assert store.invalidated_below() == (watermark(below), "another database")
 
 
 def test_a_place_behind_a_change_that_is_not_in_the_oplog(
     history: History, store: SqliteStore, oplog: SimpleNamespace
 ) -> None:
     """An older state was restored, and has gone on: the time alone would not show it."""
-    store.checkpoint(watermark(40), "token 40")
+    store.record_checkpoint(watermark(40), "token 40")
     oplog.has_event.return_value = False
     history.check_place(watermark(39), watermark(5))
     with pytest.raises(ResumeLost, match="not in this database's history"):
@@ -93,7 +93,7 @@ def test_a_place_behind_a_change_that_is_not_in_the_oplog(
 
 def test_the_newest_change_of_all_is_looked_for(history: History, store: SqliteStore, oplog: SimpleNamespace) -> None:
     history.check_newest()
-    store.checkpoint(watermark(40), "token 40")
+    store.record_checkpoint(watermark(40), "token 40")
     history.check_newest()
     history.doubt()
     oplog.has_event.return_value = False
@@ -112,24 +112,24 @@ def test_a_copy_at_a_time_that_is_not_in_the_oplog(
     with pytest.raises(ResumeLost, match="not in this database's history"):
         history.check_copy(watermark(40), watermark(30, 1))
     assert oplog.has_operation.call_args.args[1] == 30
-    assert store.valid_from() is None
+    assert store.invalidated_below() is None
 
 
 def test_a_copy_that_was_made_of_this_history_is_of_this_history(
     history: History, store: SqliteStore, oplog: SimpleNamespace
 ) -> None:
     """Whatever was known of another one before. Else each copy would end in reset-required, for ever."""
-    store.checkpoint(watermark(40), "a token of another history")
+    store.record_checkpoint(watermark(40), "a token of another history")
     store.invalidate(watermark(50), "another database")
     oplog.has_event.return_value = False
-    store.add_copy(Replica("zero", 0, watermark(60)), CopyRecord(watermark(60), watermark(60), "f"))
+    store.record_copy(Replica("zero", 0, watermark(60)), CopyRecord(watermark(60), watermark(60), "f"))
     history.check_copy(watermark(60), watermark(60))
 
 
 def test_what_is_proven_is_asked_for_again_only_in_doubt(
     history: History, store: SqliteStore, oplog: SimpleNamespace
 ) -> None:
-    store.checkpoint(watermark(40), "token 40")
+    store.record_checkpoint(watermark(40), "token 40")
     for _ in range(2):
         for _ in range(3):
             history.check_copy(watermark(41), watermark(30))
@@ -146,7 +146,7 @@ def test_what_was_proven_before_a_doubt_is_proven_no_more(
         history.doubt()
         return True
 
-    store.checkpoint(watermark(40), "token 40")
+    store.record_checkpoint(watermark(40), "token 40")
     oplog.has_event.side_effect = answer
     history.check_place(watermark(41), watermark(30))
     history.check_place(watermark(41), watermark(30))

@@ -31,10 +31,10 @@ class FakeStore:
     def epochs(self) -> Sequence[str]:
         return tuple(self.sequence)
 
-    def edition(self, fingerprint: str) -> str | None:
+    def load_publication(self, fingerprint: str) -> str | None:
         return self.documents.get(fingerprint)
 
-    def publish(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
+    def append_epoch(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
         if self.down:
             raise StoreError("down")
         if self.faster is not None:
@@ -55,7 +55,7 @@ class FakeStore:
 
 
 class OwnStore(FakeStore):
-    def publish(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
+    def append_epoch(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
         return True
 
 

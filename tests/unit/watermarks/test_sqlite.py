@@ -71,7 +71,7 @@ def test_a_newer_file_is_left_as_it_is(path: Path) -> None:
 
 def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = SqliteStore(path)
-    store.add_copy(ZERO, CopyRecord(mark(5), mark(5), "e"))
+    store.record_copy(ZERO, CopyRecord(mark(5), mark(5), "e"))
     store.close()
     steps = sqlite._MIGRATIONS
     monkeypatch.setattr(sqlite, "_MIGRATIONS", (*steps, "CREATE TABLE more (x); CREATE TABLE replica (x);"))
@@ -107,15 +107,15 @@ def test_file_of_an_older_zmsd_is_taken_over(path: Path, version: int) -> None:
     third = CopyRecord(mark(6), mark(6), "e")
     for _ in range(2):
         again = SqliteStore(path)
-        assert again.identity() == Identity("set", {}, None)
+        assert again.load_identity() == Identity("set", {}, None)
         assert again.replicas() == {
             Replica("zero", 0, ""): ReplicaRecord(mark(9), (first, second)),
             Replica("zero", 1, ""): ReplicaRecord(None, (third,)),
         }
         again.close()
     again = SqliteStore(path)
-    again.identify(Identity("set", {}, "db"))
-    assert again.identity() == Identity("set", {}, "db")
+    again.save_identity(Identity("set", {}, "db"))
+    assert again.load_identity() == Identity("set", {}, "db")
     again.close()
 
 
@@ -124,9 +124,9 @@ def test_one_serves_and_others_may_look(path: Path) -> None:
     with pytest.raises(StoreError, match=r"used by another zmsd .*watermarks\.path"):
         SqliteStore(path, serves=True)
     tool = SqliteStore(path)
-    tool.add_copy(ZERO, CopyRecord(mark(5), mark(5), "e"))
+    tool.record_copy(ZERO, CopyRecord(mark(5), mark(5), "e"))
     tool.close()
-    serving.acked(ZERO, mark(6))
+    serving.record_ack(ZERO, mark(6))
     serving.close()
     next_one = SqliteStore(path, serves=True)
     assert next_one.replica(ZERO) == ReplicaRecord(mark(6), (CopyRecord(mark(5), mark(5), "e"),))

@@ -25,12 +25,12 @@ def path(tmp_path: Path) -> Path:
     file = tmp_path / "directory" / "watermarks.db"
     store = SqliteStore(file)
     for replica in (ONE, TWO):
-        store.add_copy(replica, CopyRecord(replica.version, replica.version, "f"))
-        store.acked(replica, mark(9))
-    store.checkpoint(mark(5), TOKEN)
-    store.checkpoint(mark(6), f"{TOKEN}.8205")
-    store.add_edition("f", "[]")
-    store.identify(Identity("set", {"a": "uuid"}, "db"))
+        store.record_copy(replica, CopyRecord(replica.version, replica.version, "f"))
+        store.record_ack(replica, mark(9))
+    store.record_checkpoint(mark(5), TOKEN)
+    store.record_checkpoint(mark(6), f"{TOKEN}.8205")
+    store.save_publication("f", "[]")
+    store.save_identity(Identity("set", {"a": "uuid"}, "db"))
     store.invalidate(mark(1), "reason")
     store.close()
     return file
@@ -123,7 +123,7 @@ def test_files_are_private(path: Path) -> None:
     """Also those that an older zmsd made."""
     path.chmod(0o644)
     store = SqliteStore(path, serves=True)
-    store.acked(ONE, mark(10))
+    store.record_ack(ONE, mark(10))
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
     store.close()
     assert modes == dict.fromkeys(("watermarks.db", "watermarks.db-wal", "watermarks.db-shm"), 0o600)
@@ -135,7 +135,7 @@ def test_failing_write_is_the_trouble_of_the_store_until_one_succeeds(path: Path
     store._db.execute("PRAGMA max_page_count = 1")  # as a full disk: SQLITE_FULL
     assert store.trouble is None
     with pytest.raises(StoreError, match="full"):
-        store.add_edition("large", "x" * 1_000_000)
+        store.save_publication("large", "x" * 1_000_000)
     assert store.trouble is not None
     assert "make room" in store.trouble
     store._db.execute("PRAGMA max_page_count = 100000")
