@@ -56,7 +56,7 @@ def read(feed: DatabaseFeed, end: int) -> list[Piece]:
 
 
 def ids(pieces: list[Piece]) -> list[Any]:
-    return [event["documentKey"]["_id"] for piece in pieces for event in piece.events]
+    return [event.document_id for piece in pieces for event in piece.events]
 
 
 def cursors(database: Db) -> int:
@@ -120,6 +120,6 @@ def test_unreadable_event_within_read_ahead_is_reported_in_order(source: Source,
             except EventUnreadable:
                 unreadable += 1
                 batch = cursor.read_without_documents()
-            got += [event["documentKey"]["_id"] for event in batch.events]
+            got += [event.document_id for event in batch.events]
     assert got == list(range(4 * BATCH))
     assert unreadable

@@ -40,7 +40,7 @@ def kinds_read(
         while feed.progress < end:
             pieces = feed.read()
             events = [event for piece in pieces.pieces for event in piece.events] if pieces else []
-            found += [(event["operationType"], event["documentKey"]["_id"]) for event in events]
+            found += [(event.kind, event.document_id) for event in events]
     source.close()
     return found
 
