@@ -15,13 +15,13 @@ from bson.int64 import Int64
 from pymongo.errors import OperationFailure
 
 from zmsd.errors import SourceRefused, SourceUnavailable
-from zmsd.mongodb.errors import OPTION_REFUSED, code_of
+from zmsd.mongodb.errors import LOST, OPTION_REFUSED, REOPEN_BY_TIME, code_of
 
 Document = dict[str, Any]
 Command = Callable[[Document], Document]
 
-_UNAUTHORIZED = 13
-"""Unauthorized in src/mongo/base/error_codes.yml of mongodb/mongo."""
+_UNRELATED_TO_IMAGES = LOST | REOPEN_BY_TIME | {13}
+"""Codes that concern a position or, 13 (Unauthorized), a privilege; src/mongo/base/error_codes.yml of mongodb/mongo."""
 _IMAGES_FROM = (6, 0)
 _WITH_IMAGES: Document = {"$changeStream": {"fullDocument": "whenAvailable"}}
 
@@ -103,13 +103,13 @@ def standalone() -> SourceRefused:
 def _takes_images(read: Command) -> bool:
     """Return whether a change stream with images can be opened. It is opened without reading from it, and closed.
 
-    A user without the privilege changeStream proves nothing about images. The version decides then, and whatever opens
-    a stream for use reports the missing privilege.
+    An error about a position or about the privilege changeStream proves nothing about images. The version decides then,
+    and whatever opens a stream for use reports the error: only there a lost position reaches the clients.
     """
     try:
         cursor = read({"aggregate": 1, "pipeline": [_WITH_IMAGES], "cursor": {"batchSize": 0}})["cursor"]
     except OperationFailure as error:
-        if code_of(error) == _UNAUTHORIZED:
+        if code_of(error) in _UNRELATED_TO_IMAGES:
             return True
         if code_of(error) == OPTION_REFUSED:
             return False
