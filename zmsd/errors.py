@@ -36,7 +36,7 @@ class ZmsdError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ConfigIssue:
     """One thing wrong in a document, and where: ``etc/zmsd.yaml:5:12: server.port: must be …``."""
 
     path: str
@@ -48,18 +48,18 @@ class Fault:
     """Time may heal it: an endpoint that does not answer, a certificate that is just being replaced."""
 
     def __str__(self) -> str:
-        place = self.path if self.line is None else f"{self.path}:{self.line}:{self.column}"
-        return f"{place}: {self.key}: {self.reason}" if self.key else f"{place}: {self.reason}"
+        location = self.path if self.line is None else f"{self.path}:{self.line}:{self.column}"
+        return f"{location}: {self.key}: {self.reason}" if self.key else f"{location}: {self.reason}"
 
 
-Keys = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 """The way from the top of a document to a value: keys of objects, indexes of lists."""
-MAX_FAULTS = 100
-"""Faults that a ConfigError shows."""
+MAX_ISSUES = 100
+"""Errors that a ConfigError shows."""
 _SHOWN = 300  # characters of a path or reason from a document in a message
 
 
-def dotted(path: Keys) -> str:
+def dotted(path: KeyPath) -> str:
     """``nats.servers[0]``; a key that does not print as a literal, a URI (by mistake, and with a password) as ``…``."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{_printable(part)}" for part in path)
     return shortened("".join(parts).removeprefix("."))
@@ -77,27 +77,27 @@ def _printable(key: str) -> str:
     return key if key.isprintable() else repr(key)
 
 
-def fault_at(name: str, text: str, offset: int, path: Keys, reason: str) -> Fault:
-    """Return the fault at an offset in the text of a document."""
+def issue_at(name: str, text: str, offset: int, path: KeyPath, reason: str) -> ConfigIssue:
+    """Return the error at an offset in the text of a document."""
     line, column = text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
-    return Fault(name, line, column, dotted(path), shortened(reason))
+    return ConfigIssue(name, line, column, dotted(path), shortened(reason))
 
 
 class ConfigError(ZmsdError):
-    """One or more faults in documents that a person wrote; ``str()`` has a line for each of the first MAX_FAULTS, and
+    """One or more errors in documents that a person wrote; ``str()`` has a line for each of the first MAX_ISSUES, and
     one that counts the others."""
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        self.faults = tuple(faults[:MAX_FAULTS])
-        lines = list(map(str, self.faults))
-        if len(faults) > MAX_FAULTS:
-            lines.append(f"and {len(faults) - MAX_FAULTS} more configuration errors, which are not shown")
+    def __init__(self, issues: Sequence[ConfigIssue]) -> None:
+        self.issues = tuple(issues[:MAX_ISSUES])
+        lines = list(map(str, self.issues))
+        if len(issues) > MAX_ISSUES:
+            lines.append(f"and {len(issues) - MAX_ISSUES} more configuration errors, which are not shown")
         super().__init__("\n".join(lines))
 
     @property
     def transient(self) -> bool:
         """Whether time may heal all of them, so that it makes sense to try again."""
-        return all(fault.transient for fault in self.faults)
+        return all(issue.transient for issue in self.issues)
 
 
 class EndpointDown(ConfigError):

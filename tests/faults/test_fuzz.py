@@ -17,14 +17,14 @@ from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Rege
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.faults.load import MAPPINGS, SCHEMA, Db, Follow, Serve
-from tests.faults.tally import Tally, pick
-from tests.faults.test_hostile import INITIAL, masked
 from tests.integration import chat
+from tests.issues.load import MAPPINGS, SCHEMA, Db, Follow, Serve
+from tests.issues.tally import Tally, pick
+from tests.issues.test_hostile import INITIAL, masked
 from tests.support.daemon import ZmsdProcess, run_zmsd
 from tests.support.websocket import WebSocket
 from zmsd.config import settings as config
-from zmsd.config.document import Document, parse
+from zmsd.config.document import ConfigDocument, parse
 from zmsd.errors import ConfigError
 from zmsd.replication.encoder import TableEncoder
 from zmsd.rows.rejects import Rejects
@@ -254,7 +254,7 @@ def mutated(document: Any, rng: random.Random, new: list[Any]) -> Any:
     return document
 
 
-def loads(schema: Document, mappings: Document | None) -> bool:
+def loads(schema: ConfigDocument, mappings: ConfigDocument | None) -> bool:
     """Whether it is a catalog; then it is whole, and can be worked with."""
     try:
         catalog = load_catalog(schema, mappings)
@@ -268,13 +268,13 @@ def loads(schema: Document, mappings: Document | None) -> bool:
 
 
 def said(error: ConfigError) -> None:
-    assert error.faults
-    for fault in error.faults:
+    assert error.issues
+    for fault in error.issues:
         assert fault.reason
         assert "\n" not in str(fault)
 
 
-def parsed(text: str, kind: Any) -> Document | None:
+def parsed(text: str, kind: Any) -> ConfigDocument | None:
     try:
         return parse(text, f"file.{kind}", kind=kind)
     except ConfigError as error:

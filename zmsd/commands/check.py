@@ -50,9 +50,9 @@ def _report(findings: Iterable[Finding]) -> int:
 def _of_documents(settings: Config, loaded: LoadedDocuments) -> Iterator[Finding]:
     yield Finding("ok", f"config: {redact_uri(settings.mongodb.uri)}, database {settings.mongodb.database}")
     for _, found in loaded.documents:
-        if found.fault is not None:
+        if found.issue is not None:
             age = "" if found.age is None else f", {words(found.age)} old"
-            yield Finding("warning", f"{found.fault}; its last good copy{age}, would be used")
+            yield Finding("warning", f"{found.issue}; its last good copy{age}, would be used")
     for warning in loaded.catalog.warnings:
         yield Finding("warning", warning)
     for table in loaded.catalog.tables:

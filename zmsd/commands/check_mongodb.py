@@ -10,7 +10,7 @@ from zmsd.commands.daemon_client import words
 from zmsd.config.settings import Config
 from zmsd.errors import SourceError
 from zmsd.mongodb.source import Document, Source, translated
-from zmsd.replication.preparation import faults_of_mappings
+from zmsd.replication.preparation import issues_of_mappings
 from zmsd.replication.sample import EMPTY, SAMPLE, sample_columns
 from zmsd.rows.bson_json import SAFE
 from zmsd.rows.computed import follows_from_id
@@ -259,7 +259,7 @@ class _Preflight:
             yield Finding("warning", f"{text}: {advice}")
 
     def _mappings(self) -> Iterator[Finding]:
-        faults = faults_of_mappings(self._source, self._catalog)
+        faults = issues_of_mappings(self._source, self._catalog)
         yield from (Finding("error", str(fault)) for fault in faults)
         computed = [table.name for table in self._catalog.tables if not table.mapping.plain]
         if computed and not faults:

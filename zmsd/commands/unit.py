@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from zmsd.config.document import Keys
+from zmsd.config.document import KeyPath
 from zmsd.config.settings import DEFAULT_FILE, Config, load
 
 UNIT_DIRECTORIES = ("etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
@@ -102,7 +102,7 @@ def load_settings(
     path: Path | None,
     environ: Mapping[str, str],
     *,
-    concerns: Callable[[Keys], bool] = lambda path: True,
+    concerns: Callable[[KeyPath], bool] = lambda path: True,
     running: bool = False,
 ) -> Config:
     """Return the settings as the daemon of ``path`` has them, with the credentials and state directory of its unit.

@@ -1,11 +1,11 @@
 """A document that a person or a program wrote, YAML or JSON: plain data that knows where each value stands.
 
-JSON is read by the json module, and its positions are looked for only when a fault is asked for. YAML is composed by
+JSON is read by the json module, and its positions are looked for only when an error is asked for. YAML is composed by
 PyYAML and read by the core schema of YAML 1.2: only ``true`` and ``false`` are booleans (``images: off`` is text),
-dates are text, every key is text. In both a key that stands twice in one object is a fault.
+dates are text, every key is text. In both a key that stands twice in one object is an error.
 
 A document may come from somebody who does not wish us well, or from a program with a bug. Its size, its depth, the
-number of its YAML values and the number of faults with a position are bounded, so that reading and checking a document
+number of its YAML values and the number of errors with a position are bounded, so that reading and checking a document
 takes seconds and tens of megabytes at most, whatever is in it.
 """
 
@@ -20,25 +20,25 @@ from typing import Any, Literal
 
 from zmsd.config.json_text import TOO_DEEP, JsonMarks, parse_json
 from zmsd.config.yaml_text import YamlMarks, parse_yaml
-from zmsd.errors import ConfigError, Fault, Keys, dotted, fault_at, shortened
+from zmsd.errors import ConfigError, ConfigIssue, KeyPath, dotted, issue_at, shortened
 
 Kind = Literal["json", "yaml"]
 LIMIT = 1 << 20
 """Bytes; no document is larger."""
 SUGGESTIONS = 20
-"""Faults of a document for which a similar name is looked for: each look takes up to 50 ms."""
+"""Errors of a document for which a similar name is looked for: each look takes up to 50 ms."""
 
 _LASTING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
 """Errors of open(2) and read(2) that stay until somebody changes the file or the setting."""
-_POSITIONS = 300  # faults of a document that get a position; ConfigError shows MAX_FAULTS of them
+_POSITIONS = 300  # errors of a document that get a position; ConfigError shows MAX_ISSUES of them
 _SUGGESTED_FROM = 2000  # known names that are compared
 _LONGEST_NAME = 100  # characters of a name for which a similar one is looked for
 
 
-class Document:
+class ConfigDocument:
     """Plain data (dict, list, str, int, float, bool, None) and the text it was read from.
 
-    ``name`` is the file or URL as faults show it.
+    ``name`` is the file or URL as errors show it.
     """
 
     def __init__(self, name: str, text: str, data: Any, marks: YamlMarks | None = None) -> None:
@@ -50,19 +50,19 @@ class Document:
         self._suggestions_left = SUGGESTIONS
 
     def __repr__(self) -> str:
-        return f"Document({self.name!r})"
+        return f"ConfigDocument({self.name!r})"
 
-    def fault(self, path: Keys, reason: str) -> Fault:
-        """Return a fault at the key or list item at ``path``; where that is missing, at the nearest thing around it.
+    def issue(self, path: KeyPath, reason: str) -> ConfigIssue:
+        """Return an error at the key or list item at ``path``; where that is missing, at the nearest thing around it.
 
-        From the 301st fault of a document on, the fault has no position.
+        From the 301st error of a document on, the error has no position.
         """
         if not self._positions_left:
-            return Fault(self.name, None, None, dotted(path), shortened(reason))
+            return ConfigIssue(self.name, None, None, dotted(path), shortened(reason))
         self._positions_left -= 1
         if self._marks is None:
             self._marks = JsonMarks(self.text)
-        return fault_at(self.name, self.text, self._marks.offset(path), path, reason)
+        return issue_at(self.name, self.text, self._marks.offset(path), path, reason)
 
     def suggestion(self, word: str, known: Iterable[str]) -> str:
         """Return ``; did you mean port?``, or "" when no known name is similar. From the 21st call on return ""."""
@@ -73,16 +73,16 @@ class Document:
         return f"; did you mean {near[0]}?" if near else ""
 
 
-def parse(text: str, name: str, *, kind: Kind) -> Document:
+def parse(text: str, name: str, *, kind: Kind) -> ConfigDocument:
     """The document in ``text``; ConfigError for bad syntax, for nothing at all, and for every key that stands twice."""
     if not text.strip():
-        raise ConfigError([Fault(name, None, None, "", "is empty")])
+        raise ConfigError([ConfigIssue(name, None, None, "", "is empty")])
     try:
         if kind == "json":
-            return Document(name, text, parse_json(text, name))
-        return Document(name, text, *parse_yaml(text, name))
+            return ConfigDocument(name, text, parse_json(text, name))
+        return ConfigDocument(name, text, *parse_yaml(text, name))
     except RecursionError:
-        raise ConfigError([Fault(name, None, None, "", TOO_DEEP)]) from None
+        raise ConfigError([ConfigIssue(name, None, None, "", TOO_DEEP)]) from None
 
 
 def read(path: Path) -> str:
@@ -92,18 +92,18 @@ def read(path: Path) -> str:
             return decode(file.read(LIMIT + 1), str(path))
     except OSError as exc:
         reason = f"cannot be read: {exc.strerror or exc}"
-        raise ConfigError([Fault(str(path), None, None, "", reason, exc.errno not in _LASTING)]) from exc
+        raise ConfigError([ConfigIssue(str(path), None, None, "", reason, exc.errno not in _LASTING)]) from exc
 
 
 def decode(raw: bytes, name: str) -> str:
     """``raw`` as UTF-8 text without a byte order mark; ConfigError if it is none, or more than LIMIT bytes."""
     if len(raw) > LIMIT:
-        raise ConfigError([Fault(name, None, None, "", f"is larger than {LIMIT >> 20} MiB")])
+        raise ConfigError([ConfigIssue(name, None, None, "", f"is larger than {LIMIT >> 20} MiB")])
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         line, column = raw.count(b"\n", 0, exc.start) + 1, exc.start - raw.rfind(b"\n", 0, exc.start)
-        raise ConfigError([Fault(name, line, column, "", "is not UTF-8 text")]) from exc
+        raise ConfigError([ConfigIssue(name, line, column, "", "is not UTF-8 text")]) from exc
 
 
-__all__ = ["Document", "Keys", "Kind", "decode", "dotted", "parse", "read"]
+__all__ = ["ConfigDocument", "KeyPath", "Kind", "decode", "dotted", "parse", "read"]

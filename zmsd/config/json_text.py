@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Iterator
 from typing import Any
 
-from zmsd.errors import MAX_FAULTS, ConfigError, Fault, Keys, fault_at
+from zmsd.errors import MAX_ISSUES, ConfigError, ConfigIssue, KeyPath, issue_at
 
 MAX_DEPTH = 200
 """Objects and lists inside of one another. MongoDB takes 100 levels in a document."""
@@ -42,18 +42,18 @@ def parse_json(text: str, name: str) -> Any:
     try:
         data = json.loads(text, object_pairs_hook=to_object, parse_constant=refuse_constant)
     except json.JSONDecodeError as exc:
-        raise ConfigError([Fault(name, exc.lineno, exc.colno, "", f"not JSON: {exc.msg}")]) from exc
+        raise ConfigError([ConfigIssue(name, exc.lineno, exc.colno, "", f"not JSON: {exc.msg}")]) from exc
     except ValueError as exc:  # a constant, or an integer of thousands of digits
-        raise ConfigError([Fault(name, None, None, "", f"not JSON: {exc}")]) from exc
+        raise ConfigError([ConfigIssue(name, None, None, "", f"not JSON: {exc}")]) from exc
     if r"\ud" in text.lower():
         escaped = (token for token in _JSON_TOKEN.finditer(text) if token[0].startswith('"'))
         halves = (token.start() for token in escaped if SURROGATE.search(json.loads(token[0])))
-        faults = [fault_at(name, text, at, (), HALF_OF_A_PAIR) for at in itertools.islice(halves, MAX_FAULTS)]
-        if faults:
-            raise ConfigError(faults)
+        issues = [issue_at(name, text, at, (), HALF_OF_A_PAIR) for at in itertools.islice(halves, MAX_ISSUES)]
+        if issues:
+            raise ConfigError(issues)
     if repeated:
-        places = itertools.islice(_repeated_keys(text), MAX_FAULTS)
-        raise ConfigError([fault_at(name, text, at, path, "stands here twice") for path, at in places])
+        repetitions = itertools.islice(_repeated_keys(text), MAX_ISSUES)
+        raise ConfigError([issue_at(name, text, at, path, "stands here twice") for path, at in repetitions])
     return data
 
 
@@ -66,14 +66,14 @@ def _check_depth(text: str, name: str) -> None:
         if token[0] in "[{":
             depth += 1
             if depth > MAX_DEPTH:
-                raise ConfigError([fault_at(name, text, token.start(), (), TOO_DEEP)])
+                raise ConfigError([issue_at(name, text, token.start(), (), TOO_DEEP)])
         elif token[0] in "]}":
             depth -= 1
 
 
-def _repeated_keys(text: str) -> Iterator[tuple[Keys, int]]:
+def _repeated_keys(text: str) -> Iterator[tuple[KeyPath, int]]:
     """Yield (path, offset) of every key that was in its object already; ``text`` is JSON that json has accepted."""
-    stack: list[tuple[set[str] | None, Keys]] = []  # the open containers: keys of an object, path
+    stack: list[tuple[set[str] | None, KeyPath]] = []  # the open containers: keys of an object, path
     key: str | None = None
     index = [0]
     for match in _JSON_TOKEN.finditer(text):
@@ -101,10 +101,10 @@ def _repeated_keys(text: str) -> Iterator[tuple[Keys, int]]:
 
 
 class JsonMarks:
-    """Offsets of the members of those containers in which a fault was found; ``text`` is JSON that json has accepted.
+    """Offsets of the members of those containers in which an error was found; ``text`` is JSON that json has accepted.
 
     A container is walked once. What is in its members is skipped by json's scanner in C, so that a look costs about as
-    much as reading the document, and memory only for the containers on the way to a fault.
+    much as reading the document, and memory only for the containers on the way to an error.
     """
 
     def __init__(self, text: str) -> None:
@@ -112,7 +112,7 @@ class JsonMarks:
         self._skip = json.JSONDecoder().raw_decode
         self._known: dict[int, dict[str, int] | array[int]] = {}
 
-    def offset(self, path: Keys) -> int:
+    def offset(self, path: KeyPath) -> int:
         """Return where the value at ``path`` begins (for a member of an object: its key), or the nearest around it."""
         at = value = self._blank(0)
         for part in path:

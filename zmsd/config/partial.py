@@ -9,7 +9,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from zmsd.config.document import Keys
+from zmsd.config.document import KeyPath
 from zmsd.config.reader import Reader
 from zmsd.config.settings import Config, LogConfig, read_document
 from zmsd.errors import ConfigError
@@ -31,14 +31,14 @@ def load_log(path: Path | None) -> LogConfig:
     return LogConfig(found.level or default.level, found.format or default.format)
 
 
-def only(*settings: str) -> Callable[[Keys], bool]:
+def only(*settings: str) -> Callable[[KeyPath], bool]:
     """Return the ``concerns`` of config.load for a command that uses these sections (``nats``) or settings
     (``server.port``) only."""
     used = [tuple(name.split(".")) for name in settings]
     return lambda path: any(path[: len(part)] == part[: len(path)] for part in used)
 
 
-def without_credentials() -> Callable[[Keys], bool]:
+def without_credentials() -> Callable[[KeyPath], bool]:
     """Return the ``concerns`` of config.load for a process that may not see the unit's credentials."""
     credentials = frozenset(_credential_settings(Config, ()))
     return lambda path: path not in credentials
@@ -55,7 +55,7 @@ def _member(section: Any, name: str | int) -> Any:
     return getattr(section, str(name), None)
 
 
-def _credential_settings(cls: type, path: Keys) -> Iterator[Keys]:
+def _credential_settings(cls: type, path: KeyPath) -> Iterator[KeyPath]:
     """Yield the path of each setting whose file may be a systemd credential."""
     for entry in fields(cls):
         hint = typing.get_type_hints(cls)[entry.name]

@@ -1,4 +1,4 @@
-"""A document and the environment -> dataclasses, by their annotations, with a fault for everything that does not fit.
+"""A document and the environment -> dataclasses, by their annotations, with an error for everything that does not fit.
 
 Knows no setting of zmsd: those are the dataclasses of config.py.
 """
@@ -15,8 +15,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, Protocol, TypeVar
 
-from zmsd.config.document import Document, Keys, dotted, read
-from zmsd.errors import ConfigError, Fault
+from zmsd.config.document import ConfigDocument, KeyPath, dotted, read
+from zmsd.errors import ConfigError, ConfigIssue
 
 T = TypeVar("T")
 
@@ -63,91 +63,91 @@ class CredentialDirectory:
 
 
 class Reader:
-    """The settings as plain data, the environment laid over the file, and the faults found in them.
+    """The settings as plain data, the environment laid over the file, and the errors found in them.
 
     ``build`` takes dataclasses whose fields are bool, int, float, str, Path, Literal, tuple[str, ...] (one text will
     do), Mapping[str, str], a dataclass, or any of these ``| None``. A key with nothing behind it is a key left out;
-    what is at fault is None in what is built.
+    what is wrong is None in what is built.
     """
 
     def __init__(
         self,
-        document: Document | None,
+        document: ConfigDocument | None,
         environ: Mapping[str, str],
         variables: Variables,
         hint: str,
         *,
         credentials: Credentials | None = None,
-        concerns: Callable[[Keys], bool] = lambda path: True,
+        concerns: Callable[[KeyPath], bool] = lambda path: True,
     ) -> None:
         """Lay the environment over the document.
 
-        :param hint: what to add to a fault where there is no document to have it
+        :param hint: what to add to an error where there is no document to have it
         :param credentials: where to look for credentials, if not in $CREDENTIALS_DIRECTORY
-        :param concerns: whether to report a fault of the setting at this path
+        :param concerns: whether to report an error of the setting at this path
         """
-        self.faults: list[Fault] = []
-        self.faulty: set[Keys] = set()
-        """Places of faults, and all that is around them."""
+        self.issues: list[ConfigIssue] = []
+        self.faulty_paths: set[KeyPath] = set()
+        """Places of errors, and all that is around them."""
         self.data: dict[str, Any] = dict(document.data) if document else {}
         self._document = document
         self._credentials = credentials or CredentialDirectory(environ)
         self._concerns = concerns
-        self._missing: dict[Keys, str] = {}
+        self._missing: dict[KeyPath, str] = {}
         """Setting that names a credential which was not found -> what to add to an error about its file."""
         self._state = environ.get("STATE_DIRECTORY", "").partition(":")[0]  # systemd may have several in it
         self._known = variables
         self._hint = hint
-        self._variables: dict[Keys, str] = {}
+        self._variables: dict[KeyPath, str] = {}
         for variable, (section, key, aside) in variables.items():
             if text := environ.get(variable):
                 self._overlay(variable, text, section, key, aside)
 
-    def fault(self, path: Keys, reason: str, *, transient: bool = False) -> None:
-        """Record what is wrong with the setting at ``path``; ``transient`` is as of Fault."""
-        self.faulty.update(path[:length] for length in range(len(path) + 1))
+    def add_issue(self, path: KeyPath, reason: str, *, transient: bool = False) -> None:
+        """Record what is wrong with the setting at ``path``; ``transient`` is as of ConfigIssue."""
+        self.faulty_paths.update(path[:length] for length in range(len(path) + 1))
         if not self._concerns(path):
             return
         variable = next((name for at, name in self._variables.items() if at == path[: len(at)]), None)
         if variable is None and self._document is not None:
-            self.faults.append(replace(self._document.fault(path, reason), transient=transient))
+            self.issues.append(replace(self._document.issue(path, reason), transient=transient))
             return
         if variable is None:  # nothing was written: name the variable that would do
             variable = next((name for name, at in self._known.items() if at[: len(path)] == path), None)
             reason += self._hint
-        self.faults.append(Fault("environment", None, None, variable or dotted(path), reason, transient))
+        self.issues.append(ConfigIssue("environment", None, None, variable or dotted(path), reason, transient))
 
-    def sound(self, path: Keys, *keys: str) -> bool:
-        """Whether no fault was found in any of these keys of the object at ``path``."""
-        return not any((*path, key) in self.faulty for key in keys)
+    def sound(self, path: KeyPath, *keys: str) -> bool:
+        """Whether no error was found in any of these keys of the object at ``path``."""
+        return not any((*path, key) in self.faulty_paths for key in keys)
 
-    def secret(self, file: Path, path: Keys) -> str:
+    def secret(self, file: Path, path: KeyPath) -> str:
         """What stands in ``file``, which the setting at ``path`` names, without white space around it; "" after a
-        fault."""
+        error."""
         try:
             text = read(file).strip()
         except ConfigError as exc:
-            for fault in exc.faults:
-                self.fault(path, f"{file} {fault.reason}{self._missing.get(path, '')}", transient=True)
+            for issue in exc.issues:
+                self.add_issue(path, f"{file} {issue.reason}{self._missing.get(path, '')}", transient=True)
             return ""
         if not text:
-            self.fault(path, f"{file} is empty", transient=True)
+            self.add_issue(path, f"{file} is empty", transient=True)
         return text
 
-    def build(self, cls: type[T], data: dict[str, Any], path: Keys = ()) -> T:
+    def build(self, cls: type[T], data: dict[str, Any], path: KeyPath = ()) -> T:
         known = {entry.name: entry for entry in fields(cls)}  # type: ignore[arg-type]
         hints = typing.get_type_hints(cls)
         for key in [key for key in data if key not in known]:
             near = self._document.suggestion(key, known) if self._document else ""
             near = near or f"; known: {', '.join(known)}"
-            self.fault((*path, key), f"unknown setting{near}")
+            self.add_issue((*path, key), f"unknown setting{near}")
         values: dict[str, Any] = {}
         for name, entry in known.items():
             here = (*path, name)
             if data.get(name) is not None:
                 values[name] = self._convert(hints[name], data[name], here, entry.metadata)
             elif entry.default is MISSING and entry.default_factory is MISSING:
-                self.fault(here, "is required")
+                self.add_issue(here, "is required")
                 values[name] = None
             elif is_dataclass(hints[name]):
                 values[name] = self.build(hints[name], {}, here)
@@ -156,7 +156,7 @@ class Reader:
                 values[name] = Path(state, entry.default) if state else self._locate(str(entry.default), here, False)
         return cls(**values)
 
-    def _convert(self, hint: Any, value: Any, path: Keys, rules: Mapping[str, Any]) -> Any:
+    def _convert(self, hint: Any, value: Any, path: KeyPath, rules: Mapping[str, Any]) -> Any:
         args, origin = typing.get_args(hint), typing.get_origin(hint)
         if NoneType in args:
             return self._convert(args[0], value, path, rules)
@@ -178,27 +178,27 @@ class Reader:
         if hint is Path:
             return self._file(value, path, rules)
         if not isinstance(value, dict):
-            return self.fault(path, f"must be an object, got {kind(value)}")  # not what: it may be a URI
+            return self.add_issue(path, f"must be an object, got {kind(value)}")  # not what: it may be a URI
         if origin is Mapping:
             return {key: self._text(item, (*path, key), rules) for key, item in value.items()}
         return self.build(hint, value, path)
 
-    def _wrong(self, wanted: str, value: Any, path: Keys, rules: Mapping[str, Any]) -> None:
+    def _wrong(self, wanted: str, value: Any, path: KeyPath, rules: Mapping[str, Any]) -> None:
         shown = kind(value) if rules.get("secret") or isinstance(value, dict | list) else repr(value)
-        self.fault(path, f"must be {wanted}, got {shown}")
+        self.add_issue(path, f"must be {wanted}, got {shown}")
 
-    def _text(self, value: Any, path: Keys, rules: Mapping[str, Any]) -> str | None:
+    def _text(self, value: Any, path: KeyPath, rules: Mapping[str, Any]) -> str | None:
         if not isinstance(value, str):
             self._wrong("text (in quotes)" if isinstance(value, int | float) else "text", value, path, rules)
         elif not value.isprintable() and not rules.get("unprintable"):
-            self.fault(path, "holds a character that cannot be printed")
+            self.add_issue(path, "holds a character that cannot be printed")
         elif not value:
-            self.fault(path, "must not be empty")
+            self.add_issue(path, "must not be empty")
         else:
             return value
         return None
 
-    def _number(self, hint: type, value: Any, path: Keys, rules: Mapping[str, Any]) -> Any:
+    def _number(self, hint: type, value: Any, path: KeyPath, rules: Mapping[str, Any]) -> Any:
         low, high = rules["low"], rules["high"]
         if path in self._variables and re.fullmatch(r"[0-9]{1,9}", value):
             value = int(value)
@@ -207,7 +207,7 @@ class Reader:
         bounds = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
         return self._wrong(f"a {'whole ' if hint is int else ''}number {bounds}", value, path, rules)
 
-    def _file(self, value: Any, path: Keys, rules: Mapping[str, Any]) -> Path | None:
+    def _file(self, value: Any, path: KeyPath, rules: Mapping[str, Any]) -> Path | None:
         text = self._text(value, path, rules)
         if text is None:
             return None
@@ -216,10 +216,12 @@ class Reader:
             try:
                 file.open("rb").close()
             except OSError as exc:
-                self.fault(path, f"{file} cannot be read: {exc.strerror}{self._missing.get(path, '')}", transient=True)
+                self.add_issue(
+                    path, f"{file} cannot be read: {exc.strerror}{self._missing.get(path, '')}", transient=True
+                )
         return file
 
-    def _locate(self, text: str, path: Keys, credential: bool) -> Path:
+    def _locate(self, text: str, path: KeyPath, credential: bool) -> Path:
         """The file that ``text`` names: relative to the config file, or where the environment says so to the cwd."""
         if credential:
             given = self._credentials.find(text)
@@ -234,10 +236,10 @@ class Reader:
     def _overlay(self, variable: str, text: str, section: str, key: str, aside: tuple[str, ...]) -> None:
         old = self.data.get(section) or {}
         if not isinstance(old, dict):
-            return  # a fault of the file, which build() finds
+            return  # an error of the file, which build() finds
         for rival in aside:
             if (section, rival) in self._variables:
-                self.fault((section, rival), f"{variable} is set too; unset one of them")
+                self.add_issue((section, rival), f"{variable} is set too; unset one of them")
                 return
         self._variables[section, key] = variable
         self.data[section] = {name: kept for name, kept in old.items() if name not in aside} | {key: text}

@@ -1,7 +1,7 @@
 """The settings: one tree of frozen dataclasses, read from a YAML or JSON file and the environment.
 
 `load` is the only way in, at start, on reload and for ``zmsd check`` alike: it gives a whole, valid Config or raises
-one ConfigError with every fault. Defaults stand in the dataclasses and nowhere else; two Configs compare with ``==``.
+one ConfigError with every error. Defaults stand in the dataclasses and nowhere else; two Configs compare with ``==``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 
 from zmsd.config import document as documents
 from zmsd.config import mongodb_uri
-from zmsd.config.document import Document, Keys
+from zmsd.config.document import ConfigDocument, KeyPath
 from zmsd.config.mongodb_names import collection_problem, database_problem
 from zmsd.config.reader import Credentials, Reader, Variables, kind, setting
-from zmsd.errors import MAX_FAULTS, ConfigError
+from zmsd.errors import MAX_ISSUES, ConfigError
 
 DEFAULT_FILE = Path("/etc/zmsd/zmsd.yaml")
 
@@ -33,7 +33,7 @@ class MongodbConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class SourceConfig:
+class DocumentLocation:
     """Where a document is: a file, or a URL with the headers to send and the seconds between looks at it."""
 
     file: Path | None = None
@@ -70,7 +70,7 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class ZeroConfig:
-    permissions: SourceConfig | None = None
+    permissions: DocumentLocation | None = None
     clients_collection: str | None = setting(None, unprintable=True)
     mutations_collection: str | None = setting(None, unprintable=True)
 
@@ -118,8 +118,8 @@ class LogConfig:
 @dataclass(frozen=True, slots=True)
 class Config:
     mongodb: MongodbConfig = field(default_factory=MongodbConfig)
-    schema: SourceConfig = field(default_factory=SourceConfig)
-    mappings: SourceConfig | None = None
+    schema: DocumentLocation = field(default_factory=DocumentLocation)
+    mappings: DocumentLocation | None = None
     server: ServerConfig = field(default_factory=ServerConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     feed: FeedConfig = field(default_factory=FeedConfig)
@@ -147,14 +147,14 @@ def load(
     environ: Mapping[str, str],
     *,
     credentials: Credentials | None = None,
-    concerns: Callable[[Keys], bool] = lambda path: True,
+    concerns: Callable[[KeyPath], bool] = lambda path: True,
 ) -> Config:
     """Return the settings of ``path`` (None: DEFAULT_FILE, if there is one) with those of ``environ`` over them.
 
     Raises ConfigError with everything that is wrong.
 
     :param credentials: where to look for systemd credentials, if not in $CREDENTIALS_DIRECTORY
-    :param concerns: whether to report a fault of the setting at this path. A setting with a fault that is not reported
+    :param concerns: whether to report an error of the setting at this path. A setting with an unreported error
         is None in the result; leave such settings alone.
     """
     document = read_document(path)
@@ -163,18 +163,18 @@ def load(
     config = reader.build(Config, reader.data)
     _check_host(reader, config.server)
     config = replace(config, mongodb=_with_uri(reader, config.mongodb), server=_with_tokens(reader, config.server))
-    _check_source(reader, ("schema",), config.schema)
-    _check_source(reader, ("mappings",), config.mappings)
-    _check_source(reader, ("zero", "permissions"), getattr(config.zero, "permissions", None))
+    _check_location(reader, ("schema",), config.schema)
+    _check_location(reader, ("mappings",), config.mappings)
+    _check_location(reader, ("zero", "permissions"), getattr(config.zero, "permissions", None))
     _check_collections(reader, config.zero)
     _check_nats(reader, config)
-    if reader.faults:
-        shown, others = reader.faults[:MAX_FAULTS], reader.faults[MAX_FAULTS:]
-        raise ConfigError(sorted(shown, key=lambda fault: (fault.line or 0, fault.column or 0)) + others)
+    if reader.issues:
+        shown, others = reader.issues[:MAX_ISSUES], reader.issues[MAX_ISSUES:]
+        raise ConfigError(sorted(shown, key=lambda issue: (issue.line or 0, issue.column or 0)) + others)
     return config
 
 
-def read_document(path: Path | None) -> Document | None:
+def read_document(path: Path | None) -> ConfigDocument | None:
     """Return the settings file; None where none was named and there is no DEFAULT_FILE. Raises ConfigError."""
     file = path or DEFAULT_FILE
     try:
@@ -185,49 +185,49 @@ def read_document(path: Path | None) -> Document | None:
         raise
     document = documents.parse(text, str(file), kind="json" if file.suffix == ".json" else "yaml")
     if not isinstance(document.data, dict):
-        raise ConfigError([document.fault((), f"must be an object of settings, not {kind(document.data)}")])
+        raise ConfigError([document.issue((), f"must be an object of settings, not {kind(document.data)}")])
     return document
 
 
-# What one setting means for another. Each looks only at settings without faults, so that no fault is said twice. What
-# is at fault is None: a section that is no object, a value, an item of a list or a mapping.
+# What one setting means for another. Each looks only at settings without errors, so that no error is said twice. What
+# is wrong is None: a section that is no object, a value, an item of a list or a mapping.
 
 
 def _with_uri(reader: Reader, section: MongodbConfig) -> MongodbConfig:
     """``section`` with the URI of its uri_file, and the name of its database."""
     if section is None or not reader.sound(("mongodb",), "uri", "uri_file"):
         return section
-    place: Keys = ("mongodb", "uri" if section.uri else "uri_file")
+    key_path: KeyPath = ("mongodb", "uri" if section.uri else "uri_file")
     if bool(section.uri) == bool(section.uri_file):
-        reader.fault(("mongodb", "uri"), "give uri or uri_file, not both" if section.uri else "is required")
+        reader.add_issue(("mongodb", "uri"), "give uri or uri_file, not both" if section.uri else "is required")
         return section
-    uri = section.uri or reader.secret(typing.cast(Path, section.uri_file), place)
+    uri = section.uri or reader.secret(typing.cast(Path, section.uri_file), key_path)
     if not uri:
         return section
     try:
         database = mongodb_uri.database_of(uri)
     except ValueError as exc:
-        reader.fault(place, str(exc))
+        reader.add_issue(key_path, str(exc))
         return section
     if not reader.sound(("mongodb",), "database"):
         return section
     if section.database:
-        database, place = section.database, ("mongodb", "database")
+        database, key_path = section.database, ("mongodb", "database")
     if not database:
-        reader.fault(place, "names no database: end it with /DATABASE, or set mongodb.database")
-    elif "@" in uri.partition("?")[0].rpartition("/")[2] and place[1] != "database":
-        reader.fault(place, "the user name and password must be percent-encoded")
+        reader.add_issue(key_path, "names no database: end it with /DATABASE, or set mongodb.database")
+    elif "@" in uri.partition("?")[0].rpartition("/")[2] and key_path[1] != "database":
+        reader.add_issue(key_path, "the user name and password must be percent-encoded")
     elif problem := database_problem(database):
-        reader.fault(place, problem)
+        reader.add_issue(key_path, problem)
     return replace(section, uri=uri, database=database)
 
 
 def _check_host(reader: Reader, section: ServerConfig) -> None:
     host = getattr(section, "host", None) or ""
     if " " in host:
-        reader.fault(("server", "host"), "must not have blanks in it")
+        reader.add_issue(("server", "host"), "must not have blanks in it")
     elif ":" in host and _address(host) is None:
-        reader.fault(("server", "host"), "has a port in it, which is server.port, or is no IPv6 address")
+        reader.add_issue(("server", "host"), "has a port in it, which is server.port, or is no IPv6 address")
 
 
 def _with_tokens(reader: Reader, section: ServerConfig) -> ServerConfig:
@@ -235,18 +235,18 @@ def _with_tokens(reader: Reader, section: ServerConfig) -> ServerConfig:
     if section is None:
         return section
     if section.token and section.token_file:
-        reader.fault(("server", "token_file"), "give token or token_file, not both")
+        reader.add_issue(("server", "token_file"), "give token or token_file, not both")
     tokens = section.token
     if section.token_file:
         text = reader.secret(section.token_file, ("server", "token_file"))
         tokens = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not all(re.fullmatch(r"[!-~]+", token) for token in tokens if token):
-        reader.fault(("server", "token_file" if section.token_file else "token"), "a token is ASCII without blanks")
+        reader.add_issue(("server", "token_file" if section.token_file else "token"), "a token is ASCII without blanks")
     guarded = tokens or section.token_file or section.allow_anonymous
     known = reader.sound(("server",), "host", "token_file", "allow_anonymous")
     if known and not (guarded or _is_loopback(section.host)):
         reason = f"is required, for other machines can reach {section.host} (or set server.allow_anonymous: true)"
-        reader.fault(("server", "token"), reason)
+        reader.add_issue(("server", "token"), reason)
     return replace(section, token=tokens)
 
 
@@ -263,42 +263,42 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _check_source(reader: Reader, place: Keys, source: SourceConfig | None) -> None:
-    if source is None or not reader.sound(place, "file", "url"):
+def _check_location(reader: Reader, key_path: KeyPath, location: DocumentLocation | None) -> None:
+    if location is None or not reader.sound(key_path, "file", "url"):
         return
-    if (source.file is None) == (source.url is None):
-        reader.fault(place, "give file or url" + (", not both" if source.url else ""))
+    if (location.file is None) == (location.url is None):
+        reader.add_issue(key_path, "give file or url" + (", not both" if location.url else ""))
         return
-    if source.url is None:
+    if location.url is None:
         for key in ("headers", "refresh"):
-            if getattr(source, key) and reader.sound(place, key):
-                reader.fault((*place, key), "goes with url only")
+            if getattr(location, key) and reader.sound(key_path, key):
+                reader.add_issue((*key_path, key), "goes with url only")
         return
     try:
-        parts = urlsplit(source.url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and source.url.isascii()
+        parts = urlsplit(location.url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and location.url.isascii()
     except ValueError:
         good = False
-    if not good or " " in source.url:
-        reader.fault((*place, "url"), "must be an http or https URL, percent-encoded")
+    if not good or " " in location.url:
+        reader.add_issue((*key_path, "url"), "must be an http or https URL, percent-encoded")
     elif "@" in parts.netloc:
-        reader.fault((*place, "url"), "must not hold a user or password; send headers: {Authorization: …}")
-    for key, value in (source.headers or {}).items():
+        reader.add_issue((*key_path, "url"), "must not hold a user or password; send headers: {Authorization: …}")
+    for key, value in (location.headers or {}).items():
         if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", key) or not (value or "").isascii():
-            reader.fault((*place, "headers", key), "is no HTTP header")
+            reader.add_issue((*key_path, "headers", key), "is no HTTP header")
 
 
 def _check_collections(reader: Reader, section: ZeroConfig) -> None:
     for key in ("clients_collection", "mutations_collection"):
         name = getattr(section, key, None)
         if name is not None and (problem := collection_problem(name)):
-            reader.fault(("zero", key), problem)
+            reader.add_issue(("zero", key), problem)
     if (
         section is not None
         and section.clients_collection
         and section.clients_collection == section.mutations_collection
     ):
-        reader.fault(("zero", "mutations_collection"), "must be another collection than zero.clients_collection")
+        reader.add_issue(("zero", "mutations_collection"), "must be another collection than zero.clients_collection")
 
 
 def _check_nats(reader: Reader, config: Config) -> None:
@@ -306,9 +306,9 @@ def _check_nats(reader: Reader, config: Config) -> None:
     if section is None:
         return
     if section.bucket and not re.fullmatch(r"[A-Za-z0-9_-]+", section.bucket):
-        reader.fault(("nats", "bucket"), "is made of letters, digits, _ and -")
+        reader.add_issue(("nats", "bucket"), "is made of letters, digits, _ and -")
     if shared and not section.servers:
-        reader.fault(("nats", "servers"), "is required by watermarks.storage: nats-kv")
+        reader.add_issue(("nats", "servers"), "is required by watermarks.storage: nats-kv")
     for server in section.servers:
         if server and not re.fullmatch(r"((nats|tls|wss?)://)?[^\s/]+/?", server):
-            reader.fault(("nats", "servers"), "a server is nats://HOST:PORT (or tls://, ws://, wss://)")
+            reader.add_issue(("nats", "servers"), "a server is nats://HOST:PORT (or tls://, ws://, wss://)")

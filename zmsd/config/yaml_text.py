@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from zmsd.config.json_text import HALF_OF_A_PAIR, MAX_DEPTH, SURROGATE, TOO_DEEP
-from zmsd.errors import MAX_FAULTS, ConfigError, Fault, Keys, fault_at
+from zmsd.errors import MAX_ISSUES, ConfigError, ConfigIssue, KeyPath, issue_at
 
 MAX_YAML_VALUES = 100_000
 """Values of a YAML document: PyYAML takes 50 microseconds and 1 kB for one, and aliases multiply them."""
@@ -61,18 +61,18 @@ def parse_yaml(text: str, name: str) -> tuple[Any, YamlMarks]:
         if mark and any("://" in line for line in text.splitlines()[mark.line : mark.line + 1]):
             reason += ": put the URI in quotes"
         line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
-        raise ConfigError([Fault(name, line, column, "", reason)]) from exc
+        raise ConfigError([ConfigIssue(name, line, column, "", reason)]) from exc
     except yaml.reader.ReaderError as exc:
-        raise ConfigError([fault_at(name, text, exc.position, (), f"not YAML: {exc.reason}")]) from exc
+        raise ConfigError([issue_at(name, text, exc.position, (), f"not YAML: {exc.reason}")]) from exc
     except _TooMuch as exc:
-        raise ConfigError([fault_at(name, text, exc.args[0], (), exc.args[1])]) from None
+        raise ConfigError([issue_at(name, text, exc.args[0], (), exc.args[1])]) from None
     if node is None:
-        raise ConfigError([Fault(name, None, None, "", "is empty")])
+        raise ConfigError([ConfigIssue(name, None, None, "", "is empty")])
     builder = _YamlBuilder(name, text)
     top = YamlMarks(node.start_mark.index)
     data = builder.build(node, top, ())
-    if builder.faults:
-        raise ConfigError(builder.faults)
+    if builder.issues:
+        raise ConfigError(builder.issues)
     return data, top
 
 
@@ -85,7 +85,7 @@ class YamlMarks:
         self._offset = offset
         self.children: dict[str | int, YamlMarks] = {}
 
-    def offset(self, path: Keys) -> int:
+    def offset(self, path: KeyPath) -> int:
         """Return where the value at ``path`` begins, or the nearest around it."""
         mark = self
         for part in path:
@@ -96,17 +96,17 @@ class YamlMarks:
 
 
 class _YamlBuilder:
-    """Plain data and marks from nodes; what cannot be data goes to ``faults``."""
+    """Plain data and marks from nodes; what cannot be data goes to ``issues``."""
 
     def __init__(self, name: str, text: str) -> None:
         self._name, self._text = name, text
         self._count = 0
-        self.faults: list[Fault] = []
+        self.issues: list[ConfigIssue] = []
 
-    def build(self, node: yaml.Node, mark: YamlMarks, path: Keys) -> Any:
+    def build(self, node: yaml.Node, mark: YamlMarks, path: KeyPath) -> Any:
         self._count += 1
         if self._count > MAX_YAML_VALUES:  # an alias stands for as many as its anchor has
-            raise ConfigError([Fault(self._name, None, None, "", _TOO_MANY)])
+            raise ConfigError([ConfigIssue(self._name, None, None, "", _TOO_MANY)])
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -118,27 +118,27 @@ class _YamlBuilder:
         data: dict[str, Any] = {}
         for key, child in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                self._fault(key, path, "a key must be text")
+                self._add_issue(key, path, "a key must be text")
                 continue
             name = self._word(key, path)
             here = (*path, name)
             if name in data:
-                self._fault(key, here, "stands here twice")
+                self._add_issue(key, here, "stands here twice")
             mark.children[name] = YamlMarks(key.start_mark.index)
             data[name] = self.build(child, mark.children[name], here)
         return data
 
-    def _word(self, node: yaml.ScalarNode, path: Keys) -> str:
+    def _word(self, node: yaml.ScalarNode, path: KeyPath) -> str:
         """Its text, in which a character may be written as in JSON: as a surrogate pair."""
         value: str = node.value
         if SURROGATE.search(value):
             try:
                 return value.encode("utf-16", "surrogatepass").decode("utf-16")
             except UnicodeDecodeError:
-                self._fault(node, path, HALF_OF_A_PAIR)
+                self._add_issue(node, path, HALF_OF_A_PAIR)
         return value
 
-    def _scalar(self, node: yaml.ScalarNode, path: Keys) -> Any:
+    def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
         value: str = node.value
         try:
             match node.tag.removeprefix(_TAG):
@@ -153,9 +153,9 @@ class _YamlBuilder:
                 case "float":
                     return float(value.lower().replace(".inf", "inf").replace(".nan", "nan"))
         except ValueError as exc:
-            return self._fault(node, path, str(exc))
-        return self._fault(node, path, f"unknown tag {node.tag}")
+            return self._add_issue(node, path, str(exc))
+        return self._add_issue(node, path, f"unknown tag {node.tag}")
 
-    def _fault(self, node: yaml.Node, path: Keys, reason: str) -> None:
-        if len(self.faults) < MAX_FAULTS:
-            self.faults.append(fault_at(self._name, self._text, node.start_mark.index, path, reason))
+    def _add_issue(self, node: yaml.Node, path: KeyPath, reason: str) -> None:
+        if len(self.issues) < MAX_ISSUES:
+            self.issues.append(issue_at(self._name, self._text, node.start_mark.index, path, reason))

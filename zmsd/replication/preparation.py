@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zmsd import position
-from zmsd.errors import Fault, ResumeLost, SourceError, SourceRefused, SourceUnavailable
+from zmsd.errors import ConfigIssue, ResumeLost, SourceError, SourceRefused, SourceUnavailable
 from zmsd.mongodb.source import Source
 from zmsd.replication.hub import Hub
 from zmsd.replication.publication import Edition
@@ -31,7 +31,7 @@ def prepare(hub: Hub, edition: Edition, images: str) -> int:
             reason = _why_no_images(hub.source, collection, images)
             needs = f"table {table.name}: its rows do not follow from _id alone, so it needs pre-images of {collection}"
             raise type(reason)(f"{needs}: {reason}")
-    faults = faults_of_mappings(hub.source, edition.catalog)
+    faults = issues_of_mappings(hub.source, edition.catalog)
     if faults:
         raise SourceRefused("; ".join(map(str, faults)))
     hub.history.doubt()
@@ -56,7 +56,7 @@ def _why_no_images(source: Source, collection: str, setting: str) -> SourceError
     return source.missing_images.get(collection) or SourceUnavailable("they are not on yet")
 
 
-def faults_of_mappings(source: Source, catalog: Catalog) -> list[Fault]:
+def issues_of_mappings(source: Source, catalog: Catalog) -> list[ConfigIssue]:
     """What this MongoDB says against the computed mappings, each with its place in the document. Raises SourceError.
 
     :param source: prepared, so that its version is known
@@ -66,7 +66,7 @@ def faults_of_mappings(source: Source, catalog: Catalog) -> list[Fault]:
         return [fault for table in computed for fault in problems(source.run, table)]
     version = source.deployment.version_text
     reason = f"is computed by mongod, which needs MongoDB 5.1 ($documents), and this is {version}"
-    return [table.mapping.fault((), reason) for table in computed]
+    return [table.mapping.issue((), reason) for table in computed]
 
 
 def remember_identity(hub: Hub) -> None:

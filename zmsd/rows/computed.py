@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from zmsd.config.document import Keys
+from zmsd.config.document import KeyPath
 from zmsd.config.mongodb_names import path_problem
-from zmsd.errors import EvaluationError, Fault, SourceTimeout
+from zmsd.errors import ConfigIssue, EvaluationError, SourceTimeout
 from zmsd.pace import FIRST_SECONDS, Pace
 from zmsd.rows.rejects import Rejects
 from zmsd.rows.tagging import TAG, flag, is_inclusion, tagged
@@ -106,19 +106,19 @@ class Evaluator:
         return rows
 
 
-def problems(run: Run, table: Table) -> list[Fault]:
+def problems(run: Run, table: Table) -> list[ConfigIssue]:
     """What mongod says against a computed mapping, over no documents: of the first stage that it refuses."""
     stages: Stages = [{"$documents": []}]
-    for place, stage in _written(table):
+    for key_path, stage in _written(table):
         reason = _refusal(run, [*stages, stage])
         if reason is not None:
-            members = [] if place[0] == "pipeline" else _members(stage)
+            members = [] if key_path[0] == "pipeline" else _members(stage)
             alone = [(key, _refusal(run, [*stages, member])) for key, member in members]
-            faults = [table.mapping.fault((*place, key), f"mongod refuses it: {why}") for key, why in alone if why]
-            return faults or [table.mapping.fault(place, f"mongod refuses it: {reason}")]
+            faults = [table.mapping.issue((*key_path, key), f"mongod refuses it: {why}") for key, why in alone if why]
+            return faults or [table.mapping.issue(key_path, f"mongod refuses it: {reason}")]
         stages.append(stage)
     reason = _refusal(run, [{"$documents": []}, *_runnable(table)])
-    return [table.mapping.fault((), f"mongod refuses it with zmsd's tags: {reason}")] if reason else []
+    return [table.mapping.issue((), f"mongod refuses it with zmsd's tags: {reason}")] if reason else []
 
 
 def follows_from_id(table: Table) -> bool:
@@ -156,7 +156,7 @@ def used_fields(table: Table) -> frozenset[str] | None:
     return frozenset({"_id", *filter(_is_name, names), *columns, *paths})
 
 
-def _written(table: Table) -> Iterator[tuple[Keys, Document]]:
+def _written(table: Table) -> Iterator[tuple[KeyPath, Document]]:
     """The stages, each with its place in the mapping."""
     mapping = table.mapping
     if mapping.filter:

@@ -11,9 +11,9 @@ from typing import Any
 
 from bson import json_util
 
-from zmsd.config.document import Document, Keys, parse
+from zmsd.config.document import ConfigDocument, KeyPath, parse
 from zmsd.config.mongodb_names import collection_problem, path_problem
-from zmsd.errors import ConfigError, Fault
+from zmsd.errors import ConfigError, ConfigIssue
 from zmsd.schema.literals import JSON_OPTIONS, literals
 from zmsd.schema.mapping import Mapping, default_mapping, has_mappings, parse_mappings
 from zmsd.schema.tables import Column, SchemaTable, TableSpec, parse_schema
@@ -69,7 +69,7 @@ class Catalog:
 def recheck(catalog: Catalog, name: str) -> None:
     """Check a catalog that another daemon published by the rules for documents. Raises ConfigError.
 
-    :param name: what faults are shown at
+    :param name: what errors are shown at
     """
     records = [_record(table) for table in catalog.tables]
     if not records:
@@ -125,39 +125,39 @@ def _extended(value: Any) -> str | None:
 
 
 def _from_extended(text: str | None) -> Any:
-    def refuse(place: Keys, reason: str) -> None:
+    def refuse(key_path: KeyPath, reason: str) -> None:
         raise ValueError(reason)
 
     return None if text is None else literals(json.loads(text), refuse)
 
 
-def load_catalog(schema: Document, mappings: Document | None) -> Catalog:
-    """The catalog of two documents; ConfigError with all faults of both."""
-    tables, faults = parse_schema(schema)
+def load_catalog(schema: ConfigDocument, mappings: ConfigDocument | None) -> Catalog:
+    """The catalog of two documents; ConfigError with all errors of both."""
+    tables, issues = parse_schema(schema)
     if not tables:
-        raise ConfigError(faults)  # against no schema every mapping would be one more
+        raise ConfigError(issues)  # against no schema every mapping would be one more
     found: dict[str, Mapping] = {}
-    warnings: list[Fault] = []
+    warnings: list[ConfigIssue] = []
     mappings = schema if mappings is None and has_mappings(schema) else mappings
     if mappings is not None:
         found, more, warnings = parse_mappings(mappings, tables)
-        faults += more
+        issues += more
     published: list[Table] = []
     for table in tables:
         if table.spec is not None:
             mapping = found.get(table.spec.name) or default_mapping(table)
-            faults += _problems_of_names(schema, table, mapping)
+            issues += _problems_of_names(schema, table, mapping)
             published.append(Table(table.spec, mapping))
-    if faults:
-        raise ConfigError(faults)
+    if issues:
+        raise ConfigError(issues)
     return Catalog(tuple(published), tuple(map(str, warnings)))
 
 
-def _problems_of_names(schema: Document, table: SchemaTable, mapping: Mapping) -> list[Fault]:
-    """Faults where a name of the schema stands in for a collection or field, and MongoDB has no such names."""
-    problems: list[tuple[Keys, str | None]] = [((), collection_problem(mapping.collection))]
+def _problems_of_names(schema: ConfigDocument, table: SchemaTable, mapping: Mapping) -> list[ConfigIssue]:
+    """Errors where a name of the schema stands in for a collection or field, and MongoDB has no such names."""
+    problems: list[tuple[KeyPath, str | None]] = [((), collection_problem(mapping.collection))]
     problems += [(("columns", name), path_problem(path)) for name, path in mapping.fields or ()]
-    return [schema.fault((*table.place, *place), f"{why}; map it") for place, why in problems if why]
+    return [schema.issue((*table.key_path, *key_path), f"{why}; map it") for key_path, why in problems if why]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,10 +27,10 @@ def _hex_to_base64_url(operand: Any) -> dict[str, Any]:
     """Three hexadecimal digits are 12 bits, which are two characters. The text is filled up with zeros to a multiple of
     three digits, and the result is cut to the characters that have bits of the text."""
     digits = [
-        {"$indexOfBytes": ["0123456789abcdef", {"$substrBytes": ["$$hex", {"$add": ["$$at", place]}, 1]}]}
-        for place in range(3)
+        {"$indexOfBytes": ["0123456789abcdef", {"$substrBytes": ["$$hex", {"$add": ["$$at", key_path]}, 1]}]}
+        for key_path in range(3)
     ]
-    number = {"$add": [{"$multiply": [digit, 16 ** (2 - place)]} for place, digit in enumerate(digits)]}
+    number = {"$add": [{"$multiply": [digit, 16 ** (2 - key_path)]} for key_path, digit in enumerate(digits)]}
     characters = [
         {"$substrBytes": [_ALPHABET, {"$toInt": {"$floor": {"$divide": ["$$number", 64]}}}, 1]},
         {"$substrBytes": [_ALPHABET, {"$mod": ["$$number", 64]}, 1]},

@@ -24,10 +24,10 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 from zmsd.config import document as documents
-from zmsd.config.document import Document
-from zmsd.config.settings import SourceConfig
+from zmsd.config.document import ConfigDocument
+from zmsd.config.settings import DocumentLocation
 from zmsd.deadline import Deadline
-from zmsd.errors import ConfigError, EndpointDown, Fault, ZmsdError
+from zmsd.errors import ConfigError, ConfigIssue, EndpointDown, ZmsdError
 
 TIMEOUT = 10.0
 """Seconds for a whole fetch."""
@@ -44,17 +44,17 @@ NOT_MODIFIED: Final = NotModified.NOT_MODIFIED
 class Fetched:
     """A document, and the ETag to ask with next time.
 
-    ``age`` is None for one that was just fetched; for a copy it is the seconds since that was kept, and ``fault`` is
+    ``age`` is None for one that was just fetched; for a copy it is the seconds since that was kept, and ``issue`` is
     why the endpoint itself could not be asked.
     """
 
-    document: Document
+    document: ConfigDocument
     etag: str | None = None
     age: float | None = None
-    fault: Fault | None = None
+    issue: ConfigIssue | None = None
 
 
-def fetch(spec: SourceConfig, etag: str | None = None) -> Fetched | Literal[NotModified.NOT_MODIFIED]:
+def fetch(spec: DocumentLocation, etag: str | None = None) -> Fetched | Literal[NotModified.NOT_MODIFIED]:
     """The document of ``spec``, or NOT_MODIFIED where a URL still has the one that came with ``etag``.
 
     Raises EndpointDown for a URL, and ConfigError for a file, that cannot be read or has no document.
@@ -76,16 +76,16 @@ def fetch(spec: SourceConfig, etag: str | None = None) -> Fetched | Literal[NotM
         try:
             return Fetched(documents.parse(documents.decode(raw, spec.name), spec.name, kind="json"), new_etag)
         except ConfigError as exc:
-            raise EndpointDown(exc.faults) from exc
-    raise EndpointDown([Fault(spec.name, None, None, "", " ".join(reason.split()))])
+            raise EndpointDown(exc.issues) from exc
+    raise EndpointDown([ConfigIssue(spec.name, None, None, "", " ".join(reason.split()))])
 
 
-def load(spec: SourceConfig, copies: Path) -> Fetched:
+def load(spec: DocumentLocation, copies: Path) -> Fetched:
     """Return what `fetch` gives; where a URL gives no document, its last good copy. Raises ConfigError as `fetch`."""
     try:
         fetched = fetch(spec)
     except EndpointDown as exc:
-        copy = last_good(spec, copies, exc.faults[0])
+        copy = last_good(spec, copies, exc.issues[0])
         if copy is None:
             raise
         return copy
@@ -93,22 +93,22 @@ def load(spec: SourceConfig, copies: Path) -> Fetched:
     return fetched
 
 
-def last_good(spec: SourceConfig, copies: Path, fault: Fault) -> Fetched | None:
+def last_good(spec: DocumentLocation, copies: Path, issue: ConfigIssue) -> Fetched | None:
     """Return the copy of a URL's document that ``keep`` has put into ``copies``; None where there is none.
 
-    :param fault: why it is needed
+    :param issue: why it is needed
     """
     if spec.url is None:
         return None
     file = _copy(spec, copies)
     try:
         age = max(0.0, time.time() - file.stat().st_mtime)
-        return Fetched(documents.parse(documents.read(file), spec.name, kind="json"), age=age, fault=fault)
+        return Fetched(documents.parse(documents.read(file), spec.name, kind="json"), age=age, issue=issue)
     except (OSError, ConfigError):
         return None
 
 
-def keep(spec: SourceConfig, document: Document, copies: Path) -> None:
+def keep(spec: DocumentLocation, document: ConfigDocument, copies: Path) -> None:
     """Keep what a URL gave, once it has proved good; of a file no copy is kept. ZmsdError if it cannot be written."""
     if spec.url is None:
         return
@@ -125,7 +125,7 @@ def keep(spec: SourceConfig, document: Document, copies: Path) -> None:
         raise ZmsdError(f"{file}: the copy of {spec.name} cannot be written: {exc.strerror}") from exc
 
 
-def _copy(spec: SourceConfig, copies: Path) -> Path:
+def _copy(spec: DocumentLocation, copies: Path) -> Path:
     return copies / f"{hashlib.sha256(str(spec.url).encode()).hexdigest()[:32]}.json"
 
 
@@ -149,7 +149,7 @@ def _cause(exc: Exception) -> str:
     return f"no answer: {getattr(cause, 'strerror', None) or cause}"
 
 
-def _get(spec: SourceConfig, etag: str | None) -> tuple[bytes, str | None]:
+def _get(spec: DocumentLocation, etag: str | None) -> tuple[bytes, str | None]:
     """The body (at most one byte more than documents take) and its ETag."""
     assert spec.url is not None
     headers = {"Accept": "application/json", "User-Agent": "zmsd", **spec.headers}
@@ -176,7 +176,7 @@ class _Redirects(HTTPRedirectHandler):
     """Follows redirects to http and https, but not from https to http, where anybody on the way could write the
     document; away from the configured origin without the configured headers."""
 
-    def __init__(self, spec: SourceConfig) -> None:
+    def __init__(self, spec: DocumentLocation) -> None:
         self._spec = spec
 
     def redirect_request(

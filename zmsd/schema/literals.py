@@ -13,7 +13,7 @@ from bson import json_util
 from bson.codec_options import DatetimeConversion
 from bson.errors import BSONError
 
-from zmsd.config.document import Keys
+from zmsd.config.document import KeyPath
 
 JSON_OPTIONS = json_util.JSONOptions(
     json_mode=json_util.JSONMode.CANONICAL, tz_aware=False, datetime_conversion=DatetimeConversion.DATETIME_AUTO
@@ -33,38 +33,38 @@ _NAMES = frozenset(name for form in _FORMS for name in form if name != "$type") 
 _MAX_DEPTH = 100
 
 
-def literals(value: Any, fault: Callable[[Keys, str], None], place: Keys = ()) -> Any:
+def literals(value: Any, issue: Callable[[KeyPath, str], None], key_path: KeyPath = ()) -> Any:
     """Return ``value`` with its extended JSON literals as BSON values; operators such as $regex stay what they are.
 
     A symbol becomes a string, with which it is equal for MongoDB
     (https://www.mongodb.com/docs/manual/reference/bson-type-comparison-order/).
 
-    :param fault: called with the place and the reason of each configuration error
+    :param issue: called with the key path and the reason of each configuration error
     """
-    if len(place) > _MAX_DEPTH:
-        fault(place, "is nested too deeply for MongoDB")
+    if len(key_path) > _MAX_DEPTH:
+        issue(key_path, "is nested too deeply for MongoDB")
         return None
     if isinstance(value, list):
-        return [literals(item, fault, (*place, index)) for index, item in enumerate(value)]
+        return [literals(item, issue, (*key_path, index)) for index, item in enumerate(value)]
     if isinstance(value, dict):
         for key in value:
             if "\0" in key:
-                fault((*place, key), "not a name that MongoDB takes for a field: it has a NUL in it")
-        inner = {key: literals(item, fault, (*place, key)) for key, item in value.items()}
+                issue((*key_path, key), "not a name that MongoDB takes for a field: it has a NUL in it")
+        inner = {key: literals(item, issue, (*key_path, key)) for key, item in value.items()}
         named = next((key for key in value if key in _NAMES), None)
         if named is None:
             return inner
         if reason := _problem(named, value):
-            fault(place, reason)
+            issue(key_path, reason)
             return None
         written = value
         try:
             value = json_util.object_hook(inner, json_options=JSON_OPTIONS)
         except (BSONError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError):
-            fault(place, f"not a {named} of extended JSON: {json.dumps(written, ensure_ascii=False)}")
+            issue(key_path, f"not a {named} of extended JSON: {json.dumps(written, ensure_ascii=False)}")
             return None
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        fault(place, "is beyond the 64 bits of an integer in MongoDB")
+        issue(key_path, "is beyond the 64 bits of an integer in MongoDB")
     return value
 
 

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from bson import Binary, Code, Decimal128, ObjectId, Timestamp
 from bson.datetime_ms import DatetimeMS
 
-from zmsd.config.document import Document, Keys, dotted
+from zmsd.config.document import ConfigDocument, KeyPath, dotted
 from zmsd.config.mongodb_names import collection_problem, path_problem
-from zmsd.errors import MAX_FAULTS, Fault
+from zmsd.errors import MAX_ISSUES, ConfigIssue
 from zmsd.schema import restrictions
 from zmsd.schema.expressions import expanded
 from zmsd.schema.literals import literals
@@ -28,8 +28,8 @@ from zmsd.schema.tables import SchemaTable
 class Origin(NamedTuple):
     """Where a mapping was written."""
 
-    document: Document
-    place: Keys
+    document: ConfigDocument
+    key_path: KeyPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Mapping:
     revision: int = 0
     """Another number means that all rows of the table are sent again (a resync by a change of the mapping)."""
     origin: Origin | None = field(default=None, compare=False, repr=False)
-    """For faults that are found later; no part of what the mapping means."""
+    """For errors that are found later; no part of what the mapping means."""
 
     @property
     def plain(self) -> bool:
@@ -57,32 +57,32 @@ class Mapping:
         does."""
         return self.fields is not None and all(_is_plain(path, value) for path, value in (self.filter or {}).items())
 
-    def fault(self, place: Keys, reason: str) -> Fault:
-        """A fault at a place in the mapping: ``("pipeline", 0)``."""
+    def issue(self, key_path: KeyPath, reason: str) -> ConfigIssue:
+        """Return an error at a key path in the mapping, such as ``("pipeline", 0)``."""
         if self.origin is None:
-            return Fault(f"mapping of collection {self.collection}", None, None, dotted(place), reason)
-        return self.origin.document.fault((*self.origin.place, *place), reason)
+            return ConfigIssue(f"mapping of collection {self.collection}", None, None, dotted(key_path), reason)
+        return self.origin.document.issue((*self.origin.key_path, *key_path), reason)
 
 
 def parse_mappings(
-    document: Document, tables: Iterable[SchemaTable]
-) -> tuple[dict[str, Mapping], list[Fault], list[Fault]]:
+    document: ConfigDocument, tables: Iterable[SchemaTable]
+) -> tuple[dict[str, Mapping], list[ConfigIssue], list[ConfigIssue]]:
     """The mappings of a document by the server names of their tables, all that is wrong, and what is only odd."""
     by_name = {table.server_name: table for table in tables} | {table.key: table for table in tables}
     parser = _Parser(document)
-    found, place = _mappings(document.data, by_name)
+    found, key_path = _mappings(document.data, by_name)
     if found is None:
-        return {}, [document.fault(place, "must be an object of mappings by table")], []
+        return {}, [document.issue(key_path, "must be an object of mappings by table")], []
     mappings: dict[str, Mapping] = {}
     for key, data, here in found:
         table = by_name.get(key) or by_name.get(key.removeprefix("public."))
         if table is None:
-            parser.fault(here, f"the schema has no such table{document.suggestion(key, by_name)}")
+            parser.add_issue(here, f"the schema has no such table{document.suggestion(key, by_name)}")
         elif table.server_name in mappings:
-            parser.fault(here, f"table {table.server_name} is mapped twice")
+            parser.add_issue(here, f"table {table.server_name} is mapped twice")
         elif table.spec is not None and (mapping := parser.mapping(data, here, table)):
             mappings[table.server_name] = mapping
-    return mappings, parser.faults, parser.warnings
+    return mappings, parser.issues, parser.warnings
 
 
 def default_mapping(table: SchemaTable) -> Mapping:
@@ -116,31 +116,31 @@ def _is_scalar(value: Any) -> bool:
     return value is None or (isinstance(value, _SCALARS) and not isinstance(value, Code))  # Code is a str
 
 
-def has_mappings(document: Document) -> bool:
+def has_mappings(document: ConfigDocument) -> bool:
     """Return whether a schema document has mappings as well: in ``mapping``, or with its tables."""
     data = document.data
     return isinstance(data, dict) and bool(isinstance(_wrapped(data), dict) or _exported(data))
 
 
-_Written = list[tuple[str, Any, Keys]]
-"""(table, mapping, place)"""
+_Written = list[tuple[str, Any, KeyPath]]
+"""(table, mapping, key path)"""
 
 
-def _mappings(data: Any, tables: dict[str, SchemaTable]) -> tuple[_Written | None, Keys]:
-    """The mappings, and their place: the top, or what a wrapper holds that is itself no table's mapping."""
-    place: Keys = ()
+def _mappings(data: Any, tables: dict[str, SchemaTable]) -> tuple[_Written | None, KeyPath]:
+    """Return the mappings and their key path: the top, or a wrapper that is not itself the mapping of a table."""
+    key_path: KeyPath = ()
     if isinstance(data, dict) and (exported := _exported(data)):
-        return exported, place
+        return exported, key_path
     if isinstance(data, dict) and "mapping" not in tables and (inner := _wrapped(data)) is not None:
-        data, place = inner, ("mapping",)
+        data, key_path = inner, ("mapping",)
     for wrapper in ("tables", "mappings"):
         inner = data.get(wrapper) if isinstance(data, dict) and wrapper not in tables else None
         if isinstance(inner, dict) and all(isinstance(value, dict) for value in inner.values()):
-            data, place = inner, (*place, wrapper)
+            data, key_path = inner, (*key_path, wrapper)
             break
     if not isinstance(data, dict):
-        return None, place
-    return [(key, value, (*place, key)) for key, value in data.items()], place
+        return None, key_path
+    return [(key, value, (*key_path, key)) for key, value in data.items()], key_path
 
 
 def _wrapped(data: dict[str, Any]) -> Any:
@@ -150,7 +150,7 @@ def _wrapped(data: dict[str, Any]) -> Any:
 
 def _exported(data: dict[str, Any]) -> _Written:
     """The mappings with the tables of a list, as zero-sources exports them."""
-    outer: Keys = ("schema",) if isinstance(data.get("schema"), dict) else ()
+    outer: KeyPath = ("schema",) if isinstance(data.get("schema"), dict) else ()
     if outer and "mapping" in data:
         return []
     tables = (data["schema"] if outer else data).get("tables")
@@ -191,40 +191,40 @@ def _complete(table: SchemaTable, mapped: dict[str, str]) -> tuple[tuple[str, st
 
 
 class _Parser:
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: ConfigDocument) -> None:
         self._document = document
-        self.faults: list[Fault] = []
-        self.warnings: list[Fault] = []
+        self.issues: list[ConfigIssue] = []
+        self.warnings: list[ConfigIssue] = []
 
-    def fault(self, place: Keys, reason: str) -> None:
-        self.faults.append(self._document.fault(place, reason))
+    def add_issue(self, key_path: KeyPath, reason: str) -> None:
+        self.issues.append(self._document.issue(key_path, reason))
 
-    def warn(self, place: Keys, reason: str) -> None:
-        if len(self.warnings) < MAX_FAULTS:
-            self.warnings.append(self._document.fault(place, reason))
+    def warn(self, key_path: KeyPath, reason: str) -> None:
+        if len(self.warnings) < MAX_ISSUES:
+            self.warnings.append(self._document.issue(key_path, reason))
 
-    def mapping(self, data: Any, place: Keys, table: SchemaTable) -> Mapping | None:
-        before = len(self.faults)
+    def mapping(self, data: Any, key_path: KeyPath, table: SchemaTable) -> Mapping | None:
+        before = len(self.issues)
         if not isinstance(data, dict):
-            self.fault(place, "must be an object with a collection")
+            self.add_issue(key_path, "must be an object with a collection")
             return None
         known = ("collection", "source", "fields", "filter", "discriminator", "projection", "pipeline", "revision")
         for key in [key for key in data if key not in known]:
             near = self._document.suggestion(key, known) or f"; known: {', '.join(known)}"
-            self.fault((*place, key), f"unknown key{near}")
+            self.add_issue((*key_path, key), f"unknown key{near}")
         forms = [form for form in ("fields", "projection", "pipeline") if data.get(form) is not None]
         ends_projected = forms == ["projection", "pipeline"]  # the projection is the pipeline's end
         for form in () if ends_projected else forms[1:]:
-            self.fault((*place, form), f"cannot stand beside {forms[0]}")
-        collection = self._collection(data, place)
-        condition = self._filter(data, place)
-        paths, expressions = self._columns(data, place, table)
-        pipeline = self._pipeline(data, place)
-        revision = self._revision(data, place)
-        if len(self.faults) > before:
+            self.add_issue((*key_path, form), f"cannot stand beside {forms[0]}")
+        collection = self._collection(data, key_path)
+        condition = self._filter(data, key_path)
+        paths, expressions = self._columns(data, key_path, table)
+        pipeline = self._pipeline(data, key_path)
+        revision = self._revision(data, key_path)
+        if len(self.issues) > before:
             return None
         fields = _complete(table, paths)
-        origin = Origin(self._document, place)
+        origin = Origin(self._document, key_path)
         if pipeline and ends_projected:
             pipeline = [
                 *pipeline,
@@ -237,108 +237,110 @@ class _Parser:
             return Mapping(collection, None, condition, projection, revision=revision, origin=origin)
         return Mapping(collection, fields, condition, revision=revision, origin=origin)
 
-    def _revision(self, data: dict[str, Any], key_path: Keys) -> int:
+    def _revision(self, data: dict[str, Any], key_path: KeyPath) -> int:
         value = data.get("revision", 0)
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53:
             return value
-        self.fault((*key_path, "revision"), "must be a whole number from 0 to 2^53 - 1")
+        self.add_issue((*key_path, "revision"), "must be a whole number from 0 to 2^53 - 1")
         return 0
 
-    def _refuse(self, place: Keys, found: Iterable[tuple[Keys, str]]) -> None:
+    def _refuse(self, key_path: KeyPath, found: Iterable[tuple[KeyPath, str]]) -> None:
         for inner, reason in found:
-            self.fault((*place, *inner), reason)
+            self.add_issue((*key_path, *inner), reason)
 
-    def _object(self, data: dict[str, Any], key: str, place: Keys) -> dict[str, Any]:
+    def _object(self, data: dict[str, Any], key: str, key_path: KeyPath) -> dict[str, Any]:
         value = data.get(key)
         if value is None or isinstance(value, dict):
             return value or {}
-        self.fault((*place, key), "must be an object")
+        self.add_issue((*key_path, key), "must be an object")
         return {}
 
-    def _collection(self, data: dict[str, Any], place: Keys) -> str:
+    def _collection(self, data: dict[str, Any], key_path: KeyPath) -> str:
         given = [key for key in ("collection", "source") if data.get(key) is not None]
         if not given:
-            self.fault(place, "needs a collection")
+            self.add_issue(key_path, "needs a collection")
             return ""
         name = data[given[0]]
         if not isinstance(name, str):
-            self.fault((*place, given[0]), "must be text")
+            self.add_issue((*key_path, given[0]), "must be text")
         elif problem := collection_problem(name):
-            self.fault((*place, given[0]), problem)
+            self.add_issue((*key_path, given[0]), problem)
         elif data[given[-1]] != name:
-            self.fault((*place, "source"), "means the same as collection, and they differ")
+            self.add_issue((*key_path, "source"), "means the same as collection, and they differ")
         return str(name)
 
-    def _filter(self, data: dict[str, Any], place: Keys) -> dict[str, Any] | None:
+    def _filter(self, data: dict[str, Any], key_path: KeyPath) -> dict[str, Any] | None:
         condition: dict[str, Any] = {}
-        for path, value in self._object(data, "filter", place).items():
-            here = (*place, "filter", path)
+        for path, value in self._object(data, "filter", key_path).items():
+            here = (*key_path, "filter", path)
             if problem := path_problem(_REFERENCE.sub("", path.removeprefix("$"))):
-                self.fault(here, problem)
-            condition[path] = literals(value, self.fault, here)
-        self._discriminate(data, place, condition)
-        self._refuse((*place, "filter"), restrictions.in_query(condition))
+                self.add_issue(here, problem)
+            condition[path] = literals(value, self.add_issue, here)
+        self._discriminate(data, key_path, condition)
+        self._refuse((*key_path, "filter"), restrictions.in_query(condition))
         return condition or None
 
-    def _discriminate(self, data: dict[str, Any], place: Keys, condition: dict[str, Any]) -> None:
+    def _discriminate(self, data: dict[str, Any], key_path: KeyPath, condition: dict[str, Any]) -> None:
         """Add ``discriminator: {field, value}`` to a filter: equality, or $in where the value is a list."""
-        given = self._object(data, "discriminator", place)
-        here = (*place, "discriminator")
+        given = self._object(data, "discriminator", key_path)
+        here = (*key_path, "discriminator")
         if not given:
             return
         path = given.get("field")
         if given.keys() != {"field", "value"} or not isinstance(path, str):
-            self.fault(here, "must be an object with field, a path, and value")
+            self.add_issue(here, "must be an object with field, a path, and value")
         elif (problem := path_problem(path)) or path in condition:
-            self.fault((*here, "field"), problem or "the filter has a condition of this field, too")
+            self.add_issue((*here, "field"), problem or "the filter has a condition of this field, too")
         else:
-            value = literals(given["value"], self.fault, (*here, "value"))
+            value = literals(given["value"], self.add_issue, (*here, "value"))
             condition[path] = {"$in": value} if isinstance(value, list) else value
 
-    def _columns(self, data: dict[str, Any], place: Keys, table: SchemaTable) -> tuple[dict[str, str], dict[str, Any]]:
+    def _columns(
+        self, data: dict[str, Any], key_path: KeyPath, table: SchemaTable
+    ) -> tuple[dict[str, str], dict[str, Any]]:
         """Of the columns that fields or projection name: the paths, and the expressions."""
         paths: dict[str, str] = {}
         expressions: dict[str, Any] = {}
         for form in ("fields", "projection"):
-            for key, written in self._object(data, form, place).items():
-                here = (*place, form, key)
+            for key, written in self._object(data, form, key_path).items():
+                here = (*key_path, form, key)
                 column = table.column(key)
-                value = literals(expanded(written) if form == "projection" else written, self.fault, here)
+                value = literals(expanded(written) if form == "projection" else written, self.add_issue, here)
                 path = value if form == "fields" else _path(key, value)
                 if isinstance(path, str) and any(map(str.isdigit, path.split(".")[1:])):
-                    self.warn(here, "a number names a field here, no place in an array: for that use $arrayElemAt")
+                    self.warn(here, "a number is a field name here, not an array index: use $arrayElemAt for an index")
                 if form == "fields" and not isinstance(path, str):
-                    self.fault(here, "must be the path of a field")
+                    self.add_issue(here, "must be the path of a field")
                 elif path is not None and (problem := path_problem(path)):
-                    self.fault(here, problem)
+                    self.add_issue(here, problem)
                 elif form == "projection" and _is_exclusion(value):
                     if column and key != "_id":
-                        self.fault(here, "leaves out a column of the schema")
+                        self.add_issue(here, "leaves out a column of the schema")
                 elif column is None:
                     near = self._document.suggestion(key, table.columns)
                     self.warn(here, f"the table has no such column{near}")
                 elif column in paths or column in expressions:
-                    self.fault(here, f"column {column} is mapped twice")
+                    self.add_issue(here, f"column {column} is mapped twice")
                 elif path is not None:
                     paths[column] = path
                 elif column != key and _includes_parts(value):
-                    self.fault(here, f"names parts of a field, and the column is called {column}: use an expression")
+                    self.add_issue(here, f"names parts of a field, but the column is {column}: use an expression")
                 else:
                     expressions[column] = value
                     self._refuse(here, restrictions.in_expression(value))
         return paths, expressions
 
-    def _pipeline(self, data: dict[str, Any], place: Keys) -> list[dict[str, Any]] | None:
-        place = (*place, "pipeline")
-        stages = literals(expanded(data.get("pipeline")), self.fault, place)
+    def _pipeline(self, data: dict[str, Any], key_path: KeyPath) -> list[dict[str, Any]] | None:
+        key_path = (*key_path, "pipeline")
+        stages = literals(expanded(data.get("pipeline")), self.add_issue, key_path)
         if stages is None:
             return None
         if not isinstance(stages, list):
-            self.fault(place, "must be a list of stages")
+            self.add_issue(key_path, "must be a list of stages")
             return None
         malformed = [index for index, stage in enumerate(stages) if not _is_stage(stage)]
         for index in malformed:
-            self.fault((*place, index), "a stage is an object with one key, such as {$match: …}")
+            self.add_issue((*key_path, index), "a stage is an object with one key, such as {$match: …}")
         if not malformed:
-            self._refuse(place, restrictions.in_pipeline(stages))
+            self._refuse(key_path, restrictions.in_pipeline(stages))
         return stages or None

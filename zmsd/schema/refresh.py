@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from threading import Condition, Thread
 
-from zmsd.config.settings import SourceConfig
+from zmsd.config.settings import DocumentLocation
 from zmsd.errors import ConfigError
 from zmsd.log import Repeated, kv
 from zmsd.schema.fetch import NOT_MODIFIED, Fetched, fetch
@@ -39,7 +39,7 @@ class Refresh:
             self._stopped = True
             self._condition.notify()
 
-    def watch(self, documents: Iterable[tuple[SourceConfig, Fetched]]) -> None:
+    def watch(self, documents: Iterable[tuple[DocumentLocation, Fetched]]) -> None:
         """These from now on, and no others."""
         looks = [_Look(spec, found) for spec, found in documents if spec.url is not None]
         with self._condition:
@@ -55,7 +55,7 @@ class Refresh:
         while (look := self._next()) is not None:
             try:
                 differs = look.look()
-            except Exception:  # a fault of ours must not end the looking
+            except Exception:  # an error of ours must not end the looking
                 log.exception(kv("look at a document failed", document=look.name))
                 continue
             with self._condition:
@@ -79,11 +79,11 @@ class Refresh:
 class _Look:
     """What is known of one document. For the thread alone."""
 
-    def __init__(self, spec: SourceConfig, found: Fetched) -> None:
+    def __init__(self, spec: DocumentLocation, found: Fetched) -> None:
         self.name = spec.name
         self._every = spec.refresh or math.inf  # without refresh only a reload looks
         self.due = time.monotonic() + self._every
-        self.stale = found.fault is not None
+        self.stale = found.issue is not None
         self._spec = spec
         self._published = self._text = found.document.text
         self._etag = found.etag

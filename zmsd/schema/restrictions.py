@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from zmsd.config.document import Keys
+from zmsd.config.document import KeyPath
 
 STAGES = ["$match", "$unwind", "$project", "$set", "$addFields", "$unset", "$replaceRoot", "$replaceWith", "$redact"]
 
@@ -60,8 +60,8 @@ _REASONS_OF_VARIABLES = {
     **dict.fromkeys(("NOW", "CLUSTER_TIME", "USER_ROLES"), _CHANGES),
     "SEARCH_META": _BEYOND,
 }
-Found = Iterator[tuple[Keys, str]]
-"""(place, reason) for everything that is refused."""
+Found = Iterator[tuple[KeyPath, str]]
+"""Yield (key path, reason) for everything that is refused."""
 
 
 def in_pipeline(stages: list[dict[str, Any]]) -> Found:
@@ -144,4 +144,4 @@ def _listed(names: frozenset[str]) -> str:
 
 
 def _below(key: str | int, found: Found) -> Found:
-    return (((key, *place), reason) for place, reason in found)
+    return (((key, *key_path), reason) for key_path, reason in found)

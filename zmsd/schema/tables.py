@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from zmsd.config.document import Document, Keys
-from zmsd.errors import Fault
+from zmsd.config.document import ConfigDocument, KeyPath
+from zmsd.errors import ConfigIssue
 
 TYPES = ("string", "number", "boolean", "json", "null")
 
@@ -53,9 +53,9 @@ class TableSpec:
 
 @dataclass(frozen=True, slots=True)
 class SchemaTable:
-    """A table as the document has it. ``spec`` is None where the document is at fault."""
+    """A table as the document has it. ``spec`` is None where the document is wrong."""
 
-    place: Keys
+    key_path: KeyPath
     key: str
     server_name: str
     spec: TableSpec | None
@@ -67,130 +67,132 @@ class SchemaTable:
         return self.columns.get(name) or (name if name in self.columns.values() else None)
 
 
-def parse_schema(document: Document) -> tuple[list[SchemaTable], list[Fault]]:
+def parse_schema(document: ConfigDocument) -> tuple[list[SchemaTable], list[ConfigIssue]]:
     """The tables of a document in its order, and everything that is wrong with them."""
-    top, place = _tables(document.data)
+    top, key_path = _tables(document.data)
     if not top:
-        return [], [document.fault(place, "names no table")]
-    if isinstance(top, list) and place and all(isinstance(one, dict) for one in top):
-        named = [(str(one.get("name")), one, (*place, index)) for index, one in enumerate(top)]
+        return [], [document.issue(key_path, "names no table")]
+    if isinstance(top, list) and key_path and all(isinstance(one, dict) for one in top):
+        named = [(str(one.get("name")), one, (*key_path, index)) for index, one in enumerate(top)]
     elif isinstance(top, dict):
-        named = [(key, data, (*place, key)) for key, data in top.items()]
+        named = [(key, data, (*key_path, key)) for key, data in top.items()]
     else:
-        return [], [document.fault(place, "must be an object of tables")]
+        return [], [document.issue(key_path, "must be an object of tables")]
     parser = _Parser(document)
     tables = [parser.table(*one) for one in named]
-    parser.unique((table.server_name, table.place) for table in tables)
-    return tables, parser.faults
+    parser.unique((table.server_name, table.key_path) for table in tables)
+    return tables, parser.issues
 
 
-def _tables(data: Any) -> tuple[Any, Keys]:
-    """The object of tables, and its place. A wrapper is an object that is not itself a table."""
-    place: Keys = ()
+def _tables(data: Any) -> tuple[Any, KeyPath]:
+    """Return the object of tables and its key path. A wrapper is an object that is not itself a table."""
+    key_path: KeyPath = ()
     for wrapper in ("schema", "tables"):
         inner = data.get(wrapper) if isinstance(data, dict) else None
         if isinstance(inner, dict) and not isinstance(inner.get("primaryKey"), list):
-            data, place = inner, (*place, wrapper)
+            data, key_path = inner, (*key_path, wrapper)
         elif isinstance(inner, list) and wrapper == "tables":  # as zero-sources exports them
-            return inner, (*place, wrapper)
-    return data, place
+            return inner, (*key_path, wrapper)
+    return data, key_path
 
 
 class _Parser:
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: ConfigDocument) -> None:
         self._document = document
-        self.faults: list[Fault] = []
+        self.issues: list[ConfigIssue] = []
 
-    def table(self, key: str, data: Any, place: Keys) -> SchemaTable:
-        before = len(self.faults)
+    def table(self, key: str, data: Any, key_path: KeyPath) -> SchemaTable:
+        before = len(self.issues)
         if not isinstance(data, dict):
-            self._fault(place, "must be an object with columns and primaryKey")
-            return SchemaTable(place, key, key, None, {})
-        name = self._table_name(key, data, place)
-        columns = self._columns(data.get("columns"), (*place, "columns"))
-        primary_key = self._primary_key(data.get("primaryKey"), columns, (*place, "primaryKey"))
+            self._add_issue(key_path, "must be an object with columns and primaryKey")
+            return SchemaTable(key_path, key, key, None, {})
+        name = self._table_name(key, data, key_path)
+        columns = self._columns(data.get("columns"), (*key_path, "columns"))
+        primary_key = self._primary_key(data.get("primaryKey"), columns, (*key_path, "primaryKey"))
         specs = tuple(replace(c, optional=c.optional and c.name not in primary_key) for c in columns.values())
-        spec = TableSpec(name, specs, primary_key) if len(self.faults) == before else None
-        return SchemaTable(place, key, name, spec, {zero: column.name for zero, column in columns.items()})
+        spec = TableSpec(name, specs, primary_key) if len(self.issues) == before else None
+        return SchemaTable(key_path, key, name, spec, {zero: column.name for zero, column in columns.items()})
 
-    def unique(self, names: Iterable[tuple[str, Keys]]) -> None:
+    def unique(self, names: Iterable[tuple[str, KeyPath]]) -> None:
         """SQLite, where zero-cache keeps its replica, does not tell names apart by case."""
         seen: dict[str, str] = {}
-        for name, place in names:
+        for name, key_path in names:
             if name.lower() in seen:
-                self._fault(place, f"the server name {name} is taken by {seen[name.lower()]}")
+                self._add_issue(key_path, f"the server name {name} is taken by {seen[name.lower()]}")
             seen.setdefault(name.lower(), name)
 
-    def _table_name(self, key: str, data: dict[str, Any], place: Keys) -> str:
+    def _table_name(self, key: str, data: dict[str, Any], key_path: KeyPath) -> str:
         member = next((name for name in ("serverName", "tableName", "name") if data.get(name) is not None), None)
         if member:
-            place = (*place, member)
-        name = self._name(data[member] if member else key, place).removeprefix("public.")
+            key_path = (*key_path, member)
+        name = self._name(data[member] if member else key, key_path).removeprefix("public.")
         if "." in name:
-            self._fault(place, f"the server name {name} has a dot: such tables are zero-cache's own")
+            self._add_issue(key_path, f"the server name {name} has a dot: such tables are zero-cache's own")
         if name.lower().startswith("sqlite_"):
-            self._fault(place, f"the server name {name} begins with sqlite_: such tables are SQLite's own")
+            self._add_issue(key_path, f"the server name {name} begins with sqlite_: such tables are SQLite's own")
         return name
 
-    def _columns(self, data: Any, place: Keys) -> dict[str, Column]:
+    def _columns(self, data: Any, key_path: KeyPath) -> dict[str, Column]:
         if not isinstance(data, dict) or not data:
-            self._fault(place, "must be an object with at least one column")
+            self._add_issue(key_path, "must be an object with at least one column")
             return {}
         if len(data) > _MOST_COLUMNS:
-            self._fault(place, f"are {len(data)}, and zero-cache takes no more than {_MOST_COLUMNS}")
-        columns = {key: self._column(key, definition, (*place, key)) for key, definition in data.items()}
-        self.unique((column.name, (*place, key)) for key, column in columns.items())
+            self._add_issue(key_path, f"are {len(data)}, and zero-cache takes no more than {_MOST_COLUMNS}")
+        columns = {key: self._column(key, definition, (*key_path, key)) for key, definition in data.items()}
+        self.unique((column.name, (*key_path, key)) for key, column in columns.items())
         return columns
 
-    def _column(self, key: str, data: Any, place: Keys) -> Column:
-        """The column; after a fault one that at least has the name, so that the primary key finds it."""
+    def _column(self, key: str, data: Any, key_path: KeyPath) -> Column:
+        """The column; after an error one that at least has the name, so that the primary key finds it."""
         if not isinstance(data, dict):
-            self._fault(place, f"must be an object with a type ({', '.join(TYPES)})")
+            self._add_issue(key_path, f"must be an object with a type ({', '.join(TYPES)})")
             return Column(key, "string")
         for unknown in [member for member in data if member not in COLUMN_KEYS]:
             near = self._document.suggestion(unknown, COLUMN_KEYS) or f"; known: {', '.join(COLUMN_KEYS)}"
-            self._fault((*place, unknown), f"unknown key{near}")
-        name = self._name(key if data.get("serverName") is None else data["serverName"], place)
+            self._add_issue((*key_path, unknown), f"unknown key{near}")
+        name = self._name(key if data.get("serverName") is None else data["serverName"], key_path)
         if name.lower() == "_0_version":
-            self._fault(place, "_0_version is zero-cache's own column")
+            self._add_issue(key_path, "_0_version is zero-cache's own column")
         kind, optional = data.get("type"), data.get("optional")
         if kind is None and data.get("dataType") is not None:
             kind = _DATA_TYPES.get(str(data["dataType"]))
             optional = not data.get("notNull") if optional is None else optional
             if kind is None:
                 known = ", ".join(_DATA_TYPES)
-                self._fault((*place, "dataType"), f"must be one of {known}, got {data['dataType']!r}")
+                self._add_issue((*key_path, "dataType"), f"must be one of {known}, got {data['dataType']!r}")
                 kind = "string"
         if kind not in TYPES:
-            self._fault((*place, "type"), f"must be one of {', '.join(TYPES)}" + (f", got {kind!r}" if kind else ""))
+            self._add_issue(
+                (*key_path, "type"), f"must be one of {', '.join(TYPES)}" + (f", got {kind!r}" if kind else "")
+            )
             kind = "string"
         if not isinstance(optional, bool | None):
-            self._fault((*place, "optional"), "must be true or false")
+            self._add_issue((*key_path, "optional"), "must be true or false")
         return Column(name, kind, optional is True)
 
-    def _primary_key(self, data: Any, columns: dict[str, Column], place: Keys) -> tuple[str, ...]:
+    def _primary_key(self, data: Any, columns: dict[str, Column], key_path: KeyPath) -> tuple[str, ...]:
         if not isinstance(data, list) or not data:
-            self._fault(place, "must be a list of at least one column")
+            self._add_issue(key_path, "must be a list of at least one column")
             return ()
         names: list[str] = []
         for index, key in enumerate(data):
             column = columns.get(key) if isinstance(key, str) else None
             if column is None:
                 known = self._document.suggestion(key, columns) if isinstance(key, str) else ""
-                self._fault((*place, index), f"{key!r} is no column of this table{known}")
+                self._add_issue((*key_path, index), f"{key!r} is no column of this table{known}")
             elif column.type in ("json", "null"):
-                self._fault((*place, index), f"a column of type {column.type} cannot be in a primary key")
+                self._add_issue((*key_path, index), f"a column of type {column.type} cannot be in a primary key")
             elif column.name in names:
-                self._fault((*place, index), f"{key} stands here twice")
+                self._add_issue((*key_path, index), f"{key} stands here twice")
             else:
                 names.append(column.name)
         return tuple(names)
 
-    def _name(self, name: Any, place: Keys) -> str:
+    def _name(self, name: Any, key_path: KeyPath) -> str:
         if isinstance(name, str) and name and "\0" not in name:
             return name
-        self._fault(place, f"its server name must be text without a NUL in it, got {name!r}")
-        return str(place[-1])
+        self._add_issue(key_path, f"its server name must be text without a NUL in it, got {name!r}")
+        return str(key_path[-1])
 
-    def _fault(self, place: Keys, reason: str) -> None:
-        self.faults.append(self._document.fault(place, reason))
+    def _add_issue(self, key_path: KeyPath, reason: str) -> None:
+        self.issues.append(self._document.issue(key_path, reason))

@@ -108,7 +108,7 @@ def test_error_of_a_missing_credential_names_it_and_where_it_may_be(root: Path) 
     put(root / "etc/credstore/zmsd.mongodb_uri", "mongodb://h/db")
     with pytest.raises(ConfigError) as caught:
         load(root)
-    (fault,) = caught.value.faults
+    (fault,) = caught.value.issues
     assert fault.key == "server.token_file"
     assert fault.reason.startswith(f"{root}/etc/zmsd/token cannot be read: No such file or directory; ")
     assert f"there is no credential token either ({root}/run/credentials/zmsd.service/token, " in fault.reason
@@ -123,7 +123,7 @@ def test_error_of_a_credential_that_only_root_may_read_says_so(root: Path) -> No
 def test_error_of_a_missing_credential_within_the_unit_names_its_directory(root: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         config.load(root / "etc/zmsd/zmsd.yaml", {"CREDENTIALS_DIRECTORY": "/run/credentials/zmsd.service"})
-    reasons = [fault.reason for fault in caught.value.faults]
+    reasons = [fault.reason for fault in caught.value.issues]
     assert all("there is no credential" in reason for reason in reasons)
     assert all("(/run/credentials/zmsd.service)" in reason for reason in reasons)
 
@@ -145,4 +145,4 @@ def test_the_check_before_a_reload_leaves_credentials_to_the_daemon(root: Path) 
     load(root, settings=settings, concerns=without_credentials())
     with pytest.raises(ConfigError) as caught:
         load(root, settings=settings | {"feed": {"heartbeat": -1}}, concerns=without_credentials())
-    assert [fault.key for fault in caught.value.faults] == ["feed.heartbeat"]
+    assert [fault.key for fault in caught.value.issues] == ["feed.heartbeat"]

@@ -12,14 +12,14 @@ from tests.support.wait import FACTOR
 from zmsd.config import document as documents
 from zmsd.config import yaml_text
 from zmsd.config.document import Kind, parse
-from zmsd.errors import ConfigError, Fault
+from zmsd.errors import ConfigError, ConfigIssue
 
 
-def fault_of(text: str, kind: Kind) -> Fault:
+def fault_of(text: str, kind: Kind) -> ConfigIssue:
     with pytest.raises(ConfigError) as caught:
         parse(text, "file", kind=kind)
-    assert len(caught.value.faults) == 1
-    return caught.value.faults[0]
+    assert len(caught.value.issues) == 1
+    return caught.value.issues[0]
 
 
 SAME = [
@@ -64,24 +64,24 @@ def test_a_fault_knows_its_place(kind: Kind, text: str) -> None:
     lines = text.split("\n")
 
     def word_at(*path: str | int) -> str:
-        fault = document.fault(path, "is wrong")
-        assert fault.line is not None
-        assert fault.column is not None
-        return lines[fault.line - 1][fault.column - 1 :].lstrip('"')
+        issue = document.issue(path, "is wrong")
+        assert issue.line is not None
+        assert issue.column is not None
+        return lines[issue.line - 1][issue.column - 1 :].lstrip('"')
 
     assert word_at("top", "list", 0).startswith("one")
     assert word_at("top", "list", 1, "key").startswith("key")
     assert word_at("top", "other").startswith("other")
     assert word_at("top", "missing", "deeper").startswith("top"), "a missing key has its parent's place"
-    assert str(document.fault(("top", "list", 1, "key"), "is wrong")).startswith("dir/file:4:")
-    assert str(document.fault(("top", "list", 1, "key"), "is wrong")).endswith(": top.list[1].key: is wrong")
-    assert str(document.fault((), "is wrong")) == "dir/file:1:1: is wrong"
+    assert str(document.issue(("top", "list", 1, "key"), "is wrong")).startswith("dir/file:4:")
+    assert str(document.issue(("top", "list", 1, "key"), "is wrong")).endswith(": top.list[1].key: is wrong")
+    assert str(document.issue((), "is wrong")) == "dir/file:1:1: is wrong"
 
 
 def test_places_in_json_with_escapes_tabs_and_lookalikes() -> None:
     text = '[\n\t{"a\\"}{": "]:,[",\n\t "b\\u0041": 1.5e3, "c": [], "d": {}, "e": null,\n\t "f": "x"}\n]'
     document = parse(text, "f", kind="json")
-    assert [(document.fault((0, key), "").line, document.fault((0, key), "").column) for key in document.data[0]] == [
+    assert [(document.issue((0, key), "").line, document.issue((0, key), "").column) for key in document.data[0]] == [
         (2, 3),
         (3, 3),
         (3, 21),
@@ -95,13 +95,13 @@ def test_places_in_json_with_escapes_tabs_and_lookalikes() -> None:
 def test_every_key_that_stands_twice_is_a_fault(kind: Kind, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text, "f", kind=kind)
-    assert list(map(str, caught.value.faults)) == ["f:4:3: a.b: stands here twice", "f:6:1: d: stands here twice"]
+    assert list(map(str, caught.value.issues)) == ["f:4:3: a.b: stands here twice", "f:6:1: d: stands here twice"]
 
 
 def test_every_key_that_stands_twice_in_json_is_a_fault() -> None:
     with pytest.raises(ConfigError) as caught:
         parse('{"a": {"b": 1,\n "b": {"b": 2}},\n "a": [{"c": 1, "c": 2}]}', "f", kind="json")
-    assert list(map(str, caught.value.faults)) == [
+    assert list(map(str, caught.value.issues)) == [
         "f:2:2: a.b: stands here twice",
         "f:3:2: a: stands here twice",
         "f:3:17: a[0].c: stands here twice",
@@ -148,8 +148,8 @@ def test_yaml_values_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatc
 
 def test_depth_at_the_limit_is_read() -> None:
     text = "[" * 200 + "]" * 200
-    assert parse(text, "f", kind="json").fault((0,) * 199, "").column == 200
-    assert parse(text, "f", kind="yaml").fault((0,) * 199, "").column == 200
+    assert parse(text, "f", kind="json").issue((0,) * 199, "").column == 200
+    assert parse(text, "f", kind="yaml").issue((0,) * 199, "").column == 200
     assert parse('["' + "[" * 300 + '\\""]', "f", kind="json").data == ["[" * 300 + '"']
 
 
@@ -157,10 +157,10 @@ def test_configuration_errors_beyond_the_limit_are_counted() -> None:
     text = "{" + ",".join(['"a": 1'] * 50) + "," + ",".join(f'"k{i}": [{{}}]' for i in range(500)) + "}"
     with pytest.raises(ConfigError) as caught:
         parse(text, "f", kind="json")
-    assert len(caught.value.faults) == 49
+    assert len(caught.value.issues) == 49
     document = parse(text.replace('"a": 1,', ""), "f", kind="json")
-    faults = [document.fault((f"k{i}", 0), "x" * 1000) for i in range(500)]
-    lines = str(ConfigError(faults)).splitlines()
+    issues = [document.issue((f"k{i}", 0), "x" * 1000) for i in range(500)]
+    lines = str(ConfigError(issues)).splitlines()
     assert len(lines) == 101
     assert all(len(line) < 400 for line in lines)
     assert lines[99].startswith("f:1:")

@@ -12,7 +12,7 @@ import yaml
 
 from zmsd.config import settings as config
 from zmsd.config.reader import kind
-from zmsd.config.settings import Config, MongodbConfig, NatsConfig, ServerConfig, SourceConfig, TlsConfig
+from zmsd.config.settings import Config, DocumentLocation, MongodbConfig, NatsConfig, ServerConfig, TlsConfig
 from zmsd.errors import ConfigError
 from zmsd.schema.catalog import load_catalog
 from zmsd.schema.fetch import NotModified, fetch
@@ -51,9 +51,9 @@ def faults_of(load: Load) -> Callable[..., list[str]]:
     def faults_of(*args: Any, places: bool = False, **options: Any) -> list[str]:
         with pytest.raises(ConfigError) as caught:
             load(*args, **options)
-        shown = [f"{fault.line}:{fault.column}: " if places and fault.line else "" for fault in caught.value.faults]
-        keys = [f"{fault.key}: {fault.reason}" if fault.key else fault.reason for fault in caught.value.faults]
-        return [place + key for place, key in zip(shown, keys, strict=True)]
+        shown = [f"{issue.line}:{issue.column}: " if places and issue.line else "" for issue in caught.value.issues]
+        keys = [f"{issue.key}: {issue.reason}" if issue.key else issue.reason for issue in caught.value.issues]
+        return [key_path + key for key_path, key in zip(shown, keys, strict=True)]
 
     return faults_of
 
@@ -61,7 +61,7 @@ def faults_of(load: Load) -> Callable[..., list[str]]:
 def test_the_least_settings_and_the_defaults(load: Load, tmp_path: Path) -> None:
     found = load()
     assert found.mongodb == MongodbConfig("mongodb://127.0.0.1/db", None, "db")
-    assert found.schema == SourceConfig(tmp_path / "schema.json")
+    assert found.schema == DocumentLocation(tmp_path / "schema.json")
     assert found.mappings is None
     assert found.server == ServerConfig("127.0.0.1", 3000, (), None, None, 64, 16, False)
     assert found.feed == config.FeedConfig("auto", "auto", 60.0, 4)
@@ -94,12 +94,12 @@ def test_everything_set(load: Load, tmp_path: Path) -> None:
         log={"level": "debug", "format": "json"},
     )
     assert found.mongodb.database == "db"
-    assert found.schema == SourceConfig(None, "https://h/s?key=1", {"Authorization": "Bearer secret"}, 30.0)
+    assert found.schema == DocumentLocation(None, "https://h/s?key=1", {"Authorization": "Bearer secret"}, 30.0)
     assert found.schema.name == "https://h/s?…"
-    assert found.mappings == SourceConfig(url="http://h:8080/m")
+    assert found.mappings == DocumentLocation(url="http://h:8080/m")
     tls = TlsConfig(tmp_path / "cert", tmp_path / "key")
     assert found.server == ServerConfig("0.0.0.0", 0, ("one", "two"), None, tls, 1, 2, True)
-    assert found.zero == config.ZeroConfig(SourceConfig(tmp_path / "p.json"), "c", "m")
+    assert found.zero == config.ZeroConfig(DocumentLocation(tmp_path / "p.json"), "c", "m")
     assert found.feed == config.FeedConfig("database", "off", 1.5, 1)
     assert found.watermarks == config.WatermarksConfig("nats-kv", Path("/var/w.db"))
     assert found.nats == NatsConfig(("nats://h",), "b", "u", "p", tmp_path / "creds")
@@ -166,7 +166,7 @@ nats:
 
 
 @pytest.mark.parametrize(
-    ("sections", "fault"),
+    ("sections", "issue"),
     [
         ({"server": 5}, "server: must be an object, got a number"),
         ({"mongodb": "mongodb://u:SECRET@h/db"}, "mongodb: must be an object, got text"),
@@ -228,8 +228,8 @@ nats:
         ),
     ],
 )
-def test_faults(faults_of: Callable[..., list[str]], sections: dict[str, Any], fault: str) -> None:
-    assert faults_of(**sections) == [fault]
+def test_faults(faults_of: Callable[..., list[str]], sections: dict[str, Any], issue: str) -> None:
+    assert faults_of(**sections) == [issue]
 
 
 @pytest.mark.parametrize("section", ["mongodb", "schema", "server", "zero", "feed", "watermarks", "nats", "log"])
@@ -241,9 +241,9 @@ def test_sections_that_are_none(faults_of: Callable[..., list[str]], section: st
 
 @pytest.mark.parametrize("text", ["mongodb: {mongodb://u:SECRET@h/db}", "mongodb://u:SECRET@h/db: ~"])
 def test_a_uri_where_a_key_belongs_is_not_shown(faults_of: Callable[..., list[str]], text: str) -> None:
-    faults = faults_of(f"{text}\nschema: {{file: s}}\n", places=True)
-    assert any(re.search(r"^1:\d+: (mongodb\.)?…: unknown setting; ", fault) for fault in faults)
-    assert "SECRET" not in "".join(faults)
+    issues = faults_of(f"{text}\nschema: {{file: s}}\n", places=True)
+    assert any(re.search(r"^1:\d+: (mongodb\.)?…: unknown setting; ", issue) for issue in issues)
+    assert "SECRET" not in "".join(issues)
 
 
 @pytest.mark.parametrize(
@@ -271,8 +271,8 @@ def test_uris_that_are_wrong_without_their_secrets(
 
 
 def test_the_uri_of_an_unknown_option_suggests(faults_of: Callable[..., list[str]]) -> None:
-    (fault,) = faults_of(mongodb={"uri": "mongodb://h/db?maxPoolSiz=1"})
-    assert "Unknown option" in fault
+    (issue,) = faults_of(mongodb={"uri": "mongodb://h/db?maxPoolSiz=1"})
+    assert "Unknown option" in issue
 
 
 def test_a_srv_uri_is_read_without_dns(load: Load) -> None:
@@ -306,8 +306,8 @@ def test_the_store_is_in_the_state_directory_of_systemd(load: Load, tmp_path: Pa
 
 def test_files_of_secrets_that_are_no_use(faults_of: Callable[..., list[str]], tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
-    faults = faults_of(mongodb={"uri_file": "none"}, server={"host": "::", "token_file": "empty"})
-    assert faults == [
+    issues = faults_of(mongodb={"uri_file": "none"}, server={"host": "::", "token_file": "empty"})
+    assert issues == [
         f"mongodb.uri_file: {tmp_path}/none cannot be read: No such file or directory",
         f"server.token_file: {tmp_path}/empty is empty",
     ]
@@ -317,8 +317,8 @@ def test_files_of_secrets_that_are_no_use(faults_of: Callable[..., list[str]], t
         f"2:3: mongodb.uri_file: {tmp_path}/none is not UTF-8 text",
         f"5:3: server.token_file: {tmp_path}/empty is empty",
     ]
-    faults = faults_of(server={"token": "a", "token_file": "none"})
-    assert "server.token_file: give token or token_file, not both" in faults
+    issues = faults_of(server={"token": "a", "token_file": "none"})
+    assert "server.token_file: give token or token_file, not both" in issues
 
 
 def test_a_fault_hides_no_other_one_of_its_section(faults_of: Callable[..., list[str]]) -> None:
@@ -398,8 +398,8 @@ def test_a_fault_in_a_list_hides_no_other_one(faults_of: Callable[..., list[str]
 def test_nothing_is_said_that_only_another_fault_makes_so(
     faults_of: Callable[..., list[str]], sections: dict[str, Any]
 ) -> None:
-    (fault,) = faults_of(**sections)
-    assert ": must be " in fault
+    (issue,) = faults_of(**sections)
+    assert ": must be " in issue
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:3000", "localhost:3000", "db.example:", "[::1]:3000", "[::1]", ":3000"])
@@ -426,8 +426,8 @@ def test_a_loopback_host_needs_no_token(load: Load, host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "db.example"])
 def test_any_other_host_needs_one(load: Load, faults_of: Callable[..., list[str]], host: str) -> None:
-    (fault,) = faults_of(server={"host": host})
-    assert fault.startswith("server.token: is required")
+    (issue,) = faults_of(server={"host": host})
+    assert issue.startswith("server.token: is required")
     assert load(server={"host": host, "token": "x"}).server.token == ("x",)
     assert load(server={"host": host, "allow_anonymous": True}).server.allow_anonymous
 
@@ -447,8 +447,8 @@ def test_the_environment_suffices() -> None:
         },
     )
     assert found.mongodb.uri == "mongodb://127.0.0.1/db"
-    assert found.schema == SourceConfig(Path("schema.json"))
-    assert found.mappings == SourceConfig(url="http://h/m")
+    assert found.schema == DocumentLocation(Path("schema.json"))
+    assert found.mappings == DocumentLocation(url="http://h/m")
     assert found.server.port == 3001
     assert found.watermarks == config.WatermarksConfig("sqlite", Path("data/watermarks.db"))
     assert found.nats == NatsConfig(("nats://a:4222", "nats://b"), "bucket")
@@ -466,17 +466,17 @@ def test_the_environment_overrides_the_file(load: Load, tmp_path: Path) -> None:
     environ = {**ENVIRONMENT, "TABLE_MAPPINGS_URL": "http://h/m", "PORT": "2", "NATS_BUCKET": ""}
     found = load(environ=environ, **sections)
     assert found.mongodb.database == "db"
-    assert found.schema == SourceConfig(Path("schema.json")), "relative to the working directory"
-    assert found.mappings == SourceConfig(url="http://h/m")
+    assert found.schema == DocumentLocation(Path("schema.json")), "relative to the working directory"
+    assert found.mappings == DocumentLocation(url="http://h/m")
     assert (found.server.port, found.server.max_sessions) == (2, 2)
     assert found.watermarks.path == tmp_path / "w.db", "relative to the file"
     assert found.nats.bucket == "zero-watermarks", "an empty variable is none"
     other = load(environ={"SCHEMA_URL": "http://other"}, **{**sections, "mongodb": LEAST["mongodb"]})
-    assert other.schema == SourceConfig(None, "http://other", {"a": "b"}, 5.0)
+    assert other.schema == DocumentLocation(None, "http://other", {"a": "b"}, 5.0)
 
 
 @pytest.mark.parametrize(
-    ("environ", "fault"),
+    ("environ", "issue"),
     [
         ({"PORT": "http"}, "environment: PORT: must be a whole number from 0 to 65535, got 'http'"),
         ({"PORT": "99999"}, "environment: PORT: must be a whole number from 0 to 65535, got 99999"),
@@ -494,13 +494,13 @@ def test_the_environment_overrides_the_file(load: Load, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_faults_of_the_environment(environ: dict[str, str], fault: str, tmp_path: Path) -> None:
+def test_faults_of_the_environment(environ: dict[str, str], issue: str, tmp_path: Path) -> None:
     file = tmp_path / "zmsd.yaml"
     file.write_text(yaml.safe_dump(LEAST))
     with pytest.raises(ConfigError) as caught:
         config.load(file, environ)
-    assert fault in list(map(str, caught.value.faults))
-    assert len({fault.key for fault in caught.value.faults}) == 1
+    assert issue in list(map(str, caught.value.issues))
+    assert len({issue.key for issue in caught.value.issues}) == 1
 
 
 def test_the_environment_does_not_hide_what_is_wrong_with_a_section(faults_of: Callable[..., list[str]]) -> None:
@@ -510,7 +510,7 @@ def test_the_environment_does_not_hide_what_is_wrong_with_a_section(faults_of: C
 def test_neither_file_nor_environment(default_file: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         config.load(None, {})
-    assert list(map(str, caught.value.faults)) == [
+    assert list(map(str, caught.value.issues)) == [
         f"environment: MONGODB_URI: is required (there is no {default_file} either)",
         f"environment: SCHEMA_FILE: give file or url (there is no {default_file} either)",
     ]

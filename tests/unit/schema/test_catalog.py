@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from bson import Decimal128, Int64, ObjectId
 
-from zmsd.config.document import Document, parse
+from zmsd.config.document import ConfigDocument, parse
 from zmsd.errors import ConfigError
 from zmsd.schema.catalog import Catalog, CatalogDiff, Table, diff, load_catalog
 from zmsd.schema.mapping import Mapping
@@ -37,7 +37,7 @@ SEED_MAPPINGS = """{
 }"""
 
 
-def document(data: Any, name: str = "schema.json") -> Document:
+def document(data: Any, name: str = "schema.json") -> ConfigDocument:
     return parse(data if isinstance(data, str) else json.dumps(data), name, kind="json")
 
 
@@ -48,7 +48,7 @@ def load(schema: Any, mappings: Any = None) -> Catalog:
 def faults_of(schema: Any, mappings: Any = None) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load(schema, mappings)
-    return list(map(str, caught.value.faults))
+    return list(map(str, caught.value.issues))
 
 
 def table(name: str = "t", key: str = "id", mapping: Any = None, **columns: str) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def test_collections() -> None:
 def test_the_faults_of_both_documents_at_once() -> None:
     schema = {**table("a", x="uuid"), **table("b")}
     mappings = {"a": {"collection": "fine"}, "b": {}, "c": {}, "d": 5}
-    assert [fault.partition(": ")[2] for fault in faults_of(schema, mappings)] == [
+    assert [issue.partition(": ")[2] for issue in faults_of(schema, mappings)] == [
         "a.columns.x.type: must be one of string, number, boolean, json, null, got 'uuid'",
         "b: needs a collection",
         "c: the schema has no such table",
@@ -94,8 +94,8 @@ def test_the_faults_of_both_documents_at_once() -> None:
 
 
 def test_what_looks_beyond_one_document_is_refused_with_its_place() -> None:
-    (fault,) = faults_of(table(), {"t": {"source": "m", "pipeline": [{"$limit": 1}]}})
-    assert fault.startswith("mappings.json:1:37: t.pipeline[0].$limit: looks beyond one document")
+    (issue,) = faults_of(table(), {"t": {"source": "m", "pipeline": [{"$limit": 1}]}})
+    assert issue.startswith("mappings.json:1:37: t.pipeline[0].$limit: looks beyond one document")
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_what_looks_beyond_one_document_is_refused_with_its_place() -> None:
     ],
 )
 def test_names_that_mongodb_does_not_have_need_a_mapping(schema: Any, key: str) -> None:
-    (fault,) = faults_of(schema)
-    assert fault.partition(": ")[2].startswith(key)
+    (issue,) = faults_of(schema)
+    assert issue.partition(": ")[2].startswith(key)
     fields = dict.fromkeys(("id", "$x"), "f")
     assert load(schema, {next(iter(schema)): {"collection": "c", "fields": fields}}).collections == ("c",)
 

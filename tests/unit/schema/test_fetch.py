@@ -15,7 +15,7 @@ from tests.support import certificates
 from tests.support.endpoint import Answer, Endpoint
 from tests.support.wait import FACTOR
 from zmsd.config import document as documents
-from zmsd.config.settings import SourceConfig
+from zmsd.config.settings import DocumentLocation
 from zmsd.errors import ConfigError, EndpointDown, ZmsdError
 from zmsd.schema import fetch as fetching
 from zmsd.schema.fetch import NOT_MODIFIED, Fetched, fetch, keep, load
@@ -30,14 +30,14 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 
 
 def document(url: str, etag: str | None = None, **options: Any) -> Fetched:
-    found = fetch(SourceConfig(url=url, **options), etag)
+    found = fetch(DocumentLocation(url=url, **options), etag)
     assert found is not NOT_MODIFIED
     return found
 
 
 def down(url: str, **options: Any) -> str:
     with pytest.raises(EndpointDown) as caught:
-        fetch(SourceConfig(url=url, **options))
+        fetch(DocumentLocation(url=url, **options))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -47,19 +47,19 @@ def down(url: str, **options: Any) -> str:
 )
 def test_files(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
-    found = fetch(SourceConfig(file=tmp_path / name))
+    found = fetch(DocumentLocation(file=tmp_path / name))
     assert isinstance(found, Fetched)
     assert found.document.data == {"a": [1]}
     assert found.document.name == str(tmp_path / name)
-    assert (found.etag, found.age, found.fault) == (None, None, None)
+    assert (found.etag, found.age, found.issue) == (None, None, None)
 
 
 def test_files_that_are_no_documents(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text("a: 1")
     with pytest.raises(ConfigError, match=r"s\.json:1:1: not JSON: Expecting value"):
-        fetch(SourceConfig(file=tmp_path / "s.json"))
+        fetch(DocumentLocation(file=tmp_path / "s.json"))
     with pytest.raises(ConfigError, match="none: cannot be read: No such file or directory"):
-        fetch(SourceConfig(file=tmp_path / "none"))
+        fetch(DocumentLocation(file=tmp_path / "none"))
 
 
 def test_a_url_with_headers(endpoint: Endpoint) -> None:
@@ -78,7 +78,7 @@ def test_etags(endpoint: Endpoint) -> None:
     url = endpoint.say("/s", ETag='"v1"')
     assert document(url).etag == '"v1"'
     endpoint.say("/s", b"", 304, ETag='"v1"')
-    assert fetch(SourceConfig(url=url), '"v1"') is NOT_MODIFIED
+    assert fetch(DocumentLocation(url=url), '"v1"') is NOT_MODIFIED
     assert [headers.get("if-none-match") for _, headers in endpoint.requests] == [None, '"v1"']
     endpoint.say("/s", ETag='"v2"')
     assert document(url, '"v1"').etag == '"v2"'
@@ -114,7 +114,7 @@ def test_a_body_may_not_be_too_large(endpoint: Endpoint, monkeypatch: pytest.Mon
     monkeypatch.setattr(documents, "LIMIT", 1 << 20)
     assert document(endpoint.say("/s", b"[" + b" " * ((1 << 20) - 2) + b"]")).document.data == []
     with pytest.raises(EndpointDown, match="is larger than 1 MiB"):
-        fetch(SourceConfig(url=endpoint.say("/s", b"[" + b" " * (1 << 20) + b"]")))
+        fetch(DocumentLocation(url=endpoint.say("/s", b"[" + b" " * (1 << 20) + b"]")))
 
 
 def test_body_shorter_than_its_content_length_is_refused(endpoint: Endpoint) -> None:
@@ -231,9 +231,9 @@ def test_the_whole_fetch_has_one_time_limit(
 
 def test_the_last_good_copy(endpoint: Endpoint, tmp_path: Path) -> None:
     copies = tmp_path / "state" / "copies"
-    spec = SourceConfig(url=endpoint.say("/s", b'{"a":\r\n "\xc3\xbc"}'))
+    spec = DocumentLocation(url=endpoint.say("/s", b'{"a":\r\n "\xc3\xbc"}'))
     first = load(spec, copies)
-    assert (first.age, first.fault) == (None, None)
+    assert (first.age, first.issue) == (None, None)
     endpoint.say("/s", b"", 503)
     with pytest.raises(EndpointDown):
         load(spec, copies)  # nothing is kept before the caller says that it is good
@@ -247,11 +247,11 @@ def test_the_last_good_copy(endpoint: Endpoint, tmp_path: Path) -> None:
     assert again.etag is None
     assert again.age is not None
     assert 100 <= again.age < 100 + 60 * FACTOR
-    assert str(again.fault) == f"{spec.url}: HTTP 503 Service Unavailable"
+    assert str(again.issue) == f"{spec.url}: HTTP 503 Service Unavailable"
 
 
 def test_a_copy_is_of_one_url_and_gets_replaced(endpoint: Endpoint, tmp_path: Path) -> None:
-    specs = [SourceConfig(url=endpoint.say(path, b'"old"')) for path in ("/a", "/b")]
+    specs = [DocumentLocation(url=endpoint.say(path, b'"old"')) for path in ("/a", "/b")]
     for spec in specs:
         keep(spec, load(spec, tmp_path).document, tmp_path)
     endpoint.say("/a", b'"new"')
@@ -263,16 +263,16 @@ def test_a_copy_is_of_one_url_and_gets_replaced(endpoint: Endpoint, tmp_path: Pa
 
 
 def test_copy_is_used_when_the_endpoint_gives_no_document(endpoint: Endpoint, tmp_path: Path) -> None:
-    spec = SourceConfig(url=endpoint.say("/s"))
+    spec = DocumentLocation(url=endpoint.say("/s"))
     keep(spec, load(spec, tmp_path).document, tmp_path)
     endpoint.say("/s", b"<html>")
     copy = load(spec, tmp_path)
     assert copy.document.data == {}
-    assert str(copy.fault).endswith("not JSON: Expecting value")
+    assert str(copy.issue).endswith("not JSON: Expecting value")
 
 
 def test_a_spoilt_copy_is_none(endpoint: Endpoint, tmp_path: Path) -> None:
-    spec = SourceConfig(url=endpoint.say("/s"))
+    spec = DocumentLocation(url=endpoint.say("/s"))
     keep(spec, load(spec, tmp_path).document, tmp_path)
     next(tmp_path.iterdir()).write_text("{")
     endpoint.say("/s", b"", 500)
@@ -281,7 +281,7 @@ def test_a_spoilt_copy_is_none(endpoint: Endpoint, tmp_path: Path) -> None:
 
 
 def test_no_copy_of_files(tmp_path: Path) -> None:
-    spec = SourceConfig(file=tmp_path / "s.json")
+    spec = DocumentLocation(file=tmp_path / "s.json")
     (tmp_path / "s.json").write_text("{}")
     keep(spec, load(spec, tmp_path / "copies").document, tmp_path / "copies")
     assert not (tmp_path / "copies").exists()
@@ -289,6 +289,6 @@ def test_no_copy_of_files(tmp_path: Path) -> None:
 
 def test_a_copy_that_cannot_be_written(endpoint: Endpoint, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    spec = SourceConfig(url=endpoint.say("/s"))
+    spec = DocumentLocation(url=endpoint.say("/s"))
     with pytest.raises(ZmsdError, match="the copy of http://.* cannot be written: "):
         keep(spec, document(endpoint.url("/s")).document, tmp_path / "file" / "copies")

@@ -41,14 +41,14 @@ def test_permissions(tmp_path: Path) -> None:
     [([], "a list"), ("x", "text"), (5, "a number"), (None, "nothing")],
 )
 def test_permissions_that_are_none(tmp_path: Path, permissions: Any, kind: str) -> None:
-    fault = f"{tmp_path}/permissions.json:1:1: must be an object of permissions, not {kind}"
+    issue = f"{tmp_path}/permissions.json:1:1: must be an object of permissions, not {kind}"
     with pytest.raises(ConfigError) as caught:
         published(tmp_path, permissions)
-    assert str(caught.value) == fault
+    assert str(caught.value) == issue
     with pytest.raises(ConfigError) as caught:
         published(tmp_path, permissions, {"item": {"columns": {}}})
-    assert fault in str(caught.value)
-    assert len(caught.value.faults) > 1, "with those of the other documents"
+    assert issue in str(caught.value)
+    assert len(caught.value.issues) > 1, "with those of the other documents"
 
 
 MAPPINGS = {"item": {"collection": "things"}}
@@ -81,16 +81,16 @@ def test_schema_that_cannot_be_used_falls_back_to_the_copy(urls: Callable[..., L
     found = urls(bad, MAPPINGS)
     assert found.catalog == good.catalog
     (_, schema), (_, mappings) = found.documents
-    assert schema.fault is not None
+    assert schema.issue is not None
     assert schema.age is not None
-    assert mappings.fault is None
+    assert mappings.issue is None
 
 
 @pytest.mark.parametrize("bad", [*BAD, {"item": {"collection": "a$"}}, {"other": {"collection": "a"}}])
 def test_mappings_that_cannot_be_used_fall_back_to_the_copy(urls: Callable[..., LoadedDocuments], bad: Any) -> None:
     good = urls(SCHEMA, MAPPINGS)
     assert urls(SCHEMA, bad).catalog == good.catalog
-    assert urls(SCHEMA, MAPPINGS).documents[1][1].fault is None
+    assert urls(SCHEMA, MAPPINGS).documents[1][1].issue is None
 
 
 def test_documents_that_do_not_fit_each_other_fall_back_together(urls: Callable[..., LoadedDocuments]) -> None:
@@ -98,7 +98,7 @@ def test_documents_that_do_not_fit_each_other_fall_back_together(urls: Callable[
     good = urls(two, {**MAPPINGS, "other": {"collection": "others"}})
     found = urls(SCHEMA, {**MAPPINGS, "other": {"collection": "others", "feilds": {}}})
     assert found.catalog == good.catalog
-    assert [fetched.fault is not None for _, fetched in found.documents] == [True, True]
+    assert [fetched.issue is not None for _, fetched in found.documents] == [True, True]
 
 
 @pytest.mark.parametrize("bad", BAD)

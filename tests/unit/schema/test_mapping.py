@@ -31,15 +31,15 @@ OWN_NAMES = (("id", "id"), ("content", "content"), ("created_at", "created_at"))
 
 def read(data: Any) -> tuple[dict[str, Mapping], list[str], list[str]]:
     document = parse(json.dumps(data), "m.json", kind="json")
-    mappings, faults, warnings = parse_mappings(document, TABLES)
-    texts = [[f"{fault.key}: {fault.reason}" for fault in some] for some in (faults, warnings)]
+    mappings, issues, warnings = parse_mappings(document, TABLES)
+    texts = [[f"{issue.key}: {issue.reason}" for issue in some] for some in (issues, warnings)]
     return mappings, texts[0], texts[1]
 
 
 def mapping(**data: Any) -> Mapping:
     """The mapping of ``message``, when there is nothing wrong with it."""
-    mappings, faults, warnings = read({"message": data})
-    assert not faults
+    mappings, issues, warnings = read({"message": data})
+    assert not issues
     assert not warnings
     return mappings["messages"]
 
@@ -172,20 +172,20 @@ STAY = "a row must stay as it is for as long as its document does"
 def test_what_no_mapping_may_hold_is_refused_where_it_stands(
     form: dict[str, Any], expected: list[tuple[str, str]]
 ) -> None:
-    faults = faults_of(source="m", **form)
-    assert len(faults) == len(expected), faults
-    for fault, (place, reason) in zip(faults, expected, strict=True):
-        assert fault.startswith(f"message.{place}: ")
-        assert reason in fault
+    issues = faults_of(source="m", **form)
+    assert len(issues) == len(expected), issues
+    for issue, (key_path, reason) in zip(issues, expected, strict=True):
+        assert issue.startswith(f"message.{key_path}: ")
+        assert reason in issue
 
 
 def test_every_stage_that_looks_beyond_one_document() -> None:
     stages = ["$lookup", "$graphLookup", "$unionWith", "$group", "$bucket", "$bucketAuto", "$facet", "$sort", "$limit"]
     stages += ["$sortByCount", "$skip", "$sample", "$count", "$setWindowFields", "$densify", "$fill", "$geoNear"]
     stages += ["$search", "$searchMeta", "$vectorSearch"]
-    faults = faults_of(source="m", pipeline=[{stage: {}} for stage in stages])
-    assert len(faults) == len(stages)
-    assert all(fault.endswith(f"looks beyond one document: {ROW}") for fault in faults)
+    issues = faults_of(source="m", pipeline=[{stage: {}} for stage in stages])
+    assert len(issues) == len(stages)
+    assert all(issue.endswith(f"looks beyond one document: {ROW}") for issue in issues)
 
 
 @pytest.mark.parametrize(
@@ -204,10 +204,10 @@ def test_what_only_looks_like_it_is_taken(form: dict[str, Any]) -> None:
 def test_a_mapping_knows_its_place() -> None:
     document = parse('{"message":\n {"source": "m", "pipeline": [\n  {"$unset": "a"}]}}', "m.json", kind="json")
     found = parse_mappings(document, TABLES)[0]["messages"]
-    assert str(found.fault(("pipeline", 0), "is odd")) == "m.json:3:3: message.pipeline[0]: is odd"
+    assert str(found.issue(("pipeline", 0), "is odd")) == "m.json:3:3: message.pipeline[0]: is odd"
     elsewhere = Mapping("m", None, pipeline=[{"$unset": "a"}])
     assert found == elsewhere
-    assert str(elsewhere.fault(("pipeline", 0), "is odd")) == "mapping of collection m: pipeline[0]: is odd"
+    assert str(elsewhere.issue(("pipeline", 0), "is odd")) == "mapping of collection m: pipeline[0]: is odd"
 
 
 def test_a_computed_projection_has_every_column_by_its_server_name() -> None:
@@ -273,13 +273,13 @@ def test_literals_that_only_mongod_compares(literal: Any, value: Any, operator: 
 
 @pytest.mark.parametrize("literal", [{"$undefined": True}, {"$dbPointer": {"$ref": "c", "$id": {"$oid": "6" * 24}}}])
 def test_literals_that_cannot_be_compared_are_refused(literal: Any) -> None:
-    (fault,) = faults_of(collection="m", filter={"a": {"$in": [1, literal]}})
-    assert fault.startswith("message.filter.a.$in[1]: ")
-    assert '{"$type": ' in fault
+    (issue,) = faults_of(collection="m", filter={"a": {"$in": [1, literal]}})
+    assert issue.startswith("message.filter.a.$in[1]: ")
+    assert '{"$type": ' in issue
 
 
 @pytest.mark.parametrize(
-    ("form", "place"),
+    ("form", "key_path"),
     [
         ({"projection": {"id": {"$_internalJsEmit": {}}}}, "projection.id.$_internalJsEmit"),
         ({"pipeline": [{"$_internalInhibitOptimization": {}}]}, "pipeline[0].$_internalInhibitOptimization"),
@@ -292,8 +292,8 @@ def test_literals_that_cannot_be_compared_are_refused(literal: Any) -> None:
         ({"pipeline": [{"$set": {"a": {"$map": {"in": {"$_x": 1}}}}}]}, "pipeline[0].$set.a.$map.in.$_x"),
     ],
 )
-def test_internal_operators_are_refused_wherever_they_are(form: dict[str, Any], place: str) -> None:
-    assert faults_of(source="m", **form) == [f"message.{place}: is internal to MongoDB"]
+def test_internal_operators_are_refused_wherever_they_are(form: dict[str, Any], key_path: str) -> None:
+    assert faults_of(source="m", **form) == [f"message.{key_path}: is internal to MongoDB"]
 
 
 def test_unknown_operators_are_refused() -> None:
@@ -342,24 +342,24 @@ def test_unknown_operators_are_refused() -> None:
     ],
 )
 def test_literals_that_are_none(literal: Any) -> None:
-    (fault,) = faults_of(collection="m", filter={"a": {"$in": [literal]}})
-    assert fault.startswith(("message.filter.a.$in[0]: not a ", "message.filter.a.$in[0]: is beyond "))
-    assert "class" not in fault
+    (issue,) = faults_of(collection="m", filter={"a": {"$in": [literal]}})
+    assert issue.startswith(("message.filter.a.$in[0]: not a ", "message.filter.a.$in[0]: is beyond "))
+    assert "class" not in issue
 
 
 def test_deeper_than_mongodb_goes() -> None:
     value: Any = 1
     for _ in range(150):
         value = [value]
-    (fault,) = faults_of(collection="m", filter={"a": value})
-    assert fault.endswith("is nested too deeply for MongoDB")
+    (issue,) = faults_of(collection="m", filter={"a": value})
+    assert issue.endswith("is nested too deeply for MongoDB")
 
 
 NAMES = ": a name must not be empty, begin with $ or have a NUL in it"
 
 
 @pytest.mark.parametrize(
-    ("data", "fault"),
+    ("data", "issue"),
     [
         ([], "must be an object of mappings by table"),
         ({"mesage": {}}, "mesage: the schema has no such table; did you mean message?"),
@@ -438,22 +438,22 @@ NAMES = ": a name must not be empty, begin with $ or have a NUL in it"
         ),
     ],
 )
-def test_faults(data: Any, fault: str) -> None:
-    assert [text.removeprefix(": ") for text in read(data)[1]] == [fault]
+def test_faults(data: Any, issue: str) -> None:
+    assert [text.removeprefix(": ") for text in read(data)[1]] == [issue]
 
 
 def test_what_an_unfit_document_makes_of_itself_is_a_fault_and_no_crash() -> None:
     for wrong in ({"$oid": "65f000000000000000000001"}, 5, "x", [{"$oid": "65f000000000000000000001"}]):
         for key in ("fields", "projection", "filter", "pipeline"):
-            mappings, faults, warnings = read({"message": {"collection": "m", key: wrong}})
+            mappings, issues, warnings = read({"message": {"collection": "m", key: wrong}})
             # mongod will say what it thinks of a filter.
-            assert faults or warnings or not mappings["messages"].plain
+            assert issues or warnings or not mappings["messages"].plain
 
 
 @pytest.mark.parametrize("form", [{"fields": {"contents": "a"}}, {"projection": {"contents": {"$toUpper": "$a"}}}])
 def test_a_mapped_field_without_a_column_is_a_warning(form: dict[str, Any]) -> None:
-    mappings, faults, warnings = read({"message": {"collection": "m", **form}})
-    assert not faults
+    mappings, issues, warnings = read({"message": {"collection": "m", **form}})
+    assert not issues
     assert warnings == [f"message.{next(iter(form))}.contents: the table has no such column; did you mean content?"]
     assert mappings["messages"].fields == OWN_NAMES
 
@@ -461,9 +461,9 @@ def test_a_mapped_field_without_a_column_is_a_warning(form: dict[str, Any]) -> N
 @pytest.mark.parametrize("form", [{"fields": {"content": "a.0.b"}}, {"projection": {"content": "$a.0"}}])
 def test_a_number_in_a_path_is_a_warning(form: dict[str, Any]) -> None:
     """In a filter it may be an index, in an expression it is not."""
-    _, faults, warnings = read({"message": {"collection": "m", **form, "filter": {"a.0": 1}}})
-    assert not faults
-    reason = "a number names a field here, no place in an array: for that use $arrayElemAt"
+    _, issues, warnings = read({"message": {"collection": "m", **form, "filter": {"a.0": 1}}})
+    assert not issues
+    reason = "a number is a field name here, not an array index: use $arrayElemAt for an index"
     assert warnings == [f"message.{next(iter(form))}.content: {reason}"]
 
 

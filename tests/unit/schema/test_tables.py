@@ -13,13 +13,13 @@ ITEM = {"tableName": "item", "columns": ID, "primaryKey": ["id"]}
 
 
 def read(data: Any) -> tuple[list[SchemaTable], list[str]]:
-    tables, faults = parse_schema(parse(json.dumps(data, indent=1), "s.json", kind="json"))
-    return tables, [f"{fault.key}: {fault.reason}" for fault in faults]
+    tables, issues = parse_schema(parse(json.dumps(data, indent=1), "s.json", kind="json"))
+    return tables, [f"{issue.key}: {issue.reason}" for issue in issues]
 
 
 def specs(data: Any) -> list[TableSpec | None]:
-    tables, faults = read(data)
-    assert not faults
+    tables, issues = read(data)
+    assert not issues
     return [table.spec for table in tables]
 
 
@@ -61,8 +61,8 @@ def test_zeros_own_schema() -> None:
         },
         "primaryKey": ["roomID", "id"],
     }
-    tables, faults = read({"tables": {"userMessage": table}, "relationships": {}})
-    assert not faults
+    tables, issues = read({"tables": {"userMessage": table}, "relationships": {}})
+    assert not issues
     assert tables[0].spec == TableSpec(
         "user_messages",
         (
@@ -83,7 +83,7 @@ def test_an_optional_column_of_the_primary_key_is_not_optional() -> None:
 
 
 @pytest.mark.parametrize(
-    ("document", "fault"),
+    ("document", "issue"),
     [
         ([], ": names no table"),
         ({}, ": names no table"),
@@ -159,19 +159,19 @@ def test_an_optional_column_of_the_primary_key_is_not_optional() -> None:
         ),
     ],
 )
-def test_faults(document: Any, fault: str) -> None:
-    assert faults_of(document) == [fault.replace("\\.", ".")]
+def test_faults(document: Any, issue: str) -> None:
+    assert faults_of(document) == [issue.replace("\\.", ".")]
 
 
 def test_as_many_columns_as_sqlite_takes() -> None:
     """With zero-cache's own."""
 
-    def faults(count: int) -> list[str]:
+    def issues(count: int) -> list[str]:
         more = {f"c{n}": {"type": "json"} for n in range(1, count)}
         return faults_of({"a": {"columns": ID | more, "primaryKey": ["id"]}})
 
-    assert faults(1999) == []
-    assert faults(2000) == ["a.columns: are 2000, and zero-cache takes no more than 1999"]
+    assert issues(1999) == []
+    assert issues(2000) == ["a.columns: are 2000, and zero-cache takes no more than 1999"]
 
 
 def test_all_faults_at_once_each_at_its_place() -> None:
@@ -181,8 +181,8 @@ def test_all_faults_at_once_each_at_its_place() -> None:
 "b": {"columns": {}, "primaryKey": ["x"]},
 "c": {"columns": {"id": {"type": "uuid"}},
 "primaryKey": []}}"""
-    _, faults = parse_schema(parse(text, "s.json", kind="json"))
-    assert list(map(str, faults)) == [
+    _, issues = parse_schema(parse(text, "s.json", kind="json"))
+    assert list(map(str, issues)) == [
         "s.json:2:1: a: must be an object with columns and primaryKey",
         "s.json:3:7: b.columns: must be an object with at least one column",
         "s.json:3:37: b.primaryKey[0]: 'x' is no column of this table",
@@ -194,7 +194,7 @@ def test_all_faults_at_once_each_at_its_place() -> None:
 def test_unknown_keys_of_columns_are_configuration_errors() -> None:
     columns = {"id": {"type": "string", "customType": None}, "n": {"type": "number", "optionl": True, "zzz": 1}}
     document = parse(json.dumps({"a": {"columns": columns, "primaryKey": ["id"]}}), "s.json", kind="json")
-    assert [f"{fault.key}: {fault.reason}" for fault in parse_schema(document)[1]] == [
+    assert [f"{issue.key}: {issue.reason}" for issue in parse_schema(document)[1]] == [
         "a.columns.n.optionl: unknown key; did you mean optional?",
         f"a.columns.n.zzz: unknown key; known: {', '.join(COLUMN_KEYS)}",
     ]
@@ -203,7 +203,7 @@ def test_unknown_keys_of_columns_are_configuration_errors() -> None:
 def test_names_that_cannot_be_printed_are_taken() -> None:
     names = ["a\u200cb", "\u200d", "a\u00a0b", "a\nb"]
     data = {"a": {"columns": {name: {"type": "string"} for name in names}, "primaryKey": [names[0]]}}
-    tables, faults = parse_schema(parse(json.dumps(data), "s.json", kind="json"))
-    assert not faults
+    tables, issues = parse_schema(parse(json.dumps(data), "s.json", kind="json"))
+    assert not issues
     assert tables[0].spec is not None
     assert [column.name for column in tables[0].spec.columns] == names

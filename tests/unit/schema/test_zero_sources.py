@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from zmsd.config.document import Document, parse
+from zmsd.config.document import ConfigDocument, parse
 from zmsd.errors import ConfigError
 from zmsd.schema.catalog import Catalog, load_catalog
 
@@ -24,7 +24,7 @@ EXPORTED = {
 MAPPINGS = {"message": {"source": "messages", "fields": {"_id": "_id"}}}
 
 
-def document(data: Any) -> Document:
+def document(data: Any) -> ConfigDocument:
     return parse(json.dumps(data), "d.json", kind="json")
 
 
