@@ -15,6 +15,7 @@ from zmsd import __version__, daemon, systemd
 from zmsd import log as logs
 from zmsd.config import settings as config
 from zmsd.config.partial import load_log
+from zmsd.config.settings import ignored_variables
 from zmsd.errors import ConfigError, ZmsdError
 from zmsd.log import kv, write_line
 
@@ -176,8 +177,10 @@ def _number(text: str, low: int, high: int) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    log = load_log(options.config)
+    log = load_log(options.config, os.environ)
     logs.setup(log.level, log.format)
+    if ignored := ignored_variables(os.environ):
+        logger.info(kv("environment variables without effect", names=",".join(ignored)))
     try:
         return daemon.run(options.config)
     except ZmsdError as error:

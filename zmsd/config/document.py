@@ -41,8 +41,15 @@ class ConfigDocument:
     ``name`` is the file or URL as errors show it.
     """
 
-    def __init__(self, name: str, text: str, data: Any, marks: YamlMarks | None = None) -> None:
+    def __init__(
+        self, name: str, text: str, data: Any, marks: YamlMarks | JsonMarks | None = None, above: KeyPath = ()
+    ) -> None:
+        """
+        :param marks: the offsets of the values in ``text``; None looks for them in JSON when they are needed
+        :param above: the key path of ``data`` in ``text``, of which it is a part
+        """
         self.name = name
+        self._above = above
         self.text = text
         self.data = data
         self._marks: YamlMarks | JsonMarks | None = marks
@@ -52,11 +59,22 @@ class ConfigDocument:
     def __repr__(self) -> str:
         return f"ConfigDocument({self.name!r})"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ConfigDocument) and (self.name, self.data) == (other.name, other.data)
+
+    def part(self, path: KeyPath) -> ConfigDocument:
+        """Return the object at ``path`` as a document of its own, whose errors have positions in this one."""
+        data = self.data
+        for key in path:
+            data = data[key]
+        return ConfigDocument(self.name, self.text, data, self._marks, (*self._above, *path))
+
     def issue(self, path: KeyPath, reason: str) -> ConfigIssue:
         """Return an error at the key or list item at ``path``; where that is missing, at the nearest thing around it.
 
         From the 301st error of a document on, the error has no position.
         """
+        path = (*self._above, *path)
         if not self._positions_left:
             return ConfigIssue(self.name, None, None, dotted(path), shortened(reason))
         self._positions_left -= 1

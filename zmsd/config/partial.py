@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import reduce
 from pathlib import Path
@@ -11,23 +11,25 @@ from typing import Any
 
 from zmsd.config.document import KeyPath
 from zmsd.config.reader import Reader
-from zmsd.config.settings import Config, LogConfig, read_document
+from zmsd.config.settings import ENVIRONMENT, Config, LogConfig, read_document
 from zmsd.errors import ConfigError
 
 _SYSTEMD_CREDENTIALS = "/run/credentials"
 
 
-def load_log(path: Path | None) -> LogConfig:
-    """Return the log section as far as it can be read, so that errors in the settings are logged as it says."""
+def load_log(path: Path | None, environ: Mapping[str, str]) -> LogConfig:
+    """Return the section ``log`` as far as it can be read, so that errors in the settings are logged as it says."""
     default = LogConfig()
+    variables = {name: what for name, what in ENVIRONMENT.items() if what[0] == "log"}
     try:
         document = read_document(path)
     except ConfigError:
-        return default
-    section = document.data.get("log") if document is not None else None
+        document = None
+    reader = Reader(document, environ, variables, "")
+    section = reader.data.get("log")
     if not isinstance(section, dict):
         return default
-    found = Reader(document, {}, {}, "").build(LogConfig, section, ("log",))
+    found = reader.build(LogConfig, section, ("log",))
     return LogConfig(found.level or default.level, found.format or default.format)
 
 

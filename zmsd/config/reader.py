@@ -160,11 +160,14 @@ class Reader:
         args, origin = typing.get_args(hint), typing.get_origin(hint)
         if NoneType in args:
             return self._convert(args[0], value, path, rules)
+        if rules.get("inline"):
+            assert self._document is not None  # no variable sets it
+            return self._document.part(path[:-1])
         if origin is Literal:
             value = rules.get("same", {}).get(value, value) if isinstance(value, str) else value
             return value if value in args else self._wrong(f"one of {', '.join(args)}", value, path, rules)
         if origin is tuple:
-            if path in self._variables:
+            if path in self._variables and rules.get("separated"):
                 value = [part.strip() for part in value.split(",")]
             if not isinstance(value, list):
                 return (self._text(value, path, rules),)
@@ -237,6 +240,10 @@ class Reader:
         old = self.data.get(section) or {}
         if not isinstance(old, dict):
             return  # an error of the file, which build() finds
+        if (section, key) in self._variables:
+            if old.get(key) != text:
+                self.add_issue((section, key), f"{variable} is set too, to another value; unset one of them")
+            return
         for rival in aside:
             if (section, rival) in self._variables:
                 self.add_issue((section, rival), f"{variable} is set too; unset one of them")

@@ -1,49 +1,59 @@
 """The settings: one tree of frozen dataclasses, read from a YAML or JSON file and the environment.
 
-`load` is the only way in, at start, on reload and for ``zmsd check`` alike: it gives a whole, valid Config or raises
-one ConfigError with every error. Defaults stand in the dataclasses and nowhere else; two Configs compare with ``==``.
+`load` is the only way in, at start, on reload and for ``zmsd check`` alike: it returns a complete, valid Config or
+raises one ConfigError with all errors. Only the dataclasses define defaults. Configs compare with ``==``.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import re
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from zmsd.config import consistency
 from zmsd.config import document as documents
-from zmsd.config import mongodb_uri
 from zmsd.config.document import ConfigDocument, KeyPath
-from zmsd.config.mongodb_names import collection_problem, database_problem
 from zmsd.config.reader import Credentials, Reader, Variables, kind, setting
 from zmsd.errors import MAX_ISSUES, ConfigError
 
 DEFAULT_FILE = Path("/etc/zmsd/zmsd.yaml")
+"""The settings file if none is named."""
 
 
 @dataclass(frozen=True, slots=True)
 class MongodbConfig:
+    """Section ``mongodb``: the database whose collections are published."""
+
     uri: str = setting("", secret=True)
+    """URI of a replica set or sharded cluster. After `load`, that of ``uri_file`` if it was set."""
     uri_file: Path | None = setting(None, credential=True)
+    """File that holds the URI."""
     database: str = setting("", unprintable=True)
+    """Name of the database. After `load`, the one that the URI names if it was not set."""
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentLocation:
-    """Where a document is: a file, or a URL with the headers to send and the seconds between looks at it."""
+    """Where a document is: in a file, behind a URL, or in the settings file itself."""
 
     file: Path | None = None
+    """YAML or JSON file."""
     url: str | None = setting(None, secret=True)  # a query may hold a key
+    """URL that returns JSON."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False, metadata={"secret": True})
+    """Headers of the request to the URL."""
     refresh: float | None = setting(None, low=1, high=86400)
+    """Seconds between two requests to the URL; None requests it on a reload only."""
+    tables: ConfigDocument | None = setting(None, inline=True)
+    """The document itself, an object with ``tables``, written in the settings file."""
 
     @property
     def name(self) -> str:
         """The file, or the URL without its query, to show to people."""
+        if self.tables is not None:
+            return self.tables.name
         if self.url is None:
             return str(self.file)
         parts = urlsplit(self.url)
@@ -52,94 +62,169 @@ class DocumentLocation:
 
 @dataclass(frozen=True, slots=True)
 class TlsConfig:
+    """Section ``server.tls``: serve wss:// and https://."""
+
     cert: Path = setting(MISSING, readable=True, credential=True)
+    """PEM file with the certificate and its chain."""
     key: Path = setting(MISSING, readable=True, credential=True)
+    """PEM file with the private key, without a password."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
+    """Section ``server``: the gateway, which serves zero-cache and the HTTP pages."""
+
     host: str = "127.0.0.1"
-    port: int = setting(3000, low=0, high=65535)  # 0: any free one
+    """Address or name to listen on."""
+    port: int = setting(3000, low=0, high=65535)
+    """Port to listen on; 0 takes any free port."""
     token: tuple[str, ...] = setting((), secret=True)
+    """Tokens, one of which a client must send. After `load`, those of ``token_file`` if it was set."""
     token_file: Path | None = setting(None, credential=True)
+    """File with one token per line."""
     tls: TlsConfig | None = None
+    """Certificate and key; None serves without TLS."""
     max_sessions: int = setting(64, low=1)
+    """Maximum of WebSocket connections."""
     max_sessions_per_address: int = setting(16, low=1)
+    """Maximum of WebSocket connections from one address."""
     allow_anonymous: bool = False
+    """Whether to serve without a token on an address that other machines can reach."""
 
 
 @dataclass(frozen=True, slots=True)
 class ZeroConfig:
+    """Section ``zero``: what Zero needs besides tables."""
+
     permissions: DocumentLocation | None = None
-    clients_collection: str | None = setting(None, unprintable=True)
-    mutations_collection: str | None = setting(None, unprintable=True)
+    """Zero's permissions."""
+    clients_collection: str | None = None
+    """Collection in which the application records completed mutations."""
+    mutations_collection: str | None = None
+    """Collection in which the application records refused mutations."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeedConfig:
+    """Section ``feed``: how MongoDB is read."""
+
     scope: Literal["auto", "collection", "database"] = "auto"
+    """One change stream for each collection, or one for the database."""
     images: Literal["auto", "required", "off"] = "auto"
-    heartbeat: float = setting(60.0, low=1, high=86400)  # seconds
-    catch_up: int = setting(4, low=1)  # private feeds at once
-    lag_report: float = setting(30.0, low=1, high=86400)  # seconds
+    """Whether to switch pre- and post-images on."""
+    heartbeat: float = setting(60.0, low=1, high=86400)
+    """Seconds without a change after which clients receive an empty transaction."""
+    catch_up: int = setting(4, low=1)
+    """Maximum of concurrent catch-up feeds."""
+    lag_report: float = setting(30.0, low=1, high=86400)
+    """Seconds between two lag reports to zero-cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class WatermarksConfig:
+    """Section ``watermarks``: the store."""
+
     storage: Literal["sqlite", "nats-kv"] = setting("sqlite", same={"zqlite": "sqlite"})
+    """Kind of store."""
     path: Path = setting(Path("watermarks.db"), state=True)
+    """sqlite's file. Copies of documents from URLs are kept in ``documents`` beside it."""
 
 
 @dataclass(frozen=True, slots=True)
 class NatsTlsConfig:
-    ca: Path | None = setting(None, readable=True)  # the system's where left out
+    """Section ``nats.tls``: certificates for NATS."""
+
+    ca: Path | None = setting(None, readable=True)
+    """PEM file with the certificates to trust; None trusts those of the system."""
     cert: Path | None = setting(None, readable=True)
+    """PEM file with the client's certificate."""
     key: Path | None = setting(None, readable=True)
+    """PEM file with the client's private key."""
 
 
 @dataclass(frozen=True, slots=True)
 class NatsConfig:
-    servers: tuple[str, ...] = setting((), secret=True)
+    """Section ``nats``: the NATS servers that hold the store, for ``watermarks.storage: nats-kv``."""
+
+    servers: tuple[str, ...] = setting((), secret=True, separated=True)
+    """URLs of the servers."""
     bucket: str = "zero-watermarks"
+    """Bucket that all daemons of one publication share."""
     user: str | None = None
+    """User name."""
     password: str | None = setting(None, secret=True)
+    """Password of the user."""
     creds: Path | None = setting(None, readable=True, credential=True)
+    """NATS credentials file."""
     token: str | None = setting(None, secret=True)
+    """NATS token."""
     tls: NatsTlsConfig | None = None
-    replicas: int = setting(1, low=1, high=5)  # of a bucket that is made
+    """Certificates."""
+    replicas: int = setting(1, low=1, high=5)
+    """Number of NATS servers that hold a bucket which zmsd creates."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogConfig:
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Section ``log``: the log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = setting("info", same={"warn": "warning"})
+    """Lowest level that is logged."""
     format: Literal["text", "json"] = "text"
+    """Format of a line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
+    """All settings."""
+
     mongodb: MongodbConfig = field(default_factory=MongodbConfig)
+    """MongoDB."""
     schema: DocumentLocation = field(default_factory=DocumentLocation)
+    """Location of the schema."""
     mappings: DocumentLocation | None = None
+    """Location of the mappings."""
     server: ServerConfig = field(default_factory=ServerConfig)
+    """The gateway."""
     zero: ZeroConfig = field(default_factory=ZeroConfig)
+    """Zero."""
     feed: FeedConfig = field(default_factory=FeedConfig)
+    """How MongoDB is read."""
     watermarks: WatermarksConfig = field(default_factory=WatermarksConfig)
+    """The store."""
     nats: NatsConfig = field(default_factory=NatsConfig)
+    """NATS."""
     log: LogConfig = field(default_factory=LogConfig)
+    """The log."""
 
 
-_ENVIRONMENT: Variables = {
+_OF_URL = ("url", "headers", "refresh")
+ENVIRONMENT: Variables = {
     "MONGODB_URI": ("mongodb", "uri", ("uri_file",)),
-    "SCHEMA_FILE": ("schema", "file", ("url", "headers", "refresh")),
-    "SCHEMA_URL": ("schema", "url", ("file",)),
-    "TABLE_MAPPINGS_FILE": ("mappings", "file", ("url", "headers", "refresh")),
-    "TABLE_MAPPINGS_URL": ("mappings", "url", ("file",)),
+    "SCHEMA_FILE": ("schema", "file", (*_OF_URL, "tables")),
+    "SCHEMA_URL": ("schema", "url", ("file", "tables")),
+    "TABLE_MAPPINGS_FILE": ("mappings", "file", (*_OF_URL, "tables")),
+    "TABLE_MAPPINGS_URL": ("mappings", "url", ("file", "tables")),
+    "HOST": ("server", "host", ()),
     "PORT": ("server", "port", ()),
+    "AUTH_TOKEN": ("server", "token", ("token_file",)),
+    "ZERO_AUTH_TOKEN": ("server", "token", ("token_file",)),
     "WATERMARK_STORAGE": ("watermarks", "storage", ()),
     "WATERMARK_DB_PATH": ("watermarks", "path", ()),
     "NATS_SERVERS": ("nats", "servers", ()),
     "NATS_BUCKET": ("nats", "bucket", ()),
+    "LOG_LEVEL": ("log", "level", ()),
+    "LOG_FORMAT": ("log", "format", ()),
 }
+"""Environment variables that override settings."""
+
+FOREIGN = ("SCHEMA_SOURCE", "CONFIG_FILE", "NODE_ENV")
+"""Environment variables that configure zero-sources and have no effect on zmsd."""
+
+
+def ignored_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the variables of ``environ`` that configure zero-sources and have no effect on zmsd."""
+    return tuple(name for name in FOREIGN if environ.get(name))
 
 
 def load(
@@ -159,15 +244,19 @@ def load(
     """
     document = read_document(path)
     hint = f" (there is no {DEFAULT_FILE} either)"
-    reader = Reader(document, environ, _ENVIRONMENT, hint, credentials=credentials, concerns=concerns)
+    reader = Reader(document, environ, ENVIRONMENT, hint, credentials=credentials, concerns=concerns)
     config = reader.build(Config, reader.data)
-    _check_host(reader, config.server)
-    config = replace(config, mongodb=_with_uri(reader, config.mongodb), server=_with_tokens(reader, config.server))
-    _check_location(reader, ("schema",), config.schema)
-    _check_location(reader, ("mappings",), config.mappings)
-    _check_location(reader, ("zero", "permissions"), getattr(config.zero, "permissions", None))
-    _check_collections(reader, config.zero)
-    _check_nats(reader, config)
+    consistency.check_host(reader, config.server)
+    config = replace(
+        config,
+        mongodb=consistency.with_uri(reader, config.mongodb),
+        server=consistency.with_tokens(reader, config.server),
+    )
+    consistency.check_location(reader, ("schema",), config.schema)
+    consistency.check_location(reader, ("mappings",), config.mappings)
+    consistency.check_location(reader, ("zero", "permissions"), getattr(config.zero, "permissions", None))
+    consistency.check_collections(reader, config.zero)
+    consistency.check_nats(reader, config)
     if reader.issues:
         shown, others = reader.issues[:MAX_ISSUES], reader.issues[MAX_ISSUES:]
         raise ConfigError(sorted(shown, key=lambda issue: (issue.line or 0, issue.column or 0)) + others)
@@ -186,129 +275,5 @@ def read_document(path: Path | None) -> ConfigDocument | None:
     document = documents.parse(text, str(file), kind="json" if file.suffix == ".json" else "yaml")
     if not isinstance(document.data, dict):
         raise ConfigError([document.issue((), f"must be an object of settings, not {kind(document.data)}")])
+    consistency.refuse_zero_sources(document)
     return document
-
-
-# What one setting means for another. Each looks only at settings without errors, so that no error is said twice. What
-# is wrong is None: a section that is no object, a value, an item of a list or a mapping.
-
-
-def _with_uri(reader: Reader, section: MongodbConfig) -> MongodbConfig:
-    """``section`` with the URI of its uri_file, and the name of its database."""
-    if section is None or not reader.sound(("mongodb",), "uri", "uri_file"):
-        return section
-    key_path: KeyPath = ("mongodb", "uri" if section.uri else "uri_file")
-    if bool(section.uri) == bool(section.uri_file):
-        reader.add_issue(("mongodb", "uri"), "give uri or uri_file, not both" if section.uri else "is required")
-        return section
-    uri = section.uri or reader.secret(typing.cast(Path, section.uri_file), key_path)
-    if not uri:
-        return section
-    try:
-        database = mongodb_uri.database_of(uri)
-    except ValueError as exc:
-        reader.add_issue(key_path, str(exc))
-        return section
-    if not reader.sound(("mongodb",), "database"):
-        return section
-    if section.database:
-        database, key_path = section.database, ("mongodb", "database")
-    if not database:
-        reader.add_issue(key_path, "names no database: end it with /DATABASE, or set mongodb.database")
-    elif "@" in uri.partition("?")[0].rpartition("/")[2] and key_path[1] != "database":
-        reader.add_issue(key_path, "the user name and password must be percent-encoded")
-    elif problem := database_problem(database):
-        reader.add_issue(key_path, problem)
-    return replace(section, uri=uri, database=database)
-
-
-def _check_host(reader: Reader, section: ServerConfig) -> None:
-    host = getattr(section, "host", None) or ""
-    if " " in host:
-        reader.add_issue(("server", "host"), "must not have blanks in it")
-    elif ":" in host and _address(host) is None:
-        reader.add_issue(("server", "host"), "has a port in it, which is server.port, or is no IPv6 address")
-
-
-def _with_tokens(reader: Reader, section: ServerConfig) -> ServerConfig:
-    """``section`` with the tokens of its token_file, one a line."""
-    if section is None:
-        return section
-    if section.token and section.token_file:
-        reader.add_issue(("server", "token_file"), "give token or token_file, not both")
-    tokens = section.token
-    if section.token_file:
-        text = reader.secret(section.token_file, ("server", "token_file"))
-        tokens = tuple(line.strip() for line in text.splitlines() if line.strip())
-    if not all(re.fullmatch(r"[!-~]+", token) for token in tokens if token):
-        reader.add_issue(("server", "token_file" if section.token_file else "token"), "a token is ASCII without blanks")
-    guarded = tokens or section.token_file or section.allow_anonymous
-    known = reader.sound(("server",), "host", "token_file", "allow_anonymous")
-    if known and not (guarded or _is_loopback(section.host)):
-        reason = f"is required, for other machines can reach {section.host} (or set server.allow_anonymous: true)"
-        reader.add_issue(("server", "token"), reason)
-    return replace(section, token=tokens)
-
-
-def _is_loopback(host: str) -> bool:
-    address = _address(host)
-    return host == "localhost" if address is None else address.is_loopback
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """None for a name."""
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-def _check_location(reader: Reader, key_path: KeyPath, location: DocumentLocation | None) -> None:
-    if location is None or not reader.sound(key_path, "file", "url"):
-        return
-    if (location.file is None) == (location.url is None):
-        reader.add_issue(key_path, "give file or url" + (", not both" if location.url else ""))
-        return
-    if location.url is None:
-        for key in ("headers", "refresh"):
-            if getattr(location, key) and reader.sound(key_path, key):
-                reader.add_issue((*key_path, key), "goes with url only")
-        return
-    try:
-        parts = urlsplit(location.url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and location.url.isascii()
-    except ValueError:
-        good = False
-    if not good or " " in location.url:
-        reader.add_issue((*key_path, "url"), "must be an http or https URL, percent-encoded")
-    elif "@" in parts.netloc:
-        reader.add_issue((*key_path, "url"), "must not hold a user or password; send headers: {Authorization: …}")
-    for key, value in (location.headers or {}).items():
-        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", key) or not (value or "").isascii():
-            reader.add_issue((*key_path, "headers", key), "is no HTTP header")
-
-
-def _check_collections(reader: Reader, section: ZeroConfig) -> None:
-    for key in ("clients_collection", "mutations_collection"):
-        name = getattr(section, key, None)
-        if name is not None and (problem := collection_problem(name)):
-            reader.add_issue(("zero", key), problem)
-    if (
-        section is not None
-        and section.clients_collection
-        and section.clients_collection == section.mutations_collection
-    ):
-        reader.add_issue(("zero", "mutations_collection"), "must be another collection than zero.clients_collection")
-
-
-def _check_nats(reader: Reader, config: Config) -> None:
-    section, shared = config.nats, getattr(config.watermarks, "storage", None) == "nats-kv"
-    if section is None:
-        return
-    if section.bucket and not re.fullmatch(r"[A-Za-z0-9_-]+", section.bucket):
-        reader.add_issue(("nats", "bucket"), "is made of letters, digits, _ and -")
-    if shared and not section.servers:
-        reader.add_issue(("nats", "servers"), "is required by watermarks.storage: nats-kv")
-    for server in section.servers:
-        if server and not re.fullmatch(r"((nats|tls|wss?)://)?[^\s/]+/?", server):
-            reader.add_issue(("nats", "servers"), "a server is nats://HOST:PORT (or tls://, ws://, wss://)")

@@ -59,6 +59,8 @@ def fetch(spec: DocumentLocation, etag: str | None = None) -> Fetched | Literal[
 
     Raises EndpointDown for a URL, and ConfigError for a file, that cannot be read or has no document.
     """
+    if spec.tables is not None:
+        return Fetched(spec.tables)
     if spec.url is None:
         assert spec.file is not None
         kind: documents.Kind = "yaml" if spec.file.suffix in (".yaml", ".yml") else "json"

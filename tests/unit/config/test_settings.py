@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from zmsd.config import settings as config
+from zmsd.config.partial import load_log
 from zmsd.config.reader import kind
 from zmsd.config.settings import Config, DocumentLocation, MongodbConfig, NatsConfig, ServerConfig, TlsConfig
 from zmsd.errors import ConfigError
@@ -151,7 +152,7 @@ nats:
     assert faults_of(text, places=True) == [
         "3:3: mongodb.databse: unknown setting; did you mean database?",
         "4:1: schema: must be an object, got a list",
-        "5:1: mappings: give file or url",
+        "5:1: mappings: give file, url or tables",
         "7:3: server.port: must be a whole number from 0 to 65535, got '3000'",
         "8:3: server.token: must be text (in quotes), got a number",
         "9:3: server.max_sessions: must be a whole number of at least 1, got True",
@@ -189,8 +190,8 @@ nats:
         ({"feed": {"heartbeat": 10**40}}, f"feed.heartbeat: must be a number from 1 to 86400, got {10**40}"),
         ({"feed": {"scope": ["collection"]}}, "feed.scope: must be one of auto, collection, database, got a list"),
         ({"log": {"level": "trace"}}, "log.level: must be one of debug, info, warning, error, got 'trace'"),
-        ({"schema": {"file": "s", "url": "http://h"}}, "schema: give file or url, not both"),
-        ({"schema": {}}, "schema: give file or url"),
+        ({"schema": {"file": "s", "url": "http://h"}}, "schema: give file, url or tables, not file and url"),
+        ({"schema": {}}, "schema: give file, url or tables"),
         ({"schema": {"file": "s", "refresh": 5}}, "schema.refresh: goes with url only"),
         ({"schema": {"file": "s", "headers": {"a": "b"}}}, "schema.headers: goes with url only"),
         ({"schema": {"url": "ftp://h/s"}}, "schema.url: must be an http or https URL, percent-encoded"),
@@ -202,7 +203,10 @@ nats:
             {"zero": {"permissions": {"url": "http://u:SECRET@h/s"}}},
             "zero.permissions.url: must not hold a user or password; send headers: {Authorization: …}",
         ),
-        ({"schema": {"url": "http://h", "headers": {"a b": "SECRET"}}}, "schema.headers.a b: is no HTTP header"),
+        (
+            {"schema": {"url": "http://h", "headers": {"a b": "SECRET"}}},
+            "schema.headers.a b: is not a valid HTTP header",
+        ),
         (
             {"schema": {"url": "http://h", "headers": {"a": "SECRET\r\nb: c"}}},
             "schema.headers.a: holds a character that cannot be printed",
@@ -355,12 +359,12 @@ watermarks:
         "5:3: schema.url: must be an http or https URL, percent-encoded",
         "6:3: schema.refresh: must be a number from 1 to 86400, got 'soon'",
         "7:13: schema.headers.a: must be text (in quotes), got a number",
-        "7:19: schema.headers.b c: is no HTTP header",
+        "7:19: schema.headers.b c: is not a valid HTTP header",
         "10:3: mappings.refresh: goes with url only",
         "11:3: mappings.heders: unknown setting; did you mean headers?",
         "12:1: server.token: is required, for other machines can reach 10.0.0.1 (or set server.allow_anonymous: true)",
         "14:3: server.max_sessions: must be a whole number of at least 1, got 0",
-        "16:3: zero.permissions: give file or url, not both",
+        "16:3: zero.permissions: give file, url or tables, not file and url",
         "19:5: zero.permissions.refresh: must be a number from 1 to 86400, got 0",
         "20:1: nats.servers: is required by watermarks.storage: nats-kv",
         "21:3: nats.bucket: is made of letters, digits, _ and -",
@@ -405,13 +409,13 @@ def test_nothing_is_said_that_only_another_fault_makes_so(
 @pytest.mark.parametrize("host", ["127.0.0.1:3000", "localhost:3000", "db.example:", "[::1]:3000", "[::1]", ":3000"])
 @pytest.mark.parametrize("more", [{}, {"token": "x"}])
 def test_a_host_with_a_port(faults_of: Callable[..., list[str]], host: str, more: dict[str, str]) -> None:
-    expected = "server.host: has a port in it, which is server.port, or is no IPv6 address"
+    expected = "server.host: is not an IPv6 address; a port goes into server.port"
     assert faults_of(server={"host": host, **more}) == [expected]
 
 
 @pytest.mark.parametrize("host", [" 127.0.0.1", "localhost ", "a b", "::1 "])
 def test_a_host_with_blanks(faults_of: Callable[..., list[str]], host: str) -> None:
-    assert faults_of(server={"host": host}) == ["server.host: must not have blanks in it"]
+    assert faults_of(server={"host": host}) == ["server.host: must not contain blanks"]
 
 
 @pytest.mark.parametrize("host", ["::", "::1", "2001:db8::1", "::ffff:10.0.0.1", "fe80::1%eth0"])
@@ -512,7 +516,7 @@ def test_neither_file_nor_environment(default_file: Path) -> None:
         config.load(None, {})
     assert list(map(str, caught.value.issues)) == [
         f"environment: MONGODB_URI: is required (there is no {default_file} either)",
-        f"environment: SCHEMA_FILE: give file or url (there is no {default_file} either)",
+        f"environment: SCHEMA_FILE: give file, url or tables (there is no {default_file} either)",
     ]
 
 
@@ -586,3 +590,66 @@ def test_the_example_loads_as_it_stands() -> None:
     ]
     assert not catalog.warnings
     assert all(table.mapping.plain for table in catalog.tables)
+
+
+def test_inline_tables_give_way_to_environment(load: Load, tmp_path: Path) -> None:
+    tables = {"tables": {"item": {}}}
+    assert load(schema=tables).schema.name == str(tmp_path / "zmsd.yaml")
+    assert load(schema=tables, environ={"SCHEMA_FILE": "other.json"}).schema == DocumentLocation(Path("other.json"))
+    assert load(schema=tables, environ={"SCHEMA_URL": "http://h/s"}).schema == DocumentLocation(url="http://h/s")
+
+
+def test_inline_tables_beside_file_or_with_headers_refused(faults_of: Callable[..., list[str]]) -> None:
+    both = {"file": "schema.json", "tables": {}}
+    assert faults_of(schema=both) == ["schema: give file, url or tables, not file and tables"]
+    assert faults_of(schema={"tables": {}, "refresh": 5}) == ["schema.refresh: goes with url only"]
+
+
+def test_environment_alone_serves_other_hosts() -> None:
+    more = {"HOST": "0.0.0.0", "AUTH_TOKEN": "a,b", "LOG_LEVEL": "warn", "LOG_FORMAT": "json"}
+    found = config.load(None, {**ENVIRONMENT, **more})
+    assert (found.server.host, found.server.token) == ("0.0.0.0", ("a,b",)), "a token may have a comma"
+    assert found.log == config.LogConfig("warning", "json")
+
+
+def test_auth_token_under_both_names(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("old")
+    server = {"token_file": "tokens"}
+    assert load(server=server, environ={"ZERO_AUTH_TOKEN": "new"}).server.token == ("new",)
+    same = {"AUTH_TOKEN": "secret", "ZERO_AUTH_TOKEN": "secret"}
+    assert load(server=server, environ=same).server.token == ("secret",)
+    with pytest.raises(ConfigError) as caught:
+        load(server=server, environ={**same, "ZERO_AUTH_TOKEN": "other"})
+    issue = "environment: AUTH_TOKEN: ZERO_AUTH_TOKEN is set too, to another value; unset one of them"
+    assert str(caught.value) == issue
+
+
+def test_log_environment_holds_for_errors_in_settings(tmp_path: Path) -> None:
+    (tmp_path / "zmsd.yaml").write_text("log: {level: debug}\nnonsense: 1\n")
+    environ = {"LOG_FORMAT": "json"}
+    assert load_log(tmp_path / "zmsd.yaml", environ) == config.LogConfig("debug", "json")
+    assert load_log(tmp_path / "absent.yaml", environ) == config.LogConfig("info", "json")
+
+
+def test_foreign_variables_named() -> None:
+    assert config.ignored_variables({"NODE_ENV": "production", "CONFIG_FILE": "", "PORT": "1"}) == ("NODE_ENV",)
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        (
+            "db: {uri: 'mongodb://h/db'}\nzero: {auth: {token: x}, kv: {bucket: b}}\nschema: {source: inline}\n",
+            "1:1: db",
+        ),
+        ("mongodb: {uri: 'mongodb://h/db'}\nzero: {auth: {token: x}}\n", "2:8: zero.auth"),
+        ("zero:\n  kv: {bucket: b}\n", "2:3: zero.kv"),
+    ],
+)
+def test_settings_of_zero_sources_give_one_error(load: Load, tmp_path: Path, text: str, at: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+    assert str(caught.value).startswith(
+        f"{tmp_path}/zmsd.yaml:{at}: is a setting of zero-sources: write mongodb.uri for"
+    )
+    assert len(caught.value.issues) == 1

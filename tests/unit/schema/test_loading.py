@@ -51,6 +51,60 @@ def test_permissions_that_are_none(tmp_path: Path, permissions: Any, kind: str) 
     assert len(caught.value.issues) > 1, "with those of the other documents"
 
 
+INLINE = """\
+mongodb: {uri: "mongodb://127.0.0.1/db"}
+schema:
+  tables:
+    item:
+      columns: {id: {type: string}, name: {type: %s}}
+      primaryKey: [id]
+mappings:
+  tables:
+    item: {collection: things, fields: {name: %s}}
+zero:
+  permissions: {tables: {item: {row: {}}}}
+"""
+
+
+def test_inline_documents_load_as_files_do(tmp_path: Path) -> None:
+    (tmp_path / "zmsd.yaml").write_text(INLINE % ("string", "title"))
+    settings = config.load(tmp_path / "zmsd.yaml", {})
+    found = load_documents(settings)
+    (table,) = found.catalog.tables
+    assert table.mapping.collection == "things"
+    assert table.mapping.fields == (("id", "id"), ("name", "title"))
+    assert found.permissions == {"tables": {"item": {"row": {}}}}
+    assert not (tmp_path / "documents").exists(), "no copy is kept"
+    assert config.load(tmp_path / "zmsd.yaml", {}) == settings
+    (tmp_path / "zmsd.yaml").write_text(INLINE % ("string", "label"))
+    assert config.load(tmp_path / "zmsd.yaml", {}) != settings, "a reload sees the change"
+
+
+def test_inline_document_error_points_into_settings_file(tmp_path: Path) -> None:
+    (tmp_path / "zmsd.yaml").write_text(INLINE % ("text", "5"))
+    with pytest.raises(ConfigError) as caught:
+        load_documents(config.load(tmp_path / "zmsd.yaml", {}))
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path}/zmsd.yaml:5:44: schema.tables.item.columns.name.type: "
+        "must be one of string, number, boolean, json, null, got 'text'",
+    ]
+    (tmp_path / "zmsd.yaml").write_text(INLINE % ("string", "5"))
+    with pytest.raises(ConfigError) as caught:
+        load_documents(config.load(tmp_path / "zmsd.yaml", {}))
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path}/zmsd.yaml:9:41: mappings.tables.item.fields.name: must be the path of a field",
+    ]
+
+
+def test_inline_document_in_json_settings_has_positions(tmp_path: Path) -> None:
+    schema = {"tables": {"item": {"columns": {"id": {"type": "text"}}, "primaryKey": ["id"]}}}
+    settings = {"mongodb": {"uri": "mongodb://127.0.0.1/db"}, "schema": schema}
+    (tmp_path / "zmsd.json").write_text(json.dumps(settings, indent=1))
+    with pytest.raises(ConfigError) as caught:
+        load_documents(config.load(tmp_path / "zmsd.json", {}))
+    assert str(caught.value).startswith(f"{tmp_path}/zmsd.json:10:7: schema.tables.item.columns.id.type: must be")
+
+
 MAPPINGS = {"item": {"collection": "things"}}
 
 
