@@ -106,7 +106,7 @@ def test_connections_beyond_the_limit_harm_no_client(
             sock.abort()
         assert streaming <= 64, "server.max_sessions"
     follow(zmsd, app="later")
-    assert len(zmsd.log("taking a connection")) < 5
+    assert len(zmsd.log("accepting a connection")) < 5
 
 
 def flood_of(frame: bytes, times: int) -> Callable[[WebSocket], None]:

@@ -68,7 +68,7 @@ def test_change_without_image_and_history_resyncs_its_table(
         zmsd = serve(SCHEMA, MAPPINGS, settings=settings, uri=forgetful.uri("forgetful"), start=False)
         back = come_back(client, client.forgetful, zmsd, follow)
         assert truncated(back) == set(SCHEMA) - set(FROM_ID)
-        (one, *_) = zmsd.wait_log("table copied afresh.*line")
+        (one, *_) = zmsd.wait_log("table resync.*line")
         assert "without the document before" in one
         # Later changes have images and are sent change by change.
         transactions = len(back.replica.transactions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import socket
 import time
@@ -79,14 +80,28 @@ def test_stream_without_websocket_is_426_with_reason(zmsd: ZmsdProcess) -> None:
         ("?appID=zero&shardNum=x", "shardNum"),
         ("?appID=zero&shardNum=-1", "shardNum"),
         ("?appID=ze%20ro&shardNum=0", "appID"),
-        ("?appID=zero&shardNum=0&lastWatermark=abc&replicaVersion=00", "lastWatermark"),
-        ("?appID=zero&shardNum=0&lastWatermark=00&replicaVersion=%21", "replicaVersion"),
     ],
 )
 def test_bad_query_is_400_and_names_the_parameter(zmsd: ZmsdProcess, query: str, named: str) -> None:
     refusal = refused(zmsd, STREAM + query)
     assert refusal.status == 400
     assert named in refusal.body
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("&lastWatermark=abc&replicaVersion=00", "lastWatermark 'abc'"),
+        ("&lastWatermark=00&replicaVersion=%21", "replicaVersion '!'"),
+    ],
+)
+def test_foreign_watermark_gets_reset_required(zmsd: ZmsdProcess, query: str, named: str) -> None:
+    """HTTP 400 would end zero-cache at each start; after reset-required it makes a new replica."""
+    with contextlib.closing(WebSocket(zmsd.port)) as peer:
+        peer.upgrade(INITIAL + query, {})
+        message = json.loads(peer.receive())
+    assert message[1]["tag"] == "reset-required"
+    assert f"{named} is not a watermark of zmsd" in json.dumps(message[1])
 
 
 def test_wrong_or_missing_token_is_401_after_a_second(database: Db, serve: Serve, follow: Follow) -> None:
