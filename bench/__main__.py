@@ -5,10 +5,10 @@ bench/README.rst says what each figure means. ``bench.zero`` and ``bench.rows`` 
 
 from __future__ import annotations
 
-from bench import catchup, copy, fanout, idle, latency, memory, scope, start, throughput, transactions
+from bench import catchup, copy, fanout, foreign, idle, latency, memory, scope, start, throughput, transactions
 from bench.support import report
 
-_MODULES = (start, idle, copy, memory, latency, transactions, throughput, fanout, catchup, scope)
+_MODULES = (start, foreign, idle, copy, memory, latency, transactions, throughput, fanout, catchup, scope)
 
 if __name__ == "__main__":
     measures = {module.__name__.rpartition(".")[2]: module.measure for module in _MODULES}

@@ -35,7 +35,7 @@ class Connection:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         request = (
-            f"GET /changes/v0/stream?{query} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\n"
+            f"GET /changes/v0/stream?{query} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         )
         self.socket.sendall(request.encode())

@@ -260,6 +260,20 @@ def test_silent_network_is_noticed(start: Start, open_store: Open) -> None:
         wait_until(lambda: store.trouble is None, "it is back", 20)
 
 
+def test_connection_is_replaced_when_reply_stalls(start: Start, open_store: Open) -> None:
+    """A part of one answer arrives, and then nothing more on that connection; others work."""
+    server = start()
+    with Proxy(server.port) as proxy:
+        store = open_store(f"nats://127.0.0.1:{proxy.port}")
+        proxy.stall_reply_to(lambda request: b"PUB $KV." in request)
+        store.record_copy(ZERO, copy(5))
+        store.record_ack(ZERO, mark(9))
+        assert proxy.stalled == 1
+        wait_until(lambda: proxy.connections > 1 and store.trouble is None, "another connection is used", 20)
+        wait_until(lambda: not store._mirror.next(), "all is written", 20)
+    assert open_store(server.url).replica(ZERO) == ReplicaRecord(mark(9), (copy(5),))
+
+
 def test_close_writes_the_queue(start: Start, open_store: Open) -> None:
     server = start()
     store = open_store(server.url)

@@ -33,7 +33,7 @@ _RATE_LOOKS = 5
 _MONGODB_EVERY = 10.0
 """Seconds between looks at the deployment and the beginning of its oplog."""
 
-_REPORT_EVERY = 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 300.0
 """Seconds between log lines that say what zmsd waits for."""
 _CERTIFICATE_EVERY = 12 * 3600.0
 """Seconds between looks at the server's certificate, besides those at the start and after a reload."""
@@ -87,8 +87,9 @@ class Monitor:
         self.certificate_end: int | None = None
         """When the server's certificate ends, in seconds since the epoch."""
         self._certificate_time = time.monotonic()
-        self.progress = Progress(dispatcher, hub.history)
-        self._reported: float | None = None  # monotonic seconds: when it was last logged what zmsd waits for
+        self.progress = Progress(dispatcher, hub.history, hub.readiness)
+        self._next_report: float | None = None  # monotonic seconds: when to log again what zmsd waits for
+        self._report_pause = _FIRST_PAUSE
         self._oplog_start: int | None = None
         self._looked = False  # the oplog was looked at, or could not be
         self._reachable = True  # at the last look
@@ -217,14 +218,16 @@ class Monitor:
         self._report(now)
 
     def _report(self, now: float) -> None:
-        """Log what zmsd waits for, at first and every ten seconds, because no error reports it."""
+        """Log what zmsd waits for, because no error reports it: at first, after ten seconds, and then less often."""
         waits = self.progress.waits_for_majority or self.progress.waits
         if waits is None:
-            if self._reported is not None:
+            if self._next_report is not None:
                 log.info("progress again")
-            self._reported = None
-        elif self._reported is None or now - self._reported >= _REPORT_EVERY:
-            self._reported = now
+            self._next_report = None
+        elif self._next_report is None or now >= self._next_report:
+            first = self._next_report is None
+            self._report_pause = _FIRST_PAUSE if first else min(2 * self._report_pause, _LONGEST_PAUSE)
+            self._next_report = now + self._report_pause
             log.warning(kv("no progress", reason=waits))
 
     def look_at_published(self) -> None:

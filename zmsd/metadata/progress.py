@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from zmsd.replication.dispatcher import Dispatcher
+from zmsd.replication.hub import STARTING, Readiness
 from zmsd.replication.lineage import History
 
 MAJORITY_SECONDS = 30.0
@@ -54,10 +55,11 @@ class MajorityCommitPoint:
 class Progress:
     """Everything that zmsd waits for and that no error reports. Thread-safe."""
 
-    def __init__(self, dispatcher: Dispatcher, history: History) -> None:
+    def __init__(self, dispatcher: Dispatcher, history: History, readiness: Readiness) -> None:
         self.majority = MajorityCommitPoint()
         self._dispatcher = dispatcher
         self._history = history
+        self._readiness = readiness
 
     @property
     def age(self) -> float:
@@ -81,4 +83,5 @@ class Progress:
         search = self._history.searches
         if search is not None and search[1] >= _SEARCH_SECONDS:
             return f"MongoDB has been scanning its oplog for {search[1]:.0f} s for {search[0]}"
-        return self._dispatcher.stalled
+        known = self._readiness.reason not in (None, STARTING)  # an error, which the dispatcher has logged
+        return None if known else self._dispatcher.stalled

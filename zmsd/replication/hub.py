@@ -29,6 +29,8 @@ from zmsd.watermarks.base import Replica, WatermarkStore, outdated
 
 log = logging.getLogger(__name__)
 
+STARTING = "starting"
+"""The reason until the feed runs or fails for the first time."""
 STUCK = 60.0
 """Seconds for which a client may leave what its private feed has brought unread while others wait for theirs."""
 
@@ -38,7 +40,7 @@ class Readiness:
 
     def __init__(self) -> None:
         self._changed = Condition()
-        self._reason: str | None = "starting"
+        self._reason: str | None = STARTING
 
     @property
     def reason(self) -> str | None:

@@ -266,8 +266,10 @@ def test_reason_names_what_is_waited_for(scene: Scene, caplog: pytest.LogCapture
     assert monitor.reason is None
     scene.dispatcher.stalled = "order: MongoDB has not answered for 16 s"
     assert monitor.words() == "not ready: order: MongoDB has not answered for 16 s"
-    for now in (100.0, 102.0, 111.0):
+    for now in (100.0, 102.0, 111.0, 112.0, 122.0):
         monitor.look(now)
+    scene.readiness.set("MongoDB is away")
+    assert monitor.reason == "MongoDB is away", "the error says enough"
     scene.dispatcher.stalled = None
     scene.readiness.set("starting")
     scene.history.searches = ("the change at watermark x", 1.0)

@@ -15,11 +15,20 @@ import pytest
 from bson import Timestamp
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference
-from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
+from pymongo.errors import AutoReconnect, NetworkTimeout, OperationFailure, PyMongoError
 
 from tests.support.wait import wait_until
 from zmsd import position
-from zmsd.errors import EventUnreadable, ResumeLost, SourceError, SourceRefused, SourceUnavailable, Stopped, TokenUnfit
+from zmsd.errors import (
+    EventUnreadable,
+    ResumeLost,
+    SourceError,
+    SourceRefused,
+    SourceTimeout,
+    SourceUnavailable,
+    Stopped,
+    TokenUnfit,
+)
 from zmsd.mongodb import feed as feeds
 from zmsd.mongodb import raw_batch, resume_token
 from zmsd.mongodb import reader as readers
@@ -76,17 +85,21 @@ class Script:
         self.answers: dict[str | None, list[Answer]] = {None: answers.pop("database", []), **answers}
         self.opened: list[tuple[str | None, Document]] = []
         """(collection, options of $changeStream)"""
+        self.limits: list[float] = []
+        """Seconds that the commands that opened them might take."""
         self.killed: list[int] = []
         self._streams: list[str | None] = []
         self._last: dict[str | None, Document] = {}
         self._lock = Lock()
         source = MagicMock(db=self, images=frozenset(), wants_images=False, failures=Counter())
         source.deployment.sharded = False
-        source.read = lambda command, _pin, _session=None, codec=CODEC, **_: self.command(command, codec_options=codec)
+        source.read = lambda command, _pin, _session=None, codec=CODEC, **options: self.command(
+            command, codec_options=codec, **options
+        )
         source.pin = Pin
         self.source = cast(Source, source)
 
-    def command(self, command: Document, **_: Any) -> Document:
+    def command(self, command: Document, **options: Any) -> Document:
         with self._lock:
             if "killCursors" in command:
                 self.killed += command["cursors"]
@@ -94,6 +107,7 @@ class Script:
             if "aggregate" in command:
                 stream = None if command["aggregate"] == 1 else command["aggregate"]
                 self.opened.append((stream, command["pipeline"][0]["$changeStream"]))
+                self.limits.append(options.get("seconds", 0.0))
                 self._streams.append(stream)
                 key, number = "firstBatch", len(self._streams)
             else:
@@ -193,6 +207,21 @@ def test_a_failure_is_known_until_it_has_healed() -> None:
     assert "code 13" in str(reader.health.trouble)
     assert reader.step() is not None
     assert reader.health.trouble is None
+
+
+def test_busy_server_is_given_longer_and_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that gave up would begin with a short deadline, and never get an old position opened."""
+    monkeypatch.setattr(readers, "_GIVE_UP", -1.0)
+    script = Script(database=[failure(50), failure(50), batch(event(T + 1)), NetworkTimeout("timed out")])
+    reader = Filling(script)
+    for _ in range(2):
+        assert reader.step() is None
+    found = reader.step()
+    assert found is not None
+    assert found.events
+    assert script.limits == [10, 40, 160]
+    with pytest.raises(SourceTimeout):
+        reader.step()
 
 
 @pytest.mark.parametrize("trouble", [SourceUnavailable("away"), SourceRefused("not authorized")])

@@ -37,7 +37,11 @@ class Listing(Registry):
 def metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
     registry = Listing()
     hub = SimpleNamespace(
-        source=SimpleNamespace(failures=Counter()), rejects=Rejects(), tally=Tally(registry), history=None
+        source=SimpleNamespace(failures=Counter()),
+        rejects=Rejects(),
+        tally=Tally(registry),
+        history=None,
+        readiness=None,
     )
     register(registry, Monitor(cast(Any, hub), cast(Any, SimpleNamespace()), list), Refresh(lambda: None))
     return registry.added

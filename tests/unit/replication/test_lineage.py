@@ -7,7 +7,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from zmsd.errors import ResumeLost
+from zmsd.errors import ResumeLost, SourceTimeout
 from zmsd.position import watermark
 from zmsd.replication import lineage as histories
 from zmsd.replication.lineage import History
@@ -151,3 +151,27 @@ def test_what_was_proven_before_a_doubt_is_proven_no_more(
     history.check_place(watermark(41), watermark(30))
     history.check_place(watermark(41), watermark(30))
     assert oplog.has_event.call_count == 2
+
+
+def test_long_search_is_named_and_repeated_with_more_time(
+    history: History, store: SqliteStore, oplog: SimpleNamespace
+) -> None:
+    """A feed that begins again does not begin with a short deadline."""
+    seconds: list[float] = []
+
+    def busy(_source: object, _token: str, limit: float) -> bool:
+        assert history.searches is not None
+        assert history.searches[0] == f"the change at watermark {watermark(40)}"
+        seconds.append(limit)
+        if len(seconds) < 3:
+            raise SourceTimeout("operation exceeded time limit", busy=True)
+        return True
+
+    store.record_checkpoint(watermark(40), "token 40")
+    oplog.has_event.side_effect = busy
+    for _ in range(2):
+        with pytest.raises(SourceTimeout):
+            history.check_newest()
+        assert history.searches is None
+    history.check_newest()
+    assert seconds == [10, 40, 160]
