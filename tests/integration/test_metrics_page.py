@@ -18,6 +18,7 @@ from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ADMIN, Client, ReplicaSet
 from tests.support.wait import wait_until
+from zmsd.replication.dispatcher import STALLED_SECONDS
 
 Db = Database[dict[str, Any]]
 Serve = Callable[..., ZmsdProcess]
@@ -176,6 +177,9 @@ def test_metrics_show_an_outage_of_mongodb(tmp_path: Path) -> None:
             assert time.monotonic() - start < 2, "a scrape waits for nobody"
             older = found["zmsd_position_age_seconds"]
             wait_scrape(zmsd, lambda found: found["zmsd_position_age_seconds"] > older + 1, "its position ages")
+            wait_scrape(zmsd, lambda found: found["zmsd_progress_age_seconds"] > STALLED_SECONDS + 3, "no progress", 30)
+            assert not zmsd.log("no progress"), "the error of the feed says enough"
+            assert "made no progress" not in zmsd.get("/readyz")[1]
             node.start()
             wait_scrape(zmsd, lambda found: found["zmsd_ready"] == 1, "ready again", 60)
 
