@@ -18,7 +18,7 @@ from zmsd.errors import EventUnreadable
 from zmsd.mongodb.change_cursor import BATCH, ChangeCursor
 from zmsd.mongodb.content_reader import Watched
 from zmsd.mongodb.feed import DatabaseFeed
-from zmsd.mongodb.sequencer import Piece
+from zmsd.mongodb.sequencer import TransactionPart
 from zmsd.mongodb.source import Source
 
 Db = Database[dict[str, Any]]
@@ -47,16 +47,16 @@ def write(database: Db) -> list[int]:
     return list(range(MANY))
 
 
-def read(feed: DatabaseFeed, end: int) -> list[Piece]:
-    found: list[Piece] = []
+def read(feed: DatabaseFeed, end: int) -> list[TransactionPart]:
+    found: list[TransactionPart] = []
     while feed.progress < end:
-        pieces = feed.read()
-        found += pieces.pieces if pieces else []
+        batch = feed.read()
+        found += batch.parts if batch else []
     return found
 
 
-def ids(pieces: list[Piece]) -> list[Any]:
-    return [event.document_id for piece in pieces for event in piece.events]
+def ids(parts: list[TransactionPart]) -> list[Any]:
+    return [event.document_id for part in parts for event in part.events]
 
 
 def cursors(database: Db) -> int:
@@ -86,10 +86,10 @@ def test_read_ahead_with_broken_connections_returns_each_event_once(
             found = read(feed, source.operation_time())
         assert replica_set.failed() > failed
     assert ids(found) == wanted
-    assert len({piece.position for piece in found if piece.events}) == len(wanted) - (2 * BATCH + 300) + 1
-    for before, piece in itertools.pairwise(found):
-        assert piece.first == before.last
-        assert (piece.position == before.position) == (not piece.first)
+    assert len({part.position for part in found if part.events}) == len(wanted) - (2 * BATCH + 300) + 1
+    for before, part in itertools.pairwise(found):
+        assert part.first == before.last
+        assert (part.position == before.position) == (not part.first)
 
 
 def test_feed_closed_during_read_ahead_leaves_no_cursor(source: Source, database: Db) -> None:

@@ -136,7 +136,7 @@ from zmsd.replication import dispatcher, entries as builders
 
 dispatcher._PATIENCE = 2.0
 entries = builders.EntryBuilder.entries
-builders.EntryBuilder.entries = lambda self, pieces: time.sleep(1000) if pieces else entries(self, pieces)
+builders.EntryBuilder.entries = lambda self, parts: time.sleep(1000) if parts else entries(self, parts)
 """
 
 

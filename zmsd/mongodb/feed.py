@@ -17,7 +17,7 @@ from zmsd.mongodb.content_reader import CollectionReader, DatabaseReader, Watche
 from zmsd.mongodb.events import OF_DOCUMENTS, ChangeEvent
 from zmsd.mongodb.order import OrderReader
 from zmsd.mongodb.reader import Health, ReaderThread
-from zmsd.mongodb.sequencer import Grouper, Pieces, Sequencer
+from zmsd.mongodb.sequencer import FeedBatch, Sequencer, TransactionGrouper
 from zmsd.mongodb.source import Source
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Feed:
         """What comes next does not have to be asked for."""
         return False
 
-    def read(self) -> Pieces | None:
+    def read(self) -> FeedBatch | None:
         """What came next, perhaps nothing but progress; None when there was nothing in about a second.
 
         Raises ResumeLost, EventUnreadable, SourceUnavailable (begin again at ``progress``) and Stopped.
@@ -85,7 +85,7 @@ class StreamFeed(Feed):
         self._health = Health(source.failures, source.recoveries)
         self._stop = stop or Event()
         self._sharded = source.deployment.sharded
-        self._grouper = Grouper(after, sharded=self._sharded)
+        self._grouper = TransactionGrouper(after, sharded=self._sharded)
 
     @property
     def health(self) -> Health:
@@ -118,7 +118,7 @@ class DatabaseFeed(StreamFeed):
     def at_hand(self) -> bool:
         return self._reader.at_hand
 
-    def read(self) -> Pieces | None:
+    def read(self) -> FeedBatch | None:
         if self._stop.is_set():
             raise Stopped
         batch = self._reader.step(AT_ONCE_MS if self._grouper.is_open else AWAIT_MS)
@@ -166,7 +166,7 @@ class CollectionFeed(StreamFeed):
         readers = {"order": self._order, **{f"collection-{name}": found for name, found in self._readers.items()}}
         return {name: (len(reader.channel), reader.channel.limit) for name, reader in readers.items()}
 
-    def read(self) -> Pieces | None:
+    def read(self) -> FeedBatch | None:
         self.health.check()
         batch = self._batch or self._order.channel.get(AWAIT_MS / 1000)
         paired = None if batch is None else self._sequencer.pair(batch.events, AWAIT_MS / 2000)
@@ -230,16 +230,16 @@ class AdaptiveFeed(Feed):
     def at_hand(self) -> bool:
         return self._feed.at_hand
 
-    def read(self) -> Pieces | None:
+    def read(self) -> FeedBatch | None:
         feed = self._feed
         if isinstance(feed, CollectionFeed):
             if feed.behind:
                 self._catch_up(feed)
         elif time.monotonic() - self._since >= _CALM_SECONDS and not feed.in_transaction:
             self._count(feed)
-        pieces = self._feed.read()
-        self._events += sum(len(piece.events) for piece in pieces.pieces) if pieces else 0
-        return pieces
+        batch = self._feed.read()
+        self._events += sum(len(part.events) for part in batch.parts) if batch else 0
+        return batch
 
     def close(self) -> None:
         self._feed.close()

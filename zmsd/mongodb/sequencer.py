@@ -1,7 +1,7 @@
 """One total order of events, cut into transactions.
 
 One clusterTime is one unit of change: a single write, a multi-document transaction, the grouped inserts of MongoDB 8. A
-unit leaves here in one or more *pieces*, so that a transaction of any size needs no more memory than a batch.
+unit leaves here in one or more *parts*, so that a transaction of any size needs no more memory than a batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HELD = 6
 """Batches of content that are taken for one of the order; of each reader at least one."""
 
 
-class Piece(NamedTuple):
+class TransactionPart(NamedTuple):
     """Some or all events of one clusterTime."""
 
     position: int
@@ -28,15 +28,15 @@ class Piece(NamedTuple):
     last: bool
 
 
-class Pieces(NamedTuple):
-    """What a feed yields: pieces in order, and how far everything is known."""
+class FeedBatch(NamedTuple):
+    """What a feed yields: parts in order, and how far everything is known."""
 
-    pieces: list[Piece]
+    parts: list[TransactionPart]
     progress: int
     """Everything up to this position has been delivered (never beyond an unfinished transaction)."""
 
 
-class Paired(NamedTuple):
+class PairedEvents(NamedTuple):
     """What has become of some entries of the order."""
 
     events: list[ChangeEvent]
@@ -54,7 +54,7 @@ class Sequencer:
         self._paired: list[ChangeEvent | None] = []  # of the entries that are being paired, one for each
         self._fetched: list[str] = []  # whose batches were taken for them
 
-    def pair(self, entries: list[ChangeEvent], seconds: float | None = None) -> Paired | None:
+    def pair(self, entries: list[ChangeEvent], seconds: float | None = None) -> PairedEvents | None:
         """The events of the entries, or of the first of them, in order. Raises what ended a reader, or Closed.
 
         None where a reader has not brought its event within so many seconds: call again with the same entries.
@@ -73,7 +73,7 @@ class Sequencer:
             self._paired.append(events[0] if events else None)
         paired, self._paired = self._paired, []
         self._fetched.clear()
-        return Paired([event for event in paired if event is not None], entries[len(paired) :])
+        return PairedEvents([event for event in paired if event is not None], entries[len(paired) :])
 
     def _fetch(self, collection: str, seconds: float | None) -> bool:
         batch = self._channels[collection].get(seconds)
@@ -92,8 +92,8 @@ class Sequencer:
         return event
 
 
-class Grouper:
-    """Cuts ordered events into pieces by their clusterTime."""
+class TransactionGrouper:
+    """Cuts ordered events into parts by their clusterTime."""
 
     def __init__(self, after: int, *, sharded: bool = False) -> None:
         self.progress = after
@@ -104,30 +104,30 @@ class Grouper:
     def is_open(self) -> bool:
         return self._open is not None
 
-    def group(self, events: list[ChangeEvent], token: Document, now: int, *, ended: bool) -> Pieces:
+    def group(self, events: list[ChangeEvent], token: Document, now: int, *, ended: bool) -> FeedBatch:
         """:param token: everything up to it has been delivered
         :param now: the database's time for the member that answered: after a failover it may not have come as far
         :param ended: nothing more was visible, so the last event's transaction is whole (a token beyond it says so too)
         """
         times = [event.token["_data"][2:18] for event in events]  # resume_token.time_text, inline
         reached = resume_token.time_text(token)
-        pieces: list[Piece] = []
+        parts: list[TransactionPart] = []
         begun = self._open
         newest = times[-1] if times else begun
         complete = newest is None or reached > newest or (ended and now >= int(newest, 16))
         if begun is not None and (times[0] != begun if times else complete):
-            pieces.append(Piece(int(begun, 16), [], False, True))
+            parts.append(TransactionPart(int(begun, 16), [], False, True))
             begun = None
         start = 0
         for index in range(1, len(times) + 1):
             if index == len(times) or times[index] != times[start]:
                 last = index < len(times) or complete
-                pieces.append(Piece(int(times[start], 16), events[start:index], times[start] != begun, last))
+                parts.append(TransactionPart(int(times[start], 16), events[start:index], times[start] != begun, last))
                 begun = None if last else times[start]
                 start = index
         self._open = begun
-        whole = [piece.position for piece in pieces[-2:] if piece.last]
+        whole = [part.position for part in parts[-2:] if part.last]
         # Behind mongos a token's own time may have more to come.
         known = int(reached, 16) - self._sharded if begun is None else 0
         self.progress = max(self.progress, known, *whole, 0)
-        return Pieces(pieces, self.progress)
+        return FeedBatch(parts, self.progress)

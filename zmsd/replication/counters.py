@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from zmsd.mongodb.sequencer import Piece
+from zmsd.mongodb.sequencer import TransactionPart
 from zmsd.prometheus import Registry
 from zmsd.replication.change_log import Entry
 from zmsd.replication.entries import commit_ms
@@ -59,15 +59,15 @@ class Tally:
         self.sent_bytes = registry.counter("zmsd_sent_bytes_total", "Bytes sent, to all clients")
         self.resets = registry.counter("zmsd_resets_total", "Clients told to copy everything afresh")
 
-    def read(self, pieces: Sequence[Piece]) -> None:
+    def read(self, parts: Sequence[TransactionPart]) -> None:
         """What the live feed has read at once."""
         now = time.time()
         # Of a rename the new name: that of before may be one of many, as of $out. dropDatabase has none.
-        of_events = ((event, piece) for piece in pieces for event in piece.events)
-        named = [(event.target or event.collection or "", piece) for event, piece in of_events]
+        of_events = ((event, part) for part in parts for event in part.events)
+        named = [(event.target or event.collection or "", part) for event, part in of_events]
         self.events.update([name for name, _ in named])
-        for name, piece in dict(named).items():
-            self.lags[name] = max(now - commit_ms(piece) / 1000, 0.0)
+        for name, part in dict(named).items():
+            self.lags[name] = max(now - commit_ms(part) / 1000, 0.0)
 
     def made(self, entries: Sequence[Entry]) -> None:
         """What came of it, and is ready to be sent."""

@@ -14,7 +14,7 @@ from zmsd.log import Repeated, kv
 from zmsd.mongodb import resume_token
 from zmsd.mongodb.errors import REFUSED_WAIT, backoff
 from zmsd.mongodb.feed import Feed
-from zmsd.mongodb.sequencer import Pieces
+from zmsd.mongodb.sequencer import FeedBatch
 from zmsd.replication.change_log import Entry
 from zmsd.replication.entries import EntryBuilder
 from zmsd.replication.hub import Hub
@@ -186,7 +186,7 @@ class Dispatcher:
             self._feed = feed
             log.info(kv("feed runs", position=position.watermark(self._place), scope=feed.scope))
             while not self._stop.is_set():
-                pieces = feed.read()
+                batch = feed.read()
                 known, recoveries = recoveries, self._hub.source.recoveries.value()
                 if recoveries != known:
                     # A reader has tried by itself for a while, in which an older state may have been restored, or
@@ -198,12 +198,12 @@ class Dispatcher:
                 trouble = feed.health.trouble
                 if trouble != self._readiness.reason:
                     self._readiness.set(trouble)
-                if pieces is not None:
+                if batch is not None:
                     self._progressed()
                     if self._repeated.attempts:
                         self._repeated.recovered()
                         self._waits = backoff()
-                    self._append(builder, pieces, more=feed.at_hand)
+                    self._append(builder, batch, more=feed.at_hand)
                 self._checkpoint()
                 if self._next not in (None, edition) or self._hub.source.deployment is not deployment:
                     return
@@ -213,33 +213,33 @@ class Dispatcher:
         assert self._place is not None
         self._hub.history.check_place(position.watermark(self._place), position.watermark(self._begun))
 
-    def _append(self, builder: EntryBuilder, pieces: Pieces, *, more: bool) -> None:
+    def _append(self, builder: EntryBuilder, batch: FeedBatch, *, more: bool) -> None:
         made = False
-        for entries in builder.entries(pieces.pieces):
+        for entries in builder.entries(batch.parts):
             self._log.extend(entries, more=more)
             if len(entries) < _FEW and not more:
                 time.sleep(_YIELD)
             self._hub.tally.made(entries)
             made = True
-        self._hub.tally.read(pieces.pieces)
+        self._hub.tally.read(batch.parts)
         if made:
             self._last_entry = time.monotonic()
-            whole = next((piece for piece in reversed(pieces.pieces) if piece.last and piece.events), None)
+            whole = next((part for part in reversed(batch.parts) if part.last and part.events), None)
             if whole is not None:
                 token = resume_token.to_text(whole.events[-1].token)
                 self._newest = position.watermark(whole.position), token
         elif time.monotonic() - self._last_entry >= self._heartbeat:
             self._last_entry = time.monotonic()
-            now = position.watermark(pieces.progress)
+            now = position.watermark(batch.progress)
             if self._log.head is None or now > self._log.head:
-                self._log.extend([Entry(now, position.seconds(pieces.progress) * 1000, 0, b"")])
-        self._place = pieces.progress
-        self._hub.reached(pieces.progress)
+                self._log.extend([Entry(now, position.seconds(batch.progress) * 1000, 0, b"")])
+        self._place = batch.progress
+        self._hub.reached(batch.progress)
         if time.monotonic() - self._last_identity >= _IDENTITY:
             self._last_identity = time.monotonic()
             with suppress(SourceError, StoreError):  # the next time will do
                 remember_identity(self._hub)
-                self._hub.forget_outdated(position.watermark(pieces.progress))
+                self._hub.forget_outdated(position.watermark(batch.progress))
 
     def _checkpoint(self, *, now: bool = False) -> None:
         """Keep the resume token of the newest whole transaction: it tells this history from another one."""

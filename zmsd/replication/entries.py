@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from zmsd import position
-from zmsd.mongodb.sequencer import Piece
+from zmsd.mongodb.sequencer import TransactionPart
 from zmsd.replication.change_log import Entry
 from zmsd.replication.encoder import Encoder
 from zmsd.replication.resync import Resync
@@ -27,7 +27,7 @@ class EntryBuilder:
         self._begun = False  # the open transaction has an entry
         self._commit_ms = 0  # of the open transaction: its last part may come without an event
 
-    def entries(self, parts: Sequence[Piece]) -> Iterator[list[Entry]]:
+    def entries(self, parts: Sequence[TransactionPart]) -> Iterator[list[Entry]]:
         """Yield the entries of a batch of transaction parts: all at once, except those of an event that makes many
         rows."""
         made: list[Entry] = []
@@ -44,7 +44,7 @@ class EntryBuilder:
         if made:
             yield made
 
-    def _entries(self, part: Piece) -> Iterable[Entry]:
+    def _entries(self, part: TransactionPart) -> Iterable[Entry]:
         """The usual transaction, one event, is encoded without generators, which take a tenth of the time."""
         if part.first and part.last and len(part.events) == 1:
             frames = self.encoder.change(part.events[0], part.position)
@@ -52,7 +52,7 @@ class EntryBuilder:
                 return (self._entry(part, frames, {}, last=True),) if frames else ()
         return self._split(part)
 
-    def _split(self, part: Piece) -> Iterator[Entry]:
+    def _split(self, part: TransactionPart) -> Iterator[Entry]:
         if part.first:
             self._begun = False
         at = part.position
@@ -70,7 +70,9 @@ class EntryBuilder:
         if frames or by_shard or (part.last and self._begun):
             yield self._entry(part, frames, by_shard, last=part.last)
 
-    def _entry(self, part: Piece, frames: list[bytes], by_shard: Mapping[str, list[bytes]], *, last: bool) -> Entry:
+    def _entry(
+        self, part: TransactionPart, frames: list[bytes], by_shard: Mapping[str, list[bytes]], *, last: bool
+    ) -> Entry:
         self._begun = True
         if part.events:
             self._commit_ms = commit_ms(part)
@@ -86,7 +88,7 @@ class EntryBuilder:
         )
 
 
-def commit_ms(part: Piece) -> int:
+def commit_ms(part: TransactionPart) -> int:
     """Return when MongoDB committed, in ms since the epoch: the wall time of the last event, or the cluster time (whole
     seconds) where an old server sends none."""
     wall = part.events[-1].wall_time if part.events else None

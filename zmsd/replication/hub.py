@@ -190,10 +190,10 @@ class Hub:
         self._check_reach(after)
         with closing(DatabaseFeed(self.source, edition.watched, after, stop)) as feed:
             while feed.progress < end:
-                pieces = feed.read()
-                for piece in pieces.pieces if pieces else ():
-                    if piece.position <= end:
-                        yield from itertools.chain.from_iterable(builder.entries([piece]))
+                batch = feed.read()
+                for part in batch.parts if batch else ():
+                    if part.position <= end:
+                        yield from itertools.chain.from_iterable(builder.entries([part]))
 
     def _check_reach(self, after: int) -> None:
         """mongod lets a stream begin at any time before its replica set was made, as if nothing could be missing."""
@@ -267,8 +267,8 @@ class CatchUp:
         """What the feed brings next, perhaps nothing, and what it has at hand by then."""
         joined: list[Entry] = []
         while True:
-            pieces = self._feed.read()
-            for entries in self._builder.entries(pieces.pieces if pieces else ()):
+            batch = self._feed.read()
+            for entries in self._builder.entries(batch.parts if batch else ()):
                 joined += entries
                 rows, size = self._most
                 if sum([entry.rows for entry in joined]) >= rows or sum([entry.size for entry in joined]) >= size:

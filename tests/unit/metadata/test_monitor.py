@@ -16,7 +16,7 @@ from zmsd.gateway.session import Session
 from zmsd.metadata.monitor import EVERY, POINTS, Monitor, memory_bytes
 from zmsd.metadata.progress import MajorityCommitPoint
 from zmsd.mongodb.events import ChangeEvent
-from zmsd.mongodb.sequencer import Piece
+from zmsd.mongodb.sequencer import TransactionPart
 from zmsd.prometheus import Registry
 from zmsd.replication.change_log import ChangeLog, Entry
 from zmsd.replication.counters import Tally
@@ -36,10 +36,10 @@ def entry(ago: float, rows: int = 1, **more: Any) -> Entry:
     return Entry(mark(ago), int((time.time() - ago) * 1000), rows, b"x" * rows, **more)
 
 
-def piece(ago: float, *collections: str) -> Piece:
+def part(ago: float, *collections: str) -> TransactionPart:
     wall = datetime.datetime.fromtimestamp(time.time() - ago, datetime.UTC).replace(tzinfo=None)
     events = [ChangeEvent({}, "insert", name, wall_time=wall) for name in collections]
-    return Piece(place(ago), events, True, True)
+    return TransactionPart(place(ago), events, True, True)
 
 
 class Scene:
@@ -90,8 +90,8 @@ class Scene:
         self.sessions.append(session)
         return session
 
-    def happens(self, pieces: Sequence[Piece], entries: Sequence[Entry]) -> None:
-        self.tally.read(pieces)
+    def happens(self, parts: Sequence[TransactionPart], entries: Sequence[Entry]) -> None:
+        self.tally.read(parts)
         if entries:
             self.tally.made(entries)
 
@@ -104,11 +104,11 @@ def scene() -> Scene:
 def test_rates(scene: Scene) -> None:
     monitor = scene.monitor
     monitor.look(100.0)
-    scene.happens([piece(0, "users", "users", "rooms")], [entry(0)])
+    scene.happens([part(0, "users", "users", "rooms")], [entry(0)])
     monitor.look(102.0)
     assert monitor.rates == {"users": 1.0, "rooms": 0.5}
     assert monitor.history[-1].rate == 1.5
-    scene.happens([piece(0, "users")], [entry(0)])
+    scene.happens([part(0, "users")], [entry(0)])
     monitor.look(104.0)
     assert monitor.rates == {"users": 0.75, "rooms": 0.25}
     assert monitor.history[-1].rate == 0.5
@@ -121,7 +121,7 @@ def test_rates(scene: Scene) -> None:
 
 def test_a_look_that_comes_late_does_not_exaggerate(scene: Scene) -> None:
     scene.monitor.look(100.0)
-    scene.happens([piece(0, *["users"] * 30)], [entry(0)])
+    scene.happens([part(0, *["users"] * 30)], [entry(0)])
     scene.monitor.look(115.0)
     assert scene.monitor.history[-1].rate == 2.0
     assert scene.monitor.rates["users"] == 2.0
@@ -134,8 +134,8 @@ def test_the_history_is_bounded(scene: Scene) -> None:
 
 
 def test_lag_is_the_longest_since_the_last_look(scene: Scene) -> None:
-    scene.happens([piece(3, "users"), piece(1, "users")], [entry(3), entry(1)])
-    scene.happens([piece(0, "users")], [entry(0)])
+    scene.happens([part(3, "users"), part(1, "users")], [entry(3), entry(1)])
+    scene.happens([part(0, "users")], [entry(0)])
     scene.monitor.look(100.0)
     assert scene.monitor.history[-1].lag == pytest.approx(3, abs=0.5)
     assert scene.tally.lags["users"] == pytest.approx(0, abs=0.5)

@@ -39,7 +39,7 @@ from zmsd.mongodb.feed import AdaptiveFeed, CollectionFeed, DatabaseFeed, Feed, 
 from zmsd.mongodb.lookup import Lookup
 from zmsd.mongodb.members import Pin
 from zmsd.mongodb.reader import Health, Reader
-from zmsd.mongodb.sequencer import Piece
+from zmsd.mongodb.sequencer import TransactionPart
 from zmsd.mongodb.snapshot_scan import Scan, prefetched
 from zmsd.mongodb.source import CODEC, Document, Source
 from zmsd.prometheus import Counter
@@ -265,14 +265,14 @@ def reading(kind: type[F], script: Script) -> Iterator[F]:
         yield feed
 
 
-def pieces_of(feed: Feed, enough: Callable[[list[Piece]], bool]) -> list[Piece]:
-    pieces: list[Piece] = []
+def pieces_of(feed: Feed, enough: Callable[[list[TransactionPart]], bool]) -> list[TransactionPart]:
+    parts: list[TransactionPart] = []
     for _ in range(1000):
         found = feed.read()
-        pieces += found.pieces if found else []
-        if enough(pieces):
-            return pieces
-    raise AssertionError(f"only {pieces}")
+        parts += found.parts if found else []
+        if enough(parts):
+            return parts
+    raise AssertionError(f"only {parts}")
 
 
 def order(*events: Document) -> list[Document]:
@@ -281,8 +281,11 @@ def order(*events: Document) -> list[Document]:
 
 def test_both_feeds_give_the_same() -> None:
     events = [event(T + 1, 0, "b"), event(T + 2, 0, "a"), event(T + 2, 1, "b"), event(T + 4, 0, "a")]
-    wanted = [Piece(T + 1, read(*events[:1]), True, True), Piece(T + 2, read(*events[1:3]), True, True)]
-    wanted.append(Piece(T + 4, read(*events[3:]), True, True))
+    wanted = [
+        TransactionPart(T + 1, read(*events[:1]), True, True),
+        TransactionPart(T + 2, read(*events[1:3]), True, True),
+    ]
+    wanted.append(TransactionPart(T + 4, read(*events[3:]), True, True))
     of = {name: [one for one in events if one["ns"]["coll"] == name] for name in "ab"}
     collections = Script(
         database=[batch(*order(*events[:3])), batch(*order(events[3]), upto=T + 9)],
@@ -290,9 +293,9 @@ def test_both_feeds_give_the_same() -> None:
         b=[batch(of["b"][0]), batch(of["b"][1])],
     )
     with reading(CollectionFeed, collections) as feed:
-        assert pieces_of(feed, lambda pieces: len(pieces) == 3) == wanted
+        assert pieces_of(feed, lambda parts: len(parts) == 3) == wanted
     with reading(DatabaseFeed, Script(database=[batch(*events[:3], upto=T + 3), batch(events[3], upto=T + 5)])) as feed:
-        assert pieces_of(feed, lambda pieces: len(pieces) == 3) == wanted
+        assert pieces_of(feed, lambda parts: len(parts) == 3) == wanted
 
 
 @pytest.mark.parametrize("kind", [CollectionFeed, DatabaseFeed])
@@ -320,7 +323,7 @@ def test_a_token_that_does_not_fit_tears_no_transaction() -> None:
     script = Script(database=[batch(event(T + 1, 0)), failure(280), batch(event(T + 5), upto=T + 6)])
 
     def read(feed: Feed) -> None:
-        pieces_of(feed, lambda pieces: any(piece.position == T + 5 for piece in pieces))
+        pieces_of(feed, lambda parts: any(part.position == T + 5 for part in parts))
 
     with reading(DatabaseFeed, script) as feed:
         with pytest.raises(SourceError):
@@ -396,8 +399,8 @@ def test_what_is_in_no_transaction_is_whole_at_once(grouped: bool, more: Documen
     script = Script(database=[batch(event(T + 1, **more))])
     script.source.groups_writes.return_value = grouped  # type: ignore[attr-defined]
     with reading(DatabaseFeed, script) as feed:
-        (piece,) = pieces_of(feed, bool)
-        assert piece.last == known
+        (part,) = pieces_of(feed, bool)
+        assert part.last == known
 
 
 class Oplog(Script):
@@ -515,7 +518,7 @@ def test_a_backlog_is_read_as_one_stream_and_what_comes_later_by_collection(monk
     script.source.wants_images = True  # the batches are larger then
     at = T
     ways: list[type] = []
-    got: list[Piece] = []
+    got: list[TransactionPart] = []
     with reading(AdaptiveFeed, script) as feed:
         for burst in (1, 9000, 10, 1, 12_000, 3):
             end = len(script.events) + burst
@@ -524,19 +527,19 @@ def test_a_backlog_is_read_as_one_stream_and_what_comes_later_by_collection(monk
                 script.write(at, rng.choice([1] * 50 + [2, 7, 40, 2500 if burst > 1000 else 1]), rng)
             wait_until(lambda: _read(feed, got, ways) and sum(len(p.events) for p in got) == len(script.events), "all")
             wait_until(lambda: _read(feed, got, ways) is CollectionFeed, "it is calm")
-    assert [event for piece in got for event in piece.events] == read(*script.events)
+    assert [event for part in got for event in part.events] == read(*script.events)
     taken = [kind for kind, _ in itertools.groupby(ways)]
     assert taken == [CollectionFeed, DatabaseFeed, CollectionFeed, DatabaseFeed, CollectionFeed]
-    wholes = [piece.position for piece in got if piece.last]
+    wholes = [part.position for part in got if part.last]
     assert wholes == sorted({resume_token.position_of(one["_id"]) for one in script.events})
-    for before, piece in itertools.pairwise(got):
-        assert piece.first == before.last
-        assert (piece.position == before.position) == (not piece.first)
+    for before, part in itertools.pairwise(got):
+        assert part.first == before.last
+        assert (part.position == before.position) == (not part.first)
 
 
-def _read(feed: AdaptiveFeed, got: list[Piece], ways: list[type]) -> type:
-    pieces = feed.read()
-    got += pieces.pieces if pieces else []
+def _read(feed: AdaptiveFeed, got: list[TransactionPart], ways: list[type]) -> type:
+    batch = feed.read()
+    got += batch.parts if batch else []
     ways.append(type(feed._feed))
     return ways[-1]
 

@@ -11,7 +11,7 @@ from zmsd.channel import Channel
 from zmsd.errors import ResumeLost, SequenceError, SourceUnavailable, Stopped
 from zmsd.mongodb.change_cursor import Batch
 from zmsd.mongodb.events import ChangeEvent
-from zmsd.mongodb.sequencer import Grouper, Piece, Sequencer
+from zmsd.mongodb.sequencer import Sequencer, TransactionGrouper, TransactionPart
 from zmsd.mongodb.source import Document
 
 NOW = 1 << 62
@@ -53,12 +53,12 @@ BATCHES = st.lists(st.tuples(st.integers(0, 7), st.booleans(), st.none() | st.in
 def test_pieces_are_the_transactions_however_the_batches_were_cut(
     gaps: list[tuple[int, int]], batches: list[tuple[int, bool, int | None]]
 ) -> None:
-    """One or more pieces each, one of them the first and one the last; and never more progress than there was."""
+    """One or more parts each, one of them the first and one the last; and never more progress than there was."""
     after = at = BEGIN
     wanted = [(at := at + gap, count) for gap, count in gaps]
     stream = Stream(wanted)
-    grouper = Grouper(after)
-    pieces: list[Piece] = []
+    grouper = TransactionGrouper(after)
+    parts: list[TransactionPart] = []
     done = 0
     progress = after
     for size, may_end, beyond in [*batches, (1000, True, None)]:
@@ -72,16 +72,16 @@ def test_pieces_are_the_transactions_however_the_batches_were_cut(
             reached = token(min(newest + beyond, following - 1))
         ended = whole and may_end
         got = grouper.group([document for _, document in batch], reached, NOW, ended=ended)
-        pieces += got.pieces
+        parts += got.parts
         assert got.progress == grouper.progress >= progress
         progress = got.progress
         assert progress < following, "what has not been delivered lies ahead"
         assert not grouper.is_open or progress < newest, "an unfinished transaction lies ahead"
         assert grouper.is_open or progress >= (newest if done else after)
         assert not (ended and grouper.is_open)
-    positions = [piece.position for piece in pieces]
+    positions = [part.position for part in parts]
     assert positions == sorted(positions)
-    for (position, count), group in zip(wanted, groupby(pieces, lambda piece: piece.position), strict=True):
+    for (position, count), group in zip(wanted, groupby(parts, lambda part: part.position), strict=True):
         assert group[0] == position
         parts = list(group[1])
         assert [part.first for part in parts] == [True] + [False] * (len(parts) - 1)
@@ -90,29 +90,32 @@ def test_pieces_are_the_transactions_however_the_batches_were_cut(
 
 
 def test_a_transaction_over_many_batches_needs_no_memory_for_them() -> None:
-    grouper = Grouper(BEGIN)
+    grouper = TransactionGrouper(BEGIN)
     for number in range(5):
-        (piece,) = grouper.group([event(BEGIN + 1, number)], token(BEGIN + 1, number), NOW, ended=False).pieces
-        assert (len(piece.events), piece.first, piece.last) == (1, number == 0, False)
+        (part,) = grouper.group([event(BEGIN + 1, number)], token(BEGIN + 1, number), NOW, ended=False).parts
+        assert (len(part.events), part.first, part.last) == (1, number == 0, False)
     assert grouper.is_open
     assert grouper.progress == BEGIN
     nothing, progress = grouper.group([], token(BEGIN + 1, 4), NOW, ended=False)
     assert (nothing, progress) == ([], BEGIN)
-    assert grouper.group([], token(BEGIN + 5), NOW, ended=False).pieces == [Piece(BEGIN + 1, [], False, True)]
+    assert grouper.group([], token(BEGIN + 5), NOW, ended=False).parts == [TransactionPart(BEGIN + 1, [], False, True)]
     assert not grouper.is_open
 
 
 def test_the_next_transaction_says_that_the_one_before_is_whole() -> None:
-    grouper = Grouper(BEGIN)
+    grouper = TransactionGrouper(BEGIN)
     grouper.group([event(BEGIN + 1)], token(BEGIN + 1, 0), NOW, ended=False)
-    pieces, progress = grouper.group([event(BEGIN + 2)], token(BEGIN + 2, 0), NOW, ended=False)
-    assert pieces == [Piece(BEGIN + 1, [], False, True), Piece(BEGIN + 2, [event(BEGIN + 2)], True, False)]
+    parts, progress = grouper.group([event(BEGIN + 2)], token(BEGIN + 2, 0), NOW, ended=False)
+    assert parts == [
+        TransactionPart(BEGIN + 1, [], False, True),
+        TransactionPart(BEGIN + 2, [event(BEGIN + 2)], True, False),
+    ]
     assert progress == BEGIN + 1
 
 
 def test_an_empty_batch_brings_progress() -> None:
-    grouper = Grouper(BEGIN)
-    assert not grouper.group([], token(BEGIN + 1000), NOW, ended=True).pieces
+    grouper = TransactionGrouper(BEGIN)
+    assert not grouper.group([], token(BEGIN + 1000), NOW, ended=True).parts
     assert BEGIN < grouper.progress <= BEGIN + 1000
     grouper.group([], token(BEGIN + 10), NOW, ended=True)
     assert grouper.progress > BEGIN + 10, "it never goes back"
@@ -120,10 +123,10 @@ def test_an_empty_batch_brings_progress() -> None:
 
 def test_a_member_that_has_not_come_as_far_cannot_say_that_a_transaction_is_whole() -> None:
     """After a failover the stream goes on at another one, whose majority point may still be before it."""
-    grouper = Grouper(BEGIN)
+    grouper = TransactionGrouper(BEGIN)
     grouper.group([event(BEGIN + 5, 0)], token(BEGIN + 5, 0), NOW, ended=False)
     assert grouper.group([], token(BEGIN + 5, 0), BEGIN + 4, ended=True) == ([], BEGIN)
-    (rest,) = grouper.group([event(BEGIN + 5, 1)], token(BEGIN + 5, 1), BEGIN + 5, ended=True).pieces
+    (rest,) = grouper.group([event(BEGIN + 5, 1)], token(BEGIN + 5, 1), BEGIN + 5, ended=True).parts
     assert (rest.first, rest.last) == (False, True)
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from zmsd.mongodb.events import ChangeEvent
-from zmsd.mongodb.sequencer import Piece
+from zmsd.mongodb.sequencer import TransactionPart
 from zmsd.prometheus import Registry
 from zmsd.replication.counters import Tally
 
@@ -11,6 +11,6 @@ def test_a_collection_that_is_replaced_time_and_again_is_one_name() -> None:
     tally = Tally(Registry())
     for number in range(3):
         event = ChangeEvent({}, "rename", f"tmp.agg_out.{number}", target="a")
-        tally.read([Piece(number << 32, [event], True, True)])
+        tally.read([TransactionPart(number << 32, [event], True, True)])
     assert tally.events == {"a": 3}
     assert list(tally.lags) == ["a"]

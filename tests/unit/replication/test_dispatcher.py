@@ -1,4 +1,4 @@
-"""The dispatcher with a Feed that is a script, and an Encoder that makes an entry of each piece."""
+"""The dispatcher with a Feed that is a script, and an Encoder that makes an entry of each part."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zmsd import position
 from zmsd.errors import ResumeLost, SourceRefused, SourceUnavailable, StoreError
 from zmsd.mongodb.events import ChangeEvent
 from zmsd.mongodb.reader import Health
-from zmsd.mongodb.sequencer import Piece, Pieces
+from zmsd.mongodb.sequencer import FeedBatch, TransactionPart
 from zmsd.prometheus import Counter
 from zmsd.replication import dispatcher as dispatchers
 from zmsd.replication.change_log import ChangeLog, Entry, Tail
@@ -25,23 +25,23 @@ from zmsd.replication.dispatcher import Dispatcher
 from zmsd.replication.hub import Hub, Readiness
 
 START = 1795407798 << 32
-Step = Pieces | BaseException | Callable[[], object] | None
+Step = FeedBatch | BaseException | Callable[[], object] | None
 
 
-def piece(at: int, text: str = "x", *, first: bool = True, last: bool = True) -> Piece:
-    return Piece(
+def part(at: int, text: str = "x", *, first: bool = True, last: bool = True) -> TransactionPart:
+    return TransactionPart(
         START + at, [ChangeEvent({"_data": f"82{START + at:016X}"}, "insert", after={"text": text})], first, last
     )
 
 
-def pieces(*made: Piece, upto: int) -> Pieces:
-    return Pieces(list(made), START + upto)
+def parts(*made: TransactionPart, upto: int) -> FeedBatch:
+    return FeedBatch(list(made), START + upto)
 
 
 class FakeBuilder:
     def __init__(self, *_: Any) -> None: ...
 
-    def entries(self, made: list[Piece]) -> Iterator[list[Entry]]:
+    def entries(self, made: list[TransactionPart]) -> Iterator[list[Entry]]:
         for one in made:
             if one.events:
                 text = str((one.events[0].after or {})["text"]).encode()
@@ -65,10 +65,10 @@ class FakeFeed:
         self.queues: dict[str, tuple[int, int]] = {}
         self.closed = False
 
-    def read(self) -> Pieces | None:
+    def read(self) -> FeedBatch | None:
         if not self.steps:
             Event().wait(0.002)  # as an idle one does
-            return Pieces([], self._progress)
+            return FeedBatch([], self._progress)
         step = self.steps.pop(0)
         if isinstance(step, BaseException):
             raise step
@@ -166,7 +166,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_new_connection_can_be_made() -> None:
     """As where the names behind mongodb+srv cannot be had."""
     away = SourceUnavailable("away")
-    scene = Scene([away], [away], [away], [pieces(piece(1), upto=1)])
+    scene = Scene([away], [away], [away], [parts(part(1), upto=1)])
     scene.hub.source.renew.side_effect = SourceRefused("no such name")
     with scene.running():
         scene.wait_head(1)
@@ -174,14 +174,14 @@ def test_no_new_connection_can_be_made() -> None:
 
 
 def test_a_store_that_cannot_be_written_is_waited_for() -> None:
-    scene = Scene([pieces(piece(1), upto=1)], prepare=[StoreError("disk full"), START])
+    scene = Scene([parts(part(1), upto=1)], prepare=[StoreError("disk full"), START])
     with scene.running():
         scene.wait_head(1)
     assert not scene.deaths
 
 
 def test_the_last_change_before_the_end_is_kept_too() -> None:
-    scene = Scene([pieces(piece(1), upto=1), pieces(piece(2), upto=2)])
+    scene = Scene([parts(part(1), upto=1), parts(part(2), upto=2)])
     with scene.running():
         scene.wait_head(2)
     kept = [call.args[0] for call in scene.store.record_checkpoint.call_args_list]
@@ -189,7 +189,7 @@ def test_the_last_change_before_the_end_is_kept_too() -> None:
 
 
 def test_what_happens_is_put_into_the_log() -> None:
-    scene = Scene([pieces(piece(1, "a"), piece(2, "b"), upto=5), pieces(piece(7, "c"), upto=7)])
+    scene = Scene([parts(part(1, "a"), part(2, "b"), upto=5), parts(part(7, "c"), upto=7)])
     with scene.running() as dispatcher:
         scene.wait_head(7)
         assert texts(scene.tail()) == ["a", "b", "c"]
@@ -207,8 +207,8 @@ def test_what_happens_is_put_into_the_log() -> None:
 def test_a_feed_that_fails_begins_again_at_its_progress(failure: Exception) -> None:
     reasons: list[str | None] = []
     scene = Scene(
-        [pieces(piece(1, "a"), piece(3, "torn", last=False), upto=2), failure],
-        [lambda: reasons.append(scene.readiness.reason), pieces(piece(3, "whole"), upto=4)],
+        [parts(part(1, "a"), part(3, "torn", last=False), upto=2), failure],
+        [lambda: reasons.append(scene.readiness.reason), parts(part(3, "whole"), upto=4)],
     )
     with scene.running() as dispatcher:
         wait_until(lambda: dispatcher.place == START + 4, "all was read")
@@ -221,7 +221,7 @@ def test_a_feed_that_fails_begins_again_at_its_progress(failure: Exception) -> N
 
 
 def test_what_is_in_the_log_before_the_rest_of_its_batch_fails_does_not_come_again() -> None:
-    scene = Scene([pieces(piece(1, "a"), piece(3, "fails"), upto=4)], [pieces(piece(3, "b"), upto=4)])
+    scene = Scene([parts(part(1, "a"), part(3, "fails"), upto=4)], [parts(part(3, "b"), upto=4)])
     with scene.running() as dispatcher:
         wait_until(lambda: dispatcher.place == START + 4, "all was read")
         assert texts(scene.tail()) == ["a", "b"]
@@ -250,8 +250,8 @@ def test_trouble_of_a_reader_is_shown_until_it_is_over() -> None:
 def test_where_the_position_is_lost_the_log_begins_anew() -> None:
     """Those who had read on are overrun, and find out for themselves what can still be had."""
     scene = Scene(
-        [pieces(piece(1, "a"), upto=2), ResumeLost("gone")],
-        [pieces(piece(50, "b"), upto=50), SourceUnavailable("away")],
+        [parts(part(1, "a"), upto=2), ResumeLost("gone")],
+        [parts(part(50, "b"), upto=50), SourceUnavailable("away")],
         prepare=[START, START + 40],
     )
     with scene.running():
@@ -278,9 +278,9 @@ def test_what_a_reader_brings_after_a_failure_may_be_of_another_history(lost: bo
 
     def recover() -> None:
         scene.hub.source.recoveries.inc()
-        scene.made[0].steps.insert(0, pieces(piece(3, "b"), upto=4))
+        scene.made[0].steps.insert(0, parts(part(3, "b"), upto=4))
 
-    scene = Scene([pieces(piece(1, "a"), upto=2), recover], [], prepare=[START, START + 40])
+    scene = Scene([parts(part(1, "a"), upto=2), recover], [], prepare=[START, START + 40])
     scene.hub.history.check_place.side_effect = check
     with scene.running() as dispatcher:
         wait_until(lambda: dispatcher.place == START + (40 if lost else 4), "all was read")
@@ -299,7 +299,7 @@ def test_a_position_that_is_lost_again_and_again_is_no_busy_loop() -> None:
 
 
 def test_another_edition_begins_at_the_place_that_was_reached() -> None:
-    scene = Scene([pieces(piece(1, "a"), upto=4)], [pieces(piece(6, "b"), upto=6)])
+    scene = Scene([parts(part(1, "a"), upto=4)], [parts(part(6, "b"), upto=6)])
     with scene.running() as dispatcher:
         scene.wait_head(1)
         wait_until(lambda: dispatcher.place == START + 4, "all was read")
@@ -316,11 +316,11 @@ def test_a_heartbeat_says_how_far_we_are() -> None:
     """Not more often than is wanted, never backward, and not inside of a transaction."""
     scene = Scene(
         [
-            pieces(upto=3),
-            pieces(piece(5, "a", last=False), upto=4),
-            pieces(upto=4),
-            pieces(piece(5, "b", first=False), upto=6),
-            pieces(upto=7),
+            parts(upto=3),
+            parts(part(5, "a", last=False), upto=4),
+            parts(upto=4),
+            parts(part(5, "b", first=False), upto=6),
+            parts(upto=7),
         ]
     )
     scene.heartbeat = 0.0
@@ -332,14 +332,14 @@ def test_a_heartbeat_says_how_far_we_are() -> None:
 
 
 def test_without_need_there_is_no_heartbeat() -> None:
-    scene = Scene([pieces(upto=at) for at in range(1, 50)])
+    scene = Scene([parts(upto=at) for at in range(1, 50)])
     with scene.running() as dispatcher:
         wait_until(lambda: dispatcher.place == START + 49, "all was read")
         assert scene.log.head == position.watermark(START)
 
 
 def test_checkpoints_are_kept_now_and_then() -> None:
-    scene = Scene([pieces(piece(at), upto=at) for at in range(1, 30)])
+    scene = Scene([parts(part(at), upto=at) for at in range(1, 30)])
     scene.store.record_checkpoint.side_effect = StoreError("disk full")
     with scene.running():
         scene.wait_head(29)
@@ -352,7 +352,7 @@ def test_checkpoints_are_kept_now_and_then() -> None:
 
 def test_a_bug_ends_the_process() -> None:
     """Systemd starts it again; going on with a log that is wrong would be worse."""
-    scene = Scene([pieces(piece(5), upto=5), pieces(piece(5), upto=5)])
+    scene = Scene([parts(part(5), upto=5), parts(part(5), upto=5)])
     with scene.running() as dispatcher:
         wait_until(lambda: scene.deaths == ["dispatcher"], "it is told")
         wait_until(lambda: not dispatcher.is_alive(), "the thread has ended")
@@ -373,7 +373,7 @@ def test_who_waits_in_a_retry_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> 
 def test_who_hangs_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatchers, "_PATIENCE", 0.05)
     held = Event()
-    scene = Scene([lambda: held.wait(10), pieces(upto=1)])
+    scene = Scene([lambda: held.wait(10), parts(upto=1)])
     with scene.running() as dispatcher:
         wait_until(lambda: not dispatcher.is_alive(), "the watchdog is not fed any more")
         held.set()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.frames import data
 from zmsd import position
 from zmsd.mongodb.events import ChangeEvent, Document, change_event
-from zmsd.mongodb.sequencer import Piece
+from zmsd.mongodb.sequencer import TransactionPart
 from zmsd.replication.change_log import Entry
 from zmsd.replication.encoder import Encoder
 from zmsd.replication.entries import EntryBuilder
@@ -62,8 +62,8 @@ def event(kind: str, coll: str, key: Any, before: Document | None = None, after:
     return change_event(made)
 
 
-def whole(*events: ChangeEvent, at: int = AT) -> Piece:
-    return Piece(at, list(events), True, True)
+def whole(*events: ChangeEvent, at: int = AT) -> TransactionPart:
+    return TransactionPart(at, list(events), True, True)
 
 
 def changes(entries: Sequence[Entry]) -> list[tuple[Any, ...]]:
@@ -77,8 +77,8 @@ def changes(entries: Sequence[Entry]) -> list[tuple[Any, ...]]:
     ]
 
 
-def entries_of(one: EntryBuilder, *pieces: Piece) -> list[Entry]:
-    return [entry for some in one.entries(pieces) for entry in some]
+def entries_of(one: EntryBuilder, *parts: TransactionPart) -> list[Entry]:
+    return [entry for some in one.entries(parts) for entry in some]
 
 
 def encoded(one: Encoder, *events: Document) -> list[tuple[Any, ...]]:
@@ -141,7 +141,7 @@ def test_an_entry_is_a_transaction() -> None:
         True,
         None,
     )
-    parts = entries_of(one, Piece(AT + 1, events, True, False), Piece(AT + 1, [], False, True))
+    parts = entries_of(one, TransactionPart(AT + 1, events, True, False), TransactionPart(AT + 1, [], False, True))
     assert [(part.commit_ms, part.last) for part in parts] == [(1709251199999, False), (1709251199999, True)]
     events[-1].wall_time = None
     assert entries_of(one, whole(*events))[0].commit_ms == (AT >> 32) * 1000
@@ -154,15 +154,15 @@ def test_a_transaction_that_comes_in_parts() -> None:
     stranger = event("insert", "other", "1", None, {})
     one = encoder(table("t", "c"))
     parts = [
-        Piece(AT, [stranger], True, False),
-        Piece(AT, [insert(1)], False, False),
-        Piece(AT, [stranger], False, False),
-        Piece(AT, [insert(2)], False, False),
-        Piece(AT, [stranger], False, True),
-        Piece(AT + 1, [stranger], True, False),
-        Piece(AT + 1, [stranger], False, True),
-        Piece(AT + 2, [insert(3)], True, False),
-        Piece(AT + 2, [], False, True),
+        TransactionPart(AT, [stranger], True, False),
+        TransactionPart(AT, [insert(1)], False, False),
+        TransactionPart(AT, [stranger], False, False),
+        TransactionPart(AT, [insert(2)], False, False),
+        TransactionPart(AT, [stranger], False, True),
+        TransactionPart(AT + 1, [stranger], True, False),
+        TransactionPart(AT + 1, [stranger], False, True),
+        TransactionPart(AT + 2, [insert(3)], True, False),
+        TransactionPart(AT + 2, [], False, True),
     ]
     entries = [entry for part in parts for entry in entries_of(one, part)]
     first, second = position.watermark(AT), position.watermark(AT + 2)
@@ -397,8 +397,8 @@ def test_a_swap_of_keys_may_come_in_two_batches_of_its_transaction() -> None:
     first = event("update", "c", 1, {"name": "a", "v": 1}, {"name": "b", "v": 1})
     second = event("update", "c", 2, {"name": "b", "v": 2}, {"name": "a", "v": 2})
     rows: dict[str, Any] = {"a": {"name": "a", "v": 1}, "b": {"name": "b", "v": 2}}
-    strictly(rows, entries_of(one, Piece(AT, [first], True, False)))
-    strictly(rows, entries_of(one, Piece(AT, [second], False, True)))
+    strictly(rows, entries_of(one, TransactionPart(AT, [first], True, False)))
+    strictly(rows, entries_of(one, TransactionPart(AT, [second], False, True)))
     assert rows == {"a": {"name": "a", "v": 2}, "b": {"name": "b", "v": 1}}
 
 
@@ -409,7 +409,7 @@ def test_who_had_a_key_is_forgotten_where_a_transaction_begins_in_the_middle_of_
     monkeypatch.setattr(table_rows, "_MAX_REMEMBERED_KEYS", 0)
     one = encoder(table("t", "c", KEYED))
     a, b = {"name": "a", "v": 1}, {"name": "b", "v": 1}
-    entries_of(one, Piece(AT, [event("insert", "c", 1, None, a)], True, False))
+    entries_of(one, TransactionPart(AT, [event("insert", "c", 1, None, a)], True, False))
     later = event("update", "c", 2, a, b)  # 2 has taken "a" over by now, unseen by us
-    made = changes(entries_of(one, Piece(AT, [], False, True), whole(later, at=AT + 1)))
+    made = changes(entries_of(one, TransactionPart(AT, [], False, True), whole(later, at=AT + 1)))
     assert ("update", "t", {"name": "a"}, {"name": "b", "v": 1}) in made

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.wait import wait_until
 from zmsd.errors import Evicted, ResumeLost, Stopped
-from zmsd.mongodb.sequencer import Piece, Pieces
+from zmsd.mongodb.sequencer import FeedBatch, TransactionPart
 from zmsd.position import watermark
 from zmsd.replication import hub as hubs
 from zmsd.replication.change_log import ChangeLog, Entry
@@ -24,9 +24,9 @@ ALL = 1 << 30
 
 
 class FakeBuilder:
-    def entries(self, pieces: Sequence[Piece]) -> Iterator[list[Entry]]:
-        if pieces:
-            yield [entry(one.position, f"private {one.position}", last=one.last) for one in pieces]
+    def entries(self, parts: Sequence[TransactionPart]) -> Iterator[list[Entry]]:
+        if parts:
+            yield [entry(one.position, f"private {one.position}", last=one.last) for one in parts]
 
 
 EDITION = cast(Edition, SimpleNamespace(fingerprint="f", watched={}, entry_builder=FakeBuilder))
@@ -36,15 +36,15 @@ def entry(at: int, text: str, *, last: bool = True) -> Entry:
     return Entry(watermark(at), 0, 1, text.encode(), last)
 
 
-def piece(at: int, *, first: bool = True, last: bool = True) -> Piece:
-    return Piece(at, [], first, last)
+def part(at: int, *, first: bool = True, last: bool = True) -> TransactionPart:
+    return TransactionPart(at, [], first, last)
 
 
 class FakeFeed:
     """A private feed of this history: a transaction at every tenth position, each in a batch of its own."""
 
     opened: list[FakeFeed]
-    batches: list[Pieces | None] = []
+    batches: list[FeedBatch | None] = []
     at_hand = False
 
     def __init__(self, source: object, watched: object, after: int, stop: Event | None = None) -> None:
@@ -54,15 +54,15 @@ class FakeFeed:
         self.progress = after
         self.opened.append(self)
 
-    def read(self) -> Pieces | None:
+    def read(self) -> FeedBatch | None:
         if self.batches:
             batch = self.batches.pop(0)
-            if batch is not None and batch.pieces:
-                self.in_transaction = not batch.pieces[-1].last
+            if batch is not None and batch.parts:
+                self.in_transaction = not batch.parts[-1].last
                 self.progress = batch.progress
             return batch
         self.progress = self.progress // 10 * 10 + 10
-        return Pieces([piece(self.progress)], self.progress)
+        return FeedBatch([part(self.progress)], self.progress)
 
     def close(self) -> None:
         self.closed = True
@@ -113,7 +113,7 @@ def test_who_is_behind_reads_by_himself_until_he_meets_the_log(hub: Hub, feeds: 
 
 
 def test_who_was_faster_than_the_log_gets_nothing_twice(hub: Hub) -> None:
-    FakeFeed.batches = [Pieces([piece(90), piece(100), piece(110), piece(120)], 125)]
+    FakeFeed.batches = [FeedBatch([part(90), part(100), part(110), part(120)], 125)]
     found = changes(hub, 85)
     assert len(texts(found)) == 4
     hub.log.extend([entry(110, "live 110"), entry(120, "live 120"), entry(130, "live 130")])
@@ -123,17 +123,17 @@ def test_who_was_faster_than_the_log_gets_nothing_twice(hub: Hub) -> None:
 def test_what_is_at_hand_is_given_together(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """The slices of one reply are as many transactions of Zero less."""
     monkeypatch.setattr(FakeFeed, "at_hand", property(lambda feed: len(feed.batches) % 4 != 0))
-    FakeFeed.batches = [Pieces([piece(at)], at) for at in range(10, 90, 10)]
+    FakeFeed.batches = [FeedBatch([part(at)], at) for at in range(10, 90, 10)]
     found = changes(hub, 5)
     assert [len(found.take(ALL, ALL, 0)), len(found.take(3, ALL, 0)), len(found.take(ALL, ALL, 0))] == [4, 3, 1]
 
 
 def test_the_log_is_not_met_inside_of_a_transaction(hub: Hub) -> None:
     FakeFeed.batches = [
-        Pieces([piece(110, last=False)], 105),
+        FeedBatch([part(110, last=False)], 105),
         None,
-        Pieces([piece(110, first=False, last=False)], 105),
-        Pieces([piece(110, first=False)], 110),
+        FeedBatch([part(110, first=False, last=False)], 105),
+        FeedBatch([part(110, first=False)], 110),
     ]
     found = changes(hub, 95)
     hub.log.extend([entry(110, "live 110"), entry(120, "live 120")])
@@ -145,15 +145,15 @@ def test_who_goes_in_the_middle_leaves_nothing_behind(hub: Hub, monkeypatch: pyt
     """What it was reading is ended at once, not when somebody looks for cycles."""
     ended: list[int] = []
 
-    def entries(self: FakeBuilder, pieces: Sequence[Piece]) -> Iterator[list[Entry]]:
+    def entries(self: FakeBuilder, parts: Sequence[TransactionPart]) -> Iterator[list[Entry]]:
         try:
-            for one in pieces:
+            for one in parts:
                 yield [entry(one.position, "private", last=False)]
         finally:
             ended.append(1)
 
     monkeypatch.setattr(FakeBuilder, "entries", entries)
-    FakeFeed.batches = [Pieces([piece(90), piece(95)], 95)]
+    FakeFeed.batches = [FeedBatch([part(90), part(95)], 95)]
     found = changes(hub, 85)
     assert len(found.take(1, ALL, 0)) == 1
     found.close()
