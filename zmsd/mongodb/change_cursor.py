@@ -56,7 +56,7 @@ class Batch(NamedTuple):
     events: list[ChangeEvent]
     token: Document
     """postBatchResumeToken: everything up to it has been delivered."""
-    short: bool
+    drained: bool
     """It ended below its batchSize: nothing more was visible, unless documents have filled its 16 MB."""
     now: int
     """The position of the database's newest operation by then."""
@@ -68,7 +68,7 @@ class _Slice(NamedTuple):
     decode: Callable[[], list[Document]]
     token: Document | None
     """None: that of its last event."""
-    short: bool
+    drained: bool
     now: int
 
 
@@ -103,7 +103,7 @@ class ChangeCursor:
         self._reads_ahead = ahead
         self._slice_size = slice_size
         self._ahead: _Ahead | None = None
-        self._at_hand: deque[_Slice] = deque()  # of the reply that came last
+        self._buffered: deque[_Slice] = deque()  # of the reply that came last
         self._session: ClientSession | None = None
         self._pin = source.pin()
         self._id = 0
@@ -114,12 +114,12 @@ class ChangeCursor:
     @property
     def is_open(self) -> bool:
         """Whether the next read goes on, or has to open it first, which can take long."""
-        return bool(self._id or self._at_hand)
+        return bool(self._id or self._buffered)
 
     @property
-    def at_hand(self) -> bool:
+    def has_buffered(self) -> bool:
         """There are events for which the next read does not have to ask."""
-        return bool(self._at_hand)
+        return bool(self._buffered)
 
     def reopen_after(self, after: int) -> None:
         """Go on after a position: at the beginning, and when an invalidate event has ended the stream."""
@@ -143,9 +143,9 @@ class ChangeCursor:
         may still be had by its time, in a new cursor, once it is sure that this is the same database.
         """
         try:
-            if not self._at_hand:
+            if not self._buffered:
                 self._take(self._receive(wait_ms))
-            one = self._at_hand.popleft()
+            one = self._buffered.popleft()
             events = [change_event(document) for document in one.decode()]
         except (InvalidBSON, MemoryError) as error:
             self._drop()
@@ -170,7 +170,7 @@ class ChangeCursor:
         if not events and resume_token.time_text(token) == self._begin:
             # Opened by time, it answers with the token of that time, though nothing has been read of it yet.
             token = resume_token.at(int(self._begin, 16) - 1)
-        return Batch(events, token, one.short, one.now)
+        return Batch(events, token, one.drained, one.now)
 
     def read_without_documents(self) -> Batch:
         """The next few events without their documents: after EventUnreadable, which does not say which one was it."""
@@ -200,19 +200,19 @@ class ChangeCursor:
         if isinstance(reply, RawBSONDocument):
             raw = bytes(reply["cursor"].raw)
             cursor, length, parts = raw_batch.split(raw, self._slice_size)
-            short = length < self._asked and len(raw) < _ROOM
+            drained = length < self._asked and len(raw) < _ROOM
             decoders = [partial(raw_batch.documents, part) for part in parts]
         else:
             cursor = reply["cursor"]
             events: list[Document] = cursor["nextBatch"] if "nextBatch" in cursor else cursor["firstBatch"]
-            short = len(events) < self._asked and sum([len(event["_id"]["_data"]) for event in events]) < _ROOM
+            drained = len(events) < self._asked and sum([len(event["_id"]["_data"]) for event in events]) < _ROOM
             decoders = [partial(list[Document], events)]
         self._id = cursor["id"]
-        if self._reads_ahead and self._id and not short:
+        if self._reads_ahead and self._id and not drained:
             self._ahead = _Ahead(partial(self._get_more, AT_ONCE_MS, raw_batch.RAW))
         *others, last = decoders
-        self._at_hand.extend(_Slice(decode, None, False, now) for decode in others)
-        self._at_hand.append(_Slice(last, cursor["postBatchResumeToken"], short, now))
+        self._buffered.extend(_Slice(decode, None, False, now) for decode in others)
+        self._buffered.append(_Slice(last, cursor["postBatchResumeToken"], drained, now))
 
     def _open(self) -> Document:
         self._source.check_set(self._set)  # a token would go on in another one too, in silence
@@ -267,7 +267,7 @@ class ChangeCursor:
         if self._ahead is not None:
             self._ahead.join()  # it uses the session
             self._ahead = None
-        self._at_hand.clear()
+        self._buffered.clear()
         self._id = 0
         self._pin = self._source.pin()
         if self._session is not None:

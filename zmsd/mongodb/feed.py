@@ -50,7 +50,7 @@ class Feed:
         return {}
 
     @property
-    def at_hand(self) -> bool:
+    def has_buffered(self) -> bool:
         """What comes next does not have to be asked for."""
         return False
 
@@ -115,13 +115,13 @@ class DatabaseFeed(StreamFeed):
         self._reader = DatabaseReader(source, watched, after, self._stop, self.health)
 
     @property
-    def at_hand(self) -> bool:
-        return self._reader.at_hand
+    def has_buffered(self) -> bool:
+        return self._reader.has_buffered
 
     def read(self) -> FeedBatch | None:
         if self._stop.is_set():
             raise Stopped
-        batch = self._reader.step(AT_ONCE_MS if self._grouper.is_open else AWAIT_MS)
+        batch = self._reader.read_batch(AT_ONCE_MS if self._grouper.is_open else AWAIT_MS)
         if batch is None:
             return None
         self.caught_up = position.seconds(batch.now) - position.seconds(resume_token.position_of(batch.token)) <= 1
@@ -145,7 +145,7 @@ class CollectionFeed(StreamFeed):
 
     def __init__(self, source: Source, watched: Mapping[str, Watched], after: int) -> None:
         super().__init__(source, watched, after)
-        self.behind = False
+        self.backlogged = False
         """There is a backlog, before which it has come to rest: another feed may go on at its progress."""
         self._full = 0  # batches of the order, one after the other, that did not hold all that was there
         self._batch: Batch | None = None  # of the order, for which some reader has not brought all yet
@@ -180,14 +180,14 @@ class CollectionFeed(StreamFeed):
             ended = resume_token.time_text(left[0].token) > resume_token.time_text(token)
             return self._grouper.group(events, token, batch.now, ended=ended)
         self._batch = None
-        self._full = 0 if batch.short else self._full + 1
+        self._full = 0 if batch.drained else self._full + 1
         if self._full >= _BACKLOG and (whole := _but_the_last(events)):
-            self.behind = True
+            self.backlogged = True
             return self._grouper.group(whole, whole[-1].token, batch.now, ended=True)
         # An entry of the order is far too small for 16 MB to end a batch: a short one ended because all was said.
-        return self._grouper.group(events, batch.token, batch.now, ended=batch.short and not self._sharded)
+        return self._grouper.group(events, batch.token, batch.now, ended=batch.drained and not self._sharded)
 
-    def leave(self) -> list[Thread]:
+    def detach(self) -> list[Thread]:
         """Its readers may end, which those that wait for events do within a second; their threads."""
         self._stop.set()
         readers = [self._order, *self._readers.values()]
@@ -196,7 +196,7 @@ class CollectionFeed(StreamFeed):
         return [reader.thread for reader in readers]
 
     def close(self) -> None:
-        _join(self.leave())
+        _join(self.detach())
 
 
 class AdaptiveFeed(Feed):
@@ -227,13 +227,13 @@ class AdaptiveFeed(Feed):
         return self._feed.queues
 
     @property
-    def at_hand(self) -> bool:
-        return self._feed.at_hand
+    def has_buffered(self) -> bool:
+        return self._feed.has_buffered
 
     def read(self) -> FeedBatch | None:
         feed = self._feed
         if isinstance(feed, CollectionFeed):
-            if feed.behind:
+            if feed.backlogged:
                 self._catch_up(feed)
         elif time.monotonic() - self._since >= _CALM_SECONDS and not feed.in_transaction:
             self._count(feed)
@@ -247,7 +247,7 @@ class AdaptiveFeed(Feed):
 
     def _catch_up(self, feed: CollectionFeed) -> None:
         log.debug("backlog: reading the database as one stream")
-        self._left = feed.leave()
+        self._left = feed.detach()
         self._feed = DatabaseFeed(self._source, self._watched, feed.progress, self._stop)
         self._since, self._events = time.monotonic(), 0
 

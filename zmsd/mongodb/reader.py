@@ -136,18 +136,18 @@ class Reader:
         self._few = False  # events came last, and not many
 
     @property
-    def at_hand(self) -> bool:
+    def has_buffered(self) -> bool:
         """There are events for which the next step does not have to ask."""
-        return self._cursor.at_hand
+        return self._cursor.has_buffered
 
-    def step(self, wait_ms: int = AWAIT_MS) -> Batch | None:
+    def read_batch(self, wait_ms: int = AWAIT_MS) -> Batch | None:
         """The next batch, perhaps empty; None when this try failed and has waited for the next one.
 
         Raises ResumeLost, which no waiting heals; OptionRefused, after which other options are to be tried; and what
         has failed for so long, or in such a way, that another database may be there by now: who begins again looks at
         that first.
         """
-        if self._few and wait_ms == AWAIT_MS and not self.at_hand:
+        if self._few and wait_ms == AWAIT_MS and not self.has_buffered:
             self._stop.wait(_PAUSE)
         opens = not self._cursor.is_open
         if opens:
@@ -232,7 +232,7 @@ class ReaderThread:
         error: SourceError | None = None
         try:
             while not self._stop.is_set():
-                batch = self._reader.step()
+                batch = self._reader.read_batch()
                 if batch is not None and (batch.events or self._keep_empty):
                     self.channel.put(batch)
         except Stopped:

@@ -203,7 +203,7 @@ class Dispatcher:
                     if self._repeated.attempts:
                         self._repeated.recovered()
                         self._waits = backoff()
-                    self._append(builder, batch, more=feed.at_hand)
+                    self._append(builder, batch, more=feed.has_buffered)
                 self._checkpoint()
                 if self._next not in (None, edition) or self._hub.source.deployment is not deployment:
                     return

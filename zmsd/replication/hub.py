@@ -274,7 +274,7 @@ class CatchUp:
                 if sum([entry.rows for entry in joined]) >= rows or sum([entry.size for entry in joined]) >= size:
                     yield joined
                     joined = []
-            if not self._feed.at_hand:
+            if not self._feed.has_buffered:
                 break
         yield joined
 

@@ -201,11 +201,11 @@ class Filling(Reader):
 
 def test_a_failure_is_known_until_it_has_healed() -> None:
     reader = Filling(Script(database=[AutoReconnect("away"), failure(13), batch(event(T + 1))]))
-    assert reader.step() is None
+    assert reader.read_batch() is None
     assert "away" in str(reader.health.trouble)
-    assert reader.step() is None
+    assert reader.read_batch() is None
     assert "code 13" in str(reader.health.trouble)
-    assert reader.step() is not None
+    assert reader.read_batch() is not None
     assert reader.health.trouble is None
 
 
@@ -230,7 +230,7 @@ def test_events_that_could_not_be_completed_are_not_passed_over(trouble: Excepti
     reader = Filling(Script(database=[batch(event(T + 1))]), trouble, trouble)
     got: list[ChangeEvent] = []
     while not got:
-        found = reader.step()
+        found = reader.read_batch()
         got += found.events if found else []
     assert [one.after for one in got] == [{"filled": True}]
 
@@ -239,14 +239,14 @@ def test_events_that_could_not_be_completed_do_not_hold_up_a_stop() -> None:
     reader = Filling(Script(database=[batch(event(T + 1))]), *[SourceUnavailable("away")] * 3)
     reader.stop.set()
     with pytest.raises(Stopped):
-        reader.step()
+        reader.read_batch()
 
 
 def test_behind_what_ended_a_stream_it_begins_again() -> None:
     drop, end = event(T + 2, 1, kind="drop"), event(T + 2, 2, kind="invalidate")
     script = Script(a=[batch(event(T + 1), drop, end), batch(event(T + 3))])
     reader = Reader("a", cursor(script, "a"), Event(), Health())
-    first, second = reader.step(), reader.step()
+    first, second = reader.read_batch(), reader.read_batch()
     assert first is not None
     assert second is not None
     assert (first.events, second.events) == (read(event(T + 1), drop), read(event(T + 3)))

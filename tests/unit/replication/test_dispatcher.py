@@ -56,7 +56,7 @@ class FakeHealth(Health):
 
 class FakeFeed:
     scope = "database"
-    at_hand = False
+    has_buffered = False
 
     def __init__(self, steps: list[Step], after: int) -> None:
         self.steps = steps

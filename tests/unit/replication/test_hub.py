@@ -45,7 +45,7 @@ class FakeFeed:
 
     opened: list[FakeFeed]
     batches: list[FeedBatch | None] = []
-    at_hand = False
+    has_buffered = False
 
     def __init__(self, source: object, watched: object, after: int, stop: Event | None = None) -> None:
         self.after = after
@@ -122,7 +122,7 @@ def test_who_was_faster_than_the_log_gets_nothing_twice(hub: Hub) -> None:
 
 def test_what_is_at_hand_is_given_together(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """The slices of one reply are as many transactions of Zero less."""
-    monkeypatch.setattr(FakeFeed, "at_hand", property(lambda feed: len(feed.batches) % 4 != 0))
+    monkeypatch.setattr(FakeFeed, "has_buffered", property(lambda feed: len(feed.batches) % 4 != 0))
     FakeFeed.batches = [FeedBatch([part(at)], at) for at in range(10, 90, 10)]
     found = changes(hub, 5)
     assert [len(found.take(ALL, ALL, 0)), len(found.take(3, ALL, 0)), len(found.take(ALL, ALL, 0))] == [4, 3, 1]
