@@ -252,7 +252,7 @@ class AdaptiveFeed(Feed):
         self._since, self._events = time.monotonic(), 0
 
     def _count(self, feed: DatabaseFeed) -> None:
-        if self._events < _CALM_EVENTS and feed.caught_up and not feed.health.trouble:
+        if self._events < _CALM_EVENTS and feed.caught_up and not feed.health.problem:
             log.debug("no backlog: reading each collection by itself")
             self.close()
             self._left = []

@@ -51,17 +51,17 @@ class Health:
         :param recoveries: counts the times that a reader goes on after one, before anyone has what it has read since
         """
         self._lock = Lock()
-        self._trouble: dict[str, str] = {}
-        self._silent: dict[str, float] = {}
+        self._problems: dict[str, str] = {}
+        self._quiet_deadlines: dict[str, float] = {}
         self._asked: dict[str, float] = {}
         self._error: SourceError | None = None
         self._failures = failures or Counter()
         self._recoveries = recoveries or Counter()
 
-    def opens(self, name: str) -> None:
+    def opening(self, name: str) -> None:
         """A reader opens its stream."""
         with self._lock:
-            self._silent[name] = time.monotonic() + _OPENING
+            self._quiet_deadlines[name] = time.monotonic() + _OPENING
 
     def asks(self, name: str) -> None:
         """A reader sends a request."""
@@ -78,7 +78,7 @@ class Health:
         with self._lock:
             texts = [
                 f"{name}: MongoDB has been scanning its oplog for {waited:.0f} s to open the change stream"
-                if name in self._silent
+                if name in self._quiet_deadlines
                 else f"{name}: MongoDB has not answered for {waited:.0f} s"
                 for name, waited in sorted(waits.items())
             ]
@@ -88,20 +88,20 @@ class Health:
         """A reader's try has failed; the next one is after ``wait`` seconds."""
         self._failures.inc()
         with self._lock:
-            self._trouble[name] = text
-            self._silent[name] = time.monotonic() + wait + _STEP
+            self._problems[name] = text
+            self._quiet_deadlines[name] = time.monotonic() + wait + _STEP
 
     def recovered(self) -> None:
         """A reader goes on after a failure."""
         self._recoveries.inc()
 
-    def well(self, name: str) -> None:
+    def succeeded(self, name: str) -> None:
         """A reader has got a batch."""
         with self._lock:
-            self._trouble.pop(name, None)
-            self._silent.pop(name, None)
+            self._problems.pop(name, None)
+            self._quiet_deadlines.pop(name, None)
 
-    def ended(self, error: SourceError) -> None:
+    def failed_for_good(self, error: SourceError) -> None:
         """A reader's thread is at its end."""
         self._error = error
 
@@ -111,15 +111,15 @@ class Health:
             raise self._error
 
     @property
-    def silent_until(self) -> float:
+    def quiet_deadline(self) -> float:
         """Monotonic seconds until which some reader may have nothing to say, although it does not hang."""
         with self._lock:
-            return max(self._silent.values(), default=0.0)
+            return max(self._quiet_deadlines.values(), default=0.0)
 
     @property
-    def trouble(self) -> str | None:
+    def problem(self) -> str | None:
         with self._lock:
-            return "; ".join(f"{name}: {text}" for name, text in sorted(self._trouble.items())) or None
+            return "; ".join(f"{name}: {text}" for name, text in sorted(self._problems.items())) or None
 
 
 class Reader:
@@ -151,7 +151,7 @@ class Reader:
             self._stop.wait(_PAUSE)
         opens = not self._cursor.is_open
         if opens:
-            self.health.opens(self.name)
+            self.health.opening(self.name)
         self.health.asks(self.name)
         try:
             batch = self._read(wait_ms)
@@ -214,7 +214,7 @@ class Reader:
             self.health.recovered()
         self._repeated.recovered()
         self._backoff = backoff()
-        self.health.well(self.name)
+        self.health.succeeded(self.name)
 
 
 class ReaderThread:
@@ -246,4 +246,4 @@ class ReaderThread:
             self._reader.close()
             self.channel.close(error)
             if error is not None:
-                self._reader.health.ended(error)
+                self._reader.health.failed_for_good(error)

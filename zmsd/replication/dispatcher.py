@@ -108,8 +108,8 @@ class Dispatcher:
     def is_alive(self) -> bool:
         """Whether it makes progress, or waits in a retry that it knows: what feeds the watchdog. Any thread."""
         feed = self._feed
-        silent_until = 0.0 if feed is None else feed.health.silent_until
-        return self.thread.is_alive() and time.monotonic() < max(self._alive_until, silent_until)
+        quiet_deadline = 0.0 if feed is None else feed.health.quiet_deadline
+        return self.thread.is_alive() and time.monotonic() < max(self._alive_until, quiet_deadline)
 
     @property
     def queues(self) -> dict[str, tuple[int, int]]:
@@ -195,9 +195,9 @@ class Dispatcher:
                     self._checkpoint(now=True)
                     self._hub.history.doubt()
                     self._check_place()
-                trouble = feed.health.trouble
-                if trouble != self._readiness.reason:
-                    self._readiness.set(trouble)
+                problem = feed.health.problem
+                if problem != self._readiness.reason:
+                    self._readiness.set(problem)
                 if batch is not None:
                     self._progressed()
                     if self._repeated.attempts:

@@ -202,11 +202,11 @@ class Filling(Reader):
 def test_a_failure_is_known_until_it_has_healed() -> None:
     reader = Filling(Script(database=[AutoReconnect("away"), failure(13), batch(event(T + 1))]))
     assert reader.read_batch() is None
-    assert "away" in str(reader.health.trouble)
+    assert "away" in str(reader.health.problem)
     assert reader.read_batch() is None
-    assert "code 13" in str(reader.health.trouble)
+    assert "code 13" in str(reader.health.problem)
     assert reader.read_batch() is not None
-    assert reader.health.trouble is None
+    assert reader.health.problem is None
 
 
 def test_busy_server_is_given_longer_and_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,7 +370,7 @@ def test_a_reader_in_trouble_does_not_hold_up_the_feed() -> None:
     """Its trouble is to be seen (/readyz), and a stop heard."""
     script = Script(database=[batch(*order(event(T + 1)))], a=[AutoReconnect("away")] * 10_000)
     with reading(CollectionFeed, script) as feed:
-        wait_until(lambda: feed.health.trouble, "the reader is in trouble")
+        wait_until(lambda: feed.health.problem, "the reader is in trouble")
         reads: list[object] = []
 
         def read() -> None:

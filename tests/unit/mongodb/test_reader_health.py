@@ -17,20 +17,20 @@ from zmsd.replication.dispatcher import Dispatcher
 def test_who_retries_or_opens_its_stream_may_be_silent() -> None:
     failures = Counter()
     health = Health(failures)
-    assert health.silent_until == 0
-    health.opens("order")
-    assert health.silent_until - time.monotonic() > 600, "the server scans the oplog"
-    assert health.trouble is None
+    assert health.quiet_deadline == 0
+    health.opening("order")
+    assert health.quiet_deadline - time.monotonic() > 600, "the server scans the oplog"
+    assert health.problem is None
     health.failed("order", "away", 10.0)
-    assert 60 < health.silent_until - time.monotonic() <= 70
+    assert 60 < health.quiet_deadline - time.monotonic() <= 70
     health.failed("users", "not authorized", 0.1)
-    assert health.trouble == "order: away; users: not authorized"
+    assert health.problem == "order: away; users: not authorized"
     assert failures.value() == 2
-    health.well("order")
-    assert 59 < health.silent_until - time.monotonic() <= 60.1
-    health.well("users")
-    assert health.silent_until == 0
-    assert health.trouble is None
+    health.succeeded("order")
+    assert 59 < health.quiet_deadline - time.monotonic() <= 60.1
+    health.succeeded("users")
+    assert health.quiet_deadline == 0
+    assert health.problem is None
 
 
 def test_the_dispatcher_may_wait_for_such_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,13 +44,13 @@ def test_the_dispatcher_may_wait_for_such_a_reader(monkeypatch: pytest.MonkeyPat
     assert not waiting.is_alive()
     health.failed("users", "away", 1.0)
     assert waiting.is_alive()
-    health.well("users")
+    health.succeeded("users")
     assert not waiting.is_alive()
 
 
 def test_reader_that_gets_no_answer_is_named() -> None:
     health = Health()
-    health.opens("order")
+    health.opening("order")
     health.asks("order")
     health.asks("users")
     assert health.stalled(15) is None

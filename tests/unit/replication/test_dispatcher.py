@@ -51,7 +51,7 @@ class FakeBuilder:
 
 
 class FakeHealth(Health):
-    trouble: str | None = None  # type: ignore[assignment]
+    problem: str | None = None  # type: ignore[assignment]
 
 
 class FakeFeed:
@@ -241,9 +241,9 @@ def test_trouble_of_a_reader_is_shown_until_it_is_over() -> None:
     scene = Scene([])
     with scene.running():
         wait_until(lambda: scene.made and scene.readiness.reason is None, "it is ready")
-        scene.made[0].health.trouble = "order: away"
+        scene.made[0].health.problem = "order: away"
         wait_until(lambda: scene.readiness.reason == "order: away", "it is shown")
-        scene.made[0].health.trouble = None
+        scene.made[0].health.problem = None
         wait_until(lambda: scene.readiness.reason is None, "it is over")
 
 
