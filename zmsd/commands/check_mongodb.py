@@ -9,7 +9,7 @@ from zmsd import position
 from zmsd.commands.daemon_client import words
 from zmsd.config.settings import Config
 from zmsd.errors import SourceError
-from zmsd.mongodb.source import Document, Source, translated
+from zmsd.mongodb.source import Document, Source, classified_errors
 from zmsd.replication.preparation import issues_of_mappings
 from zmsd.replication.sample import EMPTY, SAMPLE, sample_columns
 from zmsd.rows.bson_json import SAFE
@@ -125,7 +125,7 @@ class _Preflight:
             return
         local = self._source.local["oplog.rs"]
         try:
-            with translated():
+            with classified_errors():
                 ends = [local.find_one({}, {"ts": 1}, sort=[("$natural", order)]) for order in (1, -1)]
                 (stats,) = local.aggregate([{"$collStats": {"storageStats": {}}}])
         except (SourceError, ValueError):

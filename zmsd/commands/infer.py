@@ -20,7 +20,7 @@ from zmsd.config import mongodb_names, mongodb_uri
 from zmsd.errors import ZmsdError
 from zmsd.log import write_line
 from zmsd.mongodb.errors import undecodable
-from zmsd.mongodb.source import CODEC, Document, Source, translated
+from zmsd.mongodb.source import CODEC, Document, Source, classified_errors
 from zmsd.schema.catalog import load_catalog
 
 SCHEMA, MAPPINGS = "schema.json", "mappings.json"
@@ -97,7 +97,7 @@ def _sample(source: Source, name: str, size: int) -> list[Document]:
     """Documents at random; of a collection that has no more, all of them in their order."""
     found: list[Document] = []
     total = 0
-    with translated():
+    with classified_errors():
         # By command: pymongo's Collection refuses a few names that MongoDB takes, such as "a..b".
         db = source.content
         few = db.command({"count": name})["n"] <= size

@@ -26,7 +26,7 @@ from zmsd.demo.mongod import temporary_replica_set
 from zmsd.errors import PeerGone, ZmsdError
 from zmsd.log import redact_uri
 from zmsd.mongodb.deployment import ask
-from zmsd.mongodb.source import translated
+from zmsd.mongodb.source import classified_errors
 from zmsd.schema.loading import load_documents
 from zmsd.zero.protocol import PATH
 
@@ -84,7 +84,7 @@ def _show(client: SourceClient, seconds: float | None) -> None:
 @contextmanager
 def _chat(uri: str) -> Iterator[Chat]:
     """The chat's data in the URI's database, taken away again at the end."""
-    with translated():
+    with classified_errors():
         client: MongoClient[dict[str, object]] = MongoClient(uri, serverSelectionTimeoutMS=5000)
         with client:
             db = client.get_database(_database(uri))

@@ -107,7 +107,7 @@ class ChangeCursor:
         self._session: ClientSession | None = None
         self._pin = source.pin()
         self._id = 0
-        self._set = source.set
+        self._replica_set_id = source.replica_set_id
         self._namespace = ""
         self.reopen_after(after)
 
@@ -215,7 +215,7 @@ class ChangeCursor:
         self._buffered.append(_Slice(last, cursor["postBatchResumeToken"], drained, now))
 
     def _open(self) -> Document:
-        self._source.check_set(self._set)  # a token would go on in another one too, in silence
+        self._source.check_replica_set(self._replica_set_id)  # a token would go on in another one too, in silence
         self._session = self._session or self._source.client.start_session(causal_consistency=False)
         # Where the batch and the token after it come to more than a reply may have (a bug of MongoDB's, with an _id of
         # kilobytes), a getMore says so (EventUnreadable); of an aggregate it would only cut the connection.

@@ -121,7 +121,7 @@ class ContentReader(Reader):
                 self._source.forget_images(event.collection, event.target)
         for collection, group in by_collection.items():
             for event in group:
-                if isinstance(event.after, DBRef):  # see as_documents
+                if isinstance(event.after, DBRef):  # see unwrap_dbrefs
                     event.after = event.after.as_doc()
                 if isinstance(event.before, DBRef):
                     event.before = event.before.as_doc()

@@ -49,7 +49,7 @@ class Deployment:
         return self.version >= (5, 1)
 
     @property
-    def groups_writes(self) -> bool:
+    def may_group_writes(self) -> bool:
         """Whether writes outside of transactions may share a cluster time: TTL deletes since 6.1, inserts since 8.0."""
         return self.version[:2] > (6, 0)
 

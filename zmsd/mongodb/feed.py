@@ -134,7 +134,7 @@ class DatabaseFeed(StreamFeed):
         """Nothing more has the last event's time. A batch of content may have been cut at 16 MB, so only an empty one
         says so; but what is in no transaction is alone at its time, which saves that question: 1.5 of 4.7 ms."""
         return not batch.events or (
-            not self._source.groups_writes()
+            not self._source.may_group_writes()
             and not batch.events[-1].in_transaction
             and batch.events[-1].kind in OF_DOCUMENTS
         )

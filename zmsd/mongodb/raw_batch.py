@@ -58,7 +58,7 @@ def split(cursor: bytes, size: int) -> Split:
 
 
 def documents(one: bytes) -> list[Any]:
-    """Those of a slice (see source.as_documents). Raises InvalidBSON."""
+    """Those of a slice (see source.unwrap_dbrefs). Raises InvalidBSON."""
     return _batch(bson.decode(one, CODEC))
 
 

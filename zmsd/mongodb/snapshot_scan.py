@@ -37,7 +37,7 @@ from zmsd.mongodb.errors import (
     undecodable,
 )
 from zmsd.mongodb.members import Pin
-from zmsd.mongodb.source import Document, Source, as_documents, translated
+from zmsd.mongodb.source import Document, Source, classified_errors, unwrap_dbrefs
 from zmsd.pace import Pace
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Scan:
 
     def estimate(self) -> int:
         """Roughly how many documents there are; from the collection's metadata."""
-        with translated():
+        with classified_errors():
             if not self._is_collection():
                 return 0
         return int(self._source.command({"count": self.collection})["n"])
@@ -94,7 +94,7 @@ class Scan:
     def documents(self, one: bytes) -> list[Document]:
         """Those of a slice."""
         try:
-            return as_documents(raw_batch.documents(one))
+            return unwrap_dbrefs(raw_batch.documents(one))
         except (InvalidBSON, MemoryError) as error:
             raise undecodable(self.collection, error) from error
 

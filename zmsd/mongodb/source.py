@@ -69,7 +69,7 @@ stalls. A getMore waits 1 s for events and has 9 s more. Requests that may take 
 (Pace). ``timeoutMS`` would replace the wait of a getMore."""
 
 
-def as_documents(found: list[Any]) -> list[Document]:
+def unwrap_dbrefs(found: list[Any]) -> list[Document]:
     """Documents of a reply: pymongo makes a DBRef of one that has ``$ref`` and ``$id`` at its top, as
     ``$replaceRoot`` may make one."""
     if DBRef in set(map(type, found)):
@@ -78,7 +78,7 @@ def as_documents(found: list[Any]) -> list[Document]:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def classified_errors() -> Iterator[None]:
     """Make errors of the driver zmsd's own (errors.classify). Only the driver is called within."""
     try:
         yield
@@ -123,15 +123,15 @@ class Source:
         """Times that reading from it failed, and was tried again."""
         self.recoveries = Counter()
         """Times that a stream has gone on after a failure, perhaps of another database."""
-        self.set: str | None = None
-        """``set_id``, as of ``prepare``."""
+        self.replica_set_id: str | None = None
+        """``fetch_replica_set_id`` as of ``prepare``."""
         self._warned: set[str] = set()
         self._lock = Lock()  # of changes to images, which several readers make
 
     def close(self) -> None:
         self.client.close()
 
-    def renew(self) -> None:
+    def reconnect(self) -> None:
         """Connect anew. A driver that has once seen a later election turns every primary of an earlier one away, and
         such is the primary of a restored or another replica set: that it is another shall be seen.
 
@@ -167,7 +167,7 @@ class Source:
     def look(self) -> Deployment:
         """Ask the deployment again what it is: an upgrade, or another featureCompatibilityVersion, changes that while
         connections last. Raises SourceError."""
-        with translated():
+        with classified_errors():
             found = ask(partial(self.db.command, codec_options=CODEC), partial(self.read, pin=self.pin()))
         with self._lock:
             if found != self.deployment:
@@ -176,16 +176,16 @@ class Source:
                 self.deployment = found
             return self.deployment
 
-    def groups_writes(self) -> bool:
+    def may_group_writes(self) -> bool:
         """Whether events outside of a multi-document transaction may share their clusterTime, too: since MongoDB 6.1
         those of TTL deletes, since 8.0 those of insert_many. As the driver has it from each member, for it may be
         upgraded while we read."""
         members = self.client.topology_description.server_descriptions().values()
         # Of a member that cannot be reached just now the driver knows nothing.
-        return self.deployment.groups_writes or any(member.max_wire_version > _WIRE_6_0 for member in members)
+        return self.deployment.may_group_writes or any(member.max_wire_version > _WIRE_6_0 for member in members)
 
     def command(self, command: Document) -> Document:
-        with translated():
+        with classified_errors():
             return self.db.command(command, codec_options=CODEC)
 
     def pin(self) -> Pin:
@@ -213,7 +213,7 @@ class Source:
 
     def find(self, command: Document, preference: _ServerMode) -> list[Document]:
         """All documents that a find or aggregate command gives. Raises PyMongoError."""
-        return as_documents(list(self.db.cursor_command(command, read_preference=preference, codec_options=CODEC)))
+        return unwrap_dbrefs(list(self.db.cursor_command(command, read_preference=preference, codec_options=CODEC)))
 
     @property
     def preferences(self) -> tuple[_ServerMode, ...]:
@@ -226,7 +226,7 @@ class Source:
 
         By command: pymongo's Collection refuses a few names that MongoDB takes, such as "a..b".
         """
-        with translated():
+        with classified_errors():
             return self.find({"aggregate": collection, "pipeline": stages, "cursor": {}}, self.client.read_preference)
 
     def run(self, pipeline: list[Document], seconds: float = FIRST_SECONDS) -> list[Document]:
@@ -262,7 +262,7 @@ class Source:
     def oplog_start(self) -> int | None:
         """The position of the oldest entry in the oplog; None where reading ``local`` is not allowed."""
         try:
-            with translated():
+            with classified_errors():
                 first = self.local["oplog.rs"].find_one({}, {"ts": 1}, sort=[("$natural", 1)])
         except SourceError:
             return None
@@ -276,19 +276,19 @@ class Source:
         """
         self._images_setting = images
         self.look().check()
-        self.set = self.set_id()
+        self.replica_set_id = self.fetch_replica_set_id()
         found = self.look_at(collections)
         if images == "off":
             self._warn("images off", "updates carry a later document, transactions over collections can be torn")
         else:
-            self._see_to_images(found, images)
+            self._ensure_images(found, images)
 
     def look_at(self, names: Iterable[str]) -> frozenset[str]:
         """Ask which of these names are collections, and which collections keep images.
 
         :return: the names that exist as a collection; ``not_collections`` has those that exist as something else
         """
-        with translated():
+        with classified_errors():
             found = list(self.db.list_collections(filter={"name": {"$in": sorted(names)}}))
         kinds = {info["name"]: str(info.get("type", "collection")) for info in found}
         self.not_collections = {name: kind for name, kind in kinds.items() if kind != "collection"}
@@ -299,7 +299,7 @@ class Source:
 
     def collections(self) -> dict[str, Document]:
         """listCollections: name -> {type, options, info: {uuid}}. Missing collections are missing."""
-        with translated():
+        with classified_errors():
             return {info["name"]: dict(info) for info in self.db.list_collections()}
 
     def collection_ids(self) -> dict[str, str]:
@@ -310,18 +310,18 @@ class Source:
             if "uuid" in info.get("info", {})
         }
 
-    def set_id(self) -> str | None:
+    def fetch_replica_set_id(self) -> str | None:
         """The replica set's own id; None behind mongos, and where reading it is not allowed (clusterMonitor)."""
         try:
-            with translated():
+            with classified_errors():
                 config = self.client.admin.command({"replSetGetConfig": 1})["config"]
         except SourceError:
             return None
         return str(config["settings"]["replicaSetId"]) if "replicaSetId" in config.get("settings", {}) else None
 
-    def check_set(self, known: str | None) -> None:
+    def check_replica_set(self, known: str | None) -> None:
         """Raises ResumeLost where the replica set is another one than that of this id."""
-        here = self.set_id()
+        here = self.fetch_replica_set_id()
         if None not in (here, known) and here != known:
             raise ResumeLost(f"another replica set answers than before ({here} instead of {known})")
 
@@ -382,7 +382,7 @@ class Source:
             )
         return classify(error)
 
-    def _see_to_images(self, collections: frozenset[str], mode: str) -> None:
+    def _ensure_images(self, collections: frozenset[str], mode: str) -> None:
         if not self.deployment.stores_images:
             reason = self.deployment.why_no_images
             if mode == "required":

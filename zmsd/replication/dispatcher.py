@@ -153,7 +153,7 @@ class Dispatcher:
     def _renew(self, why: SourceError) -> None:
         """Make the connection anew. If that fails too, as while a certificate's file is replaced, report both."""
         try:
-            self._hub.source.renew()
+            self._hub.source.reconnect()
         except SourceError as error:
             self._renewal.failed(error)
             self._readiness.set(f"{why}; the connection cannot be made again: {error}")

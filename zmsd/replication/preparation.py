@@ -77,7 +77,7 @@ def remember_identity(hub: Hub) -> None:
 
 
 def _identity(source: Source) -> Identity:
-    return Identity(source.set_id(), source.collection_ids(), source.db.name)
+    return Identity(source.fetch_replica_set_id(), source.collection_ids(), source.db.name)
 
 
 def _check_identity(hub: Hub) -> None:

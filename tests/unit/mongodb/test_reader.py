@@ -397,7 +397,7 @@ def test_a_reader_in_trouble_does_not_hold_up_the_feed() -> None:
 def test_what_is_in_no_transaction_is_whole_at_once(grouped: bool, more: Document, known: bool) -> None:
     """Up to MongoDB 6.0: later ones group TTL deletes, and inserts, which share their time without being in one."""
     script = Script(database=[batch(event(T + 1, **more))])
-    script.source.groups_writes.return_value = grouped  # type: ignore[attr-defined]
+    script.source.may_group_writes.return_value = grouped  # type: ignore[attr-defined]
     with reading(DatabaseFeed, script) as feed:
         (part,) = pieces_of(feed, bool)
         assert part.last == known
@@ -503,7 +503,7 @@ def test_auto_scope_is_collection_up_to_ten_collections_on_any_version(
 ) -> None:
     """``grouped``: writes may share their cluster time, as they may since MongoDB 6.1."""
     script = Script()
-    script.source.groups_writes = lambda: grouped  # type: ignore[method-assign]
+    script.source.may_group_writes = lambda: grouped  # type: ignore[method-assign]
     script.source.deployment.sharded = sharded  # type: ignore[misc]
     watched = {f"c{number}": Watched(None) for number in range(collections)}
     with closing(open_feed(setting, script.source, watched, T, Event())) as feed:

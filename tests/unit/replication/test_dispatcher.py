@@ -167,7 +167,7 @@ def test_no_new_connection_can_be_made() -> None:
     """As where the names behind mongodb+srv cannot be had."""
     away = SourceUnavailable("away")
     scene = Scene([away], [away], [away], [parts(part(1), upto=1)])
-    scene.hub.source.renew.side_effect = SourceRefused("no such name")
+    scene.hub.source.reconnect.side_effect = SourceRefused("no such name")
     with scene.running():
         scene.wait_head(1)
     assert not scene.deaths
