@@ -33,7 +33,6 @@ from zmsd.log import kv
 from zmsd.metadata.metrics import register
 from zmsd.metadata.monitor import Monitor
 from zmsd.metadata.pages import pages
-from zmsd.mongodb.errors import REFUSED_WAIT
 from zmsd.mongodb.feed import Feed, open_feed
 from zmsd.mongodb.source import Source
 from zmsd.prometheus import Registry
@@ -46,6 +45,7 @@ from zmsd.replication.lineage import History
 from zmsd.replication.preparation import prepare
 from zmsd.replication.publication import Edition, Published
 from zmsd.replication.publication_history import Epochs
+from zmsd.retry import REFUSED_WAIT_SECONDS
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.loading import LoadedDocuments, load_documents
 from zmsd.schema.refresh import Refresh
@@ -190,7 +190,7 @@ class Daemon:
     def _refuse(self, reason: str, *, retry: bool = False) -> None:
         """:param retry: whether to try again by itself, once MongoDB can be reached"""
         if retry:
-            self._reload_at = time.monotonic() + REFUSED_WAIT
+            self._reload_at = time.monotonic() + REFUSED_WAIT_SECONDS
         faults = reason.splitlines()
         for line in faults:
             log.error(kv("reload refused", fault=line))

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Literal, TextIO
 
 Format = Literal["text", "json"]
@@ -86,49 +86,6 @@ class kv:
         return " ".join(
             [self.phrase, *(f"{key}={_logfmt(_shortened(key, value))}" for key, value in self.fields.items())]
         )
-
-
-class Repeated:
-    """Log a failure that recurs in a retry loop: the first time, then at intervals, then the recovery.
-
-    A failure of another kind, or of a higher level, than those before is logged at once. For one thread.
-    """
-
-    def __init__(
-        self, log: logging.Logger, what: str, *, every: float = 30.0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """``what`` begins the phrases, "… failed" and "… recovered"; ``every`` is in seconds."""
-        self.attempts = 0  # failures since the last success
-        self._log = log
-        self._what = what
-        self._every = every
-        self._clock = clock
-        self._level = 0
-        self._kinds: set[type] = set()
-        self._since = self._logged = 0.0
-
-    def failed(self, error: object, /, level: int = logging.WARNING, **fields: object) -> None:
-        """One more failure; ``error`` is an exception or its text."""
-        now = self._clock()
-        self.attempts += 1
-        first = self.attempts == 1
-        if first:
-            self._since = now
-            self._kinds.clear()
-        elif type(error) in self._kinds and level <= self._level and now - self._logged < self._every:
-            return
-        self._logged = now
-        self._kinds.add(type(error))
-        self._level = level if first else max(level, self._level)
-        count = {} if first else {"attempts": self.attempts, "seconds": now - self._since}
-        self._log.log(level, kv(f"{self._what} failed", error=str(error) or repr(error), **count, **fields))
-
-    def recovered(self, **fields: object) -> None:
-        """It worked; says so only after a failure."""
-        if self.attempts:
-            seconds = self._clock() - self._since
-            self._log.info(kv(f"{self._what} recovered", attempts=self.attempts, seconds=seconds, **fields))
-            self.attempts = 0
 
 
 def setup(level: str, format: Format = "text", stream: TextIO | None = None) -> None:

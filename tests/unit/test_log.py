@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zmsd
-from zmsd.log import OUTSIDE_CHARACTERS, Repeated, cut, escape, kv, outside, redact_uri, setup, write_line
+from zmsd.log import OUTSIDE_CHARACTERS, cut, escape, kv, outside, redact_uri, setup, write_line
 
 log = logging.getLogger("zmsd.test")
 
@@ -289,51 +289,6 @@ def test_json() -> None:
     }
     assert second["message"] == "plain text"
     assert second["exception"].endswith("KeyError: 'k'")
-
-
-# Repeated
-
-
-def test_a_failure_that_recurs(caplog: pytest.LogCaptureFixture) -> None:
-    now = 1000.0
-    caplog.set_level(logging.INFO, logger="zmsd.test")
-    feed = Repeated(log, "feed", every=30, clock=lambda: now)
-    feed.recovered()
-    for _ in range(100):
-        feed.failed(OSError("no route"), collection="orders")
-        now += 1
-    assert feed.attempts == 100
-    feed.recovered(collection="orders")
-    assert feed.attempts == 0
-    feed.recovered()
-    feed.failed(OSError())
-    assert [record.getMessage() for record in caplog.records] == [
-        'feed failed error="no route" collection=orders',
-        'feed failed error="no route" attempts=31 seconds=30.0 collection=orders',
-        'feed failed error="no route" attempts=61 seconds=60.0 collection=orders',
-        'feed failed error="no route" attempts=91 seconds=90.0 collection=orders',
-        "feed recovered attempts=100 seconds=100.0 collection=orders",
-        "feed failed error=OSError()",
-    ]
-    assert [record.levelname for record in caplog.records] == ["WARNING"] * 4 + ["INFO", "WARNING"]
-
-
-def test_a_worse_failure_is_said_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    feed = Repeated(log, "feed", clock=lambda: 0.0)
-    for level in (logging.WARNING, logging.ERROR, logging.ERROR, logging.WARNING, logging.ERROR):
-        feed.failed("x", level=level)
-    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
-
-
-def test_another_failure_in_between_is_said_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    """And once, however often the two take turns."""
-    feed = Repeated(log, "feed", clock=lambda: 0.0)
-    for _ in range(2):
-        for error in (OSError("no route"), ValueError("its clock"), OSError("no route"), ValueError("its clock")):
-            feed.failed(error)
-        feed.recovered()
-    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert ["no route" in message for message in messages] == [True, False] * 2
 
 
 # redact_uri

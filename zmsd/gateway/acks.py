@@ -6,8 +6,8 @@ import logging
 import time
 
 from zmsd.errors import PeerProtocolError, StoreError
-from zmsd.log import Repeated
 from zmsd.replication.replicas import ReplicaBook
+from zmsd.retry import RetryLog
 from zmsd.zero import protocol
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Acks:
         self._streaming = streaming
         self._written: str | None = None
         self._time = 0.0  # monotonic seconds of the last write
-        self._trouble = Repeated(log, "keeping an acknowledgement")
+        self._trouble = RetryLog(log, "keeping an acknowledgement")
 
     def take(self, message: str | bytes, sent: str | None) -> None:
         """Read one message. Raises PeerProtocolError.

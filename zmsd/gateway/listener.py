@@ -20,7 +20,8 @@ from contextlib import suppress
 from threading import Event, Thread
 
 from zmsd.gateway.http import HEAD_END, REQUEST_BYTES
-from zmsd.log import Repeated, kv
+from zmsd.log import kv
+from zmsd.retry import RetryLog
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class Listener:
         self._networks: dict[str, dict[Connection, None]] = {}
         self._posted: deque[tuple[Connection, bytes]] = deque()
         self._paused = False
-        self._trouble = Repeated(log, "accepting a connection")
+        self._trouble = RetryLog(log, "accepting a connection")
         self._wake_in, self._wake_out = socket.socketpair()
         for each in (sock, self._wake_in, self._wake_out):
             each.setblocking(False)

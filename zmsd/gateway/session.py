@@ -24,12 +24,12 @@ from zmsd.gateway.acks import Acks
 from zmsd.gateway.lag import LagReports
 from zmsd.gateway.websocket import GOING_AWAY, PROTOCOL_ERROR, Peer
 from zmsd.log import kv
-from zmsd.mongodb.patience import persist
 from zmsd.replication.change_log import Entry
 from zmsd.replication.hub import Hub
 from zmsd.replication.initial_sync import Copy, Crossing, Snapshot
 from zmsd.replication.publication import Edition
 from zmsd.replication.replicas import Base, ReplicaBook
+from zmsd.retry import retry_while_unavailable
 from zmsd.watermarks.base import CopyRecord
 from zmsd.zero import protocol
 
@@ -237,7 +237,7 @@ class Session:
                 raise Stopped  # unfinished: the client throws it away
         # What was not read at the position may be of another history, if that has changed meanwhile.
         at = position.watermark(copy.at)
-        persist("session", lambda: self._hub.history.check_copy(at, self._begun or at), self._stop)
+        retry_while_unavailable("session", lambda: self._hub.history.check_copy(at, self._begun or at), self._stop)
         # Kept before the commit is sent: the client may come back with it at once, to any daemon that shares the store.
         self._book.add(copy.record, copy.edition.published)
         self._send(held)
@@ -261,7 +261,7 @@ class Session:
             self._stop.wait(0.1)
             return self._listen()
         doubts = self._hub.history.doubts
-        persist("session", lambda: self._hub.history.check_copy(self._place, self._begun), self._stop)
+        retry_while_unavailable("session", lambda: self._hub.history.check_copy(self._place, self._begun), self._stop)
         if self._has.fingerprint != edition.fingerprint or self._passes is not None:
             self._cross(edition)
         changes = self._hub.changes(self._place, edition, self._stop, self._given_up, self.kill)

@@ -1,4 +1,4 @@
-"""What an error of MongoDB means: the one table of classes, and the backoff between tries.
+"""What an error of MongoDB means: the one table of classes.
 
 A label decides first (except for 280, which servers label non-resumable although the position may still be good), then
 the code, never the text. Codes as in MongoDB's error_codes.yml and its change streams specification.
@@ -6,9 +6,7 @@ the code, never the text. Codes as in MongoDB's error_codes.yml and its change s
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Iterator
 
 from bson.errors import InvalidBSON
 from pymongo.errors import (
@@ -180,15 +178,3 @@ def _text(error: PyMongoError) -> str:
     if isinstance(error, ServerSelectionTimeoutError):
         return f"{text}: is it running, and can it be reached from here? (mongodb.uri)"
     return text
-
-
-def backoff(first: float = 0.1, most: float = 10.0) -> Iterator[float]:
-    """Seconds to wait before each further try: doubling, with jitter so that many readers do not knock together."""
-    wait = first
-    while True:
-        yield wait * random.uniform(0.5, 1.0)
-        wait = min(wait * 2, most)
-
-
-REFUSED_WAIT = 10.0
-"""Seconds between tries while an operator has to act."""

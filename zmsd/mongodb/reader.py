@@ -17,12 +17,11 @@ from zmsd.errors import (
     Stopped,
     TokenUnfit,
 )
-from zmsd.log import Repeated
 from zmsd.mongodb import resume_token
 from zmsd.mongodb.change_cursor import AWAIT_MS, Batch, ChangeCursor
-from zmsd.mongodb.errors import REFUSED_WAIT, backoff
 from zmsd.mongodb.events import ChangeEvent
 from zmsd.prometheus import Counter
+from zmsd.retry import REFUSED_WAIT_SECONDS, RetryLog, backoff
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +130,7 @@ class Reader:
         self._cursor = cursor
         self._stop = stop
         self._backoff = backoff()
-        self._repeated = Repeated(log, f"change stream {name}")
+        self._repeated = RetryLog(log, f"change stream {name}")
         self._failing_since = 0.0  # monotonic seconds
         self._few = False  # events came last, and not many
 
@@ -199,7 +198,7 @@ class Reader:
         reports that it needs longer: then it is the same server, and a new reader would begin with a short deadline."""
         self.health.answered(self.name)
         if not self._stop.is_set():
-            wait = REFUSED_WAIT if isinstance(error, SourceRefused) else next(self._backoff)
+            wait = REFUSED_WAIT_SECONDS if isinstance(error, SourceRefused) else next(self._backoff)
             if not self._repeated.attempts:
                 self._failing_since = time.monotonic()
             self._repeated.failed(error)

@@ -22,14 +22,12 @@ from pymongo.errors import OperationFailure, PyMongoError
 from zmsd import position
 from zmsd.channel import Channel
 from zmsd.errors import SourceError, SourceRefused, SourceTimeout, SourceUnavailable, Stopped, ZmsdError
-from zmsd.log import Repeated, kv
+from zmsd.log import kv
 from zmsd.mongodb import raw_batch
 from zmsd.mongodb.content_reader import Fields
 from zmsd.mongodb.errors import (
-    REFUSED_WAIT,
     SNAPSHOT_GONE,
     SNAPSHOT_RETRY,
-    backoff,
     classify,
     code_of,
     message_of,
@@ -39,6 +37,7 @@ from zmsd.mongodb.errors import (
 from zmsd.mongodb.members import Pin
 from zmsd.mongodb.source import Document, Source, classified_errors, unwrap_dbrefs
 from zmsd.pace import Pace
+from zmsd.retry import REFUSED_WAIT_SECONDS, RetryLog, backoff
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ class Scan:
         self._pace = Pace(BATCH)
         self._last: bytes | None = None  # the slice with the newest document, once there is one
         self._backoff = backoff()
-        self._repeated = Repeated(log, f"copy of {collection}")
+        self._repeated = RetryLog(log, f"copy of {collection}")
 
     def estimate(self) -> int:
         """Roughly how many documents there are; from the collection's metadata."""
@@ -177,7 +176,7 @@ class Scan:
         if isinstance(fault, SourceTimeout):
             self._pace.late(busy=fault.busy)
         self._repeated.failed(str(fault))
-        self._over.wait(REFUSED_WAIT if isinstance(fault, SourceRefused) else next(self._backoff))
+        self._over.wait(REFUSED_WAIT_SECONDS if isinstance(fault, SourceRefused) else next(self._backoff))
 
 
 def prefetched(scan: Scan, stop: Event) -> Iterator[list[Document]]:

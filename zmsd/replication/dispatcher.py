@@ -10,9 +10,8 @@ from threading import Event, Thread
 
 from zmsd import position
 from zmsd.errors import ResumeLost, SourceError, SourceRefused, Stopped, StoreError
-from zmsd.log import Repeated, kv
+from zmsd.log import kv
 from zmsd.mongodb import resume_token
-from zmsd.mongodb.errors import REFUSED_WAIT, backoff
 from zmsd.mongodb.feed import Feed
 from zmsd.mongodb.sequencer import FeedBatch
 from zmsd.replication.change_log import Entry
@@ -20,6 +19,7 @@ from zmsd.replication.entries import EntryBuilder
 from zmsd.replication.hub import Hub
 from zmsd.replication.preparation import remember_identity
 from zmsd.replication.publication import Edition
+from zmsd.retry import REFUSED_WAIT_SECONDS, RetryLog, backoff
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +70,9 @@ class Dispatcher:
         self._last_checkpoint = 0.0
         self._newest: tuple[str, str] | None = None  # what the next checkpoint will be
         self._last_identity = time.monotonic()
-        self._store_trouble = Repeated(log, "keeping a checkpoint")
-        self._repeated = Repeated(log, "feed")
-        self._renewal = Repeated(log, "connection renewal")
+        self._store_trouble = RetryLog(log, "keeping a checkpoint")
+        self._repeated = RetryLog(log, "feed")
+        self._renewal = RetryLog(log, "connection renewal")
         self._waits = backoff()
         self._feed: Feed | None = None
         self._progress_at = time.monotonic()
@@ -137,7 +137,7 @@ class Dispatcher:
                     self._repeated.failed(error, level)
                     if self._repeated.attempts % _RENEW == 0:
                         self._renew(error)
-                    self._wait(REFUSED_WAIT if isinstance(error, SourceRefused) else next(self._waits))
+                    self._wait(REFUSED_WAIT_SECONDS if isinstance(error, SourceRefused) else next(self._waits))
                 except StoreError as error:  # what the database is known by must be kept before it is read
                     self._readiness.set(str(error))
                     self._repeated.failed(error, logging.ERROR)

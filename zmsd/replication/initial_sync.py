@@ -17,10 +17,10 @@ from threading import Event
 from zmsd import position
 from zmsd.errors import ResumeLost, SourceUnavailable
 from zmsd.log import kv
-from zmsd.mongodb.patience import persist
 from zmsd.mongodb.snapshot_scan import prefetched
 from zmsd.replication.hub import Hub
 from zmsd.replication.publication import Edition, Published, step
+from zmsd.retry import retry_while_unavailable
 from zmsd.rows.changes import RowChange
 from zmsd.watermarks.base import CopyRecord
 from zmsd.zero import protocol
@@ -75,7 +75,7 @@ class Copy:
     def __init__(self, hub: Hub, edition: Edition, app: str, shard: int, stop: Event) -> None:
         self.progress = Progress(started=time.monotonic())
         self.edition = edition
-        self.at = persist("copy", hub.source.operation_time, stop)
+        self.at = retry_while_unavailable("copy", hub.source.operation_time, stop)
         self.watermark = position.watermark(self.at)
         self._stream_from = self.watermark
         self._oldest_ms = position.seconds(self.at) * 1000  # commit time of the oldest change in it
@@ -104,7 +104,7 @@ class Copy:
         shards = {table.collection: table for table in self.edition.shard_tables if table.kind in shard_tables}
         names = sorted(shards.keys() | {name for name, found in chosen.items() if found})
         scans = [self.edition.scan(name, self.at) for name in names]
-        self.progress.estimated = sum(persist("copy", scan.estimate, self._stop) for scan in scans)
+        self.progress.estimated = sum(retry_while_unavailable("copy", scan.estimate, self._stop) for scan in scans)
         reported = time.monotonic()
         for scan in scans:
             self.progress.collection = scan.collection
@@ -122,7 +122,7 @@ class Copy:
                     log.info(self.progress.line())
                 yield b"".join(frames)
         if not all(scan.exact for scan in scans):
-            end = persist("copy", self._hub.source.operation_time, self._stop)
+            end = retry_while_unavailable("copy", self._hub.source.operation_time, self._stop)
             log.info(kv("replaying the changes since the copy began", seconds=position.seconds(end - self.at)))
             yield from self._changes(self.at, end, {})
             self._stream_from = position.watermark(end)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from zmsd.errors import SourceTimeout
 from zmsd.mongodb.content_reader import Fields, Watched
-from zmsd.mongodb.patience import persist
 from zmsd.mongodb.raw_batch import EVALUATED, SLICE
 from zmsd.mongodb.snapshot_scan import Scan, prefetched
 from zmsd.mongodb.source import Document, Source
@@ -19,6 +18,7 @@ from zmsd.pace import Pace
 from zmsd.replication.encoder import Computed, Encoder
 from zmsd.replication.entries import EntryBuilder
 from zmsd.replication.resync import Resync, SnapshotReader
+from zmsd.retry import retry_while_unavailable
 from zmsd.rows import computed, plain
 from zmsd.rows.computed import Evaluator, follows_from_id
 from zmsd.rows.rejects import Rejects
@@ -151,7 +151,7 @@ class Edition:
                 pace.late(busy=error.busy)
                 raise
 
-        return persist("evaluation", run, self._stop)
+        return retry_while_unavailable("evaluation", run, self._stop)
 
     def documents(self, collection: str, at: int) -> Iterator[list[Document]]:
         """All documents of a collection at a position, in batches."""

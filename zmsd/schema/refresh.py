@@ -10,7 +10,8 @@ from threading import Condition, Thread
 
 from zmsd.config.settings import DocumentLocation
 from zmsd.errors import ConfigError
-from zmsd.log import Repeated, kv
+from zmsd.log import kv
+from zmsd.retry import RetryLog
 from zmsd.schema.fetch import NOT_MODIFIED, Fetched, fetch
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class _Look:
         self._spec = spec
         self._published = self._text = found.document.text
         self._etag = found.etag
-        self._trouble = Repeated(log, "look at a document", every=_REMINDER)
+        self._trouble = RetryLog(log, "look at a document", every=_REMINDER)
 
     def look(self) -> bool:
         """Whether it is another one now. One that is no document at all is said, and is no change."""

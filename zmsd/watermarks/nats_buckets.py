@@ -23,7 +23,8 @@ from nats.js.kv import KeyValue
 
 from zmsd.config.settings import NatsConfig
 from zmsd.errors import StoreError
-from zmsd.log import Repeated, kv
+from zmsd.log import kv
+from zmsd.retry import RetryLog
 from zmsd.watermarks.nats_mirror import Change, Mirror, Stored
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Buckets:
         self._settings = settings
         self._changed = changed
         self._tls = _tls(settings)
-        self._repeated = Repeated(log, "NATS")
+        self._repeated = RetryLog(log, "NATS")
         self._loop = asyncio.new_event_loop()
         self._wake = asyncio.Event()
         self._end = asyncio.Event()

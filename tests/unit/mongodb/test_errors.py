@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from itertools import islice
 from typing import Any
 
 import bson
@@ -35,7 +34,7 @@ from zmsd.errors import (
     SourceUnavailable,
     TokenUnfit,
 )
-from zmsd.mongodb.errors import backoff, classify, code_of, is_transient, undecodable
+from zmsd.mongodb.errors import classify, code_of, is_transient, undecodable
 
 RESUMABLE, NON_RESUMABLE = "ResumableChangeStreamError", "NonResumableChangeStreamError"
 
@@ -197,14 +196,6 @@ def test_what_to_do_about_a_wrong_password() -> None:
 def test_what_to_do_about_a_replica_set(message: str, advice: str) -> None:
     text = str(classify(ServerSelectionTimeoutError(f"{message}, Timeout: 5.0s, Topology Description: <…>")))
     assert advice in text
-
-
-def test_waits_double_up_to_a_limit_with_jitter() -> None:
-    waits = list(islice(backoff(0.1, 10.0), 20))
-    for number, wait in enumerate(waits):
-        most = min(0.1 * 2**number, 10.0)
-        assert most / 2 <= wait <= most
-    assert len(set(waits)) == len(waits)
 
 
 def test_memory_error_in_bson_is_retried_and_not_blamed_on_the_document() -> None:

@@ -179,7 +179,7 @@ def test_a_position_that_is_gone_is_lost() -> None:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "REFUSED_WAIT", 0.01)
+    monkeypatch.setattr(readers, "REFUSED_WAIT_SECONDS", 0.01)
     monkeypatch.setattr(feeds, "AWAIT_MS", 50)
 
 

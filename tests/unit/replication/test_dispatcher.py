@@ -160,7 +160,7 @@ def pass_time(seconds: float) -> None:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatchers, "REFUSED_WAIT", 0.01)
+    monkeypatch.setattr(dispatchers, "REFUSED_WAIT_SECONDS", 0.01)
 
 
 def test_no_new_connection_can_be_made() -> None:
@@ -361,7 +361,7 @@ def test_a_bug_ends_the_process() -> None:
 
 
 def test_who_waits_in_a_retry_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatchers, "REFUSED_WAIT", 60.0)
+    monkeypatch.setattr(dispatchers, "REFUSED_WAIT_SECONDS", 60.0)
     monkeypatch.setattr(dispatchers, "_PATIENCE", 0.2)
     scene = Scene(prepare=[SourceRefused("standalone")])
     with scene.running() as dispatcher:
