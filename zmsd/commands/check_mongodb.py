@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from zmsd import position
+from zmsd.bson_types import EMPTY, MAX_EXACT_INTEGER, fits
 from zmsd.commands.daemon_client import words
 from zmsd.config.settings import Config
 from zmsd.errors import SourceError
 from zmsd.mongodb.source import Document, Source, classified_errors
 from zmsd.replication.preparation import issues_of_mappings
-from zmsd.replication.sample import EMPTY, SAMPLE, sample_columns
-from zmsd.rows.bson_json import SAFE
+from zmsd.replication.sample import SAMPLE, sample_columns
 from zmsd.rows.computed import follows_from_id
 from zmsd.schema.catalog import Catalog, Table
 
@@ -22,13 +22,6 @@ _FULL = 0.8
 
 _COMPARED = {"int", "long", "double", "decimal"}
 """BSON types of which equal values are the same ``_id``."""
-_NUMBERS = {"int", "long", "double", "decimal", "date", "timestamp"}
-_FITS: dict[str, Callable[[str], bool]] = {
-    "string": lambda kind: kind not in ("object", "array", "minKey", "maxKey"),
-    "number": lambda kind: kind in _NUMBERS,
-    "boolean": lambda kind: kind == "bool",
-}
-"""Column type -> whether a BSON type fits a key of it (rows/values.py)."""
 _ACTIONS = ("find", "changeStream", "listCollections")
 """What the user must be allowed in the database."""
 
@@ -205,7 +198,7 @@ class _Preflight:
         kinds = {str(one["_id"]): int(one["count"]) for one in sorted(found, key=lambda one: -one["count"])}
         total, shown = sum(kinds.values()), ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         bad = [(table, key, kind) for table in tables for key in _keys_of_id(table) for kind in kinds]
-        misfits = [(table, key, kind) for table, (key, type_), kind in bad if not _FITS[type_](kind)]
+        misfits = [(table, key, kind) for table, (key, type_), kind in bad if kind in EMPTY or not fits(type_, kind)]
         for table, key, kind in misfits:
             text = f"table {table.name}: {kinds[kind]} of {total} _id are {kind}, which do not fit its key {key}"
             yield Finding(
@@ -222,7 +215,7 @@ class _Preflight:
         """Columns for which a sample has no value, as where a name was written wrong, or one of a wrong type."""
         types = {column.name: column.type for column in table.spec.columns}
         for one in sample_columns(self._source, table):
-            misfits = {kind: count for kind, count in one.kinds.items() if not _fits(types[one.name], kind)}
+            misfits = {kind: count for kind, count in one.kinds.items() if not fits(types[one.name], kind)}
             column, total = f"table {table.name}: column {one.name}", one.total
             if one.is_key and one.without_key == total:
                 text = (
@@ -248,7 +241,7 @@ class _Preflight:
 
     def _large_keys(self, table: Table, name: str, path: str) -> Iterator[Finding]:
         """Numbers past 2^53 in a key: JavaScript holds them as the nearest double, so that two keys may become one."""
-        past = {"$or": [{path: {"$gt": SAFE}}, {path: {"$lt": -SAFE}}]}
+        past = {"$or": [{path: {"$gt": MAX_EXACT_INTEGER}}, {path: {"$lt": -MAX_EXACT_INTEGER}}]}
         first: list[Document] = [{"$match": past}, {"$limit": 1}, {"$project": {path: 1}}]
         # The index of _id finds the first one.
         stages = first if path == "_id" else [{"$sample": {"size": SAMPLE}}, *first]
@@ -264,10 +257,6 @@ class _Preflight:
         computed = [table.name for table in self._catalog.tables if not table.mapping.plain]
         if computed and not faults:
             yield Finding("ok", f"mappings: mongod evaluates {', '.join(computed)}")
-
-
-def _fits(column: str, kind: str) -> bool:
-    return kind in EMPTY or column not in _FITS or _FITS[column](kind)
 
 
 def _covers(resource: dict[str, Any], database: str, collection: str) -> bool:

@@ -10,17 +10,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
-from bson import Binary, Decimal128, ObjectId, Regex, Timestamp
-from bson.datetime_ms import DatetimeMS
-
+from zmsd.bson_types import MAX_EXACT_INTEGER, Document, type_of
 from zmsd.config.mongodb_names import path_problem
 
-Document = dict[str, Any]
-
-_SAFE = 2**53
 _DEPTH = 4
 _MANY_COLUMNS = 200
 """With more than so many columns nothing is flattened."""
@@ -30,16 +24,6 @@ _MOST_VALUES = 12
 _DOCUMENTS_PER_VALUE = 5
 _ALWAYS = 0.8
 """The part of the documents of a kind that must have a field for it to belong to the kind."""
-
-_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
-    (bool, "bool"),
-    (int, "int"),
-    (float, "double"),
-    ((datetime, DatetimeMS, Timestamp), "date"),
-    (Decimal128, "decimal"),
-    ((str, ObjectId, bytes, Binary, Regex), "text"),
-    (dict, "object"),
-)
 
 
 @dataclass
@@ -147,7 +131,7 @@ class _Node:
             return
         self.kinds[kind] += 1
         if kind == "int":
-            self.large = self.large or abs(value) > _SAFE
+            self.large = self.large or abs(value) > MAX_EXACT_INTEGER
         elif kind == "object" and depth < _DEPTH:
             for name, member in value.items():
                 self.members.setdefault(name, _Node()).add(member, depth + 1)
@@ -247,9 +231,11 @@ def _names(document: Document) -> Iterator[str]:
 
 
 def _kind(value: Any) -> str | None:
-    if value is None:
-        return None
-    return next((kind for type_, kind in _KINDS if isinstance(value, type_)), "other")
+    """Return the family of a value's BSON type, or None for a value that is null."""
+    found = type_of(value)
+    if found is None:
+        return "other"
+    return None if found.is_empty else found.family
 
 
 def _is_data(name: str) -> bool:

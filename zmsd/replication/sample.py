@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from zmsd.bson_types import EMPTY
 from zmsd.errors import SourceError
 from zmsd.mongodb.source import Document, Source
 from zmsd.rows.computed import stages_of
@@ -18,8 +19,6 @@ _ENOUGH = 100
 """Documents from which on a field that none of them has is reported for an optional column, too."""
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 """Paths that mean the same in an expression of mongod as in a mapping: without $, and without an index."""
-EMPTY = frozenset(("missing", "null", "undefined"))
-"""BSON types of a field without a value."""
 
 
 class ColumnSample(NamedTuple):

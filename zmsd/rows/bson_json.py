@@ -1,27 +1,7 @@
-"""BSON value -> JSON text of a column value, by column type.
+"""BSON value -> JSON text of a column value, by column type, as the table of ``zmsd/bson_types.py`` says.
 
-=================  =====================  =====================  ==================  ============================
-BSON               string                 number                 boolean             json
-=================  =====================  =====================  ==================  ============================
-string             itself                 --                     --                  string
-int, long          exact digits           number [1]_            --                  number [1]_
-double             as JavaScript does     number; NaN, inf null  --                  number; NaN, inf null
-decimal            exact digits           nearest double         --                  exact digits in a string
-bool               ``true``, ``false``    --                     itself              itself
-date               ISO 8601, UTC          ms since the epoch     --                  ISO 8601 in a string
-timestamp          ISO 8601, UTC          ms since the epoch     --                  ISO 8601 in a string
-ObjectId           24 hex digits          --                     --                  24 hex digits in a string
-binary             base64                 --                     --                  base64 in a string
-UUID (subtype 4)   its text               --                     --                  its text in a string
-regex, code        their text             --                     --                  their text in a string
-object, array      --                     --                     --                  JSON
-null, missing      null                   null                   null                null
-minKey, maxKey     --                     --                     --                  null
-=================  =====================  =====================  ==================  ============================
-
-``--``: does not fit; the column becomes null and the case is counted.
-
-.. [1] Beyond 2^53 the nearest double, as zero-cache fails on larger integers; from 2^63 to 1e21 as a string.
+A function returns None for a value that does not fit: the column becomes null and the case is counted. zero-cache fails
+on integers beyond 2^53, so a larger integer is sent as the nearest double, and from 2^63 to 1e21 as a string.
 """
 
 from __future__ import annotations
@@ -38,11 +18,11 @@ from typing import Any
 from bson import Binary, DBRef, Decimal128, ObjectId, Regex, Timestamp
 from bson.datetime_ms import DatetimeMS
 
+from zmsd.bson_types import MAX_EXACT_INTEGER
+
 # The encoder's own C function for one string, quotes included; non-ASCII text stays as it is.
 quote: Callable[[str], str] = json.encoder.encode_basestring
 
-SAFE = 2**53
-"""Integers beyond it are not exact in JavaScript."""
 _INT64 = 2.0**63
 _JS_DATE = 8_640_000_000_000_000
 """Milliseconds on either side of the epoch that JavaScript's Date takes."""
@@ -94,7 +74,7 @@ def number(value: Any) -> str | None:
     if value is None:
         return "null"
     if isinstance(value, float):
-        if value.is_integer() and -SAFE <= value <= SAFE:
+        if value.is_integer() and -MAX_EXACT_INTEGER <= value <= MAX_EXACT_INTEGER:
             return str(int(value))  # a key has one text, whether MongoDB keeps it as an integer or as a double
         text = float.__repr__(value)
         if _INT64 <= abs(value) < 1e21:
@@ -105,7 +85,7 @@ def number(value: Any) -> str | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
-        return int.__repr__(value) if -SAFE <= value <= SAFE else number(float(value))
+        return int.__repr__(value) if -MAX_EXACT_INTEGER <= value <= MAX_EXACT_INTEGER else number(float(value))
     if isinstance(value, (datetime, DatetimeMS, Timestamp)):
         return number(milliseconds(value))
     if isinstance(value, Decimal128):
@@ -180,7 +160,7 @@ def _clean(value: Any) -> Any:
         return _clean(value.as_doc())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, int) and not isinstance(value, bool) and not -SAFE <= value <= SAFE:
+    if isinstance(value, int) and not isinstance(value, bool) and not -MAX_EXACT_INTEGER <= value <= MAX_EXACT_INTEGER:
         return float(value)
     return value
 

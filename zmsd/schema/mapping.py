@@ -10,12 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, NamedTuple
 
-from bson import Binary, Code, Decimal128, ObjectId, Timestamp
-from bson.datetime_ms import DatetimeMS
-
+from zmsd.bson_types import MAX_EXACT_INTEGER, is_compared
 from zmsd.config.document import ConfigDocument, KeyPath, dotted
 from zmsd.config.mongodb_names import collection_problem, path_problem
 from zmsd.errors import MAX_ISSUES, ConfigIssue
@@ -92,7 +89,6 @@ def default_mapping(table: SchemaTable) -> Mapping:
 
 
 _REFERENCE = re.compile(r"\.\$(?:ref|id|db)\b")  # the members of a DBRef, which may be asked for
-_SCALARS = (str, bool, int, float, bytes, datetime, DatetimeMS, ObjectId, Decimal128, Binary, Timestamp)
 
 
 def _is_plain(path: str, condition: Any) -> bool:
@@ -100,20 +96,16 @@ def _is_plain(path: str, condition: Any) -> bool:
     if any(name.startswith("$") or name.isdigit() for name in path.split(".")):
         return False
     if not isinstance(condition, dict):
-        return _is_scalar(condition)
+        return is_compared(condition)
     return bool(condition) and all(_is_plain_test(operator, value) for operator, value in condition.items())
 
 
 def _is_plain_test(operator: str, operand: Any) -> bool:
     if operator in ("$in", "$nin"):
-        return isinstance(operand, list) and all(map(_is_scalar, operand))
+        return isinstance(operand, list) and all(map(is_compared, operand))
     if operator == "$exists":
         return operand is None or isinstance(operand, bool | int | float)
-    return operator in ("$eq", "$ne") and _is_scalar(operand)
-
-
-def _is_scalar(value: Any) -> bool:
-    return value is None or (isinstance(value, _SCALARS) and not isinstance(value, Code))  # Code is a str
+    return operator in ("$eq", "$ne") and is_compared(operand)
 
 
 def has_mappings(document: ConfigDocument) -> bool:
@@ -239,7 +231,7 @@ class _Parser:
 
     def _revision(self, data: dict[str, Any], key_path: KeyPath) -> int:
         value = data.get("revision", 0)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_EXACT_INTEGER:
             return value
         self.add_issue((*key_path, "revision"), "must be a whole number from 0 to 2^53 - 1")
         return 0

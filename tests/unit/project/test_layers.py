@@ -39,6 +39,7 @@ LEVELS = (
         "zmsd.deadline",
         "zmsd.prometheus",
         "zmsd.position",
+        "zmsd.bson_types",
         "zmsd.channel",
         "zmsd.pace",
     ),

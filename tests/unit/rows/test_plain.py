@@ -157,7 +157,7 @@ def test_a_value_that_does_not_fit_is_null_and_counted() -> None:
         *(Timestamp(5, 1), Regex("x"), [1, None], {"a": ObjectId(b"0" * 12)}, MinKey()),
     ],
 )
-def test_what_is_written_inline_is_what_values_py_says(kind: str, value: Any) -> None:
+def test_inline_text_is_what_bson_json_writes(kind: str, value: Any) -> None:
     ((_, row),) = rows([ID, ("v", kind, "v")], {"_id": "1", "v": value})  # type: ignore[misc]
     assert row["v"] == json.loads(bson_json.BY_TYPE[kind](value) or "null")
 
