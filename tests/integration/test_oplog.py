@@ -10,8 +10,9 @@ import pytest
 from pymongo.database import Database
 
 from tests.support.mongod import Client
+from zmsd.bson_types import Document
 from zmsd.mongodb import oplog, resume_token
-from zmsd.mongodb.source import Document, Source
+from zmsd.mongodb.source import Source
 
 Db = Database[dict[str, Any]]
 

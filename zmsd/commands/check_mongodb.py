@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from zmsd import position
-from zmsd.bson_types import EMPTY, MAX_EXACT_INTEGER, fits
+from zmsd.bson_types import EMPTY, MAX_EXACT_INTEGER, Document, fits
 from zmsd.commands.daemon_client import words
 from zmsd.config.settings import Config
 from zmsd.errors import SourceError
-from zmsd.mongodb.source import Document, Source, classified_errors
+from zmsd.mongodb.source import Source, classified_errors
 from zmsd.replication.preparation import issues_of_mappings
 from zmsd.replication.sample import SAMPLE, sample_columns
 from zmsd.rows.computed import follows_from_id

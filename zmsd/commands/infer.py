@@ -14,13 +14,14 @@ from bson.errors import InvalidBSON
 from bson.raw_bson import RawBSONDocument
 
 from zmsd import log as logs
+from zmsd.bson_types import Document
 from zmsd.commands.infer_tables import Table, guess
 from zmsd.config import document as documents
 from zmsd.config import mongodb_names, mongodb_uri
 from zmsd.errors import ZmsdError
 from zmsd.log import write_line
 from zmsd.mongodb.errors import undecodable
-from zmsd.mongodb.source import CODEC, Document, Source, classified_errors
+from zmsd.mongodb.source import CODEC, Source, classified_errors
 from zmsd.schema.catalog import load_catalog
 
 SCHEMA, MAPPINGS = "schema.json", "mappings.json"

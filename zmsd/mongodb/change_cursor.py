@@ -25,12 +25,13 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
 
 from zmsd import position
+from zmsd.bson_types import Document
 from zmsd.errors import EventUnreadable, ResumeLost, SourceTimeout, SourceUnavailable, TokenUnfit
 from zmsd.mongodb import raw_batch, resume_token
 from zmsd.mongodb.errors import SCARCITY_HINT, classify, is_scarcity, one_line
 from zmsd.mongodb.events import ChangeEvent, change_event
 from zmsd.mongodb.members import Pin
-from zmsd.mongodb.source import CODEC, Document, Source
+from zmsd.mongodb.source import CODEC, Source
 from zmsd.pace import Pace
 
 ENVELOPE = ("operationType", "ns.coll", "to.coll", "documentKey", "txnNumber", "wallTime")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from bson import DBRef
 
+from zmsd.bson_types import Document
 from zmsd.errors import EventUnreadable, NotWatchable, OptionRefused
 from zmsd.log import kv
 from zmsd.mongodb import raw_batch
@@ -20,7 +21,7 @@ from zmsd.mongodb.events import AFTER, BEFORE, OF_DOCUMENTS, WITH_AFTER, WITH_BE
 from zmsd.mongodb.lookup import Lookup
 from zmsd.mongodb.order import events_of
 from zmsd.mongodb.reader import Health, Reader
-from zmsd.mongodb.source import Document, Source
+from zmsd.mongodb.source import Source
 from zmsd.rows.computed import Evaluator
 
 log = logging.getLogger(__name__)

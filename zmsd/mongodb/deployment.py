@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from bson.int64 import Int64
 from pymongo.errors import OperationFailure
 
+from zmsd.bson_types import Document
 from zmsd.errors import SourceRefused, SourceUnavailable
 from zmsd.mongodb.errors import LOST, OPTION_REFUSED, REOPEN_BY_TIME, code_of
 
-Document = dict[str, Any]
 Command = Callable[[Document], Document]
 
 _UNRELATED_TO_IMAGES = LOST | REOPEN_BY_TIME | {13}

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-Document = dict[str, Any]
+from zmsd.bson_types import Document
 
 AFTER, BEFORE = "fullDocument", "fullDocumentBeforeChange"
 """Names of the post-image and the pre-image in mongod's document."""

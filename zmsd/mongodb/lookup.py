@@ -16,11 +16,12 @@ from bson.errors import InvalidBSON
 from pymongo.errors import PyMongoError
 
 from zmsd import position
+from zmsd.bson_types import Document
 from zmsd.errors import SourceUnavailable
 from zmsd.mongodb import resume_token
 from zmsd.mongodb.errors import SNAPSHOT_GONE, SNAPSHOT_RETRY, classify, code_of, undecodable
 from zmsd.mongodb.events import WITH_AFTER, ChangeEvent
-from zmsd.mongodb.source import Document, Source
+from zmsd.mongodb.source import Source
 
 Found = dict[bytes, Document]
 Left = dict[tuple[str, bytes], Document | None]

@@ -13,10 +13,11 @@ from bson.int64 import Int64
 from pymongo.errors import OperationFailure, PyMongoError
 
 from zmsd import position
+from zmsd.bson_types import Document
 from zmsd.errors import SourceUnavailable
 from zmsd.mongodb import resume_token
 from zmsd.mongodb.errors import LOST, REOPEN_BY_TIME, classify, code_of, is_transient
-from zmsd.mongodb.source import CODEC, Document, Source
+from zmsd.mongodb.source import CODEC, Source
 from zmsd.mongodb.time_limit import run_within
 from zmsd.pace import FIRST_SECONDS
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from threading import Event
 
+from zmsd.bson_types import Document
 from zmsd.mongodb.change_cursor import ChangeCursor
 from zmsd.mongodb.reader import Health, Reader
-from zmsd.mongodb.source import Document, Source
+from zmsd.mongodb.source import Source
 
 
 def events_of(collections: Iterable[str]) -> Document:

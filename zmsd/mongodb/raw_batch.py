@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import bson
 from bson.raw_bson import RawBSONDocument
 
-from zmsd.mongodb.source import CODEC, Document
+from zmsd.bson_types import Document
+from zmsd.mongodb.source import CODEC
 
 RAW = CODEC.with_options(document_class=RawBSONDocument)
 """For a reply that is to be sliced."""

@@ -6,9 +6,9 @@ event's cluster time: the type byte ``82`` and 8 bytes, in token versions 1 (Mon
 
 from __future__ import annotations
 
-from typing import Any
+from zmsd.bson_types import Document
 
-Token = dict[str, Any]
+Token = Document
 
 
 def time_text(token: Token) -> str:

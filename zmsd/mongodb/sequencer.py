@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from zmsd.bson_types import Document
 from zmsd.channel import Channel
 from zmsd.errors import SequenceError
 from zmsd.mongodb import resume_token
 from zmsd.mongodb.change_cursor import Batch
-from zmsd.mongodb.events import ChangeEvent, Document
+from zmsd.mongodb.events import ChangeEvent
 
 _HELD = 6
 """Batches of content that are taken for one of the order; of each reader at least one."""

@@ -20,6 +20,7 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure, PyMongoError
 
 from zmsd import position
+from zmsd.bson_types import Document
 from zmsd.channel import Channel
 from zmsd.errors import SourceError, SourceRefused, SourceTimeout, SourceUnavailable, Stopped, ZmsdError
 from zmsd.log import kv
@@ -35,7 +36,7 @@ from zmsd.mongodb.errors import (
     undecodable,
 )
 from zmsd.mongodb.members import Pin
-from zmsd.mongodb.source import Document, Source, classified_errors, unwrap_dbrefs
+from zmsd.mongodb.source import Source, classified_errors, unwrap_dbrefs
 from zmsd.pace import Pace
 from zmsd.retry import REFUSED_WAIT_SECONDS, RetryLog, backoff
 

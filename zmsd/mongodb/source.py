@@ -21,6 +21,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import _ServerMode
 
 from zmsd import position
+from zmsd.bson_types import Document
 from zmsd.config import mongodb_uri
 from zmsd.errors import (
     EvaluationError,
@@ -40,8 +41,6 @@ from zmsd.pace import FIRST_SECONDS
 from zmsd.prometheus import Counter
 
 log = logging.getLogger(__name__)
-
-Document = dict[str, Any]
 
 CODEC: CodecOptions[Document] = CodecOptions(
     document_class=dict,

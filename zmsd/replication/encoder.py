@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from zmsd.mongodb.events import OF_DOCUMENTS, ChangeEvent, Document
+from zmsd.bson_types import Document
+from zmsd.mongodb.events import OF_DOCUMENTS, ChangeEvent
 from zmsd.rows.rejects import Rejects
 from zmsd.rows.table_rows import TableRows
 from zmsd.schema.catalog import Catalog, Table

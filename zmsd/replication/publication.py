@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Event
 from typing import Any, NamedTuple
 
+from zmsd.bson_types import Document
 from zmsd.errors import SourceTimeout
 from zmsd.mongodb.content_reader import Fields, Watched
 from zmsd.mongodb.raw_batch import EVALUATED, SLICE
 from zmsd.mongodb.snapshot_scan import Scan, prefetched
-from zmsd.mongodb.source import Document, Source
+from zmsd.mongodb.source import Source
 from zmsd.pace import Pace
 from zmsd.replication.encoder import Computed, Encoder
 from zmsd.replication.entries import EntryBuilder

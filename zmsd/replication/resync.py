@@ -11,8 +11,9 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from zmsd.bson_types import Document
 from zmsd.log import kv
-from zmsd.mongodb.events import OF_DOCUMENTS, ChangeEvent, Document
+from zmsd.mongodb.events import OF_DOCUMENTS, ChangeEvent
 from zmsd.replication.encoder import Computed, Encoder, TableEncoder
 
 log = logging.getLogger(__name__)

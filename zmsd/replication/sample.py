@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from zmsd.bson_types import EMPTY
+from zmsd.bson_types import EMPTY, Document
 from zmsd.errors import SourceError
-from zmsd.mongodb.source import Document, Source
+from zmsd.mongodb.source import Source
 from zmsd.rows.computed import stages_of
 from zmsd.schema.catalog import Table
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
+from zmsd.bson_types import Document
 from zmsd.config.document import KeyPath
 from zmsd.config.mongodb_names import path_problem
 from zmsd.errors import ConfigIssue, EvaluationError, SourceTimeout
@@ -20,7 +21,6 @@ from zmsd.rows.rejects import Rejects
 from zmsd.rows.tagging import TAG, flag, is_inclusion, tagged
 from zmsd.schema.catalog import Table
 
-Document = dict[str, Any]
 Stages = list[Document]
 Run = Callable[[Stages, float], list[Document]]
 """Runs a pipeline in the database within so many seconds. Raises EvaluationError where its stages fail, and other

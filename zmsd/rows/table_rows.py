@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from zmsd.bson_types import Document
 from zmsd.rows import computed
 from zmsd.rows.changes import RowChange, between, between_many
 from zmsd.rows.filters import identity
@@ -21,7 +22,6 @@ from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Table
 from zmsd.schema.mapping import Mapping
 
-Document = dict[str, Any]
 Results = dict[str, list[Document]] | None
 """Computed table -> what its stages make of one document."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bson import Decimal128
 
-Document = dict[str, Any]
+from zmsd.bson_types import Document
 
 TAG = f"__zmsd_{secrets.token_hex(6)}"
 """A field that no document has by itself."""

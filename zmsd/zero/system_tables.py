@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from zmsd.mongodb.events import WITH_AFTER, ChangeEvent, Document
+from zmsd.bson_types import Document
+from zmsd.mongodb.events import WITH_AFTER, ChangeEvent
 from zmsd.rows.changes import RowChange, between
 from zmsd.rows.plain import Row, compile_rows
 from zmsd.rows.rejects import Rejects

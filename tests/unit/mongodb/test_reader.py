@@ -19,6 +19,7 @@ from pymongo.errors import AutoReconnect, NetworkTimeout, OperationFailure, PyMo
 
 from tests.support.wait import wait_until
 from zmsd import position
+from zmsd.bson_types import Document
 from zmsd.errors import (
     EventUnreadable,
     ResumeLost,
@@ -41,7 +42,7 @@ from zmsd.mongodb.members import Pin
 from zmsd.mongodb.reader import Health, Reader
 from zmsd.mongodb.sequencer import TransactionPart
 from zmsd.mongodb.snapshot_scan import Scan, prefetched
-from zmsd.mongodb.source import CODEC, Document, Source
+from zmsd.mongodb.source import CODEC, Source
 from zmsd.prometheus import Counter
 
 T = 1795407798 << 32 | 20

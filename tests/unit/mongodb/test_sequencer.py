@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zmsd.bson_types import Document
 from zmsd.channel import Channel
 from zmsd.errors import ResumeLost, SequenceError, SourceUnavailable, Stopped
 from zmsd.mongodb.change_cursor import Batch
 from zmsd.mongodb.events import ChangeEvent
 from zmsd.mongodb.sequencer import Sequencer, TransactionGrouper, TransactionPart
-from zmsd.mongodb.source import Document
 
 NOW = 1 << 62
 BEGIN = 1 << 33

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.support.frames import data
 from zmsd import position
-from zmsd.mongodb.events import ChangeEvent, Document, change_event
+from zmsd.bson_types import Document
+from zmsd.mongodb.events import ChangeEvent, change_event
 from zmsd.mongodb.sequencer import TransactionPart
 from zmsd.replication.change_log import Entry
 from zmsd.replication.encoder import Encoder
