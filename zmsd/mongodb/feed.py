@@ -16,7 +16,7 @@ from zmsd.mongodb.change_cursor import AT_ONCE_MS, AWAIT_MS, Batch
 from zmsd.mongodb.content_reader import CollectionReader, DatabaseReader, Watched
 from zmsd.mongodb.events import OF_DOCUMENTS, ChangeEvent
 from zmsd.mongodb.order import OrderReader
-from zmsd.mongodb.reader import Health, ReaderThread
+from zmsd.mongodb.reader import Health, reader_thread
 from zmsd.mongodb.sequencer import FeedBatch, Sequencer, TransactionGrouper
 from zmsd.mongodb.source import Source
 
@@ -150,16 +150,16 @@ class CollectionFeed(StreamFeed):
         self._full = 0  # batches of the order, one after the other, that did not hold all that was there
         self._batch: Batch | None = None  # of the order, for which some reader has not brought all yet
         order = OrderReader(source, watched, after, self._stop, self.health)
-        self._order = ReaderThread(order, self._stop, keep_empty=True)
+        self._order = reader_thread(order, self._stop, keep_empty=True)
         self._readers = {
-            name: ReaderThread(
+            name: reader_thread(
                 CollectionReader(source, name, wanted, after, self._stop, self.health), self._stop, keep_empty=False
             )
             for name, wanted in watched.items()
         }
         self._sequencer = Sequencer({name: reader.channel for name, reader in self._readers.items()})
         for reader in (self._order, *self._readers.values()):
-            reader.thread.start()
+            reader.start()
 
     @property
     def queues(self) -> dict[str, tuple[int, int]]:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
-from threading import Event, Lock, Thread
+from collections.abc import Generator
+from contextlib import closing
+from threading import Event, Lock
 
-from zmsd.channel import Channel
 from zmsd.errors import (
     OptionRefused,
     ResumeLost,
     SourceError,
     SourceRefused,
     SourceTimeout,
-    SourceUnavailable,
     Stopped,
     TokenUnfit,
 )
 from zmsd.mongodb import resume_token
 from zmsd.mongodb.change_cursor import AWAIT_MS, Batch, ChangeCursor
 from zmsd.mongodb.events import ChangeEvent
+from zmsd.mongodb.producer import Producer
 from zmsd.prometheus import Counter
 from zmsd.retry import REFUSED_WAIT_SECONDS, RetryLog, backoff
 
@@ -216,33 +217,19 @@ class Reader:
         self.health.succeeded(self.name)
 
 
-class ReaderThread:
-    """A reader with a thread of its own and the channel that it fills. The thread closes the change stream it reads."""
+def reader_thread(reader: Reader, stop: Event, *, keep_empty: bool) -> Producer[Batch]:
+    """Return the thread of a reader, not started, with the channel that it fills. The thread closes the reader.
 
-    def __init__(self, reader: Reader, stop: Event, *, keep_empty: bool) -> None:
-        """:param keep_empty: pass on batches without events, for the progress in their tokens"""
-        self.channel: Channel[Batch] = Channel(CHANNEL_BATCHES)
-        self._reader = reader
-        self._stop = stop
-        self._keep_empty = keep_empty
-        self.thread = Thread(target=self._run, name=reader.name, daemon=True)
+    :param stop: ends the thread
+    :param keep_empty: pass on batches without events, for the progress in their tokens
+    """
+    batches = _batches(reader, stop, keep_empty=keep_empty)
+    return Producer(reader.name, batches, CHANNEL_BATCHES, reader.health.failed_for_good)
 
-    def _run(self) -> None:
-        error: SourceError | None = None
-        try:
-            while not self._stop.is_set():
-                batch = self._reader.read_batch()
-                if batch is not None and (batch.events or self._keep_empty):
-                    self.channel.put(batch)
-        except Stopped:
-            pass
-        except SourceError as fault:
-            error = fault
-        except Exception:  # a bug: said here with its traceback, and the feed begins again
-            log.exception("reader failed")
-            error = SourceUnavailable(f"internal error of reader {self._reader.name}, see the log")
-        finally:
-            self._reader.close()
-            self.channel.close(error)
-            if error is not None:
-                self._reader.health.failed_for_good(error)
+
+def _batches(reader: Reader, stop: Event, *, keep_empty: bool) -> Generator[Batch, None, None]:
+    with closing(reader):
+        while not stop.is_set():
+            batch = reader.read_batch()
+            if batch is not None and (batch.events or keep_empty):
+                yield batch

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
-from threading import Event, Thread
+from threading import Event
 
 import pymongo
 from bson.errors import InvalidBSON
@@ -21,8 +21,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from zmsd import position
 from zmsd.bson_types import Document
-from zmsd.channel import Channel
-from zmsd.errors import SourceError, SourceRefused, SourceTimeout, SourceUnavailable, Stopped, ZmsdError
+from zmsd.errors import SourceRefused, SourceTimeout, SourceUnavailable, Stopped
 from zmsd.log import kv
 from zmsd.mongodb import raw_batch
 from zmsd.mongodb.content_reader import Fields
@@ -36,6 +35,7 @@ from zmsd.mongodb.errors import (
     undecodable,
 )
 from zmsd.mongodb.members import Pin
+from zmsd.mongodb.producer import Producer
 from zmsd.mongodb.source import Source, classified_errors, unwrap_dbrefs
 from zmsd.pace import Pace
 from zmsd.retry import REFUSED_WAIT_SECONDS, RetryLog, backoff
@@ -43,6 +43,7 @@ from zmsd.retry import REFUSED_WAIT_SECONDS, RetryLog, backoff
 log = logging.getLogger(__name__)
 
 BATCH = 1000
+_PREFETCHED_BATCHES = 2
 _CLOSE_SECONDS = 2.0
 """Deadline of killCursors: mongod ends an unused cursor by itself after ten minutes."""
 _NO_INDEX = 2  # BadValue: the hint names an index that is not there
@@ -81,7 +82,7 @@ class Scan:
                 return 0
         return int(self._source.command({"count": self.collection})["n"])
 
-    def __iter__(self) -> Iterator[list[bytes]]:
+    def __iter__(self) -> Generator[list[bytes], None, None]:
         while not self._over.is_set():
             try:
                 if (yield from self._read_on()):
@@ -181,36 +182,22 @@ class Scan:
 
 
 def prefetched(scan: Scan, stop: Event) -> Iterator[list[Document]]:
-    """The documents of a scan, which is read by a thread of its own two batches ahead: mongod makes the next one while
-    this one is encoded."""
-    channel: Channel[list[bytes]] = Channel(2)
+    """Yield the documents of a scan, which a thread of its own reads two batches ahead.
 
-    def run() -> None:
-        error: ZmsdError | None = None
-        try:
-            for batch in scan:
-                channel.put(batch)
-        except Stopped:
-            pass
-        except SourceError as fault:
-            error = fault
-        except Exception:  # a bug: said with its traceback, and the copy begins again
-            log.exception("copy failed")
-            error = SourceUnavailable(f"internal error of the copy of {scan.collection}, see the log")
-        finally:
-            channel.close(error)
-
-    thread = Thread(target=run, name=f"copy-{scan.collection}", daemon=True)
-    thread.start()
+    mongod makes the next batch while the caller works on this one. Raises SourceError, and Stopped once ``stop`` is
+    set, so that a part of a collection is never taken for all of it.
+    """
+    producer = Producer(f"copy-{scan.collection}", iter(scan), _PREFETCHED_BATCHES)
+    producer.start()
     try:
         while not stop.is_set():
-            for one in channel.get(1.0) or ():
+            for one in producer.channel.get(1.0) or ():
                 yield scan.documents(one)
         raise Stopped
     except Stopped:
-        if stop.is_set():  # a part must not be taken for all
+        if stop.is_set():
             raise
     finally:
         scan.end()
-        channel.close()
-        thread.join()
+        producer.channel.close()
+        producer.thread.join()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from threading import Event, Lock, Thread
 from typing import Any, TypeVar, cast
@@ -603,7 +603,7 @@ class FakeScan:
         self.stop_at = stop_at
         self.over = Event()
 
-    def __iter__(self) -> Iterator[list[list[Document]]]:
+    def __iter__(self) -> Generator[list[list[Document]], None, None]:
         for number, documents in enumerate(self.batches):
             if number == self.stop_at:
                 self.stop.set()
