@@ -7,7 +7,6 @@ try again.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from functools import partial
 from threading import Thread
 from typing import Any, NamedTuple
 
-import pymongo
 from bson.codec_options import CodecOptions
 from bson.errors import InvalidBSON
 from bson.int64 import Int64
@@ -28,22 +26,20 @@ from zmsd import position
 from zmsd.bson_types import Document
 from zmsd.errors import EventUnreadable, ResumeLost, SourceTimeout, SourceUnavailable, TokenUnfit
 from zmsd.mongodb import raw_batch, resume_token
+from zmsd.mongodb.cursors import collection_of, kill_cursor
 from zmsd.mongodb.errors import SCARCITY_HINT, classify, is_scarcity, one_line
 from zmsd.mongodb.events import ChangeEvent, change_event
 from zmsd.mongodb.members import Pin
+from zmsd.mongodb.pipelines import ENVELOPE_ONLY
 from zmsd.mongodb.source import CODEC, Source
 from zmsd.pace import Pace
 
-ENVELOPE = ("operationType", "ns.coll", "to.coll", "documentKey", "txnNumber", "wallTime")
-"""What is wanted of every event, besides its documents."""
 _FEW = 20
 AT_ONCE_MS = 1
 """Milliseconds for a getMore that shall bring what there is, not wait for more."""
 AWAIT_MS = 1000
 """Milliseconds that a getMore may wait for events: also how long a stop may wait for it."""
 BATCH = 1000
-_CLOSE_SECONDS = 2.0
-"""Deadline of killCursors: mongod ends an unused cursor by itself after ten minutes."""
 _MEMBER_WAIT_SECONDS = 5.0
 """Seconds for which a secondary may lag behind a position before another member is tried."""
 _ROOM = 4 << 20
@@ -175,8 +171,7 @@ class ChangeCursor:
 
     def read_without_documents(self) -> Batch:
         """The next few events without their documents: after EventUnreadable, which does not say which one was it."""
-        envelope = {"$project": dict.fromkeys(ENVELOPE, 1)}
-        with closing(ChangeCursor(self._source, self._collection, 0, [*self._matches, envelope], {}, _FEW)) as few:
+        with closing(ChangeCursor(self._source, self._collection, 0, [*self._matches, ENVELOPE_ONLY], {}, _FEW)) as few:
             few._place = self._place
             batch = few.read()
         self._place = {"resumeAfter": batch.token}
@@ -184,9 +179,7 @@ class ChangeCursor:
 
     def close(self) -> None:
         """End the cursor on the server. Never raises: a server that is gone has ended it already."""
-        if self._id:  # also ends what is under way
-            with contextlib.suppress(PyMongoError), pymongo.timeout(_CLOSE_SECONDS):
-                self._source.read({"killCursors": self._namespace, "cursors": [Int64(self._id)]}, self._pin)
+        kill_cursor(lambda command: self._source.read(command, self._pin), self._namespace, self._id)
         self._drop()
 
     def _receive(self, wait_ms: int) -> Document | RawBSONDocument:
@@ -228,7 +221,7 @@ class ChangeCursor:
         }
         self._wait_for_member()
         reply: Document = self._source.read(command, self._pin, self._session, seconds=self._pace.seconds)
-        self._namespace = reply["cursor"]["ns"].partition(".")[2]
+        self._namespace = collection_of(reply["cursor"])
         return reply
 
     def _get_more(self, wait_ms: int, codec: CodecOptions[Any] = CODEC) -> Any:

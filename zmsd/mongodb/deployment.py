@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bson.int64 import Int64
 from pymongo.errors import OperationFailure
 
 from zmsd.bson_types import Document
 from zmsd.errors import SourceRefused, SourceUnavailable
+from zmsd.mongodb.cursors import collection_of, kill_cursor
 from zmsd.mongodb.errors import LOST, OPTION_REFUSED, REOPEN_BY_TIME, code_of
 
 Command = Callable[[Document], Document]
@@ -113,6 +113,5 @@ def _takes_images(read: Command) -> bool:
         if code_of(error) == OPTION_REFUSED:
             return False
         raise
-    if cursor["id"]:
-        read({"killCursors": cursor["ns"].partition(".")[2], "cursors": [Int64(cursor["id"])]})
+    kill_cursor(read, collection_of(cursor), cursor["id"])
     return True

@@ -15,8 +15,7 @@ from zmsd.mongodb import resume_token
 from zmsd.mongodb.change_cursor import AT_ONCE_MS, AWAIT_MS, Batch
 from zmsd.mongodb.content_reader import CollectionReader, DatabaseReader, Watched
 from zmsd.mongodb.events import OF_DOCUMENTS, ChangeEvent
-from zmsd.mongodb.order import OrderReader
-from zmsd.mongodb.reader import Health, reader_thread
+from zmsd.mongodb.reader import Health, OrderReader, reader_thread
 from zmsd.mongodb.sequencer import FeedBatch, Sequencer, TransactionGrouper
 from zmsd.mongodb.source import Source
 

@@ -16,6 +16,7 @@ from zmsd import position
 from zmsd.bson_types import Document
 from zmsd.errors import SourceUnavailable
 from zmsd.mongodb import resume_token
+from zmsd.mongodb.cursors import collection_of, kill_cursor
 from zmsd.mongodb.errors import LOST, REOPEN_BY_TIME, classify, code_of, is_transient
 from zmsd.mongodb.source import CODEC, Source
 from zmsd.mongodb.time_limit import run_within
@@ -119,12 +120,10 @@ def _first_event(source: Source, start: Document, match: Document, seconds: floa
             # Only a getMore of one event ends at the event: an aggregate looks for 32 first, to the end of the oplog
             # (internalDocumentSourceCursorInitialBatchSize).
             cursor = run(command, session=session)["cursor"]
-            more = {"getMore": Int64(cursor["id"]), "collection": cursor["ns"].partition(".")[2], "batchSize": 1}
+            more = {"getMore": Int64(cursor["id"]), "collection": collection_of(cursor), "batchSize": 1}
             cursor = run({**more, "maxTimeMS": _AT_ONCE_MS}, session=session)["cursor"]
             events = cursor["nextBatch"]
-        if cursor["id"]:
-            namespace = cursor["ns"].partition(".")[2]
-            run({"killCursors": namespace, "cursors": [Int64(cursor["id"])]}, session=session)
+        kill_cursor(partial(run, session=session), collection_of(cursor), cursor["id"])
     return events[0]["_id"] if events else None, resume_token.position_of(cursor["postBatchResumeToken"])
 
 

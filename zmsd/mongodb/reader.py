@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from threading import Event, Lock
 
@@ -20,7 +20,9 @@ from zmsd.errors import (
 from zmsd.mongodb import resume_token
 from zmsd.mongodb.change_cursor import AWAIT_MS, Batch, ChangeCursor
 from zmsd.mongodb.events import ChangeEvent
+from zmsd.mongodb.pipelines import ORDER_ONLY, match_collections
 from zmsd.mongodb.producer import Producer
+from zmsd.mongodb.source import Source
 from zmsd.prometheus import Counter
 from zmsd.retry import REFUSED_WAIT_SECONDS, RetryLog, backoff
 
@@ -215,6 +217,20 @@ class Reader:
         self._repeated.recovered()
         self._backoff = backoff()
         self.health.succeeded(self.name)
+
+
+class OrderReader(Reader):
+    """Reads one stream over the database that carries only the names of the collections, in the order of their events.
+
+    With it, N collection streams give one total order without waiting for an idle collection. It also tells the end of
+    a transaction: on a replica set, a batch below its batchSize ended because no further event was visible, and all
+    events of a transaction become visible at once.
+    """
+
+    def __init__(self, source: Source, collections: Iterable[str], after: int, stop: Event, health: Health) -> None:
+        """:param after: the position after which it begins"""
+        stages = [match_collections(collections), ORDER_ONLY]
+        super().__init__("order", ChangeCursor(source, None, after, stages), stop, health)
 
 
 def reader_thread(reader: Reader, stop: Event, *, keep_empty: bool) -> Producer[Batch]:

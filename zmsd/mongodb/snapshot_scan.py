@@ -11,10 +11,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator, Iterator
-from contextlib import suppress
 from threading import Event
 
-import pymongo
 from bson.errors import InvalidBSON
 from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure, PyMongoError
@@ -24,7 +22,7 @@ from zmsd.bson_types import Document
 from zmsd.errors import SourceRefused, SourceTimeout, SourceUnavailable, Stopped
 from zmsd.log import kv
 from zmsd.mongodb import raw_batch
-from zmsd.mongodb.content_reader import Fields
+from zmsd.mongodb.cursors import collection_of, kill_cursor
 from zmsd.mongodb.errors import (
     SNAPSHOT_GONE,
     SNAPSHOT_RETRY,
@@ -35,6 +33,7 @@ from zmsd.mongodb.errors import (
     undecodable,
 )
 from zmsd.mongodb.members import Pin
+from zmsd.mongodb.pipelines import Fields
 from zmsd.mongodb.producer import Producer
 from zmsd.mongodb.source import Source, classified_errors, unwrap_dbrefs
 from zmsd.pace import Pace
@@ -44,8 +43,6 @@ log = logging.getLogger(__name__)
 
 BATCH = 1000
 _PREFETCHED_BATCHES = 2
-_CLOSE_SECONDS = 2.0
-"""Deadline of killCursors: mongod ends an unused cursor by itself after ten minutes."""
 _NO_INDEX = 2  # BadValue: the hint names an index that is not there
 
 
@@ -128,7 +125,7 @@ class Scan:
             cursor, length, parts = self._ask(command, pin, session, self._pace.seconds if slow else None)
             if not self._is_collection():
                 return True  # a view took the name meanwhile; the event that dropped the collection follows
-            namespace = cursor["ns"].partition(".")[2]
+            namespace = collection_of(cursor)
             try:
                 while True:
                     if length:
@@ -140,8 +137,7 @@ class Scan:
                     more = {"getMore": cursor["id"], "collection": namespace, "batchSize": size}
                     cursor, length, parts = self._ask(more, pin, session)
             except GeneratorExit:
-                with suppress(PyMongoError), pymongo.timeout(_CLOSE_SECONDS):
-                    self._source.read({"killCursors": namespace, "cursors": [cursor["id"]]}, pin, session)
+                kill_cursor(lambda end: self._source.read(end, pin, session), namespace, cursor["id"])
                 raise
 
     def _is_collection(self) -> bool:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from zmsd.bson_types import Document
 from zmsd.errors import SourceTimeout
-from zmsd.mongodb.content_reader import Fields, Watched
+from zmsd.mongodb.content_reader import Watched
+from zmsd.mongodb.pipelines import Fields
 from zmsd.mongodb.raw_batch import EVALUATED, SLICE
 from zmsd.mongodb.snapshot_scan import Scan, prefetched
 from zmsd.mongodb.source import Source
