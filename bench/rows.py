@@ -12,7 +12,9 @@ from typing import Any
 from bench.support import bare, report
 from bench.support.report import Figure
 from bench.support.scene import COLUMNS, Scene, document
-from zmsd.mongodb.source import CODEC, Document, Source
+from zmsd.bson_types import Document
+from zmsd.mongodb.client import CODEC
+from zmsd.mongodb.source import Source
 from zmsd.rows.computed import Evaluator
 from zmsd.rows.plain import RowFunction, compile_rows
 from zmsd.rows.rejects import Rejects

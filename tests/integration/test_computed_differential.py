@@ -15,7 +15,8 @@ from pymongo.errors import OperationFailure
 
 from tests.integration.test_plain_differential import NAMES, PATHS, SCALARS, VALUES, store
 from tests.support.mongod import ReplicaSet
-from zmsd.mongodb.source import CODEC, Source
+from zmsd.mongodb.client import CODEC
+from zmsd.mongodb.source import Source
 from zmsd.rows.computed import SOURCE_ID, Evaluator, problems
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Table

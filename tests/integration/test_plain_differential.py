@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
-from zmsd.mongodb.source import CODEC
+from zmsd.mongodb.client import CODEC
 from zmsd.rows.filters import compile_filter, identity
 from zmsd.rows.plain import walk
 

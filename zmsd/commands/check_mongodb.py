@@ -10,7 +10,8 @@ from zmsd.bson_types import EMPTY, MAX_EXACT_INTEGER, Document, fits
 from zmsd.commands.daemon_client import words
 from zmsd.config.settings import Config
 from zmsd.errors import SourceError
-from zmsd.mongodb.source import Source, classified_errors
+from zmsd.mongodb.client import classified_errors
+from zmsd.mongodb.source import Source
 from zmsd.replication.preparation import issues_of_mappings
 from zmsd.replication.sample import SAMPLE, sample_columns
 from zmsd.rows.computed import follows_from_id

@@ -20,8 +20,9 @@ from zmsd.config import document as documents
 from zmsd.config import mongodb_names, mongodb_uri
 from zmsd.errors import ZmsdError
 from zmsd.log import write_line
+from zmsd.mongodb.client import CODEC, classified_errors
 from zmsd.mongodb.errors import undecodable
-from zmsd.mongodb.source import CODEC, Source, classified_errors
+from zmsd.mongodb.source import Source
 from zmsd.schema.catalog import load_catalog
 
 SCHEMA, MAPPINGS = "schema.json", "mappings.json"

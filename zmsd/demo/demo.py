@@ -25,8 +25,8 @@ from zmsd.demo.chat import COLLECTIONS, Chat
 from zmsd.demo.mongod import temporary_replica_set
 from zmsd.errors import PeerGone, ZmsdError
 from zmsd.log import redact_uri
+from zmsd.mongodb.client import classified_errors
 from zmsd.mongodb.deployment import ask
-from zmsd.mongodb.source import classified_errors
 from zmsd.schema.loading import load_documents
 from zmsd.zero.protocol import PATH
 

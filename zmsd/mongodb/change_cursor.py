@@ -26,12 +26,13 @@ from zmsd import position
 from zmsd.bson_types import Document
 from zmsd.errors import EventUnreadable, ResumeLost, SourceTimeout, SourceUnavailable, TokenUnfit
 from zmsd.mongodb import raw_batch, resume_token
+from zmsd.mongodb.client import CODEC
 from zmsd.mongodb.cursors import collection_of, kill_cursor
 from zmsd.mongodb.errors import SCARCITY_HINT, classify, is_scarcity, one_line
 from zmsd.mongodb.events import ChangeEvent, change_event
 from zmsd.mongodb.members import Pin
 from zmsd.mongodb.pipelines import ENVELOPE_ONLY
-from zmsd.mongodb.source import CODEC, Source
+from zmsd.mongodb.source import Source
 from zmsd.pace import Pace
 
 _FEW = 20

@@ -16,9 +16,10 @@ from zmsd import position
 from zmsd.bson_types import Document
 from zmsd.errors import SourceUnavailable
 from zmsd.mongodb import resume_token
+from zmsd.mongodb.client import CODEC
 from zmsd.mongodb.cursors import collection_of, kill_cursor
 from zmsd.mongodb.errors import LOST, REOPEN_BY_TIME, classify, code_of, is_transient
-from zmsd.mongodb.source import CODEC, Source
+from zmsd.mongodb.source import Source
 from zmsd.mongodb.time_limit import run_within
 from zmsd.pace import FIRST_SECONDS
 

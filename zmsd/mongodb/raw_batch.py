@@ -15,7 +15,7 @@ import bson
 from bson.raw_bson import RawBSONDocument
 
 from zmsd.bson_types import Document
-from zmsd.mongodb.source import CODEC
+from zmsd.mongodb.client import CODEC
 
 RAW = CODEC.with_options(document_class=RawBSONDocument)
 """For a reply that is to be sliced."""

@@ -22,6 +22,7 @@ from zmsd.bson_types import Document
 from zmsd.errors import SourceRefused, SourceTimeout, SourceUnavailable, Stopped
 from zmsd.log import kv
 from zmsd.mongodb import raw_batch
+from zmsd.mongodb.client import classified_errors, unwrap_dbrefs
 from zmsd.mongodb.cursors import collection_of, kill_cursor
 from zmsd.mongodb.errors import (
     SNAPSHOT_GONE,
@@ -35,7 +36,7 @@ from zmsd.mongodb.errors import (
 from zmsd.mongodb.members import Pin
 from zmsd.mongodb.pipelines import Fields
 from zmsd.mongodb.producer import Producer
-from zmsd.mongodb.source import Source, classified_errors, unwrap_dbrefs
+from zmsd.mongodb.source import Source
 from zmsd.pace import Pace
 from zmsd.retry import REFUSED_WAIT_SECONDS, RetryLog, backoff
 

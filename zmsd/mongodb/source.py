@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import partial
 from threading import Lock
 from typing import Any
 
 import pymongo
-from bson import DBRef
-from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.codec_options import CodecOptions
 from pymongo import MongoClient, ReadPreference
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
@@ -22,7 +21,6 @@ from pymongo.read_preferences import _ServerMode
 
 from zmsd import position
 from zmsd.bson_types import Document
-from zmsd.config import mongodb_uri
 from zmsd.errors import (
     EvaluationError,
     ResumeLost,
@@ -33,6 +31,7 @@ from zmsd.errors import (
     TokenUnfit,
 )
 from zmsd.log import kv
+from zmsd.mongodb.client import CODEC, classified_errors, client_factory, unwrap_dbrefs
 from zmsd.mongodb.deployment import Deployment, ask, standalone
 from zmsd.mongodb.errors import classify, code_of, is_transient, message_of, one_line
 from zmsd.mongodb.members import MemberSelector, Pin
@@ -42,49 +41,11 @@ from zmsd.prometheus import Counter
 
 log = logging.getLogger(__name__)
 
-CODEC: CodecOptions[Document] = CodecOptions(
-    document_class=dict,
-    unicode_decode_error_handler="replace",  # a document with broken UTF-8 must not stop the stream
-    datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # years beyond 9999 come as DatetimeMS
-)
-
 _WIRE_6_0 = 17
 _IMAGES_RETRY_SECONDS = 10.0
 _NAMESPACE_NOT_FOUND = 26
 _INDEX_IS_BUILT = (12586, 12587)
 """BackgroundOperationInProgressForDatabase and …ForNamespace."""
-_TIMEOUTS = {
-    "serverSelectionTimeoutMS": 5000,
-    "connectTimeoutMS": 5000,
-    "heartbeatFrequencyMS": 5000,
-    "maxIdleTimeMS": 60_000,
-}
-"""Used where the URI does not set them. Connections that many clients at once have needed are given back after
-``maxIdleTimeMS``."""
-_DEADLINES: dict[str, Any] = {"socketTimeoutMS": round(FIRST_SECONDS * 1000), "timeoutMS": None}
-"""Used whatever the URI sets. The driver ends a request whose complete reply has not come within ``socketTimeoutMS``,
-and closes that connection: the driver's monitor has a connection of its own and does not notice that another one
-stalls. A getMore waits 1 s for events and has 9 s more. Requests that may take longer have a deadline of their own
-(Pace). ``timeoutMS`` would replace the wait of a getMore."""
-
-
-def unwrap_dbrefs(found: list[Any]) -> list[Document]:
-    """Documents of a reply: pymongo makes a DBRef of one that has ``$ref`` and ``$id`` at its top, as
-    ``$replaceRoot`` may make one."""
-    if DBRef in set(map(type, found)):
-        return [one.as_doc() if isinstance(one, DBRef) else one for one in found]
-    return found
-
-
-@contextmanager
-def classified_errors() -> Iterator[None]:
-    """Make errors of the driver zmsd's own (errors.classify). Only the driver is called within."""
-    try:
-        yield
-    except PyMongoError as error:
-        raise classify(error) from error
-    except (OSError, ValueError, TypeError, LookupError) as error:  # as from a password that cannot be normalised
-        raise SourceRefused(f"the driver cannot use the URI: {one_line(error)} (mongodb.uri)") from error
 
 
 class Source:
@@ -93,20 +54,8 @@ class Source:
     def __init__(self, uri: str, database: str) -> None:
         """Connects in the background. Raises SourceError if the driver rejects the URI, or a file that it names."""
         self._members = MemberSelector()
-        self._uri = uri
-        given = uri.partition("?")[2].lower()
-        defaults: dict[str, Any] = {name: value for name, value in _TIMEOUTS.items() if name.lower() not in given}
-        self._make_client: Callable[[], MongoClient[Document]] = partial(
-            MongoClient,
-            uri,
-            appname="zmsd",
-            maxPoolSize=0,
-            server_selector=self._members,
-            **defaults,
-            **_DEADLINES,
-            **mongodb_uri.client_options(uri),
-        )
-        self._use(self._connect(), database)
+        self._make_client = client_factory(uri, self._members)
+        self._use(self._make_client(), database)
         self.images: frozenset[str] = frozenset()
         self.missing_images: dict[str, SourceError] = {}
         """Collection -> why its images could not be switched on at the last try."""
@@ -136,15 +85,9 @@ class Source:
 
         Raises SourceError if a new client cannot be made, as while a CA file is replaced: the old one stays in use.
         """
-        old, client = self.client, self._connect()
+        old, client = self.client, self._make_client()
         self._use(client, self.db.name)
         old.close()
-
-    def _connect(self) -> MongoClient[Document]:
-        try:
-            return self._make_client()
-        except Exception as error:  # the driver raises whatever an option or a file gives: OSError, SSLError, KeyError
-            raise SourceUnavailable(f"{mongodb_uri.why_not(self._uri, error)} (mongodb.uri)") from error
 
     def _use(self, client: MongoClient[Document], database: str) -> None:
         options: Any = {"read_preference": ReadPreference.PRIMARY, "read_concern": ReadConcern()}

@@ -34,6 +34,7 @@ from zmsd.mongodb import feed as feeds
 from zmsd.mongodb import raw_batch, resume_token
 from zmsd.mongodb import reader as readers
 from zmsd.mongodb.change_cursor import ChangeCursor
+from zmsd.mongodb.client import CODEC
 from zmsd.mongodb.content_reader import Watched
 from zmsd.mongodb.events import ChangeEvent, change_event
 from zmsd.mongodb.feed import AdaptiveFeed, CollectionFeed, DatabaseFeed, Feed, StreamFeed, open_feed
@@ -42,7 +43,7 @@ from zmsd.mongodb.members import Pin
 from zmsd.mongodb.reader import Health, Reader
 from zmsd.mongodb.sequencer import TransactionPart
 from zmsd.mongodb.snapshot_scan import Scan, prefetched
-from zmsd.mongodb.source import CODEC, Source
+from zmsd.mongodb.source import Source
 from zmsd.prometheus import Counter
 
 T = 1795407798 << 32 | 20

@@ -27,7 +27,6 @@ LINES = 350
 LONG_MODULES: dict[str, int] = {
     "zmsd/daemon.py": 357,
     "zmsd/gateway/listener.py": 385,
-    "zmsd/mongodb/source.py": 404,
 }
 """Modules that are still longer, and their most lines. Nothing is added here."""
 

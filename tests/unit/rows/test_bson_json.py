@@ -15,7 +15,7 @@ from bson.dbref import DBRef
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zmsd.mongodb.source import CODEC
+from zmsd.mongodb.client import CODEC
 from zmsd.rows import bson_json
 
 OID = ObjectId("0123456789abcdef01234567")

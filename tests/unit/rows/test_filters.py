@@ -13,7 +13,7 @@ from bson.code import Code
 from bson.datetime_ms import DatetimeMS
 from bson.dbref import DBRef
 
-from zmsd.mongodb.source import CODEC
+from zmsd.mongodb.client import CODEC
 from zmsd.rows.filters import compile_filter, identity
 
 OID = ObjectId(b"0" * 12)
