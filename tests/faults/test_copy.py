@@ -52,7 +52,7 @@ def test_initial_sync_longer_than_history_replays_changes_since(
         written(writer, 100)
         writer.stop()
     caught_up(client, writer)
-    assert zmsd.log("goes on with majority reads")
+    assert zmsd.log("continues with majority reads")
     assert zmsd.log("replaying the changes since")
     tally.survived += 1
     copied_to = stream_from(zmsd, client)
@@ -138,7 +138,7 @@ def test_snapshot_scan_interrupted_at_every_batch_reads_ids_of_every_type(
         )
         client.go_on_reading()
         client.wait_initial()
-    assert bool(zmsd.log("goes on with majority reads")) is not exact
+    assert bool(zmsd.log("continues with majority reads")) is not exact
     tally.survived += replica_set.failed() - before
     tally.note(f"{tally.survived} of {len(IDS) // 1000} batches at first")
     assert {key[0] for key in client.rows("mixed")} == {document["name"] for document in documents}

@@ -353,7 +353,7 @@ def test_missing_privileges_are_reported_with_the_command_to_grant(secured: Repl
     assert 'grantRolesToUser("nobody", [{role: "read", db: "chat"}])' in fault
 
     wrong = one(lines(("reader", "SECRET"), 1), "error: mongodb: Authentication failed")
-    assert "see to user, password and authSource (mongodb.uri)" in wrong
+    assert "check user, password and authSource (mongodb.uri)" in wrong
     assert "SECRET" not in wrong
     found = Checker(tmp_path, secured.uri("chat")).lines(1)
     assert "give a user: mongodb://USER:PASSWORD@HOST/" in one(found, "error: collections: ")

@@ -78,7 +78,7 @@ def test_wrong_password_is_reported_until_it_is_corrected(secured: ReplicaSet, t
             not_ready(zmsd, "auth")
             (line,) = zmsd.wait_log("ERROR")
             assert "authentication" in line.lower()
-            assert "see to user, password and authSource (mongodb.uri)" in line
+            assert "check user, password and authSource (mongodb.uri)" in line
             assert "Traceback" not in zmsd.stderr()
             client.admin.command("updateUser", "zmsd", pwd="new")
             wait_until(zmsd.ready, "zmsd goes on by itself", 60)

@@ -1,8 +1,9 @@
-"""A change stream read by command: whole batches, each with the token after it, the wait chosen for each call.
+"""A change stream that is read by command: complete batches, each with its resume token, and a wait for each call.
 
-pymongo's own ChangeStream hands out event by event and resumes once; here a batch is a list as it came (117k against
-97k events/s), and an error only marks the cursor for reopening at the place it had reached: the caller decides when to
-try again.
+pymongo's ChangeStream returns one event at a time and resumes once by itself. Here a batch stays the list that mongod
+sent, which is faster (bench/README.rst), and after an error the caller decides when to resume.
+
+Reference: https://github.com/mongodb/specifications/blob/master/source/change-streams/change-streams.md
 """
 
 from __future__ import annotations
@@ -35,37 +36,39 @@ from zmsd.mongodb.pipelines import ENVELOPE_ONLY
 from zmsd.mongodb.source import Source
 from zmsd.pace import Pace
 
-_FEW = 20
+FEW_EVENTS = 20
+"""batchSize of a command whose events may be too large for one reply."""
 AT_ONCE_MS = 1
-"""Milliseconds for a getMore that shall bring what there is, not wait for more."""
+"""Milliseconds for a getMore that returns the events that exist and does not wait for more."""
 AWAIT_MS = 1000
-"""Milliseconds that a getMore may wait for events: also how long a stop may wait for it."""
+"""Milliseconds that a getMore may wait for events. A stop waits for it as long."""
 BATCH = 1000
+"""Events in a batch."""
 _MEMBER_WAIT_SECONDS = 5.0
 """Seconds for which a secondary may lag behind a position before another member is tried."""
-_ROOM = 4 << 20
-"""Bytes of resume tokens, or of a whole reply, from which on a batch may have ended because its reply was full: a token
-holds the _id of its document, twice as long, and MongoDB takes one of megabytes."""
+_FULL_REPLY_BYTES = 4 << 20
+"""Bytes of resume tokens, or of a complete reply, from which on a batch may have ended because its reply was full. A
+token has the ``_id`` of its document in hexadecimal, and MongoDB accepts an ``_id`` of megabytes."""
 
 
 class Batch(NamedTuple):
-    """What one reply held, or a slice of it."""
+    """The events of one reply, or of a slice of it."""
 
     events: list[ChangeEvent]
     token: Document
-    """postBatchResumeToken: everything up to it has been delivered."""
+    """Resume token after the events (``postBatchResumeToken``): all events up to it have been returned."""
     drained: bool
-    """It ended below its batchSize: nothing more was visible, unless documents have filled its 16 MB."""
+    """The batch ended below its batchSize: no further event was visible, unless documents have filled its 16 MB."""
     now: int
-    """The position of the database's newest operation by then."""
+    """Position of the database's newest operation when the server replied."""
 
 
 class _Slice(NamedTuple):
-    """What becomes a Batch."""
+    """A part of a reply that becomes a Batch when it is read."""
 
     decode: Callable[[], list[Document]]
     token: Document | None
-    """None: that of its last event."""
+    """None: the token of the last event."""
     drained: bool
     now: int
 
@@ -85,10 +88,10 @@ class ChangeCursor:
         ahead: bool = False,
         slice_size: int = raw_batch.SLICE,
     ) -> None:
-        """:param after: the position after which it begins
-        :param stages: what follows ``$changeStream`` in the pipeline
-        :param options: of ``$changeStream``: fullDocument and so on
-        :param ahead: in a backlog have the next reply made while the caller is busy with one, and give it in slices
+        """:param after: the position after which the stream begins
+        :param stages: the stages that follow ``$changeStream`` (``pipelines``)
+        :param options: options of ``$changeStream``, such as fullDocument
+        :param ahead: in a backlog, request the next reply while the caller works on this one, and return it in slices
         :param slice_size: events in a slice
         """
         self._source = source
@@ -97,11 +100,11 @@ class ChangeCursor:
         self._matches = [stage for stage in stages if "$match" in stage]
         self._options = options or {}
         self._pace = Pace(batch_size)
-        self._asked = batch_size  # events, by the command whose reply comes next
+        self._asked = batch_size  # batchSize of the command whose reply comes next
         self._reads_ahead = ahead
         self._slice_size = slice_size
         self._ahead: _Ahead | None = None
-        self._buffered: deque[_Slice] = deque()  # of the reply that came last
+        self._buffered: deque[_Slice] = deque()  # slices of the newest reply
         self._session: ClientSession | None = None
         self._pin = source.pin()
         self._id = 0
@@ -111,22 +114,22 @@ class ChangeCursor:
 
     @property
     def is_open(self) -> bool:
-        """Whether the next read goes on, or has to open it first, which can take long."""
+        """Whether the stream is open. If it is not, the next read opens it, which can take long."""
         return bool(self._id or self._buffered)
 
     @property
     def has_buffered(self) -> bool:
-        """There are events for which the next read does not have to ask."""
+        """Whether the next read returns events without a request."""
         return bool(self._buffered)
 
     def reopen_after(self, after: int) -> None:
-        """Go on after a position: at the beginning, and when an invalidate event has ended the stream."""
+        """Continue after a position: at the start, and when an invalidate event has ended the stream."""
         self._drop()
-        self._place: Document = {"startAtOperationTime": position.to_timestamp(after + 1)}
+        self._resume_option: Document = {"startAtOperationTime": position.to_timestamp(after + 1)}
         self._begin = f"{after + 1:016X}"
 
     def widen(self, match: Document) -> None:
-        """Go on at the same position in the stream of the whole database.
+        """Continue at the same position in the stream of the database.
 
         :param match: the $match for the events that belong to this stream
         """
@@ -135,10 +138,10 @@ class ChangeCursor:
         self._matches = [match]
 
     def read(self, wait_ms: int = AWAIT_MS) -> Batch:
-        """The next batch; an empty one after ``wait_ms`` milliseconds.
+        """Return the next batch, or an empty one after ``wait_ms`` milliseconds.
 
-        Raises SourceError; after SourceUnavailable the next call goes on at the same place. After TokenUnfit the place
-        may still be had by its time, in a new cursor, once it is sure that this is the same database.
+        Raises SourceError. After SourceUnavailable the next call resumes at the same token. After TokenUnfit, a new
+        cursor may still read the position by its cluster time, once it is certain that the database is the same.
         """
         try:
             if not self._buffered:
@@ -157,29 +160,31 @@ class ChangeCursor:
             if isinstance(fault, SourceTimeout):
                 self._pace.late(busy=fault.busy)
             if isinstance(fault, ResumeLost) and not is_primary:
-                # A member that was synced recently, or has a smaller oplog: the primary may have more.
+                # A recently synced member, or one with a smaller oplog: the primary may have more history.
                 self._pin = Pin()
-                raise SourceUnavailable(f"{fault} (on a secondary: the primary is asked)") from error
-            if isinstance(fault, TokenUnfit) and "resumeAfter" not in self._place:
-                fault = ResumeLost(str(fault))  # not even its time is there
+                raise SourceUnavailable(f"{fault} (on a secondary; asking the primary)") from error
+            if isinstance(fault, TokenUnfit) and "resumeAfter" not in self._resume_option:
+                fault = ResumeLost(str(fault))  # the oplog does not have its cluster time either
             raise fault from error
         token = one.token or events[-1].token
-        self._place = {"resumeAfter": token}
+        self._resume_option = {"resumeAfter": token}
         if not events and resume_token.time_text(token) == self._begin:
-            # Opened by time, it answers with the token of that time, though nothing has been read of it yet.
+            # Opened by time, mongod returns the token of that time before it has read the events of that time.
             token = resume_token.at(int(self._begin, 16) - 1)
         return Batch(events, token, one.drained, one.now)
 
     def read_without_documents(self) -> Batch:
-        """The next few events without their documents: after EventUnreadable, which does not say which one was it."""
-        with closing(ChangeCursor(self._source, self._collection, 0, [*self._matches, ENVELOPE_ONLY], {}, _FEW)) as few:
-            few._place = self._place
+        """Return the next few events without their documents, after EventUnreadable, which does not name the event."""
+        with closing(
+            ChangeCursor(self._source, self._collection, 0, [*self._matches, ENVELOPE_ONLY], {}, FEW_EVENTS)
+        ) as few:
+            few._resume_option = self._resume_option
             batch = few.read()
-        self._place = {"resumeAfter": batch.token}
+        self._resume_option = {"resumeAfter": batch.token}
         return batch
 
     def close(self) -> None:
-        """End the cursor on the server. Never raises: a server that is gone has ended it already."""
+        """End the cursor on the server, and a request of it that is running. Never raises."""
         kill_cursor(lambda command: self._source.read(command, self._pin), self._namespace, self._id)
         self._drop()
 
@@ -190,17 +195,19 @@ class ChangeCursor:
         return self._get_more(wait_ms) if self._id else self._open()
 
     def _take(self, reply: Document | RawBSONDocument) -> None:
-        """Have what a reply holds at hand, and perhaps the next one made."""
+        """Buffer the events of a reply, and request the next reply ahead if there is a backlog."""
         now = position.of_timestamp(reply["operationTime"])
         if isinstance(reply, RawBSONDocument):
             raw = bytes(reply["cursor"].raw)
             cursor, length, parts = raw_batch.split(raw, self._slice_size)
-            drained = length < self._asked and len(raw) < _ROOM
+            drained = length < self._asked and len(raw) < _FULL_REPLY_BYTES
             decoders = [partial(raw_batch.documents, part) for part in parts]
         else:
             cursor = reply["cursor"]
             events: list[Document] = cursor["nextBatch"] if "nextBatch" in cursor else cursor["firstBatch"]
-            drained = len(events) < self._asked and sum([len(event["_id"]["_data"]) for event in events]) < _ROOM
+            drained = (
+                len(events) < self._asked and sum([len(event["_id"]["_data"]) for event in events]) < _FULL_REPLY_BYTES
+            )
             decoders = [partial(list[Document], events)]
         self._id = cursor["id"]
         if self._reads_ahead and self._id and not drained:
@@ -210,14 +217,16 @@ class ChangeCursor:
         self._buffered.append(_Slice(last, cursor["postBatchResumeToken"], drained, now))
 
     def _open(self) -> Document:
-        self._source.check_replica_set(self._replica_set_id)  # a token would go on in another one too, in silence
+        self._source.check_replica_set(
+            self._replica_set_id
+        )  # another replica set would accept the token without an error
         self._session = self._session or self._source.client.start_session(causal_consistency=False)
-        # Where the batch and the token after it come to more than a reply may have (a bug of MongoDB's, with an _id of
-        # kilobytes), a getMore says so (EventUnreadable); of an aggregate it would only cut the connection.
-        self._asked = min(self._pace.size, _FEW)
+        # With an _id of kilobytes, a batch and the token after it may exceed the largest reply. A getMore then fails
+        # with error 10334 (EventUnreadable), but an aggregate closes the connection, so it asks for few events.
+        self._asked = min(self._pace.size, FEW_EVENTS)
         command = {
             "aggregate": self._collection or 1,
-            "pipeline": [{"$changeStream": {**self._options, **self._place}}, *self._stages],
+            "pipeline": [{"$changeStream": {**self._options, **self._resume_option}}, *self._stages],
             "cursor": {"batchSize": self._asked},
         }
         self._wait_for_member()
@@ -226,7 +235,7 @@ class ChangeCursor:
         return reply
 
     def _get_more(self, wait_ms: int, codec: CodecOptions[Any] = CODEC) -> Any:
-        # The driver's deadline holds: pymongo.timeout would replace maxTimeMS, which is here the wait for events.
+        # The driver's deadline applies: pymongo.timeout would replace maxTimeMS, which is the wait for events here.
         self._asked = self._pace.size
         command = {
             "getMore": Int64(self._id),
@@ -240,17 +249,17 @@ class ChangeCursor:
         return reply
 
     def _wait_for_member(self) -> None:
-        """Until a secondary has all that was read before: on one that lags, a stream would begin in its future."""
+        """Wait until a secondary has everything that was read before: a stream cannot start in the member's future."""
         if self._pin.is_primary:
             return
-        token: Document | None = self._place.get("resumeAfter")
+        token: Document | None = self._resume_option.get("resumeAfter")
         after = (
-            position.of_timestamp(self._place["startAtOperationTime"]) - 1
+            position.of_timestamp(self._resume_option["startAtOperationTime"]) - 1
             if token is None
             else resume_token.position_of(token)
         )
         command = {
-            "find": self._collection or "zmsd",  # it need not exist
+            "find": self._collection or "zmsd",  # a collection that does not exist serves as well
             "projection": {"_id": 1},
             "limit": 1,
             "singleBatch": True,
@@ -260,7 +269,7 @@ class ChangeCursor:
 
     def _drop(self) -> None:
         if self._ahead is not None:
-            self._ahead.join()  # it uses the session
+            self._ahead.join()  # the thread uses the session
             self._ahead = None
         self._buffered.clear()
         self._id = 0
@@ -271,8 +280,7 @@ class ChangeCursor:
 
 
 class _Ahead(Thread):
-    """The next reply of a backlog, which mongod makes while the caller works on the one before: where they took turns,
-    a backlog of 20,000 inserts/s or 15,000 updates/s was read, now 25,000 or 22,000."""
+    """Request the next reply of a backlog, so that mongod and the caller work at the same time (bench/README.rst)."""
 
     def __init__(self, get_more: Callable[[], RawBSONDocument]) -> None:
         super().__init__(name="ahead", daemon=True)
@@ -284,11 +292,11 @@ class _Ahead(Thread):
     def run(self) -> None:
         try:
             self._reply = self._get_more()
-        except Exception as error:  # for the caller
+        except Exception as error:  # ``reply`` raises it
             self._error = error
 
     def reply(self) -> RawBSONDocument:
-        """Waits for it; raises what getMore has raised."""
+        """Wait for the reply and return it. Raises the error of the getMore."""
         self.join()
         if self._error is not None:
             raise self._error

@@ -10,12 +10,12 @@ from typing import Any
 from bson import DBRef
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import MongoClient
-from pymongo.errors import PyMongoError
+from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
 
 from zmsd.bson_types import Document
 from zmsd.config import mongodb_uri
-from zmsd.errors import SourceRefused, SourceUnavailable
-from zmsd.mongodb.errors import classify, one_line
+from zmsd.errors import EvaluationError, ResumeLost, SourceRefused, SourceTimeout, SourceUnavailable, TokenUnfit
+from zmsd.mongodb.errors import classify, is_transient, message_of, one_line
 from zmsd.mongodb.members import MemberSelector
 from zmsd.pace import FIRST_SECONDS
 
@@ -89,3 +89,25 @@ def classified_errors() -> Iterator[None]:
         raise classify(error) from error
     except (OSError, ValueError, TypeError, LookupError) as error:  # as from a password that cannot be normalised
         raise SourceRefused(f"the driver cannot use the URI: {one_line(error)} (mongodb.uri)") from error
+
+
+@contextmanager
+def evaluation_errors() -> Iterator[None]:
+    """Raise an error of a pipeline over given documents as EvaluationError, if the pipeline or its documents caused it.
+
+    Every other error is raised as the SourceError of its class, and an error of a change stream's position, which the
+    pipeline does not have, as SourceUnavailable.
+    """
+    try:
+        yield
+    except OperationFailure as error:
+        fault = classify(error)
+        if isinstance(fault, (SourceRefused, SourceTimeout)):
+            raise fault from error
+        if is_transient(error) or isinstance(fault, (ResumeLost, TokenUnfit)):
+            raise SourceUnavailable(str(fault)) from error
+        raise EvaluationError(message_of(error).rpartition(" :: caused by :: ")[2]) from error
+    except DocumentTooLarge as error:
+        raise EvaluationError(one_line(error)) from error
+    except PyMongoError as error:
+        raise classify(error) from error

@@ -1,6 +1,6 @@
-"""The events themselves: CollectionReader, one per watched collection, and ContentReader for a whole database.
+"""Readers of events with their documents: CollectionReader for one collection, DatabaseReader for the database.
 
-An event leaves here complete: see ``zmsd/mongodb/events.py``.
+They return complete events; ``zmsd/mongodb/events.py`` has the contract.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ log = logging.getLogger(__name__)
 
 
 class Watched(NamedTuple):
-    """What is wanted of a collection."""
+    """What is read of a collection."""
 
     fields: Fields
     evaluator: Evaluator | None = None
-    """For its computed tables."""
+    """Evaluates the computed tables of the collection; None without such tables."""
     needs_before: bool = False
-    """Some table's rows do not follow from ``_id``."""
+    """Whether a change needs the document before: the key of some table does not follow from ``_id``."""
     filters: Sequence[Document] = ()
-    """Plain ones: a document that none of them takes has no rows. Empty where any document may have some."""
+    """Plain filters: a document that passes none of them has no rows. Empty if any document may have rows."""
 
 
 _LOOKED_UP = 100
-"""Events in a batch where the documents of all updates are looked up: those are not among the 16 MB of a reply."""
+"""Events in a batch if the documents of all updates are looked up, because these are not limited by a reply's 16 MB."""
 
 
 def _batch_size(source: Source) -> int:
@@ -48,12 +48,15 @@ def _batch_size(source: Source) -> int:
 
 
 def _options(source: Source) -> Document:
-    """Images are asked for also where they are not on yet: they may be before the next event."""
+    """Return the options of ``$changeStream``.
+
+    They request images even before images are switched on, because that may happen before the next event.
+    """
     return dict.fromkeys((AFTER, BEFORE), "whenAvailable") if source.wants_images else {}
 
 
 class ContentReader(Reader):
-    """Reads whole events; looks up the documents of updates that came without one."""
+    """Reads events with their documents, and looks up the documents of updates that came without one."""
 
     def __init__(
         self,
@@ -70,15 +73,15 @@ class ContentReader(Reader):
         self._lookups = {name: Lookup(source, name, wanted.fields) for name, wanted in watched.items()}
 
     def _read(self, wait_ms: int) -> Batch:
-        """An event that cannot be had, though its documents, together or alone, perhaps can: they are looked up."""
+        """Read a batch. If an event cannot be read, read it without its documents, which ``fill`` looks up."""
         try:
             return super()._read(wait_ms)
         except OptionRefused as error:
             if self._source.look().stores_images:
                 raise
-            raise OptionRefused("the deployment offers other options now, with which its streams are opened") from error
+            raise OptionRefused("the deployment takes other options now: the change streams are reopened") from error
         except EventUnreadable as error:
-            log.info(kv("event unreadable, documents are looked up", stream=self.name, error=error))
+            log.info(kv("looking up documents of unreadable events", stream=self.name, error=error))
             return self._cursor.read_without_documents()
 
     def fill(self, events: list[ChangeEvent]) -> None:
@@ -87,7 +90,7 @@ class ContentReader(Reader):
             if event.kind in OF_DOCUMENTS and event.collection is not None:
                 by_collection.setdefault(event.collection, []).append(event)
             else:
-                # What comes under these names has none yet, or its own.
+                # The collection that has the name next has its own setting for images.
                 self._source.forget_images(event.collection, event.target)
         for collection, group in by_collection.items():
             for event in group:
@@ -105,7 +108,7 @@ class ContentReader(Reader):
 
 
 class CollectionReader(ContentReader):
-    """One watched collection."""
+    """Reads the stream of one watched collection."""
 
     def __init__(
         self, source: Source, collection: str, wanted: Watched, after: int, stop: Event, health: Health
@@ -116,8 +119,11 @@ class CollectionReader(ContentReader):
         self._collection = collection
 
     def _read(self, wait_ms: int) -> Batch:
-        """A view or a time series may have taken the collection's name. The events of the collection before, and of
-        one that takes the name later, are in the database's stream."""
+        """Read a batch, from the database's stream if the name is not a collection's any more.
+
+        A view or a time series may have taken the name. The events of the collection before it, and of a collection
+        that takes the name later, are in the stream of the database.
+        """
         try:
             return super()._read(wait_ms)
         except NotWatchable:
@@ -126,12 +132,12 @@ class CollectionReader(ContentReader):
 
 
 class DatabaseReader(ContentReader):
-    """Many collections in one stream that carries order and content together."""
+    """Reads all watched collections from one stream, which carries order and content together."""
 
     def __init__(self, source: Source, watched: Mapping[str, Watched], after: int, stop: Event, health: Health) -> None:
         every = [wanted.fields for wanted in watched.values()]
         union: Fields = None if None in every else frozenset().union(*(f for f in every if f is not None))
-        # Not in a collection's own stream: there each event is the partner of one in the order.
+        # Only here: in a collection's own stream each event is paired with an event of the order.
         filters = {name: wanted.filters for name, wanted in watched.items() if wanted.filters}
         stages = [match_collections(watched), *match_filters(filters), project_fields(union)]
         evaluated = any(wanted.evaluator is not None for wanted in watched.values())
@@ -149,7 +155,7 @@ class DatabaseReader(ContentReader):
 
 
 def _evaluate(evaluator: Evaluator, events: list[ChangeEvent]) -> None:
-    """Have mongod evaluate the computed tables of a collection for the documents before and after each event."""
+    """Set what mongod computes for the tables of a collection, from the documents before and after each event."""
     befores = [event for event in events if event.before is not None]
     afters = [event for event in events if event.after is not None]
     documents = [event.before for event in befores] + [event.after for event in afters]

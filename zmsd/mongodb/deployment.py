@@ -1,4 +1,4 @@
-"""What zmsd reads from: the kind, the version and the abilities of a MongoDB deployment, found by asking it.
+"""The kind, the version and the abilities of a MongoDB deployment, as the deployment reports them.
 
 The abilities follow the deployment's behaviour, not the binary's version: MongoDB 6.0 with featureCompatibilityVersion
 5.0, the state between the steps of an upgrade, stores no pre- and post-images
@@ -27,10 +27,10 @@ _WITH_IMAGES: Document = {"$changeStream": {"fullDocument": "whenAvailable"}}
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One look at a deployment. Two looks are equal if nothing has changed that matters to zmsd."""
+    """A deployment at one moment. Two of them are equal if nothing has changed that matters to zmsd."""
 
     version: tuple[int, ...] = ()
-    """Of the primary's binary; empty before the first look."""
+    """Version of the primary's binary; empty before the first look."""
     sharded: bool = False
     set_name: str | None = None
     is_primary: bool = True
@@ -40,11 +40,12 @@ class Deployment:
 
     @property
     def version_text(self) -> str:
+        """Version with dots."""
         return ".".join(map(str, self.version))
 
     @property
     def has_documents_stage(self) -> bool:
-        """The stage ``$documents``. The binary alone decides: 6.0 has it at any featureCompatibilityVersion."""
+        """Whether the stage ``$documents`` exists: 6.0 has it with any featureCompatibilityVersion."""
         return self.version >= (5, 1)
 
     @property
@@ -63,7 +64,8 @@ class Deployment:
         )
 
     def check(self) -> None:
-        """Raise SourceRefused if it has no change streams, SourceUnavailable if it is not the primary that answers."""
+        """Raise SourceRefused for a deployment without change streams, SourceUnavailable if another member than the
+        primary answers."""
         if not self.sharded and self.set_name is None:
             raise standalone()
         if not self.is_primary:
@@ -74,7 +76,7 @@ class Deployment:
 
 
 def ask(primary: Command, read: Command) -> Deployment:
-    """Look at a deployment. Raises PyMongoError.
+    """Return what a deployment is now. Raises PyMongoError.
 
     :param primary: runs a command on the primary
     :param read: runs a command where change streams are read
@@ -93,6 +95,7 @@ def ask(primary: Command, read: Command) -> Deployment:
 
 
 def standalone() -> SourceRefused:
+    """Return the error for a mongod that is not a member of a replica set."""
     return SourceRefused(
         "this mongod is standalone, change streams need a replica set: "
         "start it with --replSet rs0 and run rs.initiate() once"

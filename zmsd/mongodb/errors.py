@@ -1,7 +1,10 @@
-"""What an error of MongoDB means: the one table of classes.
+"""The class of each error of MongoDB, in one table.
 
-A label decides first (except for 280, which servers label non-resumable although the position may still be good), then
-the code, never the text. Codes as in MongoDB's error_codes.yml and its change streams specification.
+A label decides first, then the code, never the text. The exception is code 280, which servers label non-resumable
+although the position may still be good.
+
+Codes: https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml
+Resumable errors: https://github.com/mongodb/specifications/blob/master/source/change-streams/change-streams.md
 """
 
 from __future__ import annotations
@@ -54,11 +57,12 @@ _TIME_LIMIT = 50
 
 
 def code_of(error: PyMongoError) -> int | None:
+    """Return the code of an error that the server sent, or None for an error of the driver."""
     return error.code if isinstance(error, OperationFailure) else None
 
 
 def classify(error: PyMongoError) -> SourceError:
-    """The class of zmsd's own for an error of pymongo; raise it ``from`` the original."""
+    """Return the SourceError for an error of pymongo. The caller raises it ``from`` the original."""
     code = code_of(error)
     text = _text(error)
     if code in REOPEN_BY_TIME:
@@ -77,7 +81,7 @@ def classify(error: PyMongoError) -> SourceError:
         return SourceRefused(text)
     if isinstance(error, NetworkTimeout) or code == _TIME_LIMIT:
         return SourceTimeout(text, busy=code == _TIME_LIMIT)
-    # Transient, or unknown: resumed in both cases, because giving up would be worse and "from now" is never right.
+    # Transient or unknown. Both are resumed: giving up would be worse, and "from now" is never right.
     return SourceUnavailable(text)
 
 
@@ -101,7 +105,7 @@ def is_scarcity(error: InvalidBSON | MemoryError) -> bool:
 
 
 def is_transient(error: PyMongoError) -> bool:
-    """Whether it is known to pass by itself."""
+    """Return whether an error is known to pass by itself."""
     return (
         code_of(error) in RESUME
         or error.has_error_label("ResumableChangeStreamError")
@@ -116,11 +120,11 @@ _ADVICE = (
     ),
     ("is primary", "an election is under way, or rs.initiate() was never run"),
     ("readPreference", "wait for one, or correct the URI"),
-    ("Authentication failed", "see to user, password and authSource"),
+    ("Authentication failed", "check user, password and authSource"),
     ("requires authentication", "give a user: mongodb://USER:PASSWORD@HOST/..."),
-    ("not authorized on", "its user lacks a role, zmsd check says which"),
+    ("not authorized on", "the user lacks a role; zmsd check names it"),
 )
-"""What to do, by what the text says. Behind "No replica set members available" stands the name that the URI gives."""
+"""(part of a text, advice). The name of the replica set in the URI follows "No replica set members available"."""
 _REWRITTEN: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.DOTALL), text)
     for pattern, text in (

@@ -1,4 +1,4 @@
-"""ChangeEvent: the contract between those who read change streams and those who make rows of them.
+"""ChangeEvent: the contract between the readers of change streams and the makers of rows.
 
 ======================  ================================================================================
 stage                   what it guarantees or adds

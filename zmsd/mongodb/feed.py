@@ -1,4 +1,4 @@
-"""Feed: everything that happens in the watched collections after a position, in order, for ever."""
+"""Feeds: everything that happens in the watched collections after a position, in one order, without an end."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from zmsd.mongodb.source import Source
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 3
-"""Full batches after which it is one."""
+_BACKLOG_BATCHES = 3
+"""Consecutive full batches after which the feed counts as backlogged."""
 _CALM_EVENTS, _CALM_SECONDS = 1000, 1.0
-"""With less than so many events in so many seconds, the end of it having been reached, it is none any more."""
+"""A backlog has ended when fewer events came in so many seconds, and the feed has caught up."""
 MAX_COLLECTION_STREAMS = 10
 """Watched collections up to which ``feed.scope: auto`` gives each a change stream of its own."""
 
@@ -32,36 +32,36 @@ MAX_COLLECTION_STREAMS = 10
 class Feed:
     """Starts at a position and owns its readers. For one thread.
 
-    A context manager: on leaving, the readers have been told to end and were waited for.
+    A context manager: it ends with ``close``.
     """
 
     scope: str
-    """``collection`` or ``database``: setting ``feed.scope``, or what *auto* means here."""
+    """``collection`` or ``database``: the setting ``feed.scope``, or what *auto* means here."""
 
     @property
     def health(self) -> Health:
-        """Of its readers. Any thread."""
+        """State of the readers. Thread-safe."""
         raise NotImplementedError
 
     @property
     def queues(self) -> dict[str, tuple[int, int]]:
-        """Reader -> (batches that wait in its queue, how many may). Any thread."""
+        """Reader -> (batches that wait in its queue, most that may wait). Thread-safe."""
         return {}
 
     @property
     def has_buffered(self) -> bool:
-        """What comes next does not have to be asked for."""
+        """Whether the next read returns events without a request."""
         return False
 
     def read(self) -> FeedBatch | None:
-        """What came next, perhaps nothing but progress; None when there was nothing in about a second.
+        """Return the next parts of transactions, perhaps only progress, or None after about a second without either.
 
         Raises ResumeLost, EventUnreadable, SourceUnavailable (begin again at ``progress``) and Stopped.
         """
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give back what it holds; for its thread."""
+        """Stop the readers and wait for them, for up to 5 s."""
         raise NotImplementedError
 
     def __enter__(self) -> Feed:
@@ -74,12 +74,12 @@ class Feed:
 
 
 class StreamFeed(Feed):
-    """Reads one way."""
+    """A feed that reads by database or by collection from its start to its end."""
 
     def __init__(self, source: Source, watched: Mapping[str, Watched], after: int, stop: Event | None = None) -> None:
-        """:param watched: the collections, and what is wanted of them
+        """:param watched: the collections, and what is read of each
         :param after: the position after which it begins
-        :param stop: ends it from outside, also where it waits for MongoDB to come back
+        :param stop: ends it from another thread, also while it waits for MongoDB to come back
         """
         self._health = Health(source.failures, source.recoveries)
         self._stop = stop or Event()
@@ -92,17 +92,17 @@ class StreamFeed(Feed):
 
     @property
     def progress(self) -> int:
-        """Everything up to this position has been read."""
+        """Position up to which everything has been read."""
         return self._grouper.progress
 
     @property
     def in_transaction(self) -> bool:
-        """The end of what was read last is not known yet."""
+        """Whether the end of the newest transaction is unknown yet."""
         return self._grouper.is_open
 
 
 class DatabaseFeed(StreamFeed):
-    """One stream over the database, read by the caller's own thread. Also what a client that is behind reads from."""
+    """One stream over the database, read by the caller's own thread. Catch-up feeds of clients are of this kind."""
 
     scope = "database"
 
@@ -110,7 +110,7 @@ class DatabaseFeed(StreamFeed):
         super().__init__(source, watched, after, stop)
         self._source = source
         self.caught_up = False
-        """It was within a second of the database's own time."""
+        """Whether the newest batch was within a second of the database's own time."""
         self._reader = DatabaseReader(source, watched, after, self._stop, self.health)
 
     @property
@@ -130,8 +130,11 @@ class DatabaseFeed(StreamFeed):
         self._reader.close()
 
     def _ended(self, batch: Batch) -> bool:
-        """Nothing more has the last event's time. A batch of content may have been cut at 16 MB, so only an empty one
-        says so; but what is in no transaction is alone at its time, which saves that question: 1.5 of 4.7 ms."""
+        """Return whether no further event has the last event's cluster time.
+
+        A batch with documents may have been cut at 16 MB, so only an empty batch proves it. An event outside of a
+        transaction is alone at its cluster time where writes are not grouped, which saves a request.
+        """
         return not batch.events or (
             not self._source.may_group_writes()
             and not batch.events[-1].in_transaction
@@ -140,14 +143,15 @@ class DatabaseFeed(StreamFeed):
 
 
 class CollectionFeed(StreamFeed):
-    """A stream and a thread per collection, and one more of each for the order."""
+    """A stream and a thread for each collection, and one of each for the order."""
 
     def __init__(self, source: Source, watched: Mapping[str, Watched], after: int) -> None:
         super().__init__(source, watched, after)
         self.backlogged = False
-        """There is a backlog, before which it has come to rest: another feed may go on at its progress."""
-        self._full = 0  # batches of the order, one after the other, that did not hold all that was there
-        self._batch: Batch | None = None  # of the order, for which some reader has not brought all yet
+        """Whether there is a backlog. The feed has stopped between two transactions: another feed may continue at its
+        progress."""
+        self._full = 0  # consecutive batches of the order that did not have all events that were visible
+        self._batch: Batch | None = None  # batch of the order that waits for the events of some reader
         order = OrderReader(source, watched, after, self._stop, self.health)
         self._order = reader_thread(order, self._stop, keep_empty=True)
         self._readers = {
@@ -180,14 +184,14 @@ class CollectionFeed(StreamFeed):
             return self._grouper.group(events, token, batch.now, ended=ended)
         self._batch = None
         self._full = 0 if batch.drained else self._full + 1
-        if self._full >= _BACKLOG and (whole := _but_the_last(events)):
+        if self._full >= _BACKLOG_BATCHES and (whole := _but_the_last(events)):
             self.backlogged = True
             return self._grouper.group(whole, whole[-1].token, batch.now, ended=True)
-        # An entry of the order is far too small for 16 MB to end a batch: a short one ended because all was said.
+        # Entries of the order are too small to fill 16 MB: a drained batch ended because no further event was visible.
         return self._grouper.group(events, batch.token, batch.now, ended=batch.drained and not self._sharded)
 
     def detach(self) -> list[Thread]:
-        """Its readers may end, which those that wait for events do within a second; their threads."""
+        """Stop the readers without waiting for them, and return their threads, which end within about a second."""
         self._stop.set()
         readers = [self._order, *self._readers.values()]
         for reader in readers:
@@ -199,22 +203,21 @@ class CollectionFeed(StreamFeed):
 
 
 class AdaptiveFeed(Feed):
-    """A stream for each collection, as long as they keep up; for a backlog one over the database.
+    """A stream for each collection as long as they keep up, and one stream over the database for a backlog.
 
-    mongod reads the oplog for each stream: of 25,000 changes/s that come by one stream, 15,000 do by those of five
-    collections and their order.
+    mongod reads the oplog for each stream, so one stream reads a backlog faster (bench/README.rst).
     """
 
     scope = "collection"
 
     def __init__(self, source: Source, watched: Mapping[str, Watched], after: int, stop: Event | None = None) -> None:
-        """:param stop: ends it from outside"""
+        """:param stop: ends it from another thread"""
         self._source = source
         self._watched = watched
         self._stop = stop
         self._feed: CollectionFeed | DatabaseFeed = CollectionFeed(source, watched, after)
-        self._left: list[Thread] = []  # readers that may not have ended yet
-        self._since = 0.0  # monotonic seconds: when the events of the backlog's stream were counted last
+        self._detached: list[Thread] = []  # threads of readers that may not have ended yet
+        self._since = 0.0  # monotonic seconds at which the count of events of the backlog's stream began
         self._events = 0
 
     @property
@@ -242,11 +245,11 @@ class AdaptiveFeed(Feed):
 
     def close(self) -> None:
         self._feed.close()
-        _join(self._left)
+        _join(self._detached)
 
     def _catch_up(self, feed: CollectionFeed) -> None:
         log.debug("backlog: reading the database as one stream")
-        self._left = feed.detach()
+        self._detached = feed.detach()
         self._feed = DatabaseFeed(self._source, self._watched, feed.progress, self._stop)
         self._since, self._events = time.monotonic(), 0
 
@@ -254,7 +257,7 @@ class AdaptiveFeed(Feed):
         if self._events < _CALM_EVENTS and feed.caught_up and not feed.health.problem:
             log.debug("no backlog: reading each collection by itself")
             self.close()
-            self._left = []
+            self._detached = []
             self._feed = CollectionFeed(self._source, self._watched, feed.progress)
         self._since, self._events = time.monotonic(), 0
 
@@ -266,7 +269,7 @@ def _join(threads: list[Thread]) -> None:
 
 
 def _but_the_last(events: list[ChangeEvent]) -> list[ChangeEvent]:
-    """Without those of the last clusterTime, of which there may be more."""
+    """Return the events without those of the last cluster time, which may have more events."""
     last = resume_token.time_text(events[-1].token) if events else ""
     return [event for event in events if resume_token.time_text(event.token) != last]
 
@@ -290,6 +293,6 @@ def _scope(setting: str, source: Source, collections: int) -> str:
 
 
 def open_feed(setting: str, source: Source, watched: Mapping[str, Watched], after: int, stop: Event) -> Feed:
-    """The live feed of setting ``feed.scope``."""
+    """Return the live feed for the setting ``feed.scope``, started after a position."""
     one_stream = _scope(setting, source, len(watched)) == "database"
     return (DatabaseFeed if one_stream else AdaptiveFeed)(source, watched, after, stop)

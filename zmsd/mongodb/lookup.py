@@ -1,8 +1,10 @@
-"""Documents for events that came without them, where a collection keeps no images.
+"""Look up the documents of events that came without images.
 
-A document is read as it was at the event's own cluster time, and for the one before at the moment before it: exact,
-like an image, as long as the server keeps that history (300 s), and whole within a transaction. ``updateLookup`` would
-give the document as it is by now. Where the history is gone, so does this; then the document before stays unknown.
+The document after a change is read at the event's own cluster time, and the document before it at the cluster time
+before. That is as exact as an image, also within a transaction, while the server keeps that history: 300 s by default
+(https://www.mongodb.com/docs/manual/reference/parameters/#mongodb-parameter-param.minSnapshotHistoryWindowInSeconds).
+``updateLookup`` would return the document as it is now. After the history is gone this module does the same, and the
+document before stays unknown.
 """
 
 from __future__ import annotations
@@ -25,25 +27,27 @@ from zmsd.mongodb.source import Source
 
 Found = dict[bytes, Document]
 Left = dict[tuple[str, bytes], Document | None]
-"""(clusterTime in hexadecimal, _id) -> the document after the newest event."""
+"""(cluster time in hexadecimal, ``_id`` as BSON) -> the document after the newest event."""
 
 
 class Lookup:
-    """For one collection and one thread."""
+    """Looks up documents of one collection. For one thread."""
 
     def __init__(self, source: Source, collection: str, fields: frozenset[str] | None) -> None:
         self._source = source
         self._collection = collection
         self._select = None if fields is None else dict.fromkeys(fields | {"_id"}, 1)
         self._left: Left = {}
-        """What the transaction at whose end we may not be has left of its documents in earlier batches."""
+        """Documents as left by earlier batches of the transaction that may still be open."""
         self._newly_left: Left = {}
 
     def complete(self, events: list[ChangeEvent], *, before: bool) -> None:
-        """Put in what is missing, in place. A change whose document is gone by now becomes ``operationType: delete``:
-        the event that deleted it may know only a document that no row was made of.
+        """Set the missing documents of events in place.
 
-        :param before: also the document before, which then may be None: there was none
+        A change whose document does not exist any more becomes a delete, because the event that deleted the document
+        may only have a document that never had a row.
+
+        :param before: set the document before the change as well, or None if there was no document
         """
         lacking = [event for event in events if event.kind in WITH_AFTER and event.after is None]
         for event, document in self._each(lacking, lambda at: at, fallback=True):
@@ -57,9 +61,9 @@ class Lookup:
                 event.before, event.before_known = document, True
 
     def settle(self) -> None:
-        """The events that were completed last will not be given again."""
+        """Confirm that the events of the last ``complete`` will not be passed again."""
         newest = next(reversed(self._newly_left), ("0", b""))[0]
-        # With images it is not needed, and a transaction may be large.
+        # With images the documents are not needed, and a transaction may be large.
         kept = {} if self._source.has_images_at(self._collection, int(newest, 16)) else self._newly_left
         if any(time != newest for time, _ in itertools.islice(self._left, 1)):
             self._left = {}
@@ -67,8 +71,10 @@ class Lookup:
         self._newly_left = {}
 
     def _take_over(self, events: list[ChangeEvent]) -> None:
-        """Within a transaction the document before is the one that the event before left, not that of the moment
-        before."""
+        """Set the document before, within a transaction, to what the previous event of the document left.
+
+        Reading at the cluster time before would return the document as it was before the transaction.
+        """
         left: Left = {}
         for event in events:
             key = (resume_token.time_text(event.token), _hashable(event.document_id))
@@ -81,27 +87,33 @@ class Lookup:
     def _each(
         self, events: list[ChangeEvent], time: Callable[[int], int], *, fallback: bool
     ) -> list[tuple[ChangeEvent, Document | None]]:
-        """(event, document) for those that could be read: one query for each cluster time, and one for the rest."""
+        """Return (event, document) for each document that could be read.
+
+        One query reads the documents of one cluster time, and one query the rest.
+
+        :param time: the event's position -> the position at which to read
+        :param fallback: whether to read documents as they are now after the history is gone
+        """
         done: list[tuple[ChangeEvent, Document | None]] = []
         rest = events
         for at, group in itertools.groupby(events, key=lambda event: resume_token.position_of(event.token)):
             together = list(group)
             found = self._read(together, {"level": "snapshot", "atClusterTime": position.to_timestamp(time(at))})
-            if found is None:  # nor can the later ones be read, until the feed has caught up
+            if found is None:  # later events cannot be read either, until the feed has caught up
                 break
             done += _matched(together, found)
             rest = rest[len(together) :]
         if rest and fallback:
-            # Not older than the events: a secondary may be behind them.
+            # Not older than the events: a secondary may lag behind them.
             newest = resume_token.position_of(rest[-1].token)
             found = self._read(rest, {"level": "majority", "afterClusterTime": position.to_timestamp(newest)})
             if found is None:
-                raise SourceUnavailable(f"{self._collection}: documents cannot be read just now")
+                raise SourceUnavailable(f"collection {self._collection}: documents cannot be read at the moment")
             done += _matched(rest, found)
         return done
 
     def _read(self, events: list[ChangeEvent], concern: Document) -> Found | None:
-        """The events' documents by their _id; None where the server has no such history any more."""
+        """Return the events' documents by ``_id``, or None if the server does not keep that history any more."""
         ids = [event.document_id for event in events]
         command: Document = {"find": self._collection, "filter": {"_id": {"$in": ids}}, "readConcern": concern}
         if self._select is not None:

@@ -18,12 +18,12 @@ from pymongo.read_preferences import _ServerMode
 from pymongo.server_description import ServerDescription
 
 _LATENCY_WINDOW_SECONDS = 0.015
-"""As the driver's localThresholdMS: members whose round trip takes at most so much longer than the nearest one's are
-equally good."""
+"""As the driver's ``localThresholdMS``: a member is as good as the nearest one if its round trip takes at most so much
+longer."""
 
 
 class Pin:
-    """The member that has a cursor: chosen by the first command that is run with it. For one thread at a time."""
+    """The member that has a cursor, chosen by the first command that runs with the pin. For one thread at a time."""
 
     __slots__ = ("address", "preference")
 
@@ -33,20 +33,22 @@ class Pin:
 
     @property
     def is_primary(self) -> bool:
-        """Whether only the primary may serve it."""
+        """Whether only the primary may be chosen."""
         return self.preference == ReadPreference.PRIMARY
 
 
 class MemberSelector:
-    """The ``server_selector`` of a MongoClient, which the driver calls, in the thread that runs a command, with the
-    members that the read preference allows. Thread-safe."""
+    """The ``server_selector`` of a MongoClient. Thread-safe.
+
+    The driver calls it in the thread that runs a command, with the members that the read preference allows.
+    """
 
     def __init__(self) -> None:
         self._local = local()
 
     @contextmanager
     def pinned(self, pin: Pin) -> Iterator[None]:
-        """The commands of this thread go to one member. They raise AutoReconnect once it is not allowed any more."""
+        """Send this thread's commands to one member; AutoReconnect once the member is not allowed any more."""
         self._local.pin = pin
         try:
             yield
@@ -64,7 +66,7 @@ class MemberSelector:
         found = [member for member in allowed if member.address == pin.address]
         if not found:
             host, port = pin.address
-            raise AutoReconnect(f"{host}:{port}: it has the cursor, and the read preference does not allow it any more")
+            raise AutoReconnect(f"{host}:{port} has the cursor, but the read preference does not allow it any more")
         return found
 
 

@@ -1,7 +1,7 @@
-"""What the oplog says of a position: whether it belongs to this database's history.
+"""Ask the oplog whether a position belongs to this database's history.
 
-A stream that begins at a time says nothing: in an older state of the database, or in another database, mongod begins at
-any time that is not too old.
+Opening a change stream at a cluster time does not answer that: an older state of the database, or another database,
+opens a stream at any time that is not too old.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _has_entry(source: Source, at: int) -> bool | None:
         found = _first_entry(source, {"ts": {"$gte": position.to_timestamp(at)}})
         if found == at:
             return True
-        start = _first_entry(source, {})  # only now: it may have moved on since
+        start = _first_entry(source, {})  # read second, because the oplog's start may move on
     except PyMongoError as error:
         if isinstance(error, OperationFailure) and not is_transient(error):
             return None
@@ -131,5 +131,5 @@ def _first_event(source: Source, start: Document, match: Document, seconds: floa
 def _not_yet(at: int) -> SourceUnavailable:
     mark = position.watermark(at)
     return SourceUnavailable(
-        f"this database has not come to {mark} yet, up to which it was read: is the clock of its machine right?"
+        f"the server's cluster time is still behind {mark}, the last position read; check the MongoDB host's clock"
     )

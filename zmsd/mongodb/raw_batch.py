@@ -1,8 +1,9 @@
-"""The events or documents of a reply, decoded a slice at a time, right before they are worked on.
+"""The events or documents of a reply, decoded slice by slice, right before they are used.
 
-A thousand events come to some 1.5 MB of Python objects, which is more than a processor keeps at hand: by the time that
-they are encoded they are to be had from main memory again. In slices a change takes 0.7 (inserts) or 0.8 (updates) of
-the processor time; and no other thread waits for the interpreter for as long as decoding all of them takes, 2 to 7 ms.
+A thousand decoded events exceed a processor's cache, so that encoding them would wait for main memory; and other
+threads would wait for the interpreter's lock while all of them are decoded (bench/README.rst).
+
+Reference: https://bsonspec.org/spec.html
 """
 
 from __future__ import annotations
@@ -18,38 +19,38 @@ from zmsd.bson_types import Document
 from zmsd.mongodb.client import CODEC
 
 RAW = CODEC.with_options(document_class=RawBSONDocument)
-"""For a reply that is to be sliced."""
+"""Codec for a reply that will be sliced."""
 SLICE = 200
-"""Documents."""
+"""Documents in a slice."""
 EVALUATED = 1000
-"""The same where mongod evaluates them: it is asked less often. A copy of a computed table has 1.2 times the rows/s."""
+"""Documents in a slice if mongod evaluates them: larger slices need fewer requests."""
 _ARRAY = 4
-"""BSON's number of that type (bsonspec.org)."""
+"""Type byte of an array."""
 _int32 = Struct("<i")
 _head = Struct("<iBBi")  # of a document whose one member is an array without a name
 _END = b"\0\0"  # of that array, and of the document
 
 
 class Split(NamedTuple):
-    """``cursor`` of a reply."""
+    """The ``cursor`` of a reply."""
 
     rest: Document
-    """What it has besides its batch (perhaps with it)."""
+    """The members other than the batch, and perhaps the batch."""
     length: int
-    """Documents in all."""
+    """Documents in the batch."""
     slices: list[bytes]
-    """For ``documents``; at least one."""
+    """BSON for ``documents``; at least one slice."""
 
 
 def split(cursor: bytes, size: int) -> Split:
-    """Raises InvalidBSON, but not for what is wrong inside of a document of the batch.
+    """Split the BSON of a reply's ``cursor``. Raises InvalidBSON, but not for an error inside a document of the batch.
 
     :param size: documents in a slice
     """
-    if cursor[4] != _ARRAY:  # mongod begins with the batch; what does not is one slice
+    if cursor[4] != _ARRAY:  # mongod writes the batch first; any other order becomes one slice
         rest = bson.decode(cursor, CODEC)
         return Split(rest, len(_batch(rest)), [cursor])
-    batch = cursor.index(b"\0", 5) + 1  # behind type and name
+    batch = cursor.index(b"\0", 5) + 1  # after type and name
     first, end = batch + 4, batch + _int32.unpack_from(cursor, batch)[0] - 1
     count, cuts = _cuts(cursor, first, end, size)
     parts = [cursor[begin:cut] for begin, cut in pairwise([first, *cuts])]
@@ -59,7 +60,7 @@ def split(cursor: bytes, size: int) -> Split:
 
 
 def documents(one: bytes) -> list[Any]:
-    """Those of a slice (see source.unwrap_dbrefs). Raises InvalidBSON."""
+    """Return the documents of a slice; some may be DBRefs (``client.unwrap_dbrefs``). Raises InvalidBSON."""
     return _batch(bson.decode(one, CODEC))
 
 
@@ -68,8 +69,10 @@ def _batch(document: Document) -> list[Any]:
 
 
 def _cuts(cursor: bytes, at: int, end: int, size: int) -> tuple[int, list[int]]:
-    """How many members an array has, and where its slices end. A member is its type, its index as text, a zero, and a
-    document that begins with its size."""
+    """Return the number of members of an array, and the offsets at which its slices end.
+
+    A member is a type byte, its index as text, a zero byte, and a document that begins with its size.
+    """
     count, cuts = 0, []
     while at < end:
         at += len(str(count)) + 2

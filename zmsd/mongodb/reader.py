@@ -1,4 +1,4 @@
-"""What every reader of a change stream shares: it survives what heals, and says so."""
+"""Readers of change streams: they retry transient errors at the same position, and report them."""
 
 from __future__ import annotations
 
@@ -31,26 +31,24 @@ log = logging.getLogger(__name__)
 CHANNEL_BATCHES = 2
 """Batches that wait between a reader and the sequencer. A full channel stops the reader's getMore: the oplog is the
 buffer."""
-_STEP = 60.0
-"""Seconds that a try may take."""
-_OPENING = 1800.0
-"""Seconds that opening a stream may take: the server scans the oplog up to an old position, 2.2 µs an entry."""
-
-
-_FEW = 100
-_PAUSE = 0.001
-"""Seconds after a batch of so few events: asking for the next one at once would keep the interpreter from those who
-have to send these on, for 0.3 of 1.2 ms."""
-_GIVE_UP = 10.0
-"""Seconds for which a reader tries by itself: an election takes less."""
+_ATTEMPT_SECONDS = 60.0
+"""Seconds that an attempt may take before the reader counts as hanging."""
+_OPENING_SECONDS = 1800.0
+"""Seconds that opening a stream may take: the server scans the oplog up to an old position (bench/README.rst)."""
+_FEW_EVENTS = 100
+_PAUSE_SECONDS = 0.001
+"""Pause after a batch of at most ``_FEW_EVENTS``. Without it the next request would hold the interpreter's lock while
+other threads have to send the events (bench/README.rst)."""
+_GIVE_UP_SECONDS = 10.0
+"""Seconds for which a reader retries by itself: an election takes less."""
 
 
 class Health:
-    """Which readers are in trouble, and why, and which have reason to be silent; shared by all readers of a feed."""
+    """Which readers of a feed fail, and why, and which have a reason to return nothing. Thread-safe."""
 
     def __init__(self, failures: Counter | None = None, recoveries: Counter | None = None) -> None:
-        """:param failures: counts every failed try
-        :param recoveries: counts the times that a reader goes on after one, before anyone has what it has read since
+        """:param failures: counts every failed attempt
+        :param recoveries: counts each recovery of a reader, before any event that it read after the failure is returned
         """
         self._lock = Lock()
         self._problems: dict[str, str] = {}
@@ -61,20 +59,20 @@ class Health:
         self._recoveries = recoveries or Counter()
 
     def opening(self, name: str) -> None:
-        """A reader opens its stream."""
+        """Record that a reader opens its stream."""
         with self._lock:
-            self._quiet_deadlines[name] = time.monotonic() + _OPENING
+            self._quiet_deadlines[name] = time.monotonic() + _OPENING_SECONDS
 
     def asks(self, name: str) -> None:
-        """A reader sends a request."""
+        """Record that a reader sends a request."""
         self._asked[name] = time.monotonic()
 
     def answered(self, name: str) -> None:
-        """A reader has its answer, or knows that it gets none."""
+        """Record that a reader has its reply, or an error instead."""
         self._asked.pop(name, None)
 
     def stalled(self, seconds: float) -> str | None:
-        """Which readers have waited for an answer for at least so many seconds; None: no reader has. Thread-safe."""
+        """Return which readers have waited for a reply for at least so many seconds, or None."""
         now = time.monotonic()
         waits = {name: now - since for name, since in self._asked.copy().items() if now - since >= seconds}
         with self._lock:
@@ -87,45 +85,46 @@ class Health:
         return "; ".join(texts) or None
 
     def failed(self, name: str, text: str, wait: float) -> None:
-        """A reader's try has failed; the next one is after ``wait`` seconds."""
+        """Record a failed attempt. The next attempt follows after ``wait`` seconds."""
         self._failures.inc()
         with self._lock:
             self._problems[name] = text
-            self._quiet_deadlines[name] = time.monotonic() + wait + _STEP
+            self._quiet_deadlines[name] = time.monotonic() + wait + _ATTEMPT_SECONDS
 
     def recovered(self) -> None:
-        """A reader goes on after a failure."""
+        """Count that a reader continues after a failure."""
         self._recoveries.inc()
 
     def succeeded(self, name: str) -> None:
-        """A reader has got a batch."""
+        """Record that a reader has received a batch."""
         with self._lock:
             self._problems.pop(name, None)
             self._quiet_deadlines.pop(name, None)
 
     def failed_for_good(self, error: SourceError) -> None:
-        """A reader's thread is at its end."""
+        """Record the error that has ended a reader's thread."""
         self._error = error
 
     def check(self) -> None:
-        """Raises what has ended a reader: no event of an idle collection would ask for its channel and tell it."""
+        """Raise the error that has ended a reader, also of an idle collection, whose channel is not read."""
         if self._error is not None:
             raise self._error
 
     @property
     def quiet_deadline(self) -> float:
-        """Monotonic seconds until which some reader may have nothing to say, although it does not hang."""
+        """Monotonic seconds until which some reader may return nothing although it does not hang."""
         with self._lock:
             return max(self._quiet_deadlines.values(), default=0.0)
 
     @property
     def problem(self) -> str | None:
+        """Readers that fail, and why; None if all succeed."""
         with self._lock:
             return "; ".join(f"{name}: {text}" for name, text in sorted(self._problems.items())) or None
 
 
 class Reader:
-    """Reads one change stream from its position on, for ever. One thread calls ``step`` and ``close``."""
+    """Reads one change stream from its position on, without an end. For one thread."""
 
     def __init__(self, name: str, cursor: ChangeCursor, stop: Event, health: Health) -> None:
         self.name = name
@@ -133,24 +132,26 @@ class Reader:
         self._cursor = cursor
         self._stop = stop
         self._backoff = backoff()
-        self._repeated = RetryLog(log, f"change stream {name}")
+        self._retry_log = RetryLog(log, f"change stream {name}")
         self._failing_since = 0.0  # monotonic seconds
-        self._few = False  # events came last, and not many
+        self._read_few = False  # the newest batch had some events, but few
 
     @property
     def has_buffered(self) -> bool:
-        """There are events for which the next step does not have to ask."""
+        """Whether the next batch comes without a request."""
         return self._cursor.has_buffered
 
     def read_batch(self, wait_ms: int = AWAIT_MS) -> Batch | None:
-        """The next batch, perhaps empty; None when this try failed and has waited for the next one.
+        """Return the next batch, perhaps empty, or None after a failed attempt and the wait that follows it.
 
-        Raises ResumeLost, which no waiting heals; OptionRefused, after which other options are to be tried; and what
-        has failed for so long, or in such a way, that another database may be there by now: who begins again looks at
-        that first.
+        Raises ResumeLost and TokenUnfit, which do not pass by waiting; OptionRefused, after which the caller chooses
+        other options; and an error that has lasted so long that the server may have another database by now: before
+        the caller begins again, it checks the lineage.
+
+        :param wait_ms: milliseconds to wait for events
         """
-        if self._few and wait_ms == AWAIT_MS and not self.has_buffered:
-            self._stop.wait(_PAUSE)
+        if self._read_few and wait_ms == AWAIT_MS and not self.has_buffered:
+            self._stop.wait(_PAUSE_SECONDS)
         opens = not self._cursor.is_open
         if opens:
             self.health.opening(self.name)
@@ -165,25 +166,26 @@ class Reader:
         finally:
             self.health.answered(self.name)
         if batch.events and batch.events[-1].kind == "invalidate":
-            # It ends a stream, and its cause stands before it: begin again behind it.
+            # It ends the stream; the event that caused it comes before it. Continue after it.
             self._cursor.reopen_after(resume_token.position_of(batch.events.pop().token))
         self._fill(batch.events)
-        self._few = 0 < len(batch.events) < _FEW
-        if opens or self._repeated.attempts:
+        self._read_few = 0 < len(batch.events) < _FEW_EVENTS
+        if opens or self._retry_log.attempts:
             self._recovered()
         return batch
 
     def close(self) -> None:
+        """End the stream on the server. Never raises."""
         self._cursor.close()
 
     def _read(self, wait_ms: int) -> Batch:
         return self._cursor.read(wait_ms)
 
     def fill(self, events: list[ChangeEvent]) -> None:
-        """Complete a batch's events in place, before anyone sees them. For the readers of content."""
+        """Complete the events of a batch in place, before they are returned. Overridden by readers of content."""
 
     def _fill(self, events: list[ChangeEvent]) -> None:
-        """Tried until it works: the cursor has moved on, and reading again would not bring these events."""
+        """Repeat ``fill`` until it succeeds: the cursor has moved on, and would not return these events again."""
         while events:
             self.health.asks(self.name)
             try:
@@ -197,24 +199,27 @@ class Reader:
                 self.health.answered(self.name)
 
     def _failed(self, error: SourceError) -> None:
-        """Say it, and wait before the next try. Raises the error if failures have lasted, except when the server itself
-        reports that it needs longer: then it is the same server, and a new reader would begin with a short deadline."""
+        """Report the error, and wait before the next attempt. Raises the error if failures have lasted.
+
+        It does not raise when the server itself reports that it needs longer: then the server is the same, and a new
+        reader would begin with a short deadline.
+        """
         self.health.answered(self.name)
         if not self._stop.is_set():
             wait = REFUSED_WAIT_SECONDS if isinstance(error, SourceRefused) else next(self._backoff)
-            if not self._repeated.attempts:
+            if not self._retry_log.attempts:
                 self._failing_since = time.monotonic()
-            self._repeated.failed(error)
+            self._retry_log.failed(error)
             self.health.failed(self.name, str(error), wait)
             busy = isinstance(error, SourceTimeout) and error.busy
-            if not busy and time.monotonic() - self._failing_since > _GIVE_UP:
+            if not busy and time.monotonic() - self._failing_since > _GIVE_UP_SECONDS:
                 raise error
             self._stop.wait(wait)
 
     def _recovered(self) -> None:
-        if self._repeated.attempts:
+        if self._retry_log.attempts:
             self.health.recovered()
-        self._repeated.recovered()
+        self._retry_log.recovered()
         self._backoff = backoff()
         self.health.succeeded(self.name)
 

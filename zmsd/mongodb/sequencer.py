@@ -1,7 +1,8 @@
 """One total order of events, cut into transactions.
 
-One clusterTime is one unit of change: a single write, a multi-document transaction, the grouped inserts of MongoDB 8. A
-unit leaves here in one or more *parts*, so that a transaction of any size needs no more memory than a batch.
+All events of one cluster time belong together: a single write, a multi-document transaction, or the grouped inserts of
+MongoDB 8.0. They are returned in one or more parts, so that a transaction of any size needs no more memory than a
+batch.
 """
 
 from __future__ import annotations
@@ -16,60 +17,62 @@ from zmsd.mongodb import resume_token
 from zmsd.mongodb.change_cursor import Batch
 from zmsd.mongodb.events import ChangeEvent
 
-_HELD = 6
-"""Batches of content that are taken for one of the order; of each reader at least one."""
+_MAX_HELD_BATCHES = 6
+"""Batches of content that are held for one batch of the order; at least one for each reader."""
 
 
 class TransactionPart(NamedTuple):
-    """Some or all events of one clusterTime."""
+    """Some or all events of one cluster time."""
 
     position: int
     events: list[ChangeEvent]
     first: bool
+    """Whether it begins the transaction."""
     last: bool
+    """Whether it ends the transaction."""
 
 
 class FeedBatch(NamedTuple):
-    """What a feed yields: parts in order, and how far everything is known."""
+    """What a feed returns: parts of transactions in order, and its progress."""
 
     parts: list[TransactionPart]
     progress: int
-    """Everything up to this position has been delivered (never beyond an unfinished transaction)."""
+    """Position up to which everything has been returned; never beyond a transaction that has not ended."""
 
 
 class PairedEvents(NamedTuple):
-    """What has become of some entries of the order."""
+    """The events of the first entries of a batch of the order."""
 
     events: list[ChangeEvent]
     left: list[ChangeEvent]
-    """Entries whose events are yet to be had: not so many batches are held at once, for a thousand events may be
-    gigabytes."""
+    """Entries whose events have not been read yet. A thousand events may be gigabytes, so few batches are held."""
 
 
 class Sequencer:
-    """Pairs each entry of the order with the next event of its collection's channel."""
+    """Pairs each entry of the order with the next event of its collection's channel. For one thread."""
 
     def __init__(self, channels: Mapping[str, Channel[Batch]]) -> None:
         self._channels = channels
         self._queues: dict[str, list[ChangeEvent]] = {name: [] for name in channels}  # reversed: pop() takes the next
-        self._paired: list[ChangeEvent | None] = []  # of the entries that are being paired, one for each
-        self._fetched: list[str] = []  # whose batches were taken for them
+        self._paired: list[ChangeEvent | None] = []  # one for each entry that has been paired so far
+        self._fetched: list[str] = []  # collections whose batches were taken for these entries
 
     def pair(self, entries: list[ChangeEvent], seconds: float | None = None) -> PairedEvents | None:
-        """The events of the entries, or of the first of them, in order. Raises what ended a reader, or Closed.
+        """Return the events of the entries, or of the first ones of them, in order.
 
-        None where a reader has not brought its event within so many seconds: call again with the same entries.
+        Return None if a reader has not returned its event within ``seconds``: call again with the same entries.
+        Raises the error that has ended a reader, Stopped, and SequenceError if the streams do not match.
         """
         queues = self._queues
         for entry in entries[len(self._paired) :]:
             both = dict.fromkeys((entry.collection, entry.target))
             names = [name for name in both if name is not None and name in queues]
             lacking = [name for name in names if not queues[name]]
-            if len(self._fetched) >= _HELD and any(name in self._fetched for name in lacking):
+            if len(self._fetched) >= _MAX_HELD_BATCHES and any(name in self._fetched for name in lacking):
                 break
             if not all(self._fetch(name, seconds) for name in lacking):
                 return None
-            # A rename between two watched collections is an event of both streams, and stands for both sides once.
+            # A rename between two watched collections is an event of both streams, and is returned once.
             events = [self._next(name, entry) for name in names]
             self._paired.append(events[0] if events else None)
         paired, self._paired = self._paired, []
@@ -94,21 +97,25 @@ class Sequencer:
 
 
 class TransactionGrouper:
-    """Cuts ordered events into parts by their clusterTime."""
+    """Cuts ordered events into transactions by their cluster time. For one thread."""
 
     def __init__(self, after: int, *, sharded: bool = False) -> None:
         self.progress = after
         self._sharded = sharded
-        self._open: str | None = None  # hexadecimal clusterTime of a transaction whose end is not known yet
+        self._open: str | None = None  # hexadecimal cluster time of a transaction whose end is unknown yet
 
     @property
     def is_open(self) -> bool:
+        """Whether the end of the newest transaction is unknown yet."""
         return self._open is not None
 
     def group(self, events: list[ChangeEvent], token: Document, now: int, *, ended: bool) -> FeedBatch:
-        """:param token: everything up to it has been delivered
-        :param now: the database's time for the member that answered: after a failover it may not have come as far
-        :param ended: nothing more was visible, so the last event's transaction is whole (a token beyond it says so too)
+        """Return the parts of the events, and the progress.
+
+        :param token: resume token up to which all events have been returned
+        :param now: the newest position of the member that replied. After a failover it may be older than the events
+        :param ended: no further event was visible, so the last event's transaction is complete. A token beyond its
+            cluster time proves the same
         """
         times = [event.token["_data"][2:18] for event in events]  # resume_token.time_text, inline
         reached = resume_token.time_text(token)
@@ -127,8 +134,8 @@ class TransactionGrouper:
                 begun = None if last else times[start]
                 start = index
         self._open = begun
-        whole = [part.position for part in parts[-2:] if part.last]
-        # Behind mongos a token's own time may have more to come.
+        ended_at = [part.position for part in parts[-2:] if part.last]
+        # Behind mongos, more events with the token's own cluster time may follow.
         known = int(reached, 16) - self._sharded if begun is None else 0
-        self.progress = max(self.progress, known, *whole, 0)
+        self.progress = max(self.progress, known, *ended_at, 0)
         return FeedBatch(parts, self.progress)

@@ -1,9 +1,10 @@
-"""The documents of a collection at one position: read at that cluster time, on any connection, for all collections
-alike.
+"""Snapshot scans: read the documents of a collection as they were at one position.
 
-Snapshot reads live 300 s on the server (minSnapshotHistoryWindowInSeconds). A scan that takes longer, or whose
-collection's catalog entry changed meanwhile, goes on from its last ``_id`` with majority reads and says so in
-``Scan.exact``: the caller then replays the changes since the position.
+Read concern ``snapshot`` with ``atClusterTime`` works on any connection, so all collections can be read at the same
+position (https://www.mongodb.com/docs/manual/reference/read-concern-snapshot/). The server keeps such a snapshot for
+300 s by default (``minSnapshotHistoryWindowInSeconds``). A scan that takes longer, or whose collection's catalog entry
+changes meanwhile, continues after its last ``_id`` with majority reads, and ``Scan.exact`` is false: the caller then
+replays the changes since the position.
 """
 
 from __future__ import annotations
@@ -43,15 +44,16 @@ from zmsd.retry import REFUSED_WAIT_SECONDS, RetryLog, backoff
 log = logging.getLogger(__name__)
 
 BATCH = 1000
+"""Documents in a batch."""
 _PREFETCHED_BATCHES = 2
 _NO_INDEX = 2  # BadValue: the hint names an index that is not there
 
 
 class Scan:
-    """Reads one collection in the order of ``_id``; an iterator over batches, for one thread. A batch is slices for
-    ``documents``, which any thread may call.
+    """Reads one collection in the order of ``_id``: an iterator over batches, for one thread.
 
-    Through everything that heals it goes on from the last ``_id`` it read.
+    A batch is a list of slices for ``documents``, which is thread-safe. After a transient error the scan continues
+    after the last ``_id`` that it read.
     """
 
     def __init__(
@@ -62,53 +64,54 @@ class Scan:
         """
         self.collection = collection
         self.exact = True
-        """All that was read so far was read at the position."""
+        """Whether everything that was read so far was read at the position."""
         self._source = source
         self._fields = fields
         self._at = at
         self._slice_size = slice_size
-        self._over = Event()
+        self._ended = Event()
         self._pace = Pace(BATCH)
         self._last: bytes | None = None  # the slice with the newest document, once there is one
         self._backoff = backoff()
-        self._repeated = RetryLog(log, f"copy of {collection}")
+        self._retry_log = RetryLog(log, f"copy of {collection}")
 
     def estimate(self) -> int:
-        """Roughly how many documents there are; from the collection's metadata."""
+        """Return about how many documents there are, from the collection's metadata. Raises SourceError."""
         with classified_errors():
             if not self._is_collection():
                 return 0
         return int(self._source.command({"count": self.collection})["n"])
 
     def __iter__(self) -> Generator[list[bytes], None, None]:
-        while not self._over.is_set():
+        while not self._ended.is_set():
             try:
                 if (yield from self._read_on()):
                     return
             except PyMongoError as error:
-                self._heal(error)
+                self._retry(error)
             except (InvalidBSON, MemoryError) as error:
                 raise undecodable(self.collection, error) from error
 
     def documents(self, one: bytes) -> list[Document]:
-        """Those of a slice."""
+        """Return the documents of a slice. Raises SourceError if a document cannot be decoded. Thread-safe."""
         try:
             return unwrap_dbrefs(raw_batch.documents(one))
         except (InvalidBSON, MemoryError) as error:
             raise undecodable(self.collection, error) from error
 
     def end(self) -> None:
-        """Nobody wants the rest. Any thread."""
-        self._over.set()
+        """Stop the scan early. Thread-safe."""
+        self._ended.set()
 
     def _read_on(self) -> Generator[list[bytes], None, bool]:
-        """Read from the last ``_id`` to the end; returns False where a single batch was read.
+        """Read from the last ``_id`` to the end. Return False if only one batch was read, because the server is slow.
 
-        ``$gt`` in an expression goes on over all BSON types; the plain one would stay within one. Both walk the index.
+        ``$gt`` in an expression compares values of all BSON types, while ``$gt`` in a query only matches values of the
+        operand's type (https://www.mongodb.com/docs/manual/reference/operator/query/gt/). Both use the index.
         """
         size, slow = self._pace.size, self._pace.is_slow
         command: Document = {"find": self.collection, "hint": {"_id": 1}, "sort": {"_id": 1}, "batchSize": size}
-        if slow:  # the deadline would also hold for all batches of the cursor together
+        if slow:  # otherwise the deadline would apply to all batches of the cursor together
             command["singleBatch"] = True
         if self._fields is not None:
             command["projection"] = dict.fromkeys(self._fields | {"_id"}, 1)
@@ -117,7 +120,7 @@ class Scan:
         if self.exact:
             command["readConcern"] = {"level": "snapshot", "atClusterTime": position.to_timestamp(self._at)}
         else:
-            # Not older than the position: a secondary may be behind it, and only changes since then are replayed.
+            # Not older than the position: a secondary may lag, and only changes since the position are replayed.
             command["readConcern"] = {"level": "majority", "afterClusterTime": position.to_timestamp(self._at)}
         if not self._is_collection():
             return True
@@ -142,40 +145,43 @@ class Scan:
                 raise
 
     def _is_collection(self) -> bool:
-        """Whether there may be rows to read: what a view or a time series gives never changes again."""
+        """Return whether the name is a collection's: a view or a time series would be read once and never updated."""
         found = list(self._source.db.list_collections(filter={"name": self.collection}))
         return all(info.get("type", "collection") == "collection" for info in found)
 
     def _ask(
         self, command: Document, pin: Pin, session: ClientSession, seconds: float | None = None
     ) -> raw_batch.Split:
-        """:param seconds: the deadline, None for that of every request"""
+        """Run a command of the scan and return the parts of its reply.
+
+        :param seconds: the deadline; None: the deadline of every request
+        """
         begun = time.monotonic()
         reply = self._source.read(command, pin, session, raw_batch.RAW, seconds=seconds)
         self._pace.in_time(time.monotonic() - begun)
         return raw_batch.split(bytes(reply["cursor"].raw), self._slice_size)
 
     def _recovered(self) -> None:
-        if self._repeated.attempts:
-            self._repeated.recovered()
+        if self._retry_log.attempts:
+            self._retry_log.recovered()
             self._backoff = backoff()
 
-    def _heal(self, error: PyMongoError) -> None:
-        """Wait for another try, or raise the error that no waiting heals."""
+    def _retry(self, error: PyMongoError) -> None:
+        """Wait for the next attempt, or raise an error that does not pass by waiting."""
         code = code_of(error)
         if code in SNAPSHOT_GONE and self.exact:
-            log.info(kv("copy goes on with majority reads", collection=self.collection, reason=str(classify(error))))
+            log.info(kv("copy continues with majority reads", collection=self.collection, reason=str(classify(error))))
             self.exact = False
             return
         if code == _NO_INDEX and isinstance(error, OperationFailure):
-            raise SourceRefused(f"{self.collection} cannot be read in the order of _id: {message_of(error)}") from error
+            raise SourceRefused(f"cannot read {self.collection} in the order of _id: {message_of(error)}") from error
         fault = SourceUnavailable(one_line(error)) if code in SNAPSHOT_RETRY else classify(error)
         if not isinstance(fault, (SourceUnavailable, SourceRefused)):
             raise fault from error
         if isinstance(fault, SourceTimeout):
             self._pace.late(busy=fault.busy)
-        self._repeated.failed(str(fault))
-        self._over.wait(REFUSED_WAIT_SECONDS if isinstance(fault, SourceRefused) else next(self._backoff))
+        self._retry_log.failed(str(fault))
+        self._ended.wait(REFUSED_WAIT_SECONDS if isinstance(fault, SourceRefused) else next(self._backoff))
 
 
 def prefetched(scan: Scan, stop: Event) -> Iterator[list[Document]]:

@@ -1,4 +1,4 @@
-"""The database that is read: its connection, deployment, identity, and the images it keeps for change streams."""
+"""The published database: its connection, deployment and identity, and the images that it stores for change streams."""
 
 from __future__ import annotations
 
@@ -15,25 +15,22 @@ from bson.codec_options import CodecOptions
 from pymongo import MongoClient, ReadPreference
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
-from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import _ServerMode
 
 from zmsd import position
 from zmsd.bson_types import Document
 from zmsd.errors import (
-    EvaluationError,
     ResumeLost,
     SourceError,
     SourceRefused,
-    SourceTimeout,
     SourceUnavailable,
-    TokenUnfit,
 )
 from zmsd.log import kv
-from zmsd.mongodb.client import CODEC, classified_errors, client_factory, unwrap_dbrefs
+from zmsd.mongodb.client import CODEC, classified_errors, client_factory, evaluation_errors, unwrap_dbrefs
 from zmsd.mongodb.deployment import Deployment, ask, standalone
-from zmsd.mongodb.errors import classify, code_of, is_transient, message_of, one_line
+from zmsd.mongodb.errors import classify, code_of
 from zmsd.mongodb.members import MemberSelector, Pin
 from zmsd.mongodb.time_limit import run_within
 from zmsd.pace import FIRST_SECONDS
@@ -49,41 +46,49 @@ _INDEX_IS_BUILT = (12586, 12587)
 
 
 class Source:
-    """One database of a MongoDB deployment. Its methods may be called from any thread; they raise SourceError."""
+    """One database of a MongoDB deployment. Thread-safe.
+
+    Methods raise SourceError, except where they say PyMongoError.
+    """
 
     def __init__(self, uri: str, database: str) -> None:
-        """Connects in the background. Raises SourceError if the driver rejects the URI, or a file that it names."""
+        """Connect in the background. Raises SourceError if the driver rejects the URI, or a file that the URI names."""
         self._members = MemberSelector()
         self._make_client = client_factory(uri, self._members)
         self._use(self._make_client(), database)
         self.images: frozenset[str] = frozenset()
+        """Collections that are known to store pre- and post-images."""
         self.missing_images: dict[str, SourceError] = {}
-        """Collection -> why its images could not be switched on at the last try."""
+        """Collection -> why images could not be switched on at the last attempt."""
         self._images_since: dict[str, int] = {}  # collection -> the position at which they were switched on
         self._images_retry: dict[str, float] = {}  # collection -> monotonic seconds of the next try
         self.not_collections: dict[str, str] = {}
-        """Published name -> its type, ``view`` or ``timeseries``, as of the last look: MongoDB has no change streams
-        for those, so their tables are empty."""
+        """Published name -> its type, ``view`` or ``timeseries``, as of the last look. MongoDB has no change streams on
+        these types (https://www.mongodb.com/docs/manual/changeStreams/), so their tables are empty."""
         self.deployment = Deployment()
-        """As of the last look. It is the same object as long as nothing has changed."""
+        """As of the last look; the same object as long as nothing has changed."""
         self._images_setting = "auto"
         self.failures = Counter()
-        """Times that reading from it failed, and was tried again."""
+        """Attempts to read that failed and were repeated."""
         self.recoveries = Counter()
-        """Times that a stream has gone on after a failure, perhaps of another database."""
+        """Streams that resumed after a failure. The server may have another database by then."""
         self.replica_set_id: str | None = None
         """``fetch_replica_set_id`` as of ``prepare``."""
         self._warned: set[str] = set()
-        self._lock = Lock()  # of changes to images, which several readers make
+        self._lock = Lock()  # several readers change the images
 
     def close(self) -> None:
+        """Close all connections."""
         self.client.close()
 
     def reconnect(self) -> None:
-        """Connect anew. A driver that has once seen a later election turns every primary of an earlier one away, and
-        such is the primary of a restored or another replica set: that it is another shall be seen.
+        """Replace the client by a new one.
 
-        Raises SourceError if a new client cannot be made, as while a CA file is replaced: the old one stays in use.
+        A client that has seen a later election rejects the primary of an earlier one
+        (https://github.com/mongodb/specifications, server discovery and monitoring, "stale primary"). The primary of a
+        restored or another replica set looks like that, so only a new client shows that the database is another.
+
+        Raises SourceError if no client can be made, as while a CA file is being replaced; the old client stays in use.
         """
         old, client = self.client, self._make_client()
         self._use(client, self.db.name)
@@ -99,7 +104,7 @@ class Source:
         self.content: Database[Document] = client.get_database(
             database, CODEC, read_preference=client.read_preference, read_concern=ReadConcern("majority")
         )
-        """The published database, read where the URI's read preference says: for samples of documents."""
+        """The published database, read as the URI's read preference says: for samples of documents."""
 
     @property
     def wants_images(self) -> bool:
@@ -107,8 +112,10 @@ class Source:
         return self._images_setting != "off" and self.deployment.stores_images
 
     def look(self) -> Deployment:
-        """Ask the deployment again what it is: an upgrade, or another featureCompatibilityVersion, changes that while
-        connections last. Raises SourceError."""
+        """Look at the deployment again and return what it is now.
+
+        An upgrade, or another featureCompatibilityVersion, changes it while connections stay open.
+        """
         with classified_errors():
             found = ask(partial(self.db.command, codec_options=CODEC), partial(self.read, pin=self.pin()))
         with self._lock:
@@ -119,19 +126,22 @@ class Source:
             return self.deployment
 
     def may_group_writes(self) -> bool:
-        """Whether events outside of a multi-document transaction may share their clusterTime, too: since MongoDB 6.1
-        those of TTL deletes, since 8.0 those of insert_many. As the driver has it from each member, for it may be
-        upgraded while we read."""
+        """Return whether events outside of multi-document transactions may share a cluster time.
+
+        They may since MongoDB 6.1 (TTL deletes) and 8.0 (insert_many). The answer comes from the version of each member
+        as the driver knows it, because members are upgraded while zmsd reads.
+        """
         members = self.client.topology_description.server_descriptions().values()
-        # Of a member that cannot be reached just now the driver knows nothing.
+        # The driver has no version of a member that it cannot reach.
         return self.deployment.may_group_writes or any(member.max_wire_version > _WIRE_6_0 for member in members)
 
     def command(self, command: Document) -> Document:
+        """Run a command on the primary and return its reply."""
         with classified_errors():
             return self.db.command(command, codec_options=CODEC)
 
     def pin(self) -> Pin:
-        """For the commands of one cursor, which go to one member that the URI's read preference allows."""
+        """Return a pin for the commands of one cursor: all go to one member that the URI's read preference allows."""
         return Pin(self.client.read_preference)
 
     def read(
@@ -143,9 +153,9 @@ class Source:
         *,
         seconds: float | None = None,
     ) -> Any:
-        """Run a command of a cursor on the member that has the cursor. Raises PyMongoError.
+        """Run a command of a cursor on the member that has the cursor, and return its reply. Raises PyMongoError.
 
-        :param seconds: a time limit of its own (time_limit.run_within); None: the deadline of every request
+        :param seconds: a time limit of its own (``time_limit.run_within``); None: the deadline of every request
         """
         options: dict[str, Any] = {"read_preference": pin.preference, "session": session, "codec_options": codec}
         with self._members.pinned(pin):
@@ -154,12 +164,12 @@ class Source:
             return self.db.command(command, **options)
 
     def find(self, command: Document, preference: _ServerMode) -> list[Document]:
-        """All documents that a find or aggregate command gives. Raises PyMongoError."""
+        """Return all documents of a find or aggregate command. Raises PyMongoError."""
         return unwrap_dbrefs(list(self.db.cursor_command(command, read_preference=preference, codec_options=CODEC)))
 
     @property
     def preferences(self) -> tuple[_ServerMode, ...]:
-        """The URI's read preference, then the primary: a secondary that was synced recently has less history."""
+        """Read preferences to try in order: the URI's, then the primary, which has the most history."""
         wanted = self.client.read_preference
         return (wanted,) if wanted == ReadPreference.PRIMARY else (wanted, ReadPreference.PRIMARY)
 
@@ -172,37 +182,26 @@ class Source:
             return self.find({"aggregate": collection, "pipeline": stages, "cursor": {}}, self.client.read_preference)
 
     def run(self, pipeline: list[Document], seconds: float = FIRST_SECONDS) -> list[Document]:
-        """The results of a pipeline that begins with ``$documents``. Raises EvaluationError where its stages fail, or
-        are too much with their documents.
+        """Return the results of a pipeline that begins with ``$documents``.
 
-        :param seconds: the deadline, if it is another one than that of every request
+        Raises EvaluationError if its stages fail, or if the pipeline with its documents exceeds a limit of the server.
+
+        :param seconds: the deadline
         """
         command = {"aggregate": 1, "pipeline": pipeline, "cursor": {"batchSize": 1_000_000}}
         longer = pymongo.timeout(seconds) if seconds > FIRST_SECONDS else nullcontext()
-        try:
-            with longer:
-                return self.find(command, self.client.read_preference)
-        except OperationFailure as error:
-            fault = classify(error)
-            if isinstance(fault, (SourceRefused, SourceTimeout)):
-                raise fault from error
-            if is_transient(error) or isinstance(fault, (ResumeLost, TokenUnfit)):
-                raise SourceUnavailable(str(fault)) from error
-            raise EvaluationError(message_of(error).rpartition(" :: caused by :: ")[2]) from error
-        except DocumentTooLarge as error:
-            raise EvaluationError(one_line(error)) from error
-        except PyMongoError as error:
-            raise classify(error) from error
+        with longer, evaluation_errors():
+            return self.find(command, self.client.read_preference)
 
     def operation_time(self) -> int:
-        """The position of the newest operation that the primary has applied."""
+        """Return the position of the newest operation that the primary has applied."""
         reply = self.command({"ping": 1})
         if "operationTime" not in reply:
             raise standalone()
         return position.of_timestamp(reply["operationTime"])
 
     def oplog_start(self) -> int | None:
-        """The position of the oldest entry in the oplog; None where reading ``local`` is not allowed."""
+        """Return the position of the oldest oplog entry, or None if the user may not read ``local``."""
         try:
             with classified_errors():
                 first = self.local["oplog.rs"].find_one({}, {"ts": 1}, sort=[("$natural", 1)])
@@ -211,7 +210,7 @@ class Source:
         return position.of_timestamp(first["ts"]) if first else None
 
     def prepare(self, collections: Iterable[str], images: str) -> None:
-        """Look at the deployment, refuse what cannot be watched, and see to the images before any position is taken.
+        """Look at the deployment, refuse one that cannot be watched, and switch images on before any position is taken.
 
         :param collections: the names of the collections to be watched
         :param images: ``auto``, ``required`` or ``off`` (setting ``feed.images``)
@@ -240,12 +239,12 @@ class Source:
         return frozenset(kinds.keys() - self.not_collections.keys())
 
     def collections(self) -> dict[str, Document]:
-        """listCollections: name -> {type, options, info: {uuid}}. Missing collections are missing."""
+        """Return name -> {type, options, info: {uuid}} of every collection that exists (listCollections)."""
         with classified_errors():
             return {info["name"]: dict(info) for info in self.db.list_collections()}
 
     def collection_ids(self) -> dict[str, str]:
-        """Collection name -> UUID (hex)."""
+        """Return collection name -> UUID in hexadecimal."""
         return {
             name: bytes(info["info"]["uuid"]).hex()
             for name, info in self.collections().items()
@@ -253,7 +252,7 @@ class Source:
         }
 
     def fetch_replica_set_id(self) -> str | None:
-        """The replica set's own id; None behind mongos, and where reading it is not allowed (clusterMonitor)."""
+        """Return the id of the replica set, or None behind mongos and if the user lacks the role clusterMonitor."""
         try:
             with classified_errors():
                 config = self.client.admin.command({"replSetGetConfig": 1})["config"]
@@ -262,20 +261,23 @@ class Source:
         return str(config["settings"]["replicaSetId"]) if "replicaSetId" in config.get("settings", {}) else None
 
     def check_replica_set(self, known: str | None) -> None:
-        """Raises ResumeLost where the replica set is another one than that of this id."""
+        """Raise ResumeLost if the replica set has another id than the known one. An unknown id passes."""
         here = self.fetch_replica_set_id()
         if None not in (here, known) and here != known:
             raise ResumeLost(f"another replica set answers than before ({here} instead of {known})")
 
     def switch_images_on(self, name: str) -> bool:
-        """Switch images on for one collection (collMod). False if it does not exist, or if the server does not allow
-        that, for the reason in ``missing_images``. Raises SourceUnavailable when the server cannot be asked."""
+        """Switch pre- and post-images on for one collection (collMod), and return whether they are on.
+
+        They are not if the collection does not exist, or if the server refuses, for the reason in ``missing_images``.
+        Raises SourceUnavailable if the server does not answer.
+        """
         if not self.deployment.stores_images:
             return False
         try:
             reply = self.db.command({"collMod": name, "changeStreamPreAndPostImages": {"enabled": True}})
         except OperationFailure as error:
-            if code_of(error) != _NAMESPACE_NOT_FOUND:  # switched on when it appears
+            if code_of(error) != _NAMESPACE_NOT_FOUND:  # images are switched on when the collection appears
                 reason = self._why_not_switched_on(name, error)
                 self.missing_images[name] = reason
                 self._warn(
@@ -293,8 +295,9 @@ class Source:
         return True
 
     def ensure_images(self, name: str) -> None:
-        """Switch images on for a collection whose events come without. What was written before can be read at its own
-        time as well afterwards as before. A try that failed is repeated after some seconds.
+        """Switch images on for a collection whose events have none. A failed attempt is repeated after some seconds.
+
+        Documents written before can still be read at their own cluster time afterwards.
 
         Raises SourceError if images are required and cannot be switched on.
         """
@@ -308,11 +311,11 @@ class Source:
             raise self._required(name)
 
     def has_images_at(self, name: str, at: int) -> bool:
-        """Whether a collection's events at a position have images, as far as that is known."""
+        """Return whether a collection's events at a position are known to have images."""
         return name in self.images and at > self._images_since.get(name, 0)
 
     def forget_images(self, *names: str | None) -> None:
-        """Whether these collections have images is not known any more."""
+        """Forget whether collections store images: another collection may have the name by now."""
         with self._lock:
             self.images -= set(names)
 
@@ -340,7 +343,7 @@ class Source:
         return type(why)(f"feed.images is required, but images cannot be switched on: {why}")
 
     def _warn(self, what: str, why: str) -> None:
-        """Say a thing once in the life of the process, not at every reconnect."""
+        """Log a warning once in the life of the process, not at every reconnect."""
         if what not in self._warned:
             self._warned.add(what)
             log.warning(kv(what, reason=why))

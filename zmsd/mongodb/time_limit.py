@@ -7,8 +7,8 @@ from typing import Any
 import pymongo
 from pymongo.database import Database
 
-_FOR_THE_ANSWER_SECONDS = 3.0
-"""Seconds that the answer of a server may take whose time limit has passed."""
+_REPLY_SECONDS = 3.0
+"""Seconds that a server's reply may take after the time limit has passed."""
 
 
 class _Command(dict[str, Any]):
@@ -28,5 +28,5 @@ def run_within(seconds: float, database: Database[dict[str, Any]], command: dict
     :param options: of Database.command
     """
     limited = _Command(command, maxTimeMS=round(seconds * 1000))
-    with pymongo.timeout(seconds + _FOR_THE_ANSWER_SECONDS):
+    with pymongo.timeout(seconds + _REPLY_SECONDS):
         return database.command(limited, **options)

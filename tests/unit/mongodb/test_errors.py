@@ -161,8 +161,8 @@ def test_read_preference_that_no_member_satisfies_is_named() -> None:
     [
         (
             'not authorized on db to execute command { find: "a", lsid: { id: UUID("1") }, $db: "db" }',
-            "not authorized on db to execute command find (Unauthorized, code 13): its user lacks a role, zmsd check "
-            "says which (mongodb.uri)",
+            "not authorized on db to execute command find (Unauthorized, code 13): the user lacks a role; zmsd check "
+            "names it (mongodb.uri)",
         ),
         (
             "command find requires authentication",
@@ -179,7 +179,7 @@ def test_what_to_do_about_rights(message: str, text: str) -> None:
 def test_what_to_do_about_a_wrong_password() -> None:
     details = {"ok": 0, "errmsg": "Authentication failed.", "code": 18, "codeName": "AuthenticationFailed"}
     assert str(classify(OperationFailure("Authentication failed.", 18, details))) == (
-        "Authentication failed. (AuthenticationFailed, code 18): see to user, password and authSource (mongodb.uri)"
+        "Authentication failed. (AuthenticationFailed, code 18): check user, password and authSource (mongodb.uri)"
     )
 
 
