@@ -12,9 +12,13 @@ T = TypeVar("T")
 
 
 class Channel(Generic[T]):
-    """Like queue.Queue, but a blocked put or get ends when the channel is closed (queue.shutdown of Python 3.13)."""
+    """Like queue.Queue, but closing it ends a blocked put or get, as Queue.shutdown does from Python 3.13 on.
+
+    Thread-safe.
+    """
 
     def __init__(self, limit: int) -> None:
+        """:param limit: most items that wait"""
         self._items: deque[T] = deque()
         self.limit = limit
         self._changed = Condition()
@@ -25,7 +29,7 @@ class Channel(Generic[T]):
         return len(self._items)
 
     def put(self, item: T) -> None:
-        """Waits while the channel is full. Raises Stopped."""
+        """Add an item; wait while the channel is full. Raises Stopped once the channel is closed."""
         with self._changed:
             while len(self._items) >= self.limit and not self._closed:
                 self._changed.wait()
@@ -35,7 +39,10 @@ class Channel(Generic[T]):
             self._changed.notify_all()
 
     def get(self, timeout: float | None = None) -> T | None:
-        """The next item; None after ``timeout`` seconds. At the end raises what ``close`` was given, or Stopped."""
+        """Return the next item, or None after ``timeout`` seconds.
+
+        After the last item of a closed channel raises the error that ``close`` was given, or Stopped.
+        """
         with self._changed:
             if not self._items and not self._closed:
                 self._changed.wait_for(lambda: self._items or self._closed, timeout)
@@ -50,7 +57,7 @@ class Channel(Generic[T]):
             return None
 
     def close(self, error: ZmsdError | None = None) -> None:
-        """End it: items in it can still be taken, then ``error`` (the first one given) or Stopped is raised."""
+        """Close the channel: ``get`` returns the items in it, then raises the first error given, or Stopped."""
         with self._changed:
             self._error = self._error or error
             self._closed = True

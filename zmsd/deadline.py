@@ -1,4 +1,4 @@
-"""One budget of time for many waits."""
+"""One time limit for several waits."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from collections.abc import Callable
 
 
 class Deadline:
-    """A moment ``seconds`` from now on the monotonic clock.
+    """A time in the future of the monotonic clock. Thread-safe.
 
-    Each of several waits in a row gets what the ones before it have left:
-    ``thread.join(deadline.remaining())``.
+    Each of several waits gets the seconds that the waits before it have left: ``thread.join(deadline.remaining())``.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """:param seconds: from now
+        :param clock: returns monotonic seconds
+        """
         self._clock = clock
         self._end = clock() + seconds
 
     def remaining(self) -> float:
-        """Seconds left, never below 0, so that it can be given to any wait as it is."""
+        """Return the seconds left, never below 0, so that any wait takes the result."""
         return max(0.0, self._end - self._clock())
 
     @property
     def expired(self) -> bool:
-        """True when nothing is left."""
+        """Whether no time is left."""
         return self._clock() >= self._end

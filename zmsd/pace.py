@@ -3,45 +3,47 @@
 from __future__ import annotations
 
 FIRST_SECONDS = 10.0
-"""Deadline of a request that has not run out of time before: also the driver's for every request (Source)."""
+"""Deadline of a request that has not timed out before, and of every request of the driver (``mongodb/client.py``)."""
 LONGEST_SECONDS = 1800.0
-"""mongod scans 2.2 µs an entry of the oplog up to an old position."""
+"""Longest deadline: mongod scans the oplog up to an old position (bench/README.rst)."""
 _LONGER, _LONGER_IF_BUSY = 1.5, 4.0
+"""Factors of the deadline after a timeout."""
 _SMALLER = 4
+"""Divisor of the batch size after a timeout."""
 
 
 class Pace:
     """Deadline and batch size of requests that are repeated until they succeed. For one thread.
 
-    A request that ran out of time either hung on a stalled connection, or the server has much to read, or the network
-    is slow. So it is repeated soon, with a longer deadline and for less at once: it succeeds in each of these cases.
+    A request that timed out was on a stalled connection, or the server has much to read, or the network is slow. It is
+    repeated soon, with a longer deadline and a smaller batch, so it succeeds in each of these cases.
     """
 
     def __init__(self, size: int) -> None:
-        """:param size: documents to ask for at once, as long as nothing is late"""
+        """:param size: batch size as long as no request times out"""
         self.seconds = FIRST_SECONDS
-        """Deadline of the next request."""
+        """Deadline of the next request in seconds."""
         self.size = size
-        """Documents to ask for at once."""
+        """Documents in the next batch."""
         self._full = size
 
     @property
     def is_slow(self) -> bool:
-        """Whether the request before ran out of time."""
+        """Whether the previous request timed out."""
         return self.seconds > FIRST_SECONDS
 
     def late(self, *, busy: bool) -> None:
-        """A request ran out of time.
+        """Record that a request timed out.
 
-        :param busy: the server itself reported that it needs longer: it was no stalled connection
+        :param busy: the server itself reported that it needs longer, so the connection did not stall
         """
         self.seconds = min(self.seconds * (_LONGER_IF_BUSY if busy else _LONGER), LONGEST_SECONDS)
         self.size = max(self.size // _SMALLER, 1)
 
     def in_time(self, seconds: float = 0.0) -> None:
-        """A request succeeded.
+        """Record that a request succeeded.
 
-        :param seconds: how long it took: only after quick ones as much as before is asked for again
+        :param seconds: duration of the request; only quick requests increase the batch size again
         """
         self.seconds = FIRST_SECONDS
         if self.size < self._full and seconds < FIRST_SECONDS / _SMALLER / 2:

@@ -1,1 +1,1 @@
-"""A document becomes rows, and two versions of it become row changes."""
+"""Make rows of documents, and row changes of two versions of a document."""

@@ -1,4 +1,4 @@
-"""BSON value -> JSON text of a column value, by column type, as the table of ``zmsd/bson_types.py`` says.
+"""Convert BSON values to the JSON text of a column value, as the table of ``zmsd/bson_types.py`` says.
 
 A function returns None for a value that does not fit: the column becomes null and the case is counted. zero-cache fails
 on integers beyond 2^53, so a larger integer is sent as the nearest double, and from 2^63 to 1e21 as a string.
@@ -20,12 +20,12 @@ from bson.datetime_ms import DatetimeMS
 
 from zmsd.bson_types import MAX_EXACT_INTEGER
 
-# The encoder's own C function for one string, quotes included; non-ASCII text stays as it is.
+# The C function of json's encoder for one string, with quotes; non-ASCII text stays as it is.
 quote: Callable[[str], str] = json.encoder.encode_basestring
 
 _INT64 = 2.0**63
 _JS_DATE = 8_640_000_000_000_000
-"""Milliseconds on either side of the epoch that JavaScript's Date takes."""
+"""Milliseconds before and after the epoch that JavaScript's Date can hold (ECMA-262, "Time Values")."""
 _EPOCH = datetime(1970, 1, 1)
 _MS = timedelta(milliseconds=1)
 _NO_DIGITS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
@@ -33,7 +33,7 @@ _LONG_DIGITS = re.compile(r"\d{16}")
 
 
 def milliseconds(value: datetime | DatetimeMS | Timestamp) -> int:
-    """Milliseconds since the epoch."""
+    """Return a time as milliseconds since the epoch."""
     if isinstance(value, datetime):
         return (value - _EPOCH) // _MS
     if isinstance(value, Timestamp):
@@ -42,7 +42,7 @@ def milliseconds(value: datetime | DatetimeMS | Timestamp) -> int:
 
 
 def iso(ms: int) -> str | None:
-    """What JavaScript's toISOString gives; None outside of its range."""
+    """Return milliseconds since the epoch as JavaScript's toISOString does, or None outside of its range."""
     if not -_JS_DATE <= ms <= _JS_DATE:
         return None
     days, rest = divmod(ms, 86_400_000)
@@ -54,7 +54,7 @@ def iso(ms: int) -> str | None:
 
 
 def string(value: Any) -> str | None:
-    """JSON text for a string column, or None where the value does not fit."""
+    """Return the JSON text for a string column, or None if the value does not fit."""
     text = _text(value)
     if text is not None:
         return quote(text)
@@ -70,16 +70,16 @@ def string(value: Any) -> str | None:
 
 
 def number(value: Any) -> str | None:
-    """JSON text for a number column, or None where the value does not fit."""
+    """Return the JSON text for a number column, or None if the value does not fit."""
     if value is None:
         return "null"
     if isinstance(value, float):
         if value.is_integer() and -MAX_EXACT_INTEGER <= value <= MAX_EXACT_INTEGER:
-            return str(int(value))  # a key has one text, whether MongoDB keeps it as an integer or as a double
+            return str(int(value))  # an integer and an equal double are the same key
         text = float.__repr__(value)
         if _INT64 <= abs(value) < 1e21:
-            # JavaScript writes these without an exponent, and zero-cache dies of the integer that it then reads back.
-            # The column has REAL affinity: SQLite makes the same number of the text.
+            # JavaScript writes these without an exponent, and zero-cache fails on the integer that it then reads back.
+            # The column has REAL affinity, so SQLite converts the text to the same number.
             return f'"{text}"'
         return text if math.isfinite(value) else "null"
     if isinstance(value, bool):
@@ -94,12 +94,12 @@ def number(value: Any) -> str | None:
 
 
 def boolean(value: Any) -> str | None:
-    """JSON text for a boolean column, or None where the value does not fit."""
+    """Return the JSON text for a boolean column, or None if the value does not fit."""
     return "true" if value is True else "false" if value is False else "null" if value is None else None
 
 
 def json_text(value: Any) -> str:
-    """JSON text for a json column: a string that holds JSON (``begin`` says ``json: "s"``); everything fits."""
+    """Return the JSON text for a json column: a string that has JSON inside, as ``json: "s"`` in ``begin`` declares."""
     if value is None:
         return "null"
     try:
@@ -110,7 +110,7 @@ def json_text(value: Any) -> str:
 
 
 def null(value: Any) -> str | None:
-    """JSON text for a null column."""
+    """Return the JSON text for a null column, or None if the value is not null."""
     return "null" if value is None else None
 
 
@@ -124,7 +124,7 @@ BY_TYPE: dict[str, Callable[[Any], str | None]] = {
 
 
 def _text(value: Any) -> str | None:
-    """The text of a value that is text in string columns and inside of JSON alike; None for all others."""
+    """Return the text of a value that is written as text in string columns and inside of JSON; None for all others."""
     if isinstance(value, str):
         return str(value)
     if isinstance(value, ObjectId):
@@ -143,7 +143,7 @@ def _text(value: Any) -> str | None:
 
 
 def _inside(value: Any) -> Any:
-    """What json's encoder does not know by itself."""
+    """Return what json's encoder writes for a type that it does not know."""
     return value.as_doc() if isinstance(value, DBRef) else _text(value)
 
 
@@ -151,7 +151,7 @@ _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 
 def _clean(value: Any) -> Any:
-    """The same value with NaN and infinities as null and long integers as doubles."""
+    """Return the value with NaN and infinities as null, and integers beyond 2^53 as doubles."""
     if isinstance(value, dict):
         return {key: _clean(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -166,7 +166,7 @@ def _clean(value: Any) -> Any:
 
 
 def _digits(value: float) -> str:
-    """What JavaScript's String gives, so that 5 and 5.0 are the same."""
+    """Return a double as JavaScript's String does, so that 5 and 5.0 are the same text."""
     text = float.__repr__(value)
     if text.endswith(".0"):
         return text[:-2] if value else "0"

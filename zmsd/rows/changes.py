@@ -1,4 +1,4 @@
-"""The rows of a document before and after a change -> what happens to the rows."""
+"""Compare the rows of a document before and after a change, and return the row changes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from zmsd.rows.plain import Row
 
 
 class RowChange(NamedTuple):
-    """``insert``: new. ``update``: key (the old one, if it moved) and new. ``delete``: key."""
+    """One change of a row. Keys and rows are JSON objects as text (``plain.Row``)."""
 
     tag: str
+    """``insert``, ``update`` or ``delete``."""
     key: str | None
+    """The old key of a deleted row, or of an updated row whose key changed; otherwise None."""
     new: str | None
+    """The new row; None for a delete."""
 
 
 def between(before: Row | None, after: Row | None) -> RowChange | None:
-    """From at most one row to at most one; None where nothing happened to it."""
+    """Return the change from at most one row to at most one row, or None if they are equal."""
     if before is None:
         return None if after is None else RowChange("insert", None, after[1])
     if after is None:
@@ -28,7 +31,7 @@ def between(before: Row | None, after: Row | None) -> RowChange | None:
 
 
 def between_many(before: list[Row], after: list[Row]) -> Iterator[RowChange]:
-    """From any number of rows to any number, by their keys; what goes before what comes."""
+    """Yield the changes from any number of rows to any number, by their keys; deletes come first."""
     if len(before) < 2 and len(after) < 2:
         change = between(before[0] if before else None, after[0] if after else None)
         if change is not None:

@@ -1,8 +1,9 @@
-"""Computed mappings: mongod itself evaluates them, over documents that zmsd sends it.
+"""Computed mappings: mongod evaluates their stages over documents that zmsd sends.
 
-``{"$documents": {"$literal": [...]}}`` stands in for the collection (MongoDB 5.1), the mapping's own stages follow.
-Each document carries a tag by which its rows find it again, so a whole batch is one round trip: 0.27 ms for ten
-documents. The stages do not see the tag (tagged.py).
+``{"$documents": {"$literal": [...]}}`` replaces the collection
+(https://www.mongodb.com/docs/manual/reference/operator/aggregation/documents/, MongoDB 5.1), and the mapping's stages
+follow. Each document has a tag that its rows keep, so one request evaluates a batch. The stages do not see the tag
+(``tagging``).
 """
 
 from __future__ import annotations
@@ -23,26 +24,26 @@ from zmsd.schema.catalog import Table
 
 Stages = list[Document]
 Run = Callable[[Stages, float], list[Document]]
-"""Runs a pipeline in the database within so many seconds. Raises EvaluationError where its stages fail, and other
+"""Runs a pipeline in the database within a number of seconds. Raises EvaluationError if its stages fail, and other
 SourceErrors."""
 
 SOURCE_ID = TAG
-"""The member of a result that is the ``_id`` of its document."""
+"""Field of a result that has the ``_id`` of its document."""
 _BATCH = 500
 """Documents in one command."""
 _LABEL = 100
 """Characters of mongod's message in a reject's reason."""
 _UNNAMED = {"$jsonSchema", "$getField", "$setField", "$unsetField"}
-"""Operators that reach fields by other means than a name in the stages."""
+"""Operators that read fields without a field path in the stages."""
 
 
 def stages_of(table: Table) -> Stages:
-    """What mongod has to run for a table: as the mapping has it. Where that is but a filter, whole documents come."""
+    """Return the stages of a table's mapping. The stages of a mapping with only a filter return complete documents."""
     return [stage for _, stage in _written(table)]
 
 
 class Evaluator:
-    """The computed tables of one collection. May be used from any thread."""
+    """Evaluates the computed tables of one collection. Thread-safe."""
 
     def __init__(self, run: Run, tables: Sequence[Table], rejects: Rejects) -> None:
         self._run = run
@@ -54,10 +55,13 @@ class Evaluator:
     def evaluate(
         self, documents: Sequence[Document], known: Collection[int] = (), only: Collection[str] | None = None
     ) -> dict[str, list[list[Document]]]:
-        """Table -> for each document what mongod makes of it: documents with the table's columns, and their SOURCE_ID.
-        For a table with ``fields`` it is the document itself, where the filter takes it.
+        """Return table -> for each document, the documents that mongod makes of it.
 
-        :param known: indexes of documents that have been evaluated before; their failures are not told again
+        A result has the table's columns and SOURCE_ID. For a table with ``fields`` it is the document itself, if the
+        document passes the filter. A document on which the stages fail has no result, and is counted as rejected.
+        Raises SourceError.
+
+        :param known: indexes of documents that have been evaluated before; their failures are not counted again
         :param only: names of tables; None for all
         """
         marked = [{**document, TAG: tag} for tag, document in enumerate(documents)]
@@ -79,8 +83,10 @@ class Evaluator:
         return results
 
     def _halving(self, stages: Stages, batch: list[Document], failures: dict[int, str]) -> list[Document]:
-        """A document on which the stages fail does not fail its batch: halved until it stands alone, then left out.
-        So is a batch that is larger than a command may be."""
+        """Return the results of a batch, and record the documents on which the stages fail.
+
+        A batch that fails, or exceeds the size of a command, is halved until the document that fails is alone.
+        """
         pipeline = [{"$documents": {"$literal": batch}}, *stages]
         try:
             return self._evaluated(pipeline)
@@ -95,7 +101,7 @@ class Evaluator:
             return []
 
     def _evaluated(self, pipeline: Stages) -> list[Document]:
-        """Raises SourceTimeout: when the caller tries again, fewer documents are sent at once and given longer."""
+        """Run a pipeline. After a SourceTimeout the next requests have fewer documents and a longer deadline."""
         begun = time.monotonic()
         try:
             rows = self._run(pipeline, self._pace.seconds)
@@ -107,27 +113,30 @@ class Evaluator:
 
 
 def problems(run: Run, table: Table) -> list[ConfigIssue]:
-    """What mongod says against a computed mapping, over no documents: of the first stage that it refuses."""
+    """Return why mongod refuses a computed mapping: the errors of the first stage that it refuses.
+
+    The stages run without documents, so only errors that do not depend on a document are found.
+    """
     stages: Stages = [{"$documents": []}]
     for key_path, stage in _written(table):
         reason = _refusal(run, [*stages, stage])
         if reason is not None:
             members = [] if key_path[0] == "pipeline" else _members(stage)
             alone = [(key, _refusal(run, [*stages, member])) for key, member in members]
-            faults = [table.mapping.issue((*key_path, key), f"mongod refuses it: {why}") for key, why in alone if why]
-            return faults or [table.mapping.issue(key_path, f"mongod refuses it: {reason}")]
+            issues = [table.mapping.issue((*key_path, key), f"mongod refuses it: {why}") for key, why in alone if why]
+            return issues or [table.mapping.issue(key_path, f"mongod refuses it: {reason}")]
         stages.append(stage)
     reason = _refusal(run, [{"$documents": []}, *_runnable(table)])
     return [table.mapping.issue((), f"mongod refuses it with zmsd's tags: {reason}")] if reason else []
 
 
 def follows_from_id(table: Table) -> bool:
-    """Whether each document has at most one row, with a key that is made of nothing but its ``_id``."""
+    """Return whether each document has at most one row, with a key that depends on nothing but its ``_id``."""
     mapping = table.mapping
     if mapping.fields is not None:
         paths = dict(mapping.fields)
         return all(paths[column].partition(".")[0] == "_id" for column in table.spec.primary_key)
-    same = {"_id"}  # the fields that are known to hold the document's _id
+    same = {"_id"}  # fields that are known to have the document's _id
     for stage in stages_of(table):
         operator, body = next(iter(stage.items()))
         if operator in ("$match", "$redact"):
@@ -145,11 +154,11 @@ def follows_from_id(table: Table) -> bool:
 
 
 def used_fields(table: Table) -> frozenset[str] | None:
-    """Top-level fields that are needed for the rows; None for all. More than are needed do no harm."""
+    """Return the top-level fields that the rows may depend on; None for all."""
     names = _names(stages_of(table))
     if names is None:
         return None
-    # What a pipeline leaves alone may be a column; fields are read from the documents themselves.
+    # A field that a pipeline does not change may be a column.
     left_alone = table.spec.columns if table.mapping.pipeline is not None else ()
     columns = [column.name.partition(".")[0] for column in left_alone]
     paths = [path.partition(".")[0] for _, path in table.mapping.fields or ()]
@@ -157,7 +166,7 @@ def used_fields(table: Table) -> frozenset[str] | None:
 
 
 def _written(table: Table) -> Iterator[tuple[KeyPath, Document]]:
-    """The stages, each with its place in the mapping."""
+    """Yield the stages, each with its key path in the mapping."""
     mapping = table.mapping
     if mapping.filter:
         yield ("filter",), {"$match": mapping.filter}
@@ -181,20 +190,20 @@ def _refusal(run: Run, stages: Stages) -> str | None:
 
 
 def _members(stage: Document) -> list[tuple[str, Document]]:
-    """A stage for each member of the stage's body alone."""
+    """Return a stage for each member of the stage's body alone."""
     operator, body = next(iter(stage.items()))
     return [(key, {operator: {key: value}}) for key, value in body.items()]
 
 
 def _label(message: str) -> str:
-    """mongod's message without values: what it says of a whole class of documents. A value may have quotes in it."""
+    """Return mongod's message without values, so that documents with the same error have the same text."""
     quoted = re.sub(r"(?<!\w)'.*'|\".*\"", "…", message, flags=re.DOTALL)
     general = re.sub(r"-?\d[\w.+-]*", "…", re.split("[:,] ", quoted)[0])
     return general if len(general) <= _LABEL else general[:_LABEL] + "…"
 
 
 def _stays(name: str, operator: str, body: Document) -> bool:
-    """Whether a field is after a stage what it was before it."""
+    """Return whether a stage leaves a field as it is."""
     if any(key.startswith(f"{name}.") for key in body):
         return False
     if name not in body:
@@ -203,7 +212,7 @@ def _stays(name: str, operator: str, body: Document) -> bool:
 
 
 def _names(value: Any) -> set[str] | None:
-    """Every name of a field in a query or an expression, and perhaps others; None where names are not all."""
+    """Return all names of fields in a query or an expression, and perhaps more; None if it may read any field."""
     if isinstance(value, str):
         if value.startswith(("$$ROOT", "$$CURRENT")):
             return None
@@ -222,5 +231,5 @@ def _names(value: Any) -> set[str] | None:
 
 
 def _is_name(name: str) -> bool:
-    """Text with a $ in front may have been but text."""
+    """Return whether a name can be a field's: a text that begins with $ may be only a text."""
     return path_problem(name) is None

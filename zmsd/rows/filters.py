@@ -1,6 +1,8 @@
-"""Plain filters in Python, with MongoDB's meaning: conjunctions of equality, $in, $ne, $nin and $exists on scalars.
+"""Evaluate plain filters as MongoDB does: conjunctions of equality, $in, $ne, $nin and $exists on scalars.
 
-Everything else is mongod's to evaluate (computed.py). A differential test holds this module to mongod's own ``find``.
+mongod evaluates all other filters (``computed``). A differential test compares this module with mongod's ``find``.
+
+Reference: https://www.mongodb.com/docs/manual/reference/bson-type-comparison-order/
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ Predicate = Callable[[dict[str, Any]], bool]
 
 
 def compile_filter(conditions: dict[str, Any]) -> Predicate:
-    """A function that says whether a document matches. The filter must be plain (Mapping.plain)."""
+    """Return a function that returns whether a document matches a plain filter (``Mapping.plain``)."""
     tests = [
         _test(tuple(path.split(".")), operator, operand)
         for path, condition in conditions.items()
@@ -32,8 +34,10 @@ def compile_filter(conditions: dict[str, Any]) -> Predicate:
 
 
 def identity(value: Any) -> Any:
-    """A stand-in for an ``_id`` that is equal where two are one for MongoDB: as _comparable, objects by their fields in
-    their order."""
+    """Return a value that is equal for two ``_id`` exactly if MongoDB takes them for the same ``_id``.
+
+    Scalars compare as in ``_comparable``, objects by their fields in order.
+    """
     if type(value) in _OWN_IDENTITY:
         return value
     if isinstance(value, DBRef):
@@ -67,7 +71,7 @@ def _negated(test: Predicate) -> Predicate:
 
 
 def _any_of(path: tuple[str, ...], operands: Any) -> Predicate:
-    """Equality with one of the operands, on the value itself or on an element of it."""
+    """Return a test for equality with one of the operands, of the value itself or of an element of it."""
     wanted = frozenset(map(_comparable, operands))
     texts = frozenset(value for value in operands if type(value) is str)
     null = any(value is None for value in operands)
@@ -82,7 +86,7 @@ def _any_of(path: tuple[str, ...], operands: Any) -> Predicate:
 
 
 def _matches(value: Any, path: tuple[str, ...], depth: int, wanted: frozenset[Any], null: bool) -> bool:
-    """Walks as MongoDB's matcher does: one array on the way is looked into, an array inside of an array is not."""
+    """Follow a path as MongoDB's matcher does: into the objects of an array, but not into an array in an array."""
     if depth == len(path):
         if isinstance(value, list):
             return any(_comparable(item) in wanted for item in value)
@@ -112,11 +116,14 @@ def _exists(value: Any, path: tuple[str, ...], depth: int) -> bool:
 
 _OWN_IDENTITY = frozenset((str, ObjectId, int, Int64))
 _NEVER = (object(),)
-"""Equal to no operand: objects, arrays, and what plain filters cannot ask for (some of it is not hashable)."""
+"""Stands for values that equal no operand: objects, arrays, and types that plain filters do not compare."""
 
 
 def _comparable(value: Any) -> Any:
-    """A hashable stand-in that is equal where MongoDB calls two scalars equal: numbers by value, all else by type."""
+    """Return a hashable value that is equal for two scalars exactly if MongoDB compares them as equal.
+
+    Numbers of all types compare by value, all other types only with their own.
+    """
     if value is None or type(value) is str or isinstance(value, ObjectId):
         return value
     if isinstance(value, bool):

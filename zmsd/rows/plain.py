@@ -1,7 +1,7 @@
-"""Plain mappings: one generated function per table makes the JSON text of a row straight from a document.
+"""Plain mappings: one generated function for each table makes the JSON text of a row from a document.
 
-The function is straight-line code without a loop or a dict: for six columns of a 300-byte document it takes less than
-half of the time of ``json.dumps``. It knows each column's usual type inline and calls bson_json.py for all others.
+The function has neither a loop nor a dict, so it is faster than ``json.dumps`` (bench/README.rst). It converts the
+usual types of each column inline and calls ``bson_json`` for all others.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Table
 
 Row = tuple[str, str]
-"""(key, text): JSON objects of the primary key's columns, and of all. Two rows are equal where their texts are.
+"""(key, text): JSON objects of the primary key's columns, and of all columns. Rows are equal if their texts are equal.
 
-A tuple as it is: one with names takes 0.2 µs more to make, and a row with six columns 1.1 µs."""
+A plain tuple, because a NamedTuple takes longer to make (bench/README.rst)."""
 RowFunction = Callable[[dict[str, Any]], Row | None]
 
-# The usual types of each kind of column, most usual first; all else goes to bson_json.py, with which these agree.
+# Usual types of each column type, most frequent first. ``bson_json`` converts all others; a test holds both to agree.
 _INLINE = {
     "string": [
         "quote(v) if v.__class__ is str",
@@ -34,7 +34,7 @@ _INLINE = {
         """f'"{v.isoformat(timespec="milliseconds")}Z"' if v.__class__ is datetime""",
     ],
     "number": [
-        "v if v.__class__ is int",  # a BSON int32, whose digits the row's text gets by itself; longs are Int64
+        "v if v.__class__ is int",  # a BSON int; a long is decoded to Int64
         '"null" if v is None',
         "(v - epoch) // ms if v.__class__ is datetime",
     ],
@@ -53,10 +53,10 @@ _NAMES: dict[str, Any] = {
 
 
 def compile_rows(table: Table, rejects: Rejects | None = None, id_field: str = "_id") -> RowFunction:
-    """The function of a plain table: document -> its row, or None where the filter leaves it out or it has no key.
+    """Return the function of a plain table: document -> its row, or None if it does not pass the filter or has no key.
 
-    :param rejects: told of values and rows that cannot be sent; None to be silent (for documents seen before)
-    :param id_field: what tells a person which document it is
+    :param rejects: counts values and rows that are not sent; None to count none (for documents that were seen before)
+    :param id_field: the field that identifies the document in a reject
     """
     spec, mapping = table.spec, table.mapping
     assert mapping.fields is not None
@@ -71,7 +71,7 @@ def compile_rows(table: Table, rejects: Rejects | None = None, id_field: str = "
         lines.append(f"    v = {_read(tuple(paths[column.name].split('.')))}")
         text = f"{' else '.join(_INLINE[column.type])} else slow{number}(v, d)"
         if column.type == "number" and column.name in spec.primary_key:
-            text = f"str({text})"  # it is looked at below
+            text = f"str({text})"  # the check of keys below needs text
         lines.append(f"    c{number} = {text}")
     keys = [index for index, column in enumerate(spec.columns) if column.name in spec.primary_key]
     names["no_key"] = _no_key(table.name, rejects, id_field)
@@ -86,15 +86,18 @@ def compile_rows(table: Table, rejects: Rejects | None = None, id_field: str = "
 
 
 def used_fields(table: Table) -> frozenset[str] | None:
-    """Top-level fields that the function reads; None for all."""
+    """Return the top-level fields that the function of a table reads; None for all."""
     mapping = table.mapping
     paths = ["_id", *(path for _, path in mapping.fields or ()), *(mapping.filter or ())]
     return frozenset(path.partition(".")[0] for path in paths)
 
 
 def walk(value: Any, path: tuple[str, ...]) -> Any:
-    """What the aggregation expression ``"$a.b"`` gives: an array on the way yields the array of what its objects
-    hold."""
+    """Return the value at a path, as the aggregation expression ``"$a.b"`` does.
+
+    An array on the path returns the array of the values that its objects have there
+    (https://www.mongodb.com/docs/manual/core/field-paths/).
+    """
     for depth, name in enumerate(path):
         if isinstance(value, list):
             rest = path[depth:]
@@ -108,7 +111,7 @@ def walk(value: Any, path: tuple[str, ...]) -> Any:
 
 
 def _has(value: Any, path: tuple[str, ...]) -> bool:
-    """Whether the path leads anywhere in an object; through an array it always does (to an array, perhaps empty)."""
+    """Return whether an object has a value at the path. A path through an array always has: an array, perhaps empty."""
     for name in path:
         if isinstance(value, list):
             return True
@@ -125,7 +128,7 @@ def _read(path: tuple[str, ...]) -> str:
 
 
 def _template(columns: list[str], chosen: Any) -> str:
-    """Source of an f-string for a JSON object of the chosen columns."""
+    """Return the source of an f-string for a JSON object of the chosen columns."""
     parts = [bson_json.quote(columns[i]).replace("{", "{{").replace("}", "}}") + f":{{c{i}}}" for i in chosen]
     return "f" + repr("{{" + ",".join(parts) + "}}")
 
@@ -147,7 +150,8 @@ def _slow(
 
 
 def _unfit(text: str) -> bool:
-    """Whether there is a NUL in the JSON text of a key, which no client survives, and not a backslash before u0000."""
+    """Return whether the JSON text of a key has a NUL character, on which Zero's clients fail, and not the text
+    ``\\u0000``."""
     return "\0" in json.loads(text)
 
 

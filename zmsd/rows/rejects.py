@@ -1,4 +1,4 @@
-"""What could not be sent as it was: counted by table and reason, the newest kept for a person to look at."""
+"""Rejected rows and values: counted by table and reason, the newest ones kept for ``/status``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from zmsd.log import kv
 
 log = logging.getLogger(__name__)
 
-_KEPT = 50
-_KINDS = 20
-"""Of each table; further reasons are counted as one, as each is a time series for whoever keeps the metrics."""
-_LOGGED = 5
-"""Of each kind so many are logged; all are counted."""
+_KEPT_CASES = 50
+"""Newest cases that are kept."""
+_MAX_REASONS = 20
+"""Reasons for each table. Further reasons are counted as one, because each reason is a time series of its own."""
+_LOGGED_CASES = 5
+"""Cases of each reason that are logged; all are counted."""
 
 
 class Reject(NamedTuple):
-    """One case, for ``/status``."""
+    """One rejected row or value."""
 
     when: float
     """Seconds since the epoch."""
@@ -30,31 +31,35 @@ class Reject(NamedTuple):
 
 
 class Rejects:
-    """May be called from any thread."""
+    """Counts rejected rows and values. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._counts: Counter[tuple[str, str]] = Counter()
-        self._newest: deque[Reject] = deque(maxlen=_KEPT)
+        self._newest: deque[Reject] = deque(maxlen=_KEPT_CASES)
 
     def add(self, table: str, reason: str, document_id: Any) -> None:
-        """:param reason: short, without values: it is a metric's label"""
+        """Count a case, and log it if it is one of the first for its reason.
+
+        :param reason: short, without values of the document: it is the label of a metric
+        """
         case = Reject(time(), table, reason, str(document_id)[:200])
         with self._lock:
-            if (table, reason) not in self._counts and sum(name == table for name, _ in self._counts) >= _KINDS:
+            if (table, reason) not in self._counts and sum(name == table for name, _ in self._counts) >= _MAX_REASONS:
                 reason = "other reasons"
             self._counts[table, reason] += 1
             count = self._counts[table, reason]
             self._newest.append(case)
-        if count <= _LOGGED:
-            more = " (more of this kind are only counted)" if count == _LOGGED else ""
+        if count <= _LOGGED_CASES:
+            more = " (more of this kind are only counted)" if count == _LOGGED_CASES else ""
             log.warning(kv(f"rejected{more}", table=table, reason=reason, id=case.id))
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """(table, reason) -> how many."""
+        """Return (table, reason) -> number of cases."""
         with self._lock:
             return dict(self._counts)
 
     def newest(self) -> list[Reject]:
+        """Return the newest cases, oldest first."""
         with self._lock:
             return list(self._newest)

@@ -1,4 +1,4 @@
-"""TableRows: the changes of documents as row changes of one table; key ownership; no frames.
+"""TableRows: make row changes of one table from changes of documents, and track which document owns a key.
 
 Two documents may claim a key for a while: 7 and "7", an ObjectId and its digits, and objects of which one member is the
 key give the same key in a string column, and the usual way to change an ``_id`` is to insert the new document and then

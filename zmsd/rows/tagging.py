@@ -1,4 +1,4 @@
-"""Stages that hand a document's tag on to its rows, and behave as if it were not there."""
+"""Rewrite stages so that they pass a document's tag on to its rows, and otherwise behave as if it did not exist."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from bson import Decimal128
 from zmsd.bson_types import Document
 
 TAG = f"__zmsd_{secrets.token_hex(6)}"
-"""A field that no document has by itself."""
+"""Name of the tag: a field that no document has."""
 _MATCHED = f"{TAG}_matched"
 _LOGICAL = ("$and", "$or", "$nor")
 
 
 def tagged(stage: Document) -> list[Document]:
-    """What to run in place of a stage. What mongod would refuse stays as it is, for mongod to refuse."""
+    """Return the stages to run instead of a stage. A stage that mongod refuses is left for mongod to refuse."""
     operator, body = next(iter(stage.items()))
     if operator == "$match" and isinstance(body, dict):
         return _tagged_match(body)
@@ -34,7 +34,7 @@ def tagged(stage: Document) -> list[Document]:
 
 
 def is_inclusion(body: Any) -> bool:
-    """Whether a $project names what stays."""
+    """Return whether a $project names the fields that stay."""
     if not isinstance(body, dict):
         return False
     kinds = {kind for key, value in body.items() if key != "_id" for kind in _kinds(value)}
@@ -42,14 +42,14 @@ def is_inclusion(body: Any) -> bool:
 
 
 def flag(value: Any) -> bool | None:
-    """Whether a member of a projection stays or goes; None for an expression."""
+    """Return whether a member of a projection includes (true) or excludes its field; None for an expression."""
     if isinstance(value, Decimal128):
         value = value.to_decimal()
     return bool(value) if isinstance(value, (bool, int, float, Decimal)) else None
 
 
 def _kinds(value: Any) -> set[bool]:
-    """Of the members of a projection: whether they stay. A computed one does."""
+    """Return which flags the members of a projection have. A computed field is included."""
     if (stays := flag(value)) is not None:
         return {stays}
     if isinstance(value, dict) and value and not next(iter(value)).startswith("$"):
@@ -60,8 +60,8 @@ def _kinds(value: Any) -> set[bool]:
 def _tagged_match(query: Document) -> list[Document]:
     if not _has_schema(query):
         return [{"$match": _untouched_query(query)}]
-    # A schema may say which other fields there are. Only in a pipeline of its own is the document without the tag;
-    # that is slow (0.3 ms a document), and rare.
+    # A $jsonSchema may restrict all fields of a document. Only a pipeline of its own sees the document without the tag;
+    # that is slow, and rare.
     alone = {
         "let": {"document": _without_tag("$$ROOT")},
         "pipeline": [{"$documents": ["$$document"]}, {"$match": query}],
@@ -74,9 +74,10 @@ def _has_schema(query: Any) -> bool:
 
 
 def _untouched_query(query: Any) -> Any:
-    """A query sees the tag only where it holds an expression.
+    """Return a query whose expressions do not see the tag. The other conditions name their fields.
 
-    Expressions go last, behind what may guard them: so does mongod in a query on a collection, but not elsewhere.
+    Expressions come last, after the conditions that may guard them: mongod orders a query on a collection in the same
+    way, but not a $match elsewhere.
     """
     if not isinstance(query, dict):
         return query
@@ -99,9 +100,9 @@ def _parts(query: Document) -> list[Any]:
 
 
 def _untouched(expression: Any) -> Any:
-    """The same expression, for which the document has no tag."""
+    """Return the expression, evaluated over the document without the tag."""
     if expression in ("$$ROOT", "$$CURRENT"):
-        # CURRENT may have been given another meaning, and be no document.
+        # An expression may rebind CURRENT, to a value that is not a document.
         return _where_object(expression, _without_tag(expression))
     if isinstance(expression, dict):
         return {key: item if key == "$literal" else _untouched(item) for key, item in expression.items()}
@@ -113,7 +114,7 @@ def _without_tag(expression: Any) -> Document:
 
 
 def _with_tag(expression: Any) -> Document:
-    """Of an expression that must give a document: where it does not, it fails as it would without the tag."""
+    """Return the expression with the tag in its result. A result that is not a document fails as without the tag."""
     set_field = {"$setField": {"field": TAG, "input": "$$root", "value": f"${TAG}"}}
     return {"$let": {"vars": {"root": expression}, "in": _where_object("$$root", set_field)}}
 

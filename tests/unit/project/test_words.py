@@ -76,7 +76,6 @@ ALLOWED: dict[str, int] = {
     "zmsd/replication/preparation.py": 1,
     "zmsd/replication/publication.py": 1,
     "zmsd/replication/replicas.py": 2,
-    "zmsd/rows/rejects.py": 1,
     "zmsd/schema/catalog.py": 1,
     "zmsd/schema/fetch.py": 1,
     "zmsd/schema/mapping.py": 1,
