@@ -43,11 +43,12 @@ from zmsd.replication.dispatcher import Dispatcher
 from zmsd.replication.hub import Hub, Readiness
 from zmsd.replication.lineage import History
 from zmsd.replication.preparation import prepare
-from zmsd.replication.publication import Edition, Published
+from zmsd.replication.publication import Edition
 from zmsd.replication.publication_history import Epochs
 from zmsd.retry import REFUSED_WAIT_SECONDS
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.loading import LoadedDocuments, load_documents
+from zmsd.schema.publication import Publication
 from zmsd.schema.refresh import Refresh
 from zmsd.watermarks import open_store
 
@@ -82,7 +83,7 @@ class Daemon:
         self._registry = Registry()
         self._source = Source(settings.mongodb.uri, settings.mongodb.database)
         self._store = open_store(settings, serves=True)
-        self._epochs = Epochs(self._store, _values(settings, loaded))
+        self._epochs = Epochs(self._store, _publication_of(settings, loaded))
         self._prepared = Event()
         self._sessions = SessionRegistry(_limits(settings))
         self.hub = self._make_hub()
@@ -163,7 +164,7 @@ class Daemon:
             new = config.load(self._path, self._environ)
             context = _tls(new.server)
             loaded = load_documents(new, fall_back=False)
-            edition = self._edition(_values(new, loaded))
+            edition = self._edition(_publication_of(new, loaded))
             if edition.fingerprint != self.hub.edition.fingerprint:
                 prepare(self.hub, edition, self._config.feed.images)
         except SourceUnavailable as error:
@@ -199,7 +200,7 @@ class Daemon:
 
     def _apply(self, new: Config, context: ssl.SSLContext | None, loaded: LoadedDocuments, edition: Edition) -> None:
         try:
-            self._epochs.reload(edition.published)
+            self._epochs.reload(edition.publication)
         except ZmsdError as error:
             self._refuse(str(error))
             return
@@ -270,12 +271,12 @@ class Daemon:
         same = current.fingerprint == running.fingerprint
         self._dispatcher.publish(running if same else self._edition(current))
 
-    def _edition(self, published: Published) -> Edition:
+    def _edition(self, publication: Publication) -> Edition:
         def shards() -> set[str]:
             known = {replica.shard_name for replica in self._store.replicas()}
             return known.union(session.wanted.shard_name for session in self._sessions.sessions())
 
-        return Edition(published, self._source, self._rejects, self._halt, shards)
+        return Edition(publication, self._source, self._rejects, self._halt, shards)
 
     def _make_hub(self) -> Hub:
         settings = self._config
@@ -325,9 +326,9 @@ class Daemon:
             ) from error
 
 
-def _values(settings: Config, loaded: LoadedDocuments) -> Published:
+def _publication_of(settings: Config, loaded: LoadedDocuments) -> Publication:
     zero = settings.zero
-    return Published(loaded.catalog, loaded.permissions, zero.clients_collection, zero.mutations_collection)
+    return Publication(loaded.catalog, loaded.permissions, zero.clients_collection, zero.mutations_collection)
 
 
 def _fixed_server(settings: Config) -> tuple[object, ...]:

@@ -18,14 +18,14 @@ from tests.support.nats import NatsServer
 from tests.support.wait import wait_until
 from zmsd import position
 from zmsd.config.settings import NatsConfig
-from zmsd.replication.publication import Published
 from zmsd.schema.catalog import Catalog
+from zmsd.schema.publication import Publication
 from zmsd.watermarks.base import Contents, CopyRecord, Identity, Replica, WatermarkStore
 from zmsd.watermarks.nats import SharedStore
 from zmsd.watermarks.sqlite import SqliteStore
 
 Db = Database[dict[str, Any]]
-EDITIONS = [Published(Catalog(()), name) for name in ("old", "new", "unused")]
+EDITIONS = [Publication(Catalog(()), name) for name in ("old", "new", "unused")]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from zmsd.config.partial import only
 from zmsd.config.settings import Config
 from zmsd.errors import StoreError
 from zmsd.log import write_line
-from zmsd.replication.publication import Published
+from zmsd.schema.publication import Publication
 from zmsd.watermarks import open_store
 from zmsd.watermarks.base import Contents, Replica, WatermarkStore
 
@@ -77,7 +77,7 @@ def render(found: Contents, now: float) -> Iterator[str]:
         state = ", published now" if number == len(found.epochs) else ""
         yield f"epoch {number}: edition {fingerprint[:12]}{state}"
     for fingerprint, document in found.editions.items():
-        tables = ", ".join(table.name for table in Published.from_json(document).catalog.tables)
+        tables = ", ".join(table.name for table in Publication.from_json(document).catalog.tables)
         yield f"edition {fingerprint[:12]}: {tables}"
     for replica, record in sorted(found.replicas.items()):
         yield f"replica {_name(replica)}:"

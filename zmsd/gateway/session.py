@@ -82,7 +82,7 @@ class Session:
         self._peer: Peer | None = None
         self._place = ""  # everything up to it was sent
         self._begun = ""  # watermark of the first copy
-        self._has = hub.edition.published  # what the client's tables are made for
+        self._has = hub.edition.publication  # what the client's tables are made for
         self._passes: str | None = None  # as of ``Base``
         self._open: str | None = None  # watermark of the transaction that was begun and not yet committed
         self._oldest_ms = 0  # commit time of the oldest change in it
@@ -162,7 +162,7 @@ class Session:
                 self._stream()
                 return
             # Before all else: later the client may be connected again, and have been sent another copy.
-            base = self._book.find(wanted.last_watermark, self._hub.edition.published)
+            base = self._book.find(wanted.last_watermark, self._hub.edition.publication)
             if wanted.observer:
                 self._resume(base)
                 return
@@ -199,7 +199,7 @@ class Session:
         self._place, self._passes = base.place, base.passes
         if base.has is None:
             # Written down, or it would be taken for the wrong one after the next change of what is published.
-            self._has = self._hub.edition.published
+            self._has = self._hub.edition.publication
             self._book.add(CopyRecord(base.place, base.place, self._has.fingerprint), self._has)
         else:
             self._has = base.has
@@ -239,14 +239,14 @@ class Session:
         at = position.watermark(copy.at)
         retry_while_unavailable("session", lambda: self._hub.history.check_copy(at, self._begun or at), self._stop)
         # Kept before the commit is sent: the client may come back with it at once, to any daemon that shares the store.
-        self._book.add(copy.record, copy.edition.published)
+        self._book.add(copy.record, copy.edition.publication)
         self._send(held)
         self.copy = self._open = None
         self.rows += copy.progress.rows
         self._hub.tally.sent_rows.inc(copy.progress.rows)
         self.sent, self._place = copy.watermark, copy.record.stream_from
         self._begun = self._begun or copy.watermark
-        self._has = copy.edition.published
+        self._has = copy.edition.publication
         seconds = time.monotonic() - copy.progress.started
         log.info(kv("copy done", session=self.number, rows=copy.progress.rows, seconds=seconds))
 

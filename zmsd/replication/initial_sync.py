@@ -19,9 +19,10 @@ from zmsd.errors import ResumeLost, SourceUnavailable
 from zmsd.log import kv
 from zmsd.mongodb.snapshot_scan import prefetched
 from zmsd.replication.hub import Hub
-from zmsd.replication.publication import Edition, Published, step
+from zmsd.replication.publication import Edition
 from zmsd.retry import retry_while_unavailable
 from zmsd.rows.changes import RowChange
+from zmsd.schema.publication import Publication, diff
 from zmsd.watermarks.base import CopyRecord
 from zmsd.zero import protocol
 
@@ -141,7 +142,7 @@ class Copy:
             yield entry.frames + (entry.shard_frames or {}).get(self._shard_name, b"")
 
     def _permissions(self, tag: str) -> bytes:
-        value = self.edition.published.permissions
+        value = self.edition.publication.permissions
         messages = protocol.TableMessages(f"{self._app}.permissions", ("lock",))
         text = None if value is None else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
         digest = None if text is None else json.dumps(hashlib.sha256(text.encode()).hexdigest()[:32])
@@ -190,7 +191,7 @@ class Crossing(Copy):
         shard: int,
         stop: Event,
         place: str,
-        old: Published,
+        old: Publication,
         recorded: str = "",
     ) -> None:
         """Raises ResumeLost where Zero cannot be told what has changed, SourceUnavailable before ``recorded``.
@@ -206,26 +207,26 @@ class Crossing(Copy):
         # Always with a minor: a change that another stream of the replica may have at this position has none.
         minors = [minor for at, minor in map(position.parse, filter(None, (place, recorded))) if at == self.at]
         self.watermark = self._stream_from = position.watermark(self.at, max(minors, default=0) + 1)
-        self._step = step(old, edition.published)
-        if self._step.incompatible:
-            reasons = "; ".join(self._step.incompatible)
+        self._diff = diff(old, edition.publication)
+        if self._diff.incompatible:
+            reasons = "; ".join(self._diff.incompatible)
             reason = f"what is published has changed in a way that Zero cannot follow: {reasons}"
             raise ResumeLost(reason, "publication-incompatible")
 
     def frames(self) -> Iterator[bytes]:
-        between = self._step
+        between = self._diff
         made = [protocol.drop_table(table.name) for table in between.dropped]
-        made += [protocol.drop_column(table.name, column) for table, column in between.columns_dropped]
-        made += [protocol.add_column(table.spec, column) for table, column in between.columns_added]
+        made += [protocol.drop_column(change.new.name, c.name) for change in between.changed for c in change.dropped]
+        made += [protocol.add_column(change.new.spec, c) for change in between.changed for c in change.added]
         made += [protocol.create_table(table.spec) for table in between.added]
-        made += [protocol.TableMessages(t.name, t.spec.primary_key).truncate() for t in between.recopied]
+        made += [protocol.TableMessages(t.name, t.spec.primary_key).truncate() for t in between.refilled]
         for spec, _ in protocol.required_tables(self._app, self._shard):
-            if spec.name.rpartition(".")[2] in between.shard_tables:
+            if spec.name.rpartition(".")[2] in between.system_tables:
                 made.append(protocol.TableMessages(spec.name, spec.primary_key).truncate())
         if between.permissions:
             made.append(self._permissions("update"))
         yield protocol.begin(self.watermark) + b"".join(made)
-        afresh = {table.name for table in (*between.added, *between.recopied)}
+        afresh = {table.name for table in (*between.added, *between.refilled)}
         yield from self._changes(self._after, self.at, dict.fromkeys(afresh, self.at))
-        yield from self._rows(afresh, between.shard_tables)
+        yield from self._rows(afresh, between.system_tables)
         yield protocol.commit(self.watermark, self._oldest_ms)

@@ -35,7 +35,7 @@ class Problem(NamedTuple):
     """What that means and what to do."""
 
 
-class Published(Protocol):
+class ServedPublication(Protocol):
     """What is published."""
 
     @property
@@ -50,8 +50,8 @@ class Problems:
 
     def __init__(self) -> None:
         self.current: tuple[Problem, ...] = ()
-        self._published: Published | None = None
-        self._sampled: Published | None = None
+        self._published: ServedPublication | None = None
+        self._sampled: ServedPublication | None = None
         self._sample_at = 0.0  # monotonic seconds
         self._lock = Lock()
 
@@ -60,7 +60,7 @@ class Problems:
         """A line for each published name that is not a collection: its tables are empty until it is one."""
         return [f"{one.name} {one.reason}" for one in self.current if one.kind == "type"]
 
-    def look(self, source: Source, published: Published) -> None:
+    def look(self, source: Source, published: ServedPublication) -> None:
         """Look at the published collections again, and switch on images that are off. Raises SourceError."""
         with self._lock:
             if published is not self._published:  # each publication reports its own

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Event
-from typing import Any, NamedTuple
 
 from zmsd.bson_types import Document
 from zmsd.errors import SourceTimeout
@@ -24,63 +21,9 @@ from zmsd.retry import retry_while_unavailable
 from zmsd.rows import computed, plain
 from zmsd.rows.computed import Evaluator, follows_from_id
 from zmsd.rows.rejects import Rejects
-from zmsd.schema.catalog import Catalog, Table, diff
-from zmsd.schema.tables import Column
+from zmsd.schema.catalog import Catalog, Table
+from zmsd.schema.publication import Publication
 from zmsd.zero.system_tables import ShardTable
-
-
-class Published(NamedTuple):
-    """What an edition publishes, as plain values: it can be kept, and compared."""
-
-    catalog: Catalog
-    permissions: Any = None
-    """For zero-cache's permissions row; None for none."""
-    clients_collection: str | None = None
-    mutations_collection: str | None = None
-
-    @property
-    def fingerprint(self) -> str:
-        rest = json.dumps(self[1:], sort_keys=True)
-        return hashlib.sha256(f"{self.catalog.fingerprint} {rest}".encode()).hexdigest()
-
-    def to_json(self) -> str:
-        return json.dumps([self.catalog.to_json(), *self[1:]])
-
-    @staticmethod
-    def from_json(text: str) -> Published:
-        catalog, *rest = json.loads(text)
-        return Published(Catalog.from_json(catalog), *rest)
-
-
-class Step(NamedTuple):
-    """What lies between two editions, for one who has the older one."""
-
-    dropped: tuple[Table, ...]
-    added: tuple[Table, ...]
-    columns_dropped: tuple[tuple[Table, str], ...]
-    columns_added: tuple[tuple[Table, Column], ...]
-    recopied: tuple[Table, ...]
-    """Kept tables whose rows are others now."""
-    shard_tables: tuple[str, ...]
-    """``clients``, ``mutations``: those that are read from another collection now."""
-    permissions: bool
-    incompatible: tuple[str, ...]
-    """What Zero cannot be told as a change."""
-
-
-def step(old: Published, new: Published) -> Step:
-    between = diff(old.catalog, new.catalog)
-    kinds = {"clients": 2, "mutations": 3}
-    return Step(
-        dropped=between.dropped,
-        added=between.added,
-        columns_dropped=tuple((change.new, column.name) for change in between.changed for column in change.dropped),
-        columns_added=tuple((change.new, column) for change in between.changed for column in change.added),
-        recopied=tuple(change.new for change in between.changed if change.added or change.remapped),
-        shard_tables=tuple(kind for kind, place in kinds.items() if old[place] != new[place]),
-        permissions=old.permissions != new.permissions,
-        incompatible=between.incompatible,
-    )
 
 
 class Edition:
@@ -88,21 +31,21 @@ class Edition:
 
     def __init__(
         self,
-        published: Published,
+        publication: Publication,
         source: Source,
         rejects: Rejects,
         stop: Event,
         shards: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         """:param shards: the names of all shards that have ever got a copy"""
-        self.published = published
-        self.fingerprint = published.fingerprint
-        self.catalog = published.catalog
+        self.publication = publication
+        self.fingerprint = publication.fingerprint
+        self.catalog = publication.catalog
         self._source = source
         self._rejects = rejects
         self._stop = stop
         self._shards = shards
-        named = {"clients": published.clients_collection, "mutations": published.mutations_collection}
+        named = {"clients": publication.clients_collection, "mutations": publication.mutations_collection}
         self.shard_tables = [ShardTable(kind, name, rejects) for kind, name in named.items() if name]
         by_collection: dict[str, list[Table]] = {}
         for table in self.catalog.tables:

@@ -11,8 +11,8 @@ import logging
 
 from zmsd.errors import ConfigError, StoreError
 from zmsd.log import kv
-from zmsd.replication.publication import Published
 from zmsd.schema.catalog import recheck
+from zmsd.schema.publication import Publication
 from zmsd.watermarks.base import WatermarkStore
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 class Epochs:
     """For the main thread."""
 
-    def __init__(self, store: WatermarkStore, own: Published) -> None:
+    def __init__(self, store: WatermarkStore, own: Publication) -> None:
         """Raises StoreError.
 
         :param own: what the configuration says
@@ -62,7 +62,7 @@ class Epochs:
             self._follow(why)
         return self.current.fingerprint != before
 
-    def reload(self, own: Published) -> None:
+    def reload(self, own: Publication) -> None:
         """The configuration was read again. Raises StoreError, and nothing is changed then."""
         epochs = self._store.epochs()
         changed = own.fingerprint != self._own.fingerprint
@@ -100,7 +100,7 @@ class Epochs:
             document = self._store.load_publication(newest)
             if document is None:
                 raise ValueError("it is not in the store")
-            found = Published.from_json(document)
+            found = Publication.from_json(document)
             if found.fingerprint != newest:
                 raise ValueError("it is understood in another way")
             recheck(found.catalog, f"publication {newest[:12]}")

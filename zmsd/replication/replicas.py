@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from zmsd.errors import ResumeLost
-from zmsd.replication.publication import Published
+from zmsd.schema.publication import Publication
 from zmsd.watermarks.base import COPIES, CopyRecord, Replica, ReplicaRecord, WatermarkStore
 
 UNKNOWN = "publication-unknown"
@@ -16,7 +16,7 @@ class Base(NamedTuple):
 
     place: str
     """Watermark up to which the replica has everything."""
-    has: Published | None
+    has: Publication | None
     """The publication that its tables are made for; None: nothing is known of the replica."""
     passes: str | None
     """Watermark of a recorded schema change that lies ahead: another stream of the replica has it, or its commit was
@@ -38,7 +38,7 @@ class ReplicaBook:
         self._writes = writes
         self.replica = Replica(app, shard, (version or "") if writes else "")
 
-    def find(self, last: str, current: Published) -> Base:
+    def find(self, last: str, current: Publication) -> Base:
         """Look up a replica that comes back with its last watermark. Raises ResumeLost where the publication that it
         has is unknown, though it was recorded, or a newer replica was."""
         if not self.replica.version:  # an observer, or no zero-cache
@@ -59,33 +59,33 @@ class ReplicaBook:
             raise ResumeLost(f"this replica is older than {older}, and the publication that it has is unknown", UNKNOWN)
         newest = record.copies[-1].watermark
         place = copy.stream_from if copy.watermark == last else last
-        return Base(place, self._published(copy.edition, current), newest if newest > last else None)
+        return Base(place, self._publication(copy.edition, current), newest if newest > last else None)
 
     def newest(self) -> str:
         """The watermark of the newest copy on record; empty for none."""
         record = self._store.replica(self.replica) if self.replica.version else None
         return record.copies[-1].watermark if record else ""
 
-    def add(self, copy: CopyRecord, published: Published) -> None:
+    def add(self, copy: CopyRecord, publication: Publication) -> None:
         """Record a copy whose commit is about to be sent; the first one names the replica."""
         if not self.replica.version:
             self.replica = self.replica._replace(version=copy.watermark)
         if self._writes:
-            self._store.save_publication(copy.edition, published.to_json())
+            self._store.save_publication(copy.edition, publication.to_json())
             self._store.record_copy(self.replica, copy)
 
     def acked(self, watermark: str) -> None:
         if self._writes:
             self._store.record_ack(self.replica, watermark)
 
-    def _published(self, fingerprint: str, current: Published) -> Published:
+    def _publication(self, fingerprint: str, current: Publication) -> Publication:
         if fingerprint == current.fingerprint:
             return current
         document = self._store.load_publication(fingerprint)
         if document is None:
             raise ResumeLost(f"the publication {fingerprint[:12]} that this replica has is not in the store", UNKNOWN)
         try:
-            return Published.from_json(document)
+            return Publication.from_json(document)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             reason = f"the publication {fingerprint[:12]} that this replica has cannot be read: {error!r}"
             raise ResumeLost(reason, UNKNOWN) from error

@@ -1,4 +1,4 @@
-"""The catalog: every table with its mapping; its fingerprint; what lies between two catalogs."""
+"""The catalog: every published table with its mapping, and the fingerprint of all of them."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _record(table: Table) -> dict[str, Any]:
         "primaryKey": table.spec.primary_key,
         "collection": mapping.collection,
         "fields": None if mapping.fields is None else dict(mapping.fields),
-        **{key: _extended(getattr(mapping, key)) for key in _COMPUTED},
+        **{key: extended_json(getattr(mapping, key)) for key in _COMPUTED},
         # Left out where it is 0, so that the fingerprints of older versions of zmsd stay valid.
         **({"revision": mapping.revision} if mapping.revision else {}),
     }
@@ -120,7 +120,8 @@ def _table(record: dict[str, Any]) -> Table:
     return Table(spec, Mapping(record["collection"], fields, revision=record.get("revision", 0), **computed))
 
 
-def _extended(value: Any) -> str | None:
+def extended_json(value: Any) -> str | None:
+    """Return canonical extended JSON, which tells apart what Python compares as equal: 1, True, 1.0; None for None."""
     return None if value is None else json_util.dumps(value, json_options=JSON_OPTIONS)
 
 
@@ -158,71 +159,3 @@ def _problems_of_names(schema: ConfigDocument, table: SchemaTable, mapping: Mapp
     problems: list[tuple[KeyPath, str | None]] = [((), collection_problem(mapping.collection))]
     problems += [(("columns", name), path_problem(path)) for name, path in mapping.fields or ()]
     return [schema.issue((*table.key_path, *key_path), f"{why}; map it") for key_path, why in problems if why]
-
-
-@dataclass(frozen=True, slots=True)
-class TableChange:
-    """What became of a table that is in both catalogs."""
-
-    old: Table
-    new: Table
-    added: tuple[Column, ...]
-    dropped: tuple[Column, ...]
-    remapped: bool
-    """Whether the rows of the columns in both, or the set of rows, come from elsewhere than before."""
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogDiff:
-    """What lies between two catalogs. ``incompatible``: reasons why Zero cannot be told so as a change."""
-
-    added: tuple[Table, ...]
-    dropped: tuple[Table, ...]
-    changed: tuple[TableChange, ...]
-    incompatible: tuple[str, ...]
-
-
-def diff(old: Catalog, new: Catalog) -> CatalogDiff:
-    """From ``old`` to ``new``. That a column became optional or required is no change: zmsd sends both alike."""
-    before, after = ({table.name: table for table in catalog.tables} for catalog in (old, new))
-    kept = [(before[name], after[name]) for name in before if name in after]
-    changes = [_change(one, other) for one, other in kept]
-    return CatalogDiff(
-        added=tuple(table for name, table in after.items() if name not in before),
-        dropped=tuple(table for name, table in before.items() if name not in after),
-        changed=tuple(change for change in changes if change.added or change.dropped or change.remapped),
-        incompatible=tuple(reason for one, other in kept for reason in _incompatible(one.spec, other.spec)),
-    )
-
-
-def _change(old: Table, new: Table) -> TableChange:
-    before, after = ({column.name: column for column in table.spec.columns} for table in (old, new))
-    both = before.keys() & after.keys()
-    return TableChange(
-        old,
-        new,
-        added=tuple(column for name, column in after.items() if name not in before),
-        dropped=tuple(column for name, column in before.items() if name not in after),
-        remapped=_meaning(old.mapping, both) != _meaning(new.mapping, both),
-    )
-
-
-def _meaning(mapping: Mapping, columns: set[str]) -> tuple[Any, ...]:
-    """What decides the values of ``columns`` and which rows there are. As text where 1, True and 1.0 must differ."""
-    fields = {name: path for name, path in mapping.fields or () if name in columns}
-    projection = {name: _extended(value) for name, value in (mapping.projection or {}).items() if name in columns}
-    source = mapping.collection, _extended(mapping.filter), _extended(mapping.pipeline), mapping.revision
-    return *source, fields, projection
-
-
-def _incompatible(old: TableSpec, new: TableSpec) -> list[str]:
-    reasons = []
-    if old.primary_key != new.primary_key:
-        reasons.append(
-            f"table {new.name}: its primary key was {', '.join(old.primary_key)}, is {', '.join(new.primary_key)}"
-        )
-    types = {column.name: column.type for column in old.columns}
-    for column in new.columns:
-        if (was := types.get(column.name, column.type)) != column.type:
-            reasons.append(f"table {new.name}: the type of column {column.name} was {was}, is {column.type}")
-    return reasons

@@ -7,11 +7,12 @@ import pytest
 
 from tests.support.frames import data
 from zmsd.errors import SourceUnavailable
-from zmsd.replication.publication import Edition, Published
+from zmsd.replication.publication import Edition
 from zmsd.rows.computed import TAG
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Catalog, Table
 from zmsd.schema.mapping import Mapping
+from zmsd.schema.publication import Publication
 from zmsd.schema.tables import Column, TableSpec
 
 
@@ -20,7 +21,7 @@ def test_a_reader_hears_that_mongodb_is_away_and_a_copy_waits() -> None:
     spec = TableSpec("t", (Column("id", "string"),), ("id",))
     table = Table(spec, Mapping("c", None, pipeline=[{"$set": {"id": "$_id"}}]))
     source = MagicMock()
-    edition = Edition(Published(Catalog((table,))), source, Rejects(), Event())
+    edition = Edition(Publication(Catalog((table,))), source, Rejects(), Event())
     answers = [SourceUnavailable("away"), [{TAG: 0, "id": "a"}]]
     evaluator = edition.watched["c"].evaluator
     assert evaluator is not None

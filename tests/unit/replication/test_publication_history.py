@@ -9,23 +9,23 @@ from typing import cast
 import pytest
 
 from zmsd.errors import StoreError
-from zmsd.replication.publication import Published
 from zmsd.replication.publication_history import Epochs
 from zmsd.schema.catalog import Catalog, Table
 from zmsd.schema.mapping import Mapping
+from zmsd.schema.publication import Publication
 from zmsd.schema.tables import Column, TableSpec
 from zmsd.watermarks.base import WatermarkStore
 
-A, B, C = (Published(Catalog(()), name) for name in "ABC")
+A, B, C = (Publication(Catalog(()), name) for name in "ABC")
 
 
 class FakeStore:
     """One that is shared."""
 
-    def __init__(self, *published: Published) -> None:
+    def __init__(self, *published: Publication) -> None:
         self.documents = {one.fingerprint: one.to_json() for one in published}
         self.sequence = [one.fingerprint for one in published]
-        self.faster: Published | None = None
+        self.faster: Publication | None = None
         self.down = False
 
     def epochs(self) -> Sequence[str]:
@@ -46,12 +46,12 @@ class FakeStore:
         self.sequence.append(fingerprint)
         return True
 
-    def add(self, one: Published) -> None:
+    def add(self, one: Publication) -> None:
         self.documents[one.fingerprint] = one.to_json()
         self.sequence.append(one.fingerprint)
 
     def names(self) -> str:
-        return "".join(Published.from_json(self.documents[one]).permissions for one in self.sequence)
+        return "".join(Publication.from_json(self.documents[one]).permissions for one in self.sequence)
 
 
 class OwnStore(FakeStore):
@@ -59,7 +59,7 @@ class OwnStore(FakeStore):
         return True
 
 
-def begin(store: FakeStore, own: Published) -> Epochs:
+def begin(store: FakeStore, own: Publication) -> Epochs:
     return Epochs(cast(WatermarkStore, store), own)
 
 
@@ -222,7 +222,7 @@ def test_published_mapping_is_checked_like_a_file() -> None:
     """Whoever may write to the bucket must not run code in mongod."""
     spec = TableSpec("t", (Column("id", "string"), Column("x", "string", True)), ("id",))
     mapping = Mapping("c", None, None, {"id": "$_id", "x": {"$function": {"body": "x"}}})
-    store = FakeStore(Published(Catalog((Table(spec, mapping),)), "B"))
+    store = FakeStore(Publication(Catalog((Table(spec, mapping),)), "B"))
     store.sequence.insert(0, A.fingerprint)
     with pytest.raises(StoreError, match="publish what this one refuses: .*projection"):
         begin(store, A)
@@ -235,7 +235,7 @@ def test_published_mapping_that_a_file_may_have_is_followed() -> None:
         Mapping("c", None, None, {"id": "$_id", "x": {"$toUpper": "$a"}}),
         Mapping("c", None, {"a": None}, pipeline=[{"$project": {"id": "$_id", "x": "$a"}}]),
     ):
-        found = Published(Catalog((Table(spec, mapping),)), "B")
+        found = Publication(Catalog((Table(spec, mapping),)), "B")
         store = FakeStore(found)
         store.sequence.insert(0, A.fingerprint)
         assert begin(store, A).current.fingerprint == found.fingerprint

@@ -9,7 +9,7 @@ from bson import Decimal128, Int64, ObjectId
 
 from zmsd.config.document import ConfigDocument, parse
 from zmsd.errors import ConfigError
-from zmsd.schema.catalog import Catalog, CatalogDiff, Table, diff, load_catalog
+from zmsd.schema.catalog import Catalog, Table, load_catalog
 from zmsd.schema.mapping import Mapping
 from zmsd.schema.tables import Column, TableSpec
 
@@ -173,70 +173,3 @@ def test_fingerprints_tell_apart_what_python_calls_equal() -> None:
     sorts = [{"$sort": {"a": 1, "b": 1}}, {"$sort": {"b": 1, "a": 1}}]
     pipelines = [Catalog((Table(SPEC, Mapping("m", None, pipeline=[sort])),)).fingerprint for sort in sorts]
     assert len({*filters, *pipelines}) == 6
-
-
-NO_DIFFERENCE = CatalogDiff((), (), (), ())
-
-
-def test_no_difference() -> None:
-    old = load({**table("a"), **table("b")}, {"a": {"collection": "m", "filter": {"k": 1}}})
-    new = load({**table("b"), **table("a")}, {"a": {"source": "m", "filter": {"k": 1}, "projection": {"id": 1}}})
-    assert diff(old, new) == NO_DIFFERENCE
-    optional = {"b": {"columns": {"id": {"type": "string", "optional": True}}, "primaryKey": ["id"]}}
-    assert diff(load(table("b")), load(optional)) == NO_DIFFERENCE
-
-
-def test_tables_and_columns_that_came_and_went() -> None:
-    old = load({**table("gone"), **table("kept", x="number", y="json"), **table("same")})
-    new = load({**table("same"), **table("kept", y="json", z="string"), **table("new")})
-    found = diff(old, new)
-    assert [entry.name for entry in found.added] == ["new"]
-    assert [entry.name for entry in found.dropped] == ["gone"]
-    (change,) = found.changed
-    assert (change.old.name, change.new.name) == ("kept", "kept")
-    assert change.added == (Column("z", "string"),)
-    assert change.dropped == (Column("x", "number"),)
-    assert not change.remapped
-    assert not found.incompatible
-
-
-BASE = {"collection": "m", "filter": {"k": 1}, "fields": {"id": "_id", "x": "a.x"}}
-
-
-@pytest.mark.parametrize(
-    ("mapping", "remapped"),
-    [
-        ({**BASE, "fields": {"id": "_id", "x": "a.x", "y": "other"}}, False),
-        ({**BASE, "fields": {"id": "_id", "x": "b.x"}}, True),
-        ({**BASE, "fields": {"x": "a.x"}}, True),
-        ({**BASE, "collection": "n"}, True),
-        ({**BASE, "filter": {"k": 2}}, True),
-        ({**BASE, "filter": {"k": True}}, True),
-        ({**BASE, "filter": {"k": 1.0}}, True),
-        ({**BASE, "filter": None}, True),
-        ({**BASE, "revision": 1}, True),
-        ({**BASE, "revision": 0}, False),
-    ],
-)
-def test_remapped_is_what_changes_kept_columns_or_the_set_of_rows(mapping: dict[str, Any], remapped: bool) -> None:
-    found = diff(load(table(x="json"), {"t": BASE}), load(table(x="json", y="json"), {"t": mapping}))
-    assert [(change.remapped, [column.name for column in change.added]) for change in found.changed] == [
-        (remapped, ["y"])
-    ]
-
-
-def test_computed_columns_are_compared_one_by_one() -> None:
-    old = Catalog((Table(SPEC, Mapping("m", None, projection={"id": "$_id", "x": {"$add": [1, "$a"]}})),))
-    wider = replace(SPEC, columns=(*SPEC.columns, Column("y", "json")))
-    for x, remapped in (({"$add": [1, "$a"]}, False), ({"$add": [1.0, "$a"]}, True)):
-        new = Catalog((Table(wider, Mapping("m", None, projection={"id": "$_id", "x": x, "y": {"$size": "$l"}})),))
-        assert [change.remapped for change in diff(old, new).changed] == [remapped]
-
-
-def test_what_zero_cannot_be_told() -> None:
-    old = load({**table("t", x="number", y="json"), **table("u", id2="string")})
-    new = load({**table("t", x="string", y="json"), **table("u", key="id2", id="string")})
-    assert diff(old, new).incompatible == (
-        "table t: the type of column x was number, is string",
-        "table u: its primary key was id, is id2",
-    )
