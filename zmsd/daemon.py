@@ -37,14 +37,14 @@ from zmsd.mongodb.feed import Feed, open_feed
 from zmsd.mongodb.source import Source
 from zmsd.prometheus import Registry
 from zmsd.reload_result import ReloadRecorder
+from zmsd.replication.active_publication import ActivePublication
 from zmsd.replication.change_log import ChangeLog
 from zmsd.replication.counters import Tally
 from zmsd.replication.dispatcher import Dispatcher
 from zmsd.replication.hub import Hub, Readiness
 from zmsd.replication.lineage import History
 from zmsd.replication.preparation import prepare
-from zmsd.replication.publication import Edition
-from zmsd.replication.publication_history import Epochs
+from zmsd.replication.publication_history import PublicationHistory
 from zmsd.retry import REFUSED_WAIT_SECONDS
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.loading import LoadedDocuments, load_documents
@@ -83,7 +83,7 @@ class Daemon:
         self._registry = Registry()
         self._source = Source(settings.mongodb.uri, settings.mongodb.database)
         self._store = open_store(settings, serves=True)
-        self._epochs = Epochs(self._store, _publication_of(settings, loaded))
+        self._publications = PublicationHistory(self._store, _publication_of(settings, loaded))
         self._prepared = Event()
         self._sessions = SessionRegistry(_limits(settings))
         self.hub = self._make_hub()
@@ -164,9 +164,9 @@ class Daemon:
             new = config.load(self._path, self._environ)
             context = _tls(new.server)
             loaded = load_documents(new, fall_back=False)
-            edition = self._edition(_publication_of(new, loaded))
-            if edition.fingerprint != self.hub.edition.fingerprint:
-                prepare(self.hub, edition, self._config.feed.images)
+            active = self._make_active(_publication_of(new, loaded))
+            if active.fingerprint != self.hub.active.fingerprint:
+                prepare(self.hub, active, self._config.feed.images)
         except SourceUnavailable as error:
             reason = f"MongoDB cannot be asked whether it takes what is new, this is tried again: {error}"
             outcome = partial(self._refuse, reason, retry=True)
@@ -176,7 +176,7 @@ class Daemon:
             log.exception("reload failed")
             outcome = partial(self._refuse, f"failed: {error!r}")
         else:
-            outcome = partial(self._apply, new, context, loaded, edition)
+            outcome = partial(self._apply, new, context, loaded, active)
         self.tell(partial(self._loaded, outcome))
 
     def _loaded(self, outcome: Callable[[], None]) -> None:
@@ -198,9 +198,11 @@ class Daemon:
         self._monitor.reloaded(faults)
         self._results.end(faults=faults)
 
-    def _apply(self, new: Config, context: ssl.SSLContext | None, loaded: LoadedDocuments, edition: Edition) -> None:
+    def _apply(
+        self, new: Config, context: ssl.SSLContext | None, loaded: LoadedDocuments, active: ActivePublication
+    ) -> None:
         try:
-            self._epochs.reload(edition.publication)
+            self._publications.reload(active.publication)
         except ZmsdError as error:
             self._refuse(str(error))
             return
@@ -260,29 +262,29 @@ class Daemon:
     def _settle(self) -> None:
         """Publish what all daemons on this store publish, once MongoDB takes what this one has to offer."""
         try:
-            if self._prepared.is_set() and self._epochs.settle():
+            if self._prepared.is_set() and self._publications.settle():
                 self._publish()
         except StoreError as error:
             log.critical(kv("cannot go on, exiting", error=error))
             self.stop(1)
 
     def _publish(self) -> None:
-        current, running = self._epochs.current, self.hub.edition
+        current, running = self._publications.current, self.hub.active
         same = current.fingerprint == running.fingerprint
-        self._dispatcher.publish(running if same else self._edition(current))
+        self._dispatcher.publish(running if same else self._make_active(current))
 
-    def _edition(self, publication: Publication) -> Edition:
+    def _make_active(self, publication: Publication) -> ActivePublication:
         def shards() -> set[str]:
             known = {replica.shard_name for replica in self._store.replicas()}
             return known.union(session.wanted.shard_name for session in self._sessions.sessions())
 
-        return Edition(publication, self._source, self._rejects, self._halt, shards)
+        return ActivePublication(publication, self._source, self._rejects, self._halt, shards)
 
     def _make_hub(self) -> Hub:
         settings = self._config
         return Hub(
             source=self._source,
-            edition=self._edition(self._epochs.current),
+            active=self._make_active(self._publications.current),
             store=self._store,
             history=History(self._source, self._store),
             log=ChangeLog(),
@@ -297,11 +299,11 @@ class Daemon:
     def _make_dispatcher(self) -> Dispatcher:
         feed, hub = self._config.feed, self.hub
 
-        def open_live(edition: Edition, after: int) -> Feed:
-            return open_feed(feed.scope, hub.source, edition.watched, after, hub.stop)
+        def open_live(active: ActivePublication, after: int) -> Feed:
+            return open_feed(feed.scope, hub.source, active.watched, after, hub.stop)
 
-        def prepared(edition: Edition) -> int:
-            now = prepare(hub, edition, self._config.feed.images)
+        def prepared(active: ActivePublication) -> int:
+            now = prepare(hub, active, self._config.feed.images)
             self._prepared.set()
             self.tell(self._settle)
             return now

@@ -24,10 +24,10 @@ from zmsd.gateway.acks import Acks
 from zmsd.gateway.lag import LagReports
 from zmsd.gateway.websocket import GOING_AWAY, PROTOCOL_ERROR, Peer
 from zmsd.log import kv
+from zmsd.replication.active_publication import ActivePublication
 from zmsd.replication.change_log import Entry
 from zmsd.replication.hub import Hub
 from zmsd.replication.initial_sync import Copy, Crossing, Snapshot
-from zmsd.replication.publication import Edition
 from zmsd.replication.replicas import Base, ReplicaBook
 from zmsd.retry import retry_while_unavailable
 from zmsd.watermarks.base import CopyRecord
@@ -82,7 +82,7 @@ class Session:
         self._peer: Peer | None = None
         self._place = ""  # everything up to it was sent
         self._begun = ""  # watermark of the first copy
-        self._has = hub.edition.publication  # what the client's tables are made for
+        self._has = hub.active.publication  # what the client's tables are made for
         self._passes: str | None = None  # as of ``Base``
         self._open: str | None = None  # watermark of the transaction that was begun and not yet committed
         self._oldest_ms = 0  # commit time of the oldest change in it
@@ -162,7 +162,7 @@ class Session:
                 self._stream()
                 return
             # Before all else: later the client may be connected again, and have been sent another copy.
-            base = self._book.find(wanted.last_watermark, self._hub.edition.publication)
+            base = self._book.find(wanted.last_watermark, self._hub.active.publication)
             if wanted.observer:
                 self._resume(base)
                 return
@@ -177,7 +177,7 @@ class Session:
     def _stream(self) -> None:
         while not self._stop.is_set():
             try:
-                self._follow(self._hub.edition)
+                self._follow(self._hub.active)
             except Evicted:
                 self._roll_back()
             except SourceUnavailable:  # a private feed has lost MongoDB
@@ -199,7 +199,7 @@ class Session:
         self._place, self._passes = base.place, base.passes
         if base.has is None:
             # Written down, or it would be taken for the wrong one after the next change of what is published.
-            self._has = self._hub.edition.publication
+            self._has = self._hub.active.publication
             self._book.add(CopyRecord(base.place, base.place, self._has.fingerprint), self._has)
         else:
             self._has = base.has
@@ -209,16 +209,16 @@ class Session:
     def _copy(self) -> None:
         """Send the first copy."""
         wanted = self.wanted
-        snapshot = Snapshot(self._hub, self._hub.edition, wanted.app, wanted.shard, self._stop)
+        snapshot = Snapshot(self._hub, self._hub.active, wanted.app, wanted.shard, self._stop)
         try:
             self._send_copy(snapshot)
         except ResumeLost as error:
             raise SourceUnavailable(f"the copy is lost, another one begins: {error}") from error
 
-    def _cross(self, edition: Edition) -> None:
+    def _cross(self, active: ActivePublication) -> None:
         """Take the client to an edition that it does not have yet."""
         wanted, recorded = self.wanted, self._book.newest()
-        crossing = Crossing(self._hub, edition, wanted.app, wanted.shard, self._stop, self._place, self._has, recorded)
+        crossing = Crossing(self._hub, active, wanted.app, wanted.shard, self._stop, self._place, self._has, recorded)
         self._send_copy(crossing)
         self._passes = None
 
@@ -239,42 +239,42 @@ class Session:
         at = position.watermark(copy.at)
         retry_while_unavailable("session", lambda: self._hub.history.check_copy(at, self._begun or at), self._stop)
         # Kept before the commit is sent: the client may come back with it at once, to any daemon that shares the store.
-        self._book.add(copy.record, copy.edition.publication)
+        self._book.add(copy.record, copy.active.publication)
         self._send(held)
         self.copy = self._open = None
         self.rows += copy.progress.rows
         self._hub.tally.sent_rows.inc(copy.progress.rows)
         self.sent, self._place = copy.watermark, copy.record.stream_from
         self._begun = self._begun or copy.watermark
-        self._has = copy.edition.publication
+        self._has = copy.active.publication
         seconds = time.monotonic() - copy.progress.started
         log.info(kv("copy done", session=self.number, rows=copy.progress.rows, seconds=seconds))
 
-    def _follow(self, edition: Edition) -> None:
+    def _follow(self, active: ActivePublication) -> None:
         """Send what happens after the place, until stopped or until there is another edition.
 
         Raises Evicted, ResumeLost and PeerGone.
         """
         epochs = self._hub.store.epochs()
-        if epochs and epochs[-1] != edition.fingerprint:
+        if epochs and epochs[-1] != active.fingerprint:
             # Another daemon has published another one, and may have sent it to this client. This one follows soon.
             self._stop.wait(0.1)
             return self._listen()
         doubts = self._hub.history.doubts
         retry_while_unavailable("session", lambda: self._hub.history.check_copy(self._place, self._begun), self._stop)
-        if self._has.fingerprint != edition.fingerprint or self._passes is not None:
-            self._cross(edition)
-        changes = self._hub.changes(self._place, edition, self._stop, self._given_up, self.kill)
+        if self._has.fingerprint != active.fingerprint or self._passes is not None:
+            self._cross(active)
+        changes = self._hub.changes(self._place, active, self._stop, self._given_up, self.kill)
         self.state = "streaming"
         try:
             while self._open is not None or not (
-                self._stop.is_set() or self._hub.edition is not edition or self._hub.history.doubts != doubts
+                self._stop.is_set() or self._hub.active is not active or self._hub.history.doubts != doubts
             ):
                 self._listen()
                 if self._lag is not None and self._open is None and (report := self._lag.due(self._place)):
                     self._send(report)
                 entries = changes.take(JOIN_ROWS, JOIN_BYTES, IDLE)
-                if self._open is None and self._hub.edition is not edition:
+                if self._open is None and self._hub.active is not active:
                     break  # another stream of the replica may have been sent the schema change already
                 if entries:
                     self._send(b"".join(self._transaction(entries)))

@@ -187,7 +187,7 @@ class Monitor:
             if sessions:
                 text += f"; {_count(len(sessions), 'client')} waiting"
         else:
-            text = f"serving {_count(len(self.hub.edition.watched), 'collection')}"
+            text = f"serving {_count(len(self.hub.active.watched), 'collection')}"
             text += f" to {_count(len(sessions), 'client')}" if sessions else ", no client is connected"
             copying = sum(session.copy is not None for session in sessions)
             text += f", {copying} copying" if copying else ""
@@ -236,7 +236,7 @@ class Monitor:
         if hub.readiness.reason is None:
             with suppress(SourceError):  # the dispatcher reports it
                 self._to_reach, self._newest = self._newest, hub.source.operation_time()
-                hub.problems.look(hub.source, hub.edition)
+                hub.problems.look(hub.source, hub.active)
                 hub.problems.look_at_fields(hub.source)
 
     def look_at_certificate(self) -> None:

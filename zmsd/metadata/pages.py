@@ -32,7 +32,7 @@ def pages(monitor: Monitor, registry: Registry) -> dict[str, PageMaker]:
                 "columns": {column.name: column.type for column in table.spec.columns},
                 "primaryKey": list(table.spec.primary_key),
             }
-            for table in hub.edition.catalog.tables
+            for table in hub.active.catalog.tables
         }
         return _json({"name": "zmsd", "version": __version__, "protocol": protocol.PATH, "tables": tables})
 

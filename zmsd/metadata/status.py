@@ -56,11 +56,11 @@ def status(monitor: Monitor) -> dict[str, Any]:
 
 def _collections(monitor: Monitor) -> list[dict[str, Any]]:
     hub = monitor.hub
-    edition, tally = hub.edition, hub.tally
-    tables: dict[str, list[str]] = {name: [] for name in edition.watched}
-    for table in edition.catalog.tables:
+    active, tally = hub.active, hub.tally
+    tables: dict[str, list[str]] = {name: [] for name in active.watched}
+    for table in active.catalog.tables:
         tables[table.mapping.collection].append(table.name)
-    for shard_table in edition.shard_tables:
+    for shard_table in active.shard_tables:
         tables[shard_table.collection].append(f"zero-cache's own {shard_table.kind}")
     queues = monitor.dispatcher.queues
     return [

@@ -56,7 +56,7 @@ class ChangeLog:
         self._size = 0
         self._unsaid = 0  # bytes that no reader was woken for
         self._floor: str | None = None
-        self._edition = ""
+        self._fingerprint = ""
         self._head: str | None = None
         self._whole: str | None = None  # the newest transaction whose end is in
         self._gaps: list[tuple[str, str]] = []
@@ -74,7 +74,7 @@ class ChangeLog:
         """Bytes that are held."""
         return self._size
 
-    def start(self, floor: str, edition: str) -> None:
+    def start(self, floor: str, fingerprint: str) -> None:
         """Begin (again) after a watermark: what was kept is forgotten.
 
         :param edition: fingerprint of what the entries are encoded for
@@ -85,7 +85,7 @@ class ChangeLog:
             self._gaps = []
             self._size = 0
             self._floor = self._head = self._whole = floor
-            self._edition = edition
+            self._fingerprint = fingerprint
             self._changed.notify_all()
 
     def extend(self, entries: Sequence[Entry], *, more: bool = False) -> None:
@@ -131,13 +131,13 @@ class ChangeLog:
             self._generation += 1
             self._changed.notify_all()
 
-    def tail(self, after: str, edition: str) -> Tail | None:
+    def tail(self, after: str, fingerprint: str) -> Tail | None:
         """A reader from the first transaction above a watermark; None where the log lacks some of what comes after it.
 
         Raises Evicted where the log is for another edition.
         """
         with self._changed:
-            if self._floor is not None and edition != self._edition:
+            if self._floor is not None and fingerprint != self._fingerprint:
                 raise Evicted
             if self._floor is None or after < self._floor or any(first <= after < end for first, end in self._gaps):
                 return None

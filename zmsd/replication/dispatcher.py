@@ -14,11 +14,11 @@ from zmsd.log import kv
 from zmsd.mongodb import resume_token
 from zmsd.mongodb.feed import Feed
 from zmsd.mongodb.sequencer import FeedBatch
+from zmsd.replication.active_publication import ActivePublication
 from zmsd.replication.change_log import Entry
 from zmsd.replication.entries import EntryBuilder
 from zmsd.replication.hub import Hub
 from zmsd.replication.preparation import remember_identity
-from zmsd.replication.publication import Edition
 from zmsd.retry import REFUSED_WAIT_SECONDS, RetryLog, backoff
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ class Dispatcher:
     def __init__(
         self,
         hub: Hub,
-        prepare: Callable[[Edition], int],
-        open_feed: Callable[[Edition, int], Feed],
+        prepare: Callable[[ActivePublication], int],
+        open_feed: Callable[[ActivePublication, int], Feed],
         heartbeat: float,
         died: Callable[[str], None],
     ) -> None:
@@ -58,7 +58,7 @@ class Dispatcher:
         self._hub = hub
         self._log = hub.log
         self._readiness = hub.readiness
-        self._next: Edition | None = None  # what is to be published from the next place on
+        self._next: ActivePublication | None = None  # what is to be published from the next place on
         self._prepare = prepare
         self._open_feed = open_feed
         self._heartbeat = heartbeat
@@ -101,9 +101,9 @@ class Dispatcher:
     def stop(self) -> None:
         self._stop.set()
 
-    def publish(self, edition: Edition) -> None:
+    def publish(self, active: ActivePublication) -> None:
         """Publish another edition from the next place on."""
-        self._next = edition
+        self._next = active
 
     def is_alive(self) -> bool:
         """Whether it makes progress, or waits in a retry that it knows: what feeds the watchdog. Any thread."""
@@ -163,9 +163,9 @@ class Dispatcher:
     def _feed_once(self) -> None:
         """From preparing the database to the feed's end."""
         self._checkpoint(now=True)  # what is looked for in the database, to see whether it is the same
-        edition = self._next or self._hub.edition
+        active = self._next or self._hub.active
         recoveries = self._hub.source.recoveries.value()
-        now = self._prepare(edition)
+        now = self._prepare(active)
         deployment = self._hub.source.deployment
         if self._place is not None:
             self._check_place()
@@ -173,16 +173,16 @@ class Dispatcher:
         if self._place is not None and self._log.head is not None:
             # A part of a batch may have got into it before the rest failed.
             self._place = max(self._place, position.parse(self._log.head)[0])
-        if self._place is None or edition is not self._hub.edition:
+        if self._place is None or active is not self._hub.active:
             # The sessions find their places again, and take their clients over to the new edition.
             if self._place is None:
                 self._place = self._begun = now
-            self._hub.edition = edition
-            self._log.start(position.watermark(self._place), edition.fingerprint)
-        self._hub.problems.look(self._hub.source, edition)
-        builder = edition.entry_builder(self._hub.tally.rows, self._progressed)
+            self._hub.active = active
+            self._log.start(position.watermark(self._place), active.fingerprint)
+        self._hub.problems.look(self._hub.source, active)
+        builder = active.entry_builder(self._hub.tally.rows, self._progressed)
         self._progressed()
-        with self._open_feed(edition, self._place) as feed:
+        with self._open_feed(active, self._place) as feed:
             self._feed = feed
             log.info(kv("feed runs", position=position.watermark(self._place), scope=feed.scope))
             while not self._stop.is_set():
@@ -205,7 +205,7 @@ class Dispatcher:
                         self._waits = backoff()
                     self._append(builder, batch, more=feed.has_buffered)
                 self._checkpoint()
-                if self._next not in (None, edition) or self._hub.source.deployment is not deployment:
+                if self._next not in (None, active) or self._hub.source.deployment is not deployment:
                     return
             raise Stopped
 

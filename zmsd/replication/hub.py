@@ -18,12 +18,12 @@ from zmsd.errors import ResumeLost, SourceError, Stopped, StoreError
 from zmsd.log import kv
 from zmsd.mongodb.feed import DatabaseFeed
 from zmsd.mongodb.source import Source
+from zmsd.replication.active_publication import ActivePublication
 from zmsd.replication.change_log import ChangeLog, Entry, Tail
 from zmsd.replication.counters import Tally
 from zmsd.replication.entries import EntryBuilder
 from zmsd.replication.lineage import History
 from zmsd.replication.problems import Problems
-from zmsd.replication.publication import Edition
 from zmsd.rows.rejects import Rejects
 from zmsd.watermarks.base import Replica, WatermarkStore, outdated
 
@@ -84,7 +84,7 @@ class Hub:
     """One for the process. Its methods may be called from any thread."""
 
     source: Source
-    edition: Edition
+    active: ActivePublication
     """What is published now; set by the dispatcher."""
     store: WatermarkStore
     history: History
@@ -175,7 +175,7 @@ class Hub:
                 self.store.forget_replica(replica)
 
     def changes(
-        self, place: str, edition: Edition, stop: Event, give_up: Callable[[], bool], end: Callable[[], None]
+        self, place: str, active: ActivePublication, stop: Event, give_up: Callable[[], bool], end: Callable[[], None]
     ) -> Changes:
         """The changes after a watermark, encoded for an edition. Raises ResumeLost, and Evicted for an old edition.
 
@@ -183,12 +183,14 @@ class Hub:
         :param give_up: asked now and then while waiting for one of the private feeds
         :param end: ends the client, from any thread, that has one and does not read while others wait
         """
-        return self.log.tail(place, edition.fingerprint) or self._catch_up(place, edition, stop, give_up, end)
+        return self.log.tail(place, active.fingerprint) or self._catch_up(place, active, stop, give_up, end)
 
-    def between(self, builder: EntryBuilder, edition: Edition, after: int, end: int, stop: Event) -> Iterator[Entry]:
+    def between(
+        self, builder: EntryBuilder, active: ActivePublication, after: int, end: int, stop: Event
+    ) -> Iterator[Entry]:
         """Everything after one position up to another one, which must have been reached. Raises ResumeLost."""
         self._check_reach(after)
-        with closing(DatabaseFeed(self.source, edition.watched, after, stop)) as feed:
+        with closing(DatabaseFeed(self.source, active.watched, after, stop)) as feed:
             while feed.progress < end:
                 batch = feed.read()
                 for part in batch.parts if batch else ():
@@ -203,7 +205,7 @@ class Hub:
             raise ResumeLost(f"MongoDB's oplog begins at {begins}, later than watermark {position.watermark(after)}")
 
     def _catch_up(
-        self, place: str, edition: Edition, stop: Event, give_up: Callable[[], bool], end: Callable[[], None]
+        self, place: str, active: ActivePublication, stop: Event, give_up: Callable[[], bool], end: Callable[[], None]
     ) -> Changes:
         self._check_reach(position.parse(place)[0])
         if not self._private.acquire(blocking=False):
@@ -213,7 +215,7 @@ class Hub:
                     raise Stopped
                 for one in self._catching_up.copy():
                     one.end_if_stuck()
-        made = CatchUp(self, place, edition, stop, end)
+        made = CatchUp(self, place, active, stop, end)
         self._catching_up.add(made)
         return made
 
@@ -226,16 +228,16 @@ class Hub:
 class CatchUp:
     """A private feed from a place that the log does not reach, until it meets the log. For one thread."""
 
-    def __init__(self, hub: Hub, place: str, edition: Edition, stop: Event, end: Callable[[], None]) -> None:
+    def __init__(self, hub: Hub, place: str, active: ActivePublication, stop: Event, end: Callable[[], None]) -> None:
         self._hub = hub
-        self._edition = edition
+        self._active = active
         self._end = end
         self._holds = True  # one of the private feeds
         self._most = (0, 0)  # rows and bytes to be given at once
         self._given: float | None = None  # monotonic seconds: its client has had that long to send what it took
         self._tail: Tail | None = None
-        self._builder = edition.entry_builder()
-        self._feed = DatabaseFeed(hub.source, edition.watched, position.parse(place)[0], stop)
+        self._builder = active.entry_builder()
+        self._feed = DatabaseFeed(hub.source, active.watched, position.parse(place)[0], stop)
         self._entries = self._read()
         log.info(kv("catching up", place=place, log_head=hub.log.head))
 
@@ -259,7 +261,7 @@ class CatchUp:
             yield from self._joined()
             if not self._feed.in_transaction:
                 place = position.watermark(self._feed.progress)
-                self._tail = self._hub.log.tail(place, self._edition.fingerprint)
+                self._tail = self._hub.log.tail(place, self._active.fingerprint)
         log.info(kv("caught up", place=place))
         self._free()
 

@@ -18,8 +18,8 @@ from zmsd import position
 from zmsd.errors import ResumeLost, SourceUnavailable
 from zmsd.log import kv
 from zmsd.mongodb.snapshot_scan import prefetched
+from zmsd.replication.active_publication import ActivePublication
 from zmsd.replication.hub import Hub
-from zmsd.replication.publication import Edition
 from zmsd.retry import retry_while_unavailable
 from zmsd.rows.changes import RowChange
 from zmsd.schema.publication import Publication, diff
@@ -73,9 +73,9 @@ class Progress:
 class Copy:
     """What both kinds share. For one session's thread."""
 
-    def __init__(self, hub: Hub, edition: Edition, app: str, shard: int, stop: Event) -> None:
+    def __init__(self, hub: Hub, active: ActivePublication, app: str, shard: int, stop: Event) -> None:
         self.progress = Progress(started=time.monotonic())
-        self.edition = edition
+        self.active = active
         self.at = retry_while_unavailable("copy", hub.source.operation_time, stop)
         self.watermark = position.watermark(self.at)
         self._stream_from = self.watermark
@@ -93,25 +93,25 @@ class Copy:
     @property
     def record(self) -> CopyRecord:
         """What is to be kept of it before its commit is sent."""
-        return CopyRecord(self.watermark, self._stream_from, self.edition.fingerprint)
+        return CopyRecord(self.watermark, self._stream_from, self.active.fingerprint)
 
     def _rows(self, tables: Collection[str], shard_tables: Collection[str]) -> Iterator[bytes]:
         """Insert messages for all rows of some tables at the position, then what happened while they were read."""
-        encoder = self.edition.encoder()
+        encoder = self.active.encoder()
         chosen = {
             collection: [table for table in of_collection if table.name in tables]
             for collection, of_collection in encoder.tables.items()
         }
-        shards = {table.collection: table for table in self.edition.shard_tables if table.kind in shard_tables}
+        shards = {table.collection: table for table in self.active.shard_tables if table.kind in shard_tables}
         names = sorted(shards.keys() | {name for name, found in chosen.items() if found})
-        scans = [self.edition.scan(name, self.at) for name in names]
+        scans = [self.active.scan(name, self.at) for name in names]
         self.progress.estimated = sum(retry_while_unavailable("copy", scan.estimate, self._stop) for scan in scans)
         reported = time.monotonic()
         for scan in scans:
             self.progress.collection = scan.collection
             for documents in prefetched(scan, self._stop):
                 of_collection = chosen.get(scan.collection, [])
-                results = self.edition.evaluate(scan.collection, documents, [table.name for table in of_collection])
+                results = self.active.evaluate(scan.collection, documents, [table.name for table in of_collection])
                 frames = encoder.inserts(documents, results, of_collection)
                 if scan.collection in shards:
                     frames += shards[scan.collection].copied(self._shard_name, documents)
@@ -133,16 +133,16 @@ class Copy:
 
         :param copied_at: tables whose changes up to a position are not wanted
         """
-        builder = self.edition.entry_builder()
+        builder = self.active.entry_builder()
         for tables in builder.encoder.tables.values():
             for table in tables:
                 table.included_to = copied_at.get(table.name, table.included_to)
-        for entry in self._hub.between(builder, self.edition, after, end, self._stop):
+        for entry in self._hub.between(builder, self.active, after, end, self._stop):
             self._oldest_ms = min(self._oldest_ms, entry.commit_ms)
             yield entry.frames + (entry.shard_frames or {}).get(self._shard_name, b"")
 
     def _permissions(self, tag: str) -> bytes:
-        value = self.edition.publication.permissions
+        value = self.active.publication.permissions
         messages = protocol.TableMessages(f"{self._app}.permissions", ("lock",))
         text = None if value is None else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
         digest = None if text is None else json.dumps(hashlib.sha256(text.encode()).hexdigest()[:32])
@@ -153,8 +153,8 @@ class Copy:
 class Snapshot(Copy):
     """The first copy."""
 
-    def __init__(self, hub: Hub, edition: Edition, app: str, shard: int, stop: Event) -> None:
-        super().__init__(hub, edition, app, shard, stop)
+    def __init__(self, hub: Hub, active: ActivePublication, app: str, shard: int, stop: Event) -> None:
+        super().__init__(hub, active, app, shard, stop)
         known = [record.copies[0] for replica, record in hub.store.replicas().items() if replica[:2] == (app, shard)]
         newest = max((first.watermark for first in known), default="")
         if newest >= self.watermark:
@@ -163,11 +163,11 @@ class Snapshot(Copy):
     def frames(self) -> Iterator[bytes]:
         required = protocol.required_tables(self._app, self._shard)
         created = [protocol.create_table(spec, types) for spec, types in required]
-        created += [protocol.create_table(table.spec) for table in self.edition.catalog.tables]
+        created += [protocol.create_table(table.spec) for table in self.active.catalog.tables]
         rows = self._permissions("insert") + protocol.schema_versions_row(self._app)
         yield protocol.begin(self.watermark) + b"".join(created) + rows
-        tables = {table.name for table in self.edition.catalog.tables}
-        yield from self._rows(tables, {table.kind for table in self.edition.shard_tables})
+        tables = {table.name for table in self.active.catalog.tables}
+        yield from self._rows(tables, {table.kind for table in self.active.shard_tables})
         # The newest change in it is as old as its position.
         yield protocol.commit(self.watermark, position.seconds(self.at) * 1000)
 
@@ -186,7 +186,7 @@ class Crossing(Copy):
     def __init__(
         self,
         hub: Hub,
-        edition: Edition,
+        active: ActivePublication,
         app: str,
         shard: int,
         stop: Event,
@@ -199,7 +199,7 @@ class Crossing(Copy):
         :param recorded: watermark of the newest copy on record of the same replica. The schema change comes after it,
             so that every watermark of the replica has one publication.
         """
-        super().__init__(hub, edition, app, shard, stop)
+        super().__init__(hub, active, app, shard, stop)
         self._after = position.parse(place)[0]
         self.at = max(self.at, self._after)
         if recorded and position.parse(recorded)[0] > self.at:
@@ -207,7 +207,7 @@ class Crossing(Copy):
         # Always with a minor: a change that another stream of the replica may have at this position has none.
         minors = [minor for at, minor in map(position.parse, filter(None, (place, recorded))) if at == self.at]
         self.watermark = self._stream_from = position.watermark(self.at, max(minors, default=0) + 1)
-        self._diff = diff(old, edition.publication)
+        self._diff = diff(old, active.publication)
         if self._diff.incompatible:
             reasons = "; ".join(self._diff.incompatible)
             reason = f"what is published has changed in a way that Zero cannot follow: {reasons}"

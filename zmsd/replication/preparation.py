@@ -5,21 +5,21 @@ from __future__ import annotations
 from zmsd import position
 from zmsd.errors import ConfigIssue, ResumeLost, SourceError, SourceRefused, SourceUnavailable
 from zmsd.mongodb.source import Source
+from zmsd.replication.active_publication import ActivePublication
 from zmsd.replication.hub import Hub
-from zmsd.replication.publication import Edition
 from zmsd.rows.computed import follows_from_id, problems
 from zmsd.schema.catalog import Catalog
 from zmsd.watermarks.base import Identity
 
 
-def prepare(hub: Hub, edition: Edition, images: str) -> int:
+def prepare(hub: Hub, active: ActivePublication, images: str) -> int:
     """Make the database ready to be watched; the position at which a feed may begin now. Raises SourceError.
 
     :param images: setting ``feed.images``
     """
-    hub.source.prepare(edition.watched, images)
+    hub.source.prepare(active.watched, images)
     found = hub.source.collections()
-    for table in edition.catalog.tables:
+    for table in active.catalog.tables:
         collection = table.mapping.collection
         if follows_from_id(table) or collection not in found or collection in hub.source.images:
             continue
@@ -31,7 +31,7 @@ def prepare(hub: Hub, edition: Edition, images: str) -> int:
             reason = _why_no_images(hub.source, collection, images)
             needs = f"table {table.name}: its rows do not follow from _id alone, so it needs pre-images of {collection}"
             raise type(reason)(f"{needs}: {reason}")
-    faults = issues_of_mappings(hub.source, edition.catalog)
+    faults = issues_of_mappings(hub.source, active.catalog)
     if faults:
         raise SourceRefused("; ".join(map(str, faults)))
     hub.history.doubt()

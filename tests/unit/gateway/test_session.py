@@ -105,7 +105,7 @@ class Scene:
         self.changes = list(changes)
         self.hub = SimpleNamespace(
             readiness=self.readiness,
-            edition=SimpleNamespace(publication=PUBLISHED, fingerprint="f"),
+            active=SimpleNamespace(publication=PUBLISHED, fingerprint="f"),
             store=self.store,
             tally=MagicMock(),
             history=SimpleNamespace(check_copy=lambda place, begun: None, doubts=0),
@@ -518,7 +518,7 @@ class FakeCopy:
         self.chunks = chunks
         self.at = 30
         self.watermark = watermark(30)
-        self.edition = SimpleNamespace(publication=PUBLISHED, fingerprint="f")
+        self.active = SimpleNamespace(publication=PUBLISHED, fingerprint="f")
         self.record = SimpleNamespace(watermark=watermark(30), stream_from=watermark(40), edition="f")
         self.progress = SimpleNamespace(rows=7, started=0.0)
 
@@ -562,7 +562,7 @@ def test_a_copy_over_which_the_history_became_another_is_not_committed(
     copy = FakeCopy(protocol.begin(watermark(30)), data("a"), protocol.commit(watermark(30), 30))
     monkeypatch.setattr(sessions, "Snapshot", lambda *_: copy)
     monkeypatch.setattr(sessions, "Crossing", lambda *_: copy)
-    scene.hub.edition = SimpleNamespace(publication=PUBLISHED, fingerprint="g")
+    scene.hub.active = SimpleNamespace(publication=PUBLISHED, fingerprint="g")
 
     def check_place(place: str, begun: str) -> None:
         assert begun == (place if last is None else watermark(5))
@@ -584,7 +584,7 @@ def test_a_crossing_that_fails_is_rolled_back(
 ) -> None:
     """A second begin in a transaction ends zero-cache."""
     scene = Scene()
-    scene.hub.edition = SimpleNamespace(publication=PUBLISHED, fingerprint="g")
+    scene.hub.active = SimpleNamespace(publication=PUBLISHED, fingerprint="g")
     monkeypatch.setattr(scene.session, "_has", PUBLISHED)
 
     def fail() -> None:
@@ -593,7 +593,7 @@ def test_a_crossing_that_fails_is_rolled_back(
     whole = [protocol.begin(watermark(30)), data("a"), data("b"), protocol.commit(watermark(30), 30)]
     copies = [FakeCopy(*whole[: 3 if begun else 1], fail), FakeCopy(*whole)]
     for copy in copies:
-        copy.edition.publication = SimpleNamespace(fingerprint="g", to_json=lambda: "{}")
+        copy.active.publication = SimpleNamespace(fingerprint="g", to_json=lambda: "{}")
     monkeypatch.setattr(sessions, "Crossing", lambda *_: copies.pop(0))
     sent = scene.run()
     failed = [*transaction(30, "a")[:-1], ROLLBACK] if begun else []

@@ -60,12 +60,12 @@ class Scene:
         self.hello: dict[str, Any] = {}
         self.store = SimpleNamespace(trouble=None)
         hub = SimpleNamespace(
-            problems=SimpleNamespace(current=(), look=lambda source, edition: None, look_at_fields=lambda source: None),
+            problems=SimpleNamespace(current=(), look=lambda source, active: None, look_at_fields=lambda source: None),
             store=self.store,
             log=self.log,
             readiness=self.readiness,
             tally=self.tally,
-            edition=SimpleNamespace(watched={"users": None, "rooms": None}),
+            active=SimpleNamespace(watched={"users": None, "rooms": None}),
             history=self.history,
             source=SimpleNamespace(
                 oplog_start=lambda: self.oplog_start,

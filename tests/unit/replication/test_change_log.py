@@ -13,7 +13,7 @@ from zmsd.errors import Evicted
 from zmsd.position import watermark
 from zmsd.replication.change_log import ChangeLog, Entry, Tail
 
-EDITION = "edition"
+FINGERPRINT = "edition"
 ALL = 1 << 30
 
 
@@ -23,12 +23,12 @@ def entry(at: int, part: int = 0, *, last: bool = True, size: int = 10, rows: in
 
 def started(floor: int = 0, limit: int = ALL) -> ChangeLog:
     log = ChangeLog(limit)
-    log.start(watermark(floor), EDITION)
+    log.start(watermark(floor), FINGERPRINT)
     return log
 
 
 def tail(log: ChangeLog, after: int) -> Tail:
-    found = log.tail(watermark(after), EDITION)
+    found = log.tail(watermark(after), FINGERPRINT)
     assert found is not None
     return found
 
@@ -54,7 +54,7 @@ def test_a_reader_gets_what_comes_after_its_place() -> None:
 
 def test_a_minor_watermark_is_a_place_too() -> None:
     log = started(5)
-    found = log.tail(watermark(5, 1), EDITION)
+    found = log.tail(watermark(5, 1), FINGERPRINT)
     assert found is not None
     log.extend([entry(6)])
     assert taken(found) == ["6.0"]
@@ -62,12 +62,12 @@ def test_a_minor_watermark_is_a_place_too() -> None:
 
 def test_a_place_before_the_log_is_not_in_it() -> None:
     log = ChangeLog()
-    assert log.tail(watermark(5), EDITION) is None, "nor is any before the first start"
+    assert log.tail(watermark(5), FINGERPRINT) is None, "nor is any before the first start"
     assert log.head is None
-    log.start(watermark(5), EDITION)
+    log.start(watermark(5), FINGERPRINT)
     assert log.head == watermark(5)
-    assert log.tail(watermark(4), EDITION) is None
-    assert log.tail(watermark(5), EDITION) is not None
+    assert log.tail(watermark(4), FINGERPRINT) is None
+    assert log.tail(watermark(5), FINGERPRINT) is not None
 
 
 def test_a_reader_of_another_edition_is_told() -> None:
@@ -124,7 +124,7 @@ def test_the_log_is_bounded() -> None:
             assert taken(tail(log, 90)) == [f"{number}.0" for number in range(91, 96)]
     with pytest.raises(Evicted):
         taken(slow)
-    assert log.tail(watermark(50), EDITION) is None
+    assert log.tail(watermark(50), FINGERPRINT) is None
     assert taken(tail(log, 99)) == ["100.0"]
 
 
@@ -166,11 +166,11 @@ def test_a_new_beginning_overruns_everyone() -> None:
     log = started()
     log.extend([entry(1)])
     reader, late = tail(log, 0), tail(log, 1)
-    log.start(watermark(3), EDITION)
+    log.start(watermark(3), FINGERPRINT)
     for old in (reader, late):
         with pytest.raises(Evicted):
             taken(old)
-    assert log.tail(watermark(1), EDITION) is None
+    assert log.tail(watermark(1), FINGERPRINT) is None
     assert log.size == 0
     log.extend([entry(4)])
     assert taken(tail(log, 3)) == ["4.0"]
@@ -210,18 +210,18 @@ def test_who_stands_in_a_gap_is_sent_elsewhere() -> None:
         taken(waiting)
     assert taken(early) == ["4.0", "5.0", "10.0"]
     assert taken(late) == ["10.0"]
-    assert [log.tail(watermark(at), EDITION) is None for at in (4, 5, 6, 8, 9)] == [False, True, True, True, False]
-    log.start(watermark(6), EDITION)
-    assert log.tail(watermark(6), EDITION) is not None
+    assert [log.tail(watermark(at), FINGERPRINT) is None for at in (4, 5, 6, 8, 9)] == [False, True, True, True, False]
+    log.start(watermark(6), FINGERPRINT)
+    assert log.tail(watermark(6), FINGERPRINT) is not None
 
 
 def test_a_gap_is_forgotten_when_the_log_begins_after_it() -> None:
     log = started(limit=3000)
     log.extend([Entry(watermark(5), 0, 1, b"", ahead_to=watermark(9)), entry(6), entry(7)])
     log.extend([entry(at, size=1000) for at in (8, 10)])
-    assert log.tail(watermark(8), EDITION) is None
+    assert log.tail(watermark(8), FINGERPRINT) is None
     log.extend([entry(at, size=1000) for at in range(11, 20)])
-    assert log.tail(watermark(19), EDITION) is not None
+    assert log.tail(watermark(19), FINGERPRINT) is not None
     assert not log._gaps
 
 
@@ -319,7 +319,7 @@ class Reader:
     def take(self, rows: int, log: ChangeLog, history: dict[int, int], ahead: int) -> None:
         """:param ahead: how many transactions a private feed would be ahead of the place"""
         if self.tail is None:
-            self.tail = log.tail(watermark(self.place), EDITION)
+            self.tail = log.tail(watermark(self.place), FINGERPRINT)
         if self.tail is None:
             following = sorted(at for at in history if at > self.place)[:ahead]
             self.seen += following
@@ -367,7 +367,7 @@ def follow(gaps: list[tuple[int, int]], actions: list[tuple[object, ...]], limit
         history[at] = parts
     order = sorted(history)
     log = ChangeLog(limit)
-    log.start(watermark(100), EDITION)
+    log.start(watermark(100), FINGERPRINT)
     next_one, next_part = 0, 0  # what the writer brings next
     readers = [Reader(100)]
     begun = [100]
@@ -398,7 +398,7 @@ def follow(gaps: list[tuple[int, int]], actions: list[tuple[object, ...]], limit
         else:
             log.cut()
             next_one, next_part = min(next_one + numbers[0], len(order)), 0
-            log.start(watermark(([100] + order)[next_one]), EDITION)
+            log.start(watermark(([100] + order)[next_one]), FINGERPRINT)
         for reader, place in zip(readers, begun, strict=True):
             assert reader.seen == [one for one in order if place < one <= reader.place]
     # In the end all of it can be had.

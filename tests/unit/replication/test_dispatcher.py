@@ -98,11 +98,11 @@ class Scene:
         self.deaths: list[str] = []
         self.prepared = prepare or []
         self.store = MagicMock()
-        self.edition = self.make_edition("f")
+        self.active = self.make_active("f")
         self.hub = SimpleNamespace(
             log=self.log,
             readiness=self.readiness,
-            edition=self.edition,
+            active=self.active,
             store=self.store,
             tally=MagicMock(),
             source=MagicMock(failures=Counter(), recoveries=Counter()),
@@ -112,7 +112,7 @@ class Scene:
         )
         self.heartbeat = 1000.0
 
-    def make_edition(self, fingerprint: str) -> Any:
+    def make_active(self, fingerprint: str) -> Any:
         return SimpleNamespace(fingerprint=fingerprint, entry_builder=FakeBuilder)
 
     @contextmanager
@@ -126,13 +126,13 @@ class Scene:
             one.thread.join(10)
             assert not one.thread.is_alive()
 
-    def _prepare(self, edition: object) -> int:
+    def _prepare(self, active: object) -> int:
         found = self.prepared.pop(0) if self.prepared else START
         if isinstance(found, BaseException):
             raise found
         return found
 
-    def _open(self, edition: object, after: int) -> FakeFeed:
+    def _open(self, active: object, after: int) -> FakeFeed:
         self.opened.append(after - START)
         steps = self.feeds.pop(0) if self.feeds else []
         if isinstance(steps, BaseException):
@@ -140,8 +140,8 @@ class Scene:
         self.made.append(FakeFeed(steps, after))
         return self.made[-1]
 
-    def tail(self, after: int = 0, edition: str = "f") -> Tail:
-        found = self.log.tail(position.watermark(START + after), edition)
+    def tail(self, after: int = 0, fingerprint: str = "f") -> Tail:
+        found = self.log.tail(position.watermark(START + after), fingerprint)
         assert found is not None
         return found
 
@@ -303,10 +303,10 @@ def test_another_edition_begins_at_the_place_that_was_reached() -> None:
     with scene.running() as dispatcher:
         scene.wait_head(1)
         wait_until(lambda: dispatcher.place == START + 4, "all was read")
-        new = scene.make_edition("g")
+        new = scene.make_active("g")
         dispatcher.publish(new)
         scene.wait_head(6)
-        assert scene.hub.edition is new
+        assert scene.hub.active is new
         assert texts(scene.tail(4, "g")) == ["b"]
     assert scene.opened == [0, 4]
     assert scene.made[0].closed

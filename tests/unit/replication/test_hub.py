@@ -16,9 +16,9 @@ from zmsd.errors import Evicted, ResumeLost, Stopped
 from zmsd.mongodb.sequencer import FeedBatch, TransactionPart
 from zmsd.position import watermark
 from zmsd.replication import hub as hubs
+from zmsd.replication.active_publication import ActivePublication
 from zmsd.replication.change_log import ChangeLog, Entry
 from zmsd.replication.hub import Changes, Hub, Readiness
-from zmsd.replication.publication import Edition
 
 ALL = 1 << 30
 
@@ -29,7 +29,7 @@ class FakeBuilder:
             yield [entry(one.position, f"private {one.position}", last=one.last) for one in parts]
 
 
-EDITION = cast(Edition, SimpleNamespace(fingerprint="f", watched={}, entry_builder=FakeBuilder))
+EDITION = cast(ActivePublication, SimpleNamespace(fingerprint="f", watched={}, entry_builder=FakeBuilder))
 
 
 def entry(at: int, text: str, *, last: bool = True) -> Entry:

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from zmsd.errors import StoreError
-from zmsd.replication.publication_history import Epochs
+from zmsd.replication.publication_history import PublicationHistory
 from zmsd.schema.catalog import Catalog, Table
 from zmsd.schema.mapping import Mapping
 from zmsd.schema.publication import Publication
@@ -59,8 +59,8 @@ class OwnStore(FakeStore):
         return True
 
 
-def begin(store: FakeStore, own: Publication) -> Epochs:
-    return Epochs(cast(WatermarkStore, store), own)
+def begin(store: FakeStore, own: Publication) -> PublicationHistory:
+    return PublicationHistory(cast(WatermarkStore, store), own)
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -93,7 +93,7 @@ def test_what_is_old_gives_way_until_sighup(caplog: pytest.LogCaptureFixture) ->
     assert epochs.current == B
     assert not epochs.settle()
     assert len(warnings(caplog)) == 1
-    assert "SIGHUP publishes it nevertheless" in warnings(caplog)[0]
+    assert "SIGHUP publishes it again" in warnings(caplog)[0]
     epochs.reload(A)
     assert epochs.current == A
     assert store.names() == "ABA"

@@ -11,7 +11,7 @@ import pytest
 from bson import Binary, Decimal128, ObjectId
 
 from zmsd.mongodb.events import ChangeEvent
-from zmsd.replication.publication import row_filters
+from zmsd.replication.active_publication import row_filters
 from zmsd.rows import table_rows
 from zmsd.rows.changes import RowChange
 from zmsd.rows.rejects import Rejects

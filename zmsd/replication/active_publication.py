@@ -1,4 +1,4 @@
-"""An edition: everything that is published from some moment on, and what it takes to read and encode it."""
+"""The active publication: what is served now, with everything that is needed to read and encode it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from zmsd.schema.publication import Publication
 from zmsd.zero.system_tables import ShardTable
 
 
-class Edition:
-    """May be used from any thread."""
+class ActivePublication:
+    """A publication together with its watched collections, evaluators and encoders. Thread-safe."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Edition:
         stop: Event,
         shards: Callable[[], Iterable[str]] = tuple,
     ) -> None:
-        """:param shards: the names of all shards that have ever got a copy"""
+        """"":param shards: returns the names of all shards that ever got an initial sync""" ""
         self.publication = publication
         self.fingerprint = publication.fingerprint
         self.catalog = publication.catalog
@@ -52,7 +52,7 @@ class Edition:
             if not table.mapping.plain:
                 by_collection.setdefault(table.mapping.collection, []).append(table)
         self._evaluators = {name: Evaluator(self._run, tables, rejects) for name, tables in by_collection.items()}
-        # A reader tries again by itself, and tells of it.
+        # A reader retries and reports by itself, so its evaluators raise at once.
         of_readers = {name: Evaluator(source.run, tables, rejects) for name, tables in by_collection.items()}
         used = used_fields(self.catalog, self.shard_tables)
         needing = {table.mapping.collection for table in self.catalog.tables if not follows_from_id(table)}
@@ -61,7 +61,7 @@ class Edition:
         self.watched = {
             name: Watched(used[name], of_readers.get(name), name in needing, filters.get(name, ())) for name in used
         }
-        """Every collection that is read, and what is wanted of it."""
+        """Collection -> what to read of it."""
 
     def encoder(self, row_counts: Counter[str] | None = None) -> Encoder:
         """Return an encoder for one thread.
@@ -99,17 +99,18 @@ class Edition:
         return retry_while_unavailable("evaluation", run, self._stop)
 
     def documents(self, collection: str, at: int) -> Iterator[list[Document]]:
-        """All documents of a collection at a position, in batches."""
+        """Yield all documents of a collection as they were at a position, in batches. Raises SourceError."""
         return prefetched(self.scan(collection, at), self._stop)
 
     def scan(self, collection: str, at: int) -> Scan:
+        """Return a snapshot scan of a collection at a position."""
         wanted = self.watched[collection]
         size = SLICE if wanted.evaluator is None else EVALUATED
         return Scan(self._source, collection, wanted.fields, at, size)
 
 
 def used_fields(catalog: Catalog, shards: Iterable[ShardTable]) -> dict[str, Fields]:
-    """The watched collections, each with the top-level fields that its tables use."""
+    """Return collection -> the top-level fields that its tables use (None: all), for every watched collection."""
     used: dict[str, Fields] = {shard.collection: None for shard in shards}
     for table in catalog.tables:
         name = table.mapping.collection
@@ -120,7 +121,10 @@ def used_fields(catalog: Catalog, shards: Iterable[ShardTable]) -> dict[str, Fie
 
 
 def row_filters(catalog: Catalog, shards: Iterable[ShardTable]) -> dict[str, list[Document]]:
-    """The filters of the collections of which every table has a plain one."""
+    """Return collection -> the filters of its tables, for collections whose tables all have a plain filter.
+
+    Documents that match none of them need not be read.
+    """
     others = {shard.collection for shard in shards}
     return {
         name: [table.mapping.filter for table in tables]

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.frames import data
 from zmsd.errors import SourceUnavailable
-from zmsd.replication.publication import Edition
+from zmsd.replication.active_publication import ActivePublication
 from zmsd.rows.computed import TAG
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Catalog, Table
@@ -21,15 +21,15 @@ def test_a_reader_hears_that_mongodb_is_away_and_a_copy_waits() -> None:
     spec = TableSpec("t", (Column("id", "string"),), ("id",))
     table = Table(spec, Mapping("c", None, pipeline=[{"$set": {"id": "$_id"}}]))
     source = MagicMock()
-    edition = Edition(Publication(Catalog((table,))), source, Rejects(), Event())
+    active = ActivePublication(Publication(Catalog((table,))), source, Rejects(), Event())
     answers = [SourceUnavailable("away"), [{TAG: 0, "id": "a"}]]
-    evaluator = edition.watched["c"].evaluator
+    evaluator = active.watched["c"].evaluator
     assert evaluator is not None
     source.run.side_effect = answers
     with pytest.raises(SourceUnavailable):
         evaluator.evaluate([{"_id": "a"}])
     source.run.side_effect = answers
-    encoder = edition.encoder()
+    encoder = active.encoder()
     documents = [{"_id": "a"}]
-    (message,) = encoder.inserts(documents, edition.evaluate("c", documents, ["t"]), encoder.tables["c"])
+    (message,) = encoder.inserts(documents, active.evaluate("c", documents, ["t"]), encoder.tables["c"])
     assert data(message)[0]["new"] == {"id": "a"}
