@@ -39,10 +39,10 @@ from zmsd.prometheus import Registry
 from zmsd.reload_result import ReloadRecorder
 from zmsd.replication.active_publication import ActivePublication
 from zmsd.replication.change_log import ChangeLog
-from zmsd.replication.counters import Tally
+from zmsd.replication.counters import Counters
 from zmsd.replication.dispatcher import Dispatcher
 from zmsd.replication.hub import Hub, Readiness
-from zmsd.replication.lineage import History
+from zmsd.replication.lineage import Lineage
 from zmsd.replication.preparation import prepare
 from zmsd.replication.publication_history import PublicationHistory
 from zmsd.retry import REFUSED_WAIT_SECONDS
@@ -286,11 +286,11 @@ class Daemon:
             source=self._source,
             active=self._make_active(self._publications.current),
             store=self._store,
-            history=History(self._source, self._store),
+            lineage=Lineage(self._source, self._store),
             log=ChangeLog(),
             readiness=Readiness(),
             rejects=self._rejects,
-            tally=Tally(self._registry),
+            counters=Counters(self._registry),
             private_feeds=settings.feed.catch_up,
             lag_report=settings.feed.lag_report,
             stop=self._halt,

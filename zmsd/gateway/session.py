@@ -237,13 +237,13 @@ class Session:
                 raise Stopped  # unfinished: the client throws it away
         # What was not read at the position may be of another history, if that has changed meanwhile.
         at = position.watermark(copy.at)
-        retry_while_unavailable("session", lambda: self._hub.history.check_copy(at, self._begun or at), self._stop)
+        retry_while_unavailable("session", lambda: self._hub.lineage.check_replica(at, self._begun or at), self._stop)
         # Kept before the commit is sent: the client may come back with it at once, to any daemon that shares the store.
         self._book.add(copy.record, copy.active.publication)
         self._send(held)
         self.copy = self._open = None
         self.rows += copy.progress.rows
-        self._hub.tally.sent_rows.inc(copy.progress.rows)
+        self._hub.counters.sent_rows.inc(copy.progress.rows)
         self.sent, self._place = copy.watermark, copy.record.stream_from
         self._begun = self._begun or copy.watermark
         self._has = copy.active.publication
@@ -260,15 +260,16 @@ class Session:
             # Another daemon has published another one, and may have sent it to this client. This one follows soon.
             self._stop.wait(0.1)
             return self._listen()
-        doubts = self._hub.history.doubts
-        retry_while_unavailable("session", lambda: self._hub.history.check_copy(self._place, self._begun), self._stop)
+        lineage = self._hub.lineage
+        distrust_count = lineage.distrust_count
+        retry_while_unavailable("session", lambda: lineage.check_replica(self._place, self._begun), self._stop)
         if self._has.fingerprint != active.fingerprint or self._passes is not None:
             self._cross(active)
         changes = self._hub.changes(self._place, active, self._stop, self._given_up, self.kill)
         self.state = "streaming"
         try:
             while self._open is not None or not (
-                self._stop.is_set() or self._hub.active is not active or self._hub.history.doubts != doubts
+                self._stop.is_set() or self._hub.active is not active or lineage.distrust_count != distrust_count
             ):
                 self._listen()
                 if self._lag is not None and self._open is None and (report := self._lag.due(self._place)):
@@ -278,7 +279,7 @@ class Session:
                     break  # another stream of the replica may have been sent the schema change already
                 if entries:
                     self._send(b"".join(self._transaction(entries)))
-                    self._hub.tally.sent(entries, self.since)
+                    self._hub.counters.sent(entries, self.since)
                 elif self._stop.is_set():
                     break  # the rest of an open transaction does not come any more
         finally:
@@ -312,7 +313,7 @@ class Session:
         assert self._peer is not None
         self._peer.send(frames)
         self.bytes += len(frames)
-        self._hub.tally.sent_bytes.inc(len(frames))
+        self._hub.counters.sent_bytes.inc(len(frames))
 
     def _roll_back(self) -> None:
         self.copy = None
@@ -323,7 +324,7 @@ class Session:
     def _reset(self, error: ResumeLost) -> None:
         """The position is lost: ask the client for a new initial sync."""
         self.state = "reset"
-        self._hub.tally.resets.inc()
+        self._hub.counters.resets.inc()
         fields = {"session": self.number, "code": error.code, "sent": self.sent}
         log.error(kv("position lost, reset required", **fields, reason=error))
         self._roll_back()

@@ -1,6 +1,7 @@
-"""What ``/metrics`` reads from the parts of the daemon; what they count themselves is in stream/tally.py.
+"""The metrics that ``/metrics`` reads from the parts of the daemon at each request.
 
-``docs/metrics.rst`` lists them all, and a test holds it to that.
+replication/counters.py has the metrics that are counted where the event happens. ``docs/metrics.rst`` lists all of
+them; tests/unit/project/test_metrics_docs.py compares the two.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _STATES = ("waiting", "copying", "streaming", "reset")
 
 
 def register(registry: Registry, monitor: Monitor, refresh: Refresh) -> None:
-    """Nothing that is read here waits: neither for MongoDB nor for the store."""
+    """Add the metrics to a registry. Reading them waits neither for MongoDB nor for the store."""
 
     def counter(name: str, help: str, read: Callable[[], Reading], *labels: str) -> None:
         registry.callback("counter", name, help, read, labels)
@@ -30,12 +31,12 @@ def register(registry: Registry, monitor: Monitor, refresh: Refresh) -> None:
     def gauge(name: str, help: str, read: Callable[[], Reading], *labels: str) -> None:
         registry.callback("gauge", name, help, read, labels)
 
-    _of_the_feed(counter, gauge, monitor)
-    _of_the_clients(counter, gauge, monitor)
-    _of_the_process(counter, gauge, monitor)
+    _add_feed(counter, gauge, monitor)
+    _add_clients(counter, gauge, monitor)
+    _add_process(counter, gauge, monitor)
     gauge(
         "zmsd_document_stale",
-        "1 while an older document is published than the one at its URL, or the URL gives none",
+        "1 while zmsd publishes an older document than the one at its URL, or the URL gives none",
         refresh.stale,
         "document",
     )
@@ -44,7 +45,7 @@ def register(registry: Registry, monitor: Monitor, refresh: Refresh) -> None:
 _Add = Callable[..., None]
 
 
-def _of_the_feed(counter: _Add, gauge: _Add, monitor: Monitor) -> None:
+def _add_feed(counter: _Add, gauge: _Add, monitor: Monitor) -> None:
     hub, dispatcher = monitor.hub, monitor.dispatcher
 
     def fill() -> Reading:
@@ -56,48 +57,48 @@ def _of_the_feed(counter: _Add, gauge: _Add, monitor: Monitor) -> None:
 
     gauge(
         "zmsd_published_missing",
-        "Published names that are not in the database as they should be, by what is missing",
+        "Published names with a problem in the database, by kind",
         problems,
         "what",
     )
-    gauge("zmsd_ready", "1 while changes arrive, as /readyz says", lambda: monitor.reason is None)
+    gauge("zmsd_ready", "1 while changes arrive, as on /readyz", lambda: monitor.reason is None)
     gauge(
         "zmsd_progress_age_seconds",
-        "Since the feed last made progress; in an idle database it makes some every second",
+        "Seconds since the feed last made progress; in an idle database it does so every second",
         lambda: monitor.progress.age,
     )
     gauge(
         "zmsd_majority_stalled_seconds",
-        "For which MongoDB's majority commit point has not moved while its primary has written; 0 if it moves",
+        "Seconds for which MongoDB's majority commit point has not moved while its primary has written; 0 if it moves",
         lambda: monitor.progress.majority.stands_for,
     )
     gauge(
         "zmsd_position_age_seconds",
-        "Since the moment in MongoDB up to which everything has been read",
+        "Seconds since the cluster time up to which everything has been read",
         lambda: monitor.position_age,
     )
     gauge(
         "zmsd_oplog_headroom_seconds",
-        "By which the oplog reaches back behind that moment; missing where zmsd may not look",
+        "Seconds from the oplog's first entry to that cluster time; missing if zmsd may not read the oplog",
         lambda: monitor.oplog_headroom,
     )
     counter(
         "zmsd_reconnects_total",
-        "Times that reading from MongoDB failed and was tried again",
+        "Reads from MongoDB that failed and were retried",
         hub.source.failures.value,
     )
-    gauge("zmsd_queue_fill_ratio", "How full a reader's queue is, from 0 to 1", fill, "reader")
-    gauge("zmsd_log_bytes", "Held in the change log for the clients", lambda: hub.log.size)
+    gauge("zmsd_queue_fill_ratio", "Fill level of a reader's queue, from 0 to 1", fill, "reader")
+    gauge("zmsd_log_bytes", "Bytes in the change log", lambda: hub.log.size)
     counter(
         "zmsd_rejected_rows_total",
-        "Rows and values that could not be sent as they were",
+        "Rows that were not sent, and values that were sent as null",
         hub.rejects.counts,
         "table",
         "reason",
     )
 
 
-def _of_the_clients(counter: _Add, gauge: _Add, monitor: Monitor) -> None:
+def _add_clients(counter: _Add, gauge: _Add, monitor: Monitor) -> None:
     def states() -> Reading:
         counts = Counter(session.state for session in monitor.sessions())
         return {(state,): counts[state] for state in sorted({*_STATES, *counts})}
@@ -119,7 +120,7 @@ def _of_the_clients(counter: _Add, gauge: _Add, monitor: Monitor) -> None:
         return None if copy is None else copy.progress.estimated
 
     def by_shard(name: str, help: str, read: Callable[[Session], float | None]) -> None:
-        """The worst of a zero-cache's sessions: it may have an old connection that is not gone yet."""
+        """Add a gauge with the highest value of each shard: an old connection of a zero-cache may still be open."""
 
         def reading() -> Reading:
             worst: dict[Labels, float] = {}
@@ -141,28 +142,34 @@ def _of_the_clients(counter: _Add, gauge: _Add, monitor: Monitor) -> None:
         "app",
         "shard",
     )
-    gauge("zmsd_sessions", "Connected clients, by what they are doing", states, "state")
+    gauge("zmsd_sessions", "Connected clients, by state", states, "state")
     by_shard(
-        "zmsd_session_acked_age_seconds", "Since the newest commit that the client has confirmed", monitor.acked_age
+        "zmsd_session_acked_age_seconds",
+        "Seconds since the newest commit that the client acknowledged",
+        monitor.acked_age,
     )
-    by_shard("zmsd_session_backlog_seconds", "Age of the oldest change that the client has not been sent yet", seconds)
+    by_shard(
+        "zmsd_session_backlog_seconds",
+        "Age in seconds of the oldest change not sent to the client",
+        seconds,
+    )
     by_shard(
         "zmsd_session_backlog_transactions",
-        "Transactions that it has not been sent yet; missing while it is older than the change log",
+        "Transactions that have not been sent to the client; missing while it is older than the change log",
         transactions,
     )
-    by_shard("zmsd_copy_documents", "Read so far for a copy that is under way", documents)
-    by_shard("zmsd_copy_documents_expected", "In all for it, roughly", expected)
+    by_shard("zmsd_copy_documents", "Documents read so far by a running initial sync or schema change", documents)
+    by_shard("zmsd_copy_documents_expected", "Estimated number of documents that it has to read", expected)
 
 
-def _of_the_process(counter: _Add, gauge: _Add, monitor: Monitor) -> None:
+def _add_process(counter: _Add, gauge: _Add, monitor: Monitor) -> None:
     def reloads() -> Reading:
         return {(result,): count for result, count in monitor.reloads.items()}
 
     versions = (__version__, platform.python_version(), pymongo.version)
     gauge(
         "zmsd_store_ready",
-        "1 while the watermark store can be written; clients are served in any case",
+        "1 while the watermark store can be written; zmsd serves clients also without it",
         lambda: monitor.hub.store.trouble is None,
     )
     gauge(
@@ -171,6 +178,13 @@ def _of_the_process(counter: _Add, gauge: _Add, monitor: Monitor) -> None:
         lambda: monitor.certificate_end,
     )
     counter("zmsd_reloads_total", "Reloads of the configuration, by result", reloads, "result")
-    gauge("zmsd_build_info", "1; what runs", lambda: {versions: 1}, "version", "python", "pymongo")
-    gauge("process_resident_memory_bytes", "Resident memory", memory_bytes)
-    gauge("process_start_time_seconds", "When the process started, since the epoch", lambda: monitor.started)
+    gauge(
+        "zmsd_build_info",
+        "1; the labels are the versions",
+        lambda: {versions: 1},
+        "version",
+        "python",
+        "pymongo",
+    )
+    gauge("process_resident_memory_bytes", "Resident memory in bytes", memory_bytes)
+    gauge("process_start_time_seconds", "Start time of the process in seconds since the epoch", lambda: monitor.started)

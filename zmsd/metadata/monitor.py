@@ -87,7 +87,7 @@ class Monitor:
         self.certificate_end: int | None = None
         """When the server's certificate ends, in seconds since the epoch."""
         self._certificate_time = time.monotonic()
-        self.progress = Progress(dispatcher, hub.history, hub.readiness)
+        self.progress = Progress(dispatcher, hub.lineage, hub.readiness)
         self._next_report: float | None = None  # monotonic seconds: when to log again what zmsd waits for
         self._report_pause = _FIRST_PAUSE
         self._oplog_start: int | None = None
@@ -203,15 +203,15 @@ class Monitor:
 
     def look(self, now: float) -> None:
         """:param now: monotonic seconds"""
-        tally = self.hub.tally
-        events = tally.events.copy()
+        counters = self.hub.counters
+        events = counters.events.copy()
         before, then = self._looks[-1] if self._looks else (now, events)
         self._looks.append((now, events))
         oldest, at_oldest = self._looks[0]
         span = max(now - oldest, EVERY)
         self.rates = {name: (count - at_oldest[name]) / span for name, count in events.items()}
         rate = (events.total() - then.total()) / max(now - before, EVERY)
-        lag = tally.worst_lag()
+        lag = counters.worst_lag()
         if lag is None:  # nothing has come: because nothing happened, or because the feed does not run
             lag = 0.0 if self.reason is None else self.position_age or 0.0
         self.history = (*self.history[-POINTS + 1 :], Point(time.time(), rate, lag))

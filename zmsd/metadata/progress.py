@@ -8,7 +8,7 @@ from typing import Any
 
 from zmsd.replication.dispatcher import Dispatcher
 from zmsd.replication.hub import STARTING, Readiness
-from zmsd.replication.lineage import History
+from zmsd.replication.lineage import Lineage
 
 MAJORITY_SECONDS = 30.0
 """Seconds without progress after which the majority commit point counts as standing still: an election takes less."""
@@ -55,10 +55,10 @@ class MajorityCommitPoint:
 class Progress:
     """Everything that zmsd waits for and that no error reports. Thread-safe."""
 
-    def __init__(self, dispatcher: Dispatcher, history: History, readiness: Readiness) -> None:
+    def __init__(self, dispatcher: Dispatcher, lineage: Lineage, readiness: Readiness) -> None:
         self.majority = MajorityCommitPoint()
         self._dispatcher = dispatcher
-        self._history = history
+        self._lineage = lineage
         self._readiness = readiness
 
     @property
@@ -80,7 +80,7 @@ class Progress:
     @property
     def waits(self) -> str | None:
         """What zmsd waits for, in one line; None: for nothing, or only for changes."""
-        search = self._history.searches
+        search = self._lineage.searches
         if search is not None and search[1] >= _SEARCH_SECONDS:
             return f"MongoDB has been scanning its oplog for {search[1]:.0f} s for {search[0]}"
         known = self._readiness.reason not in (None, STARTING)  # an error, which the dispatcher has logged

@@ -56,7 +56,7 @@ def status(monitor: Monitor) -> dict[str, Any]:
 
 def _collections(monitor: Monitor) -> list[dict[str, Any]]:
     hub = monitor.hub
-    active, tally = hub.active, hub.tally
+    active, counters = hub.active, hub.counters
     tables: dict[str, list[str]] = {name: [] for name in active.watched}
     for table in active.catalog.tables:
         tables[table.mapping.collection].append(table.name)
@@ -67,9 +67,9 @@ def _collections(monitor: Monitor) -> list[dict[str, Any]]:
         {
             "name": name,
             "tables": tables[name],
-            "events": tally.events[name],
+            "events": counters.events[name],
             "rate": _round(monitor.rates.get(name, 0.0)),
-            "lag": _round(tally.lags.get(name)),
+            "lag": _round(counters.lags.get(name)),
             "queue": queues.get(f"collection-{name}"),
             "images": name in hub.source.images,
         }

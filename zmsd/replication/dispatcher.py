@@ -180,7 +180,7 @@ class Dispatcher:
             self._hub.active = active
             self._log.start(position.watermark(self._place), active.fingerprint)
         self._hub.problems.look(self._hub.source, active)
-        builder = active.entry_builder(self._hub.tally.rows, self._progressed)
+        builder = active.entry_builder(self._hub.counters.rows, self._progressed)
         self._progressed()
         with self._open_feed(active, self._place) as feed:
             self._feed = feed
@@ -193,7 +193,7 @@ class Dispatcher:
                     # another version of MongoDB started.
                     self._hub.source.look()
                     self._checkpoint(now=True)
-                    self._hub.history.doubt()
+                    self._hub.lineage.distrust()
                     self._check_place()
                 problem = feed.health.problem
                 if problem != self._readiness.reason:
@@ -211,7 +211,7 @@ class Dispatcher:
 
     def _check_place(self) -> None:
         assert self._place is not None
-        self._hub.history.check_place(position.watermark(self._place), position.watermark(self._begun))
+        self._hub.lineage.check_watermark(position.watermark(self._place), position.watermark(self._begun))
 
     def _append(self, builder: EntryBuilder, batch: FeedBatch, *, more: bool) -> None:
         made = False
@@ -219,9 +219,9 @@ class Dispatcher:
             self._log.extend(entries, more=more)
             if len(entries) < _FEW and not more:
                 time.sleep(_YIELD)
-            self._hub.tally.made(entries)
+            self._hub.counters.made(entries)
             made = True
-        self._hub.tally.read(batch.parts)
+        self._hub.counters.read(batch.parts)
         if made:
             self._last_entry = time.monotonic()
             whole = next((part for part in reversed(batch.parts) if part.last and part.events), None)

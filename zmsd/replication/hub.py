@@ -20,9 +20,9 @@ from zmsd.mongodb.feed import DatabaseFeed
 from zmsd.mongodb.source import Source
 from zmsd.replication.active_publication import ActivePublication
 from zmsd.replication.change_log import ChangeLog, Entry, Tail
-from zmsd.replication.counters import Tally
+from zmsd.replication.counters import Counters
 from zmsd.replication.entries import EntryBuilder
-from zmsd.replication.lineage import History
+from zmsd.replication.lineage import Lineage
 from zmsd.replication.problems import Problems
 from zmsd.rows.rejects import Rejects
 from zmsd.watermarks.base import Replica, WatermarkStore, outdated
@@ -87,11 +87,11 @@ class Hub:
     active: ActivePublication
     """What is published now; set by the dispatcher."""
     store: WatermarkStore
-    history: History
+    lineage: Lineage
     log: ChangeLog
     readiness: Readiness
     rejects: Rejects
-    tally: Tally
+    counters: Counters
     private_feeds: int = 4
     lag_report: float = 30.0
     """Seconds between lag reports to a client."""

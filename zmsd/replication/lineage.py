@@ -1,5 +1,8 @@
-"""Whether a place is one of this database's history: where another database, or an older state of it, answers under
-the address, no change follows on what a client has."""
+"""Lineage: whether a watermark belongs to this database's history.
+
+If another database, or a restored older state of the same one, answers under the address, its changes do not follow on
+from what a client has. A watermark is a time, and a time alone does not show that.
+"""
 
 from __future__ import annotations
 
@@ -17,56 +20,63 @@ OTHER = "other-history"
 _NOT_HERE = "is not in this database's history: another state of it was restored"
 
 
-class History:
-    """One for the process. Its methods may be called from any thread, and raise SourceError."""
+class Lineage:
+    """The checks of one process (invariant 5). Thread-safe; the methods raise SourceError and StoreError."""
 
     def __init__(self, source: Source, store: WatermarkStore) -> None:
         self._source = source
         self._store = store
-        self._proven: set[str] = set()  # tokens and watermarks that are in the oplog
+        self._proven: set[str] = set()  # tokens and watermarks that were found in the oplog
         self._pace = Pace(1)
-        self._search: tuple[str, float] | None = None  # watermark, and monotonic seconds of the beginning
-        self.doubts = 0
-        """Grows where the connection was lost: another database may answer since. Then each place is to be checked."""
+        self._search: tuple[str, float] | None = None  # watermark, and monotonic seconds of the search's start
+        self.distrust_count = 0
+        """Number of ``distrust`` calls. A session checks its watermark again when the number has changed."""
 
     @property
     def searches(self) -> tuple[str, float] | None:
-        """What mongod is asked to find in the oplog, and for how many seconds already. Thread-safe."""
+        """Return what mongod is searching for in the oplog, and for how many seconds. Thread-safe."""
         search = self._search
         return None if search is None else (f"the change at watermark {search[0]}", time.monotonic() - search[1])
 
-    def doubt(self) -> None:
-        """Nothing is proven any more."""
-        self.doubts += 1
+    def distrust(self) -> None:
+        """Discard all proofs, because after a lost connection another database may answer."""
+        self.distrust_count += 1
         self._proven.clear()
 
-    def check_place(self, place: str, begun: str) -> None:
-        """Raises ResumeLost where a watermark is not one of this history.
+    def check_watermark(self, watermark: str, since: str) -> None:
+        """Raise ResumeLost if a watermark does not belong to this history.
 
-        :param begun: watermark from which all changes up to ``place`` were taken, as that of a copy
+        :param since: watermark from which all changes up to ``watermark`` were taken, such as that of an initial sync
         """
         invalid = self._store.invalidated_below()
-        if invalid is not None and min(begun, place) < invalid[0]:
+        if invalid is not None and min(since, watermark) < invalid[0]:
             raise ResumeLost(invalid[1], OTHER)
         now = self._source.operation_time()
-        if position.parse(place)[0] > now:
+        if position.parse(watermark)[0] > now:
             raise ResumeLost(
-                f"watermark {place} is later than the database's own time {position.watermark(now)}: "
+                f"watermark {watermark} is later than the database's own time {position.watermark(now)}: "
                 "this is another database, or an older state of it was restored",
                 OTHER,
             )
-        self.check_newest(place)
+        self.check_newest(watermark)
 
-    def check_copy(self, place: str, begun: str) -> None:
-        """As ``check_place`` for what goes back to a copy: that was made at an operation which no election undoes."""
-        self.check_place(place, begun)
-        at = position.parse(begun)[0]
-        if not self._proves(begun, lambda: oplog.has_operation(self._source, at)):
-            raise ResumeLost(f"the copy at watermark {begun} {_NOT_HERE}", OTHER)
+    def check_replica(self, watermark: str, synced_at: str) -> None:
+        """Check as ``check_watermark`` does, and that the operation at which the replica was copied is in the oplog.
 
-    def check_newest(self, place: str = position.LAST) -> None:
-        """The event of the newest checkpoint up to a place must still be there. Raises ResumeLost."""
-        checkpoint = self._store.latest_checkpoint(place)
+        Snapshot scans read majority-committed data, which no election rolls back
+        (https://www.mongodb.com/docs/manual/reference/read-concern-snapshot/), so a missing operation proves another
+        history.
+
+        :param synced_at: watermark of the replica's initial sync
+        """
+        self.check_watermark(watermark, synced_at)
+        at = position.parse(synced_at)[0]
+        if not self._proves(synced_at, lambda: oplog.has_operation(self._source, at)):
+            raise ResumeLost(f"the copy at watermark {synced_at} {_NOT_HERE}", OTHER)
+
+    def check_newest(self, watermark: str = position.LAST) -> None:
+        """Raise ResumeLost if the oplog lacks the event of the newest checkpoint up to a watermark."""
+        checkpoint = self._store.latest_checkpoint(watermark)
         invalid = self._store.invalidated_below()
         if checkpoint is None or (invalid is not None and checkpoint[0] < invalid[0]):
             return
@@ -77,9 +87,10 @@ class History:
             raise ResumeLost(reason, OTHER)
 
     def invalidate(self, reason: str) -> None:
-        """The history has become another one: all that goes back to what is known of the one before is void.
+        """Declare all known watermarks invalid, because they belong to another history.
 
-        The time alone does not part them: what ran before may have had a clock that is ahead of this database's.
+        The boundary is above every watermark of the former history, because that database's clock may have been ahead
+        of this one's.
         """
         known = [record.newest for record in self._store.replicas().values()]
         newest = self._store.latest_checkpoint(position.LAST)
@@ -100,11 +111,12 @@ class History:
         self._pace.in_time()
         return found
 
-    def _proves(self, what: str, proof: Callable[[], bool]) -> bool:
-        doubts = self.doubts
-        if what in self._proven:
+    def _proves(self, key: str, proof: Callable[[], bool]) -> bool:
+        """Return what ``proof`` returns, and remember a positive result until the next ``distrust``."""
+        count = self.distrust_count
+        if key in self._proven:
             return True
         found = proof()
-        if found and doubts == self.doubts:
-            self._proven.add(what)
+        if found and count == self.distrust_count:
+            self._proven.add(key)
         return found

@@ -34,7 +34,7 @@ def prepare(hub: Hub, active: ActivePublication, images: str) -> int:
     faults = issues_of_mappings(hub.source, active.catalog)
     if faults:
         raise SourceRefused("; ".join(map(str, faults)))
-    hub.history.doubt()
+    hub.lineage.distrust()
     _check_identity(hub)
     now = hub.source.operation_time()
     invalid = hub.store.invalidated_below()
@@ -44,7 +44,7 @@ def prepare(hub: Hub, active: ActivePublication, images: str) -> int:
             f"this database's time is {behind} s behind what was read of the one before, is the clock of its machine "
             f"right? Nothing can be sent until it is later ({invalid[1]})"
         )
-    hub.history.check_newest()  # now: when a client comes, what would tell its place from others may be forgotten
+    hub.lineage.check_newest()  # now: when a client comes, what would tell its place from others may be forgotten
     return now
 
 
@@ -96,7 +96,7 @@ def _check_identity(hub: Hub) -> None:
         f"database {here.database} is not the one that was read before ({other}): its changes do not follow on the "
         "client's copy"
     )
-    hub.history.invalidate(reason)
+    hub.lineage.invalidate(reason)
     hub.store.save_identity(here)  # last: whoever dies before it finds the difference again
     raise ResumeLost(reason)
 

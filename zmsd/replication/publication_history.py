@@ -41,7 +41,9 @@ class PublicationHistory:
             self._follow("this configuration is an older publication; SIGHUP publishes it again")
 
     def settle(self) -> bool:
-        """Append this daemon's publication if it is due, and follow the newest epoch. Return whether ``current`` changed.
+        """Append this daemon's publication if it is due, and follow the newest epoch.
+
+        Return whether ``current`` has changed.
 
         Call it when MongoDB is prepared for the own publication, and whenever the epochs may have changed. Raises
         StoreError if this version of zmsd cannot read the newest epoch.

@@ -107,8 +107,8 @@ class Scene:
             readiness=self.readiness,
             active=SimpleNamespace(publication=PUBLISHED, fingerprint="f"),
             store=self.store,
-            tally=MagicMock(),
-            history=SimpleNamespace(check_copy=lambda place, begun: None, doubts=0),
+            counters=MagicMock(),
+            lineage=SimpleNamespace(check_replica=lambda place, begun: None, distrust_count=0),
             changes=self._changes,
             connected=MagicMock(),
             disconnected=MagicMock(),
@@ -246,7 +246,7 @@ def test_the_changes_of_a_client_are_given_back() -> None:
     assert (first.closed, second.closed) == (1, 1)
 
 
-class History:
+class Lineage:
     """What a hub does for a session: from any place, in takes of any size, overrun at any moment."""
 
     def __init__(self, scene: Scene, entries: list[Entry], takes: Iterator[int]) -> None:
@@ -284,7 +284,7 @@ def follow(transactions: list[tuple[int, int]], takes: list[int]) -> None:
         at += gap
         entries += [entry(at, f"{at}.{part}", last=part == parts - 1) for part in range(parts)]
     scene = Scene()
-    scene.hub.changes = History(scene, entries, iter(takes)).changes
+    scene.hub.changes = Lineage(scene, entries, iter(takes)).changes
     got: list[str] = []
     reached, begun = watermark(10), None
     pending: list[str] = []
@@ -346,7 +346,7 @@ def test_a_place_of_another_history_is_lost() -> None:
     def refuse(place: str, begun: str) -> None:
         raise ResumeLost(f"{place} after {begun} is another database's")
 
-    scene.hub.history.check_copy = refuse
+    scene.hub.lineage.check_replica = refuse
     (message,) = scene.run()
     said = f"{watermark(10)} after {watermark(5)} is another database's"
     assert message == reset(said, "position-lost", watermark(10))
@@ -355,13 +355,13 @@ def test_a_place_of_another_history_is_lost() -> None:
 def test_who_may_stand_in_another_history_is_checked_again() -> None:
     """The connection to MongoDB was lost: at the end of the transaction that is under way."""
     checks: list[tuple[str, str]] = []
-    history = SimpleNamespace(check_copy=lambda *place: checks.append(place), doubts=0)
+    lineage = SimpleNamespace(check_replica=lambda *place: checks.append(place), distrust_count=0)
 
-    def doubt() -> None:
-        history.doubts += 1
+    def distrust() -> None:
+        lineage.distrust_count += 1
 
-    scene = Scene(Script([entry(11, "a")], doubt, [entry(12, "b", last=False)], [entry(12, "c")], [entry(13, "d")]))
-    scene.hub.history = history
+    scene = Scene(Script([entry(11, "a")], distrust, [entry(12, "b", last=False)], [entry(12, "c")], [entry(13, "d")]))
+    scene.hub.lineage = lineage
     assert scene.run() == [*transaction(11, "a"), *transaction(12, "b", "c")]
     assert checks == [(watermark(10), watermark(5)), (watermark(12), watermark(5))]
 
@@ -564,12 +564,12 @@ def test_a_copy_over_which_the_history_became_another_is_not_committed(
     monkeypatch.setattr(sessions, "Crossing", lambda *_: copy)
     scene.hub.active = SimpleNamespace(publication=PUBLISHED, fingerprint="g")
 
-    def check_place(place: str, begun: str) -> None:
+    def check_watermark(place: str, begun: str) -> None:
         assert begun == (place if last is None else watermark(5))
         if place == watermark(30):
             raise ResumeLost("restored")
 
-    scene.hub.history.check_copy = check_place
+    scene.hub.lineage.check_replica = check_watermark
     monkeypatch.setattr(scene.session, "_has", PUBLISHED)
     sent = [message[0] for message in scene.run()]
     assert sent == (["begin", "data"] if last is None else ["begin", "data", "rollback", "control"])

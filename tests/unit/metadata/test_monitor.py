@@ -19,7 +19,7 @@ from zmsd.mongodb.events import ChangeEvent
 from zmsd.mongodb.sequencer import TransactionPart
 from zmsd.prometheus import Registry
 from zmsd.replication.change_log import ChangeLog, Entry
-from zmsd.replication.counters import Tally
+from zmsd.replication.counters import Counters
 from zmsd.replication.hub import Readiness
 
 
@@ -50,13 +50,13 @@ class Scene:
         self.log = ChangeLog()
         self.readiness = Readiness()
         self.readiness.set(None)
-        self.tally = Tally(self.registry)
+        self.counters = Counters(self.registry)
         self.sessions: list[Session] = []
         self.oplog_start: int | None = None
         self.operation_time = 0
         self.away = False
         self.dispatcher = SimpleNamespace(place=place(0), queues={}, stalled=None, progress_age=0.0)
-        self.history = SimpleNamespace(searches=None)
+        self.lineage = SimpleNamespace(searches=None)
         self.hello: dict[str, Any] = {}
         self.store = SimpleNamespace(trouble=None)
         hub = SimpleNamespace(
@@ -64,9 +64,9 @@ class Scene:
             store=self.store,
             log=self.log,
             readiness=self.readiness,
-            tally=self.tally,
+            counters=self.counters,
             active=SimpleNamespace(watched={"users": None, "rooms": None}),
-            history=self.history,
+            lineage=self.lineage,
             source=SimpleNamespace(
                 oplog_start=lambda: self.oplog_start,
                 look=self._look,
@@ -91,9 +91,9 @@ class Scene:
         return session
 
     def happens(self, parts: Sequence[TransactionPart], entries: Sequence[Entry]) -> None:
-        self.tally.read(parts)
+        self.counters.read(parts)
         if entries:
-            self.tally.made(entries)
+            self.counters.made(entries)
 
 
 @pytest.fixture
@@ -115,8 +115,8 @@ def test_rates(scene: Scene) -> None:
     for step in range(10):
         monitor.look(106.0 + 2 * step)
     assert monitor.rates == {"users": 0.0, "rooms": 0.0}
-    assert scene.tally.events == {"users": 3, "rooms": 1}
-    assert scene.tally.transactions == 2
+    assert scene.counters.events == {"users": 3, "rooms": 1}
+    assert scene.counters.transactions == 2
 
 
 def test_a_look_that_comes_late_does_not_exaggerate(scene: Scene) -> None:
@@ -138,7 +138,7 @@ def test_lag_is_the_longest_since_the_last_look(scene: Scene) -> None:
     scene.happens([part(0, "users")], [entry(0)])
     scene.monitor.look(100.0)
     assert scene.monitor.history[-1].lag == pytest.approx(3, abs=0.5)
-    assert scene.tally.lags["users"] == pytest.approx(0, abs=0.5)
+    assert scene.counters.lags["users"] == pytest.approx(0, abs=0.5)
     scene.monitor.look(102.0)
     assert scene.monitor.history[-1].lag == 0
     scene.readiness.set("MongoDB is away")
@@ -149,11 +149,11 @@ def test_lag_is_the_longest_since_the_last_look(scene: Scene) -> None:
 
 def test_only_what_was_committed_while_a_client_was_there_counts_as_late(scene: Scene) -> None:
     now = time.time()
-    scene.tally.sent([entry(600), entry(0)], now - 60)
-    assert scene.tally.lag.value().count == 0
-    scene.tally.sent([entry(0, rows=0), entry(30), entry(0)], now - 60)
-    assert scene.tally.lag.value().sum == pytest.approx(30, abs=1)
-    assert scene.tally.sent_rows.value() == 4
+    scene.counters.sent([entry(600), entry(0)], now - 60)
+    assert scene.counters.lag.value().count == 0
+    scene.counters.sent([entry(0, rows=0), entry(30), entry(0)], now - 60)
+    assert scene.counters.lag.value().sum == pytest.approx(30, abs=1)
+    assert scene.counters.sent_rows.value() == 4
 
 
 def test_position_and_oplog(scene: Scene) -> None:
@@ -272,10 +272,10 @@ def test_reason_names_what_is_waited_for(scene: Scene, caplog: pytest.LogCapture
     assert monitor.reason == "MongoDB is away", "the error says enough"
     scene.dispatcher.stalled = None
     scene.readiness.set("starting")
-    scene.history.searches = ("the change at watermark x", 1.0)
+    scene.lineage.searches = ("the change at watermark x", 1.0)
     monitor.look(113.0)
     assert monitor.reason == "starting"
-    scene.history.searches = ("the change at watermark x", 12.0)
+    scene.lineage.searches = ("the change at watermark x", 12.0)
     assert monitor.reason == "starting; MongoDB has been scanning its oplog for 12 s for the change at watermark x"
     lines = [str(record.msg) for record in caplog.records]
     assert lines == [*['no progress reason="order: MongoDB has not answered for 16 s"'] * 2, "progress again"]

@@ -13,7 +13,7 @@ import yaml
 from zmsd.metadata.metrics import register
 from zmsd.metadata.monitor import Monitor
 from zmsd.prometheus import Counter, Registry
-from zmsd.replication.counters import Tally
+from zmsd.replication.counters import Counters
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.refresh import Refresh
 
@@ -39,8 +39,8 @@ def metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
     hub = SimpleNamespace(
         source=SimpleNamespace(failures=Counter()),
         rejects=Rejects(),
-        tally=Tally(registry),
-        history=None,
+        counters=Counters(registry),
+        lineage=None,
         readiness=None,
     )
     register(registry, Monitor(cast(Any, hub), cast(Any, SimpleNamespace()), list), Refresh(lambda: None))

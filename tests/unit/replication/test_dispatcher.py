@@ -104,9 +104,9 @@ class Scene:
             readiness=self.readiness,
             active=self.active,
             store=self.store,
-            tally=MagicMock(),
+            counters=MagicMock(),
             source=MagicMock(failures=Counter(), recoveries=Counter()),
-            history=MagicMock(),
+            lineage=MagicMock(),
             problems=MagicMock(),
             reached=lambda progress: None,
         )
@@ -214,7 +214,7 @@ def test_a_feed_that_fails_begins_again_at_its_progress(failure: Exception) -> N
         wait_until(lambda: dispatcher.place == START + 4, "all was read")
         assert texts(scene.tail()) == ["a", "whole"]
     assert scene.opened == [0, 2]
-    scene.hub.history.check_place.assert_called_once_with(position.watermark(START + 2), position.watermark(START))
+    scene.hub.lineage.check_watermark.assert_called_once_with(position.watermark(START + 2), position.watermark(START))
     assert reasons == [str(failure)]
     assert all(feed.closed for feed in scene.made)
     assert not scene.deaths
@@ -257,7 +257,7 @@ def test_where_the_position_is_lost_the_log_begins_anew() -> None:
     with scene.running():
         scene.wait_head(50)
         wait_until(lambda: len(scene.opened) == 3, "it has failed once more")
-        scene.hub.history.check_place.assert_called_once_with(
+        scene.hub.lineage.check_watermark.assert_called_once_with(
             position.watermark(START + 50), position.watermark(START + 40)
         )
         assert scene.log.tail(position.watermark(START + 2), "f") is None
@@ -270,7 +270,7 @@ def test_what_a_reader_brings_after_a_failure_may_be_of_another_history(lost: bo
     """It has tried by itself; meanwhile an older state may have been restored."""
 
     def check(place: str, begun: str) -> None:
-        scene.hub.history.doubt.assert_called_once()
+        scene.hub.lineage.distrust.assert_called_once()
         assert (place, begun) == (position.watermark(START + 2), position.watermark(START))
         assert texts(scene.tail()) == ["a"]
         if lost:
@@ -281,7 +281,7 @@ def test_what_a_reader_brings_after_a_failure_may_be_of_another_history(lost: bo
         scene.made[0].steps.insert(0, parts(part(3, "b"), upto=4))
 
     scene = Scene([parts(part(1, "a"), upto=2), recover], [], prepare=[START, START + 40])
-    scene.hub.history.check_place.side_effect = check
+    scene.hub.lineage.check_watermark.side_effect = check
     with scene.running() as dispatcher:
         wait_until(lambda: dispatcher.place == START + (40 if lost else 4), "all was read")
         assert lost or texts(scene.tail()) == ["a", "b"]

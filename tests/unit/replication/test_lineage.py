@@ -9,8 +9,8 @@ import pytest
 
 from zmsd.errors import ResumeLost, SourceTimeout
 from zmsd.position import watermark
-from zmsd.replication import lineage as histories
-from zmsd.replication.lineage import History
+from zmsd.replication import lineage as lineage_module
+from zmsd.replication.lineage import Lineage
 from zmsd.watermarks.base import CopyRecord, Replica
 from zmsd.watermarks.sqlite import SqliteStore
 
@@ -28,47 +28,47 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 def oplog(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """All is in it."""
     found = SimpleNamespace(has_event=MagicMock(return_value=True), has_operation=MagicMock(return_value=True))
-    monkeypatch.setattr(histories, "oplog", found)
+    monkeypatch.setattr(lineage_module, "oplog", found)
     return found
 
 
 @pytest.fixture
-def history(store: SqliteStore, oplog: SimpleNamespace) -> History:
+def lineage(store: SqliteStore, oplog: SimpleNamespace) -> Lineage:
     source = MagicMock()
     source.operation_time.return_value = NOW
-    return History(source, store)
+    return Lineage(source, store)
 
 
-def test_a_place_of_this_history(history: History) -> None:
+def test_a_place_of_this_history(lineage: Lineage) -> None:
     for place in (watermark(5), watermark(NOW), watermark(NOW, 1)):
-        history.check_copy(place, watermark(5))
+        lineage.check_replica(place, watermark(5))
 
 
-def test_a_place_in_the_future_is_of_another_history(history: History) -> None:
+def test_a_place_in_the_future_is_of_another_history(lineage: Lineage) -> None:
     with pytest.raises(ResumeLost, match="later than the database's own time"):
-        history.check_place(watermark(NOW + 1), watermark(5))
+        lineage.check_watermark(watermark(NOW + 1), watermark(5))
 
 
-def test_a_place_before_another_database_came(history: History, store: SqliteStore) -> None:
+def test_a_place_before_another_database_came(lineage: Lineage, store: SqliteStore) -> None:
     store.invalidate(watermark(50), "another database")
     with pytest.raises(ResumeLost, match="another database"):
-        history.check_place(watermark(49), watermark(49))
-    history.check_place(watermark(50), watermark(50))
+        lineage.check_watermark(watermark(49), watermark(49))
+    lineage.check_watermark(watermark(50), watermark(50))
 
 
-def test_a_place_that_goes_back_to_a_copy_of_another_database(history: History, store: SqliteStore) -> None:
+def test_a_place_that_goes_back_to_a_copy_of_another_database(lineage: Lineage, store: SqliteStore) -> None:
     """Its clock was ahead."""
     store.invalidate(watermark(50), "another database")
     with pytest.raises(ResumeLost, match="another database"):
-        history.check_place(watermark(60), watermark(49))
+        lineage.check_watermark(watermark(60), watermark(49))
     with pytest.raises(ResumeLost, match="another database"):
-        history.check_place(watermark(49), watermark(60))  # as no client says it
+        lineage.check_watermark(watermark(49), watermark(60))  # as no client says it
 
 
 @pytest.mark.parametrize(("known", "below"), [(None, NOW), (50, NOW), (NOW, NOW + 1), (NOW + 7, NOW + 8)])
 @pytest.mark.parametrize("kind", ["copies", "checkpoint"])
 def test_whatever_is_known_of_another_history_is_void(
-    history: History, store: SqliteStore, kind: str, known: int | None, below: int
+    lineage: Lineage, store: SqliteStore, kind: str, known: int | None, below: int
 ) -> None:
     """Also a checkpoint: it would be looked for in vain once the time has passed it, and all would be reset again."""
     if known is not None and kind == "checkpoint":
@@ -76,92 +76,92 @@ def test_whatever_is_known_of_another_history_is_void(
     for shard in (0, 1) if known is not None and kind == "copies" else ():
         mark = watermark(known - shard)
         store.record_copy(Replica("zero", shard, mark), CopyRecord(mark, mark, "f"))
-    history.invalidate("another database")
+    lineage.invalidate("another database")
     assert store.invalidated_below() == (watermark(below), "another database")
 
 
 def test_a_place_behind_a_change_that_is_not_in_the_oplog(
-    history: History, store: SqliteStore, oplog: SimpleNamespace
+    lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace
 ) -> None:
     """An older state was restored, and has gone on: the time alone would not show it."""
     store.record_checkpoint(watermark(40), "token 40")
     oplog.has_event.return_value = False
-    history.check_place(watermark(39), watermark(5))
+    lineage.check_watermark(watermark(39), watermark(5))
     with pytest.raises(ResumeLost, match="not in this database's history"):
-        history.check_place(watermark(41), watermark(5))
+        lineage.check_watermark(watermark(41), watermark(5))
 
 
-def test_the_newest_change_of_all_is_looked_for(history: History, store: SqliteStore, oplog: SimpleNamespace) -> None:
-    history.check_newest()
+def test_the_newest_change_of_all_is_looked_for(lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace) -> None:
+    lineage.check_newest()
     store.record_checkpoint(watermark(40), "token 40")
-    history.check_newest()
-    history.doubt()
+    lineage.check_newest()
+    lineage.distrust()
     oplog.has_event.return_value = False
     with pytest.raises(ResumeLost, match="not in this database's history"):
-        history.check_newest()
-    history.check_newest()  # what is known now is of this one
-    assert history.doubts == 1
+        lineage.check_newest()
+    lineage.check_newest()  # what is known now is of this one
+    assert lineage.distrust_count == 1
 
 
 def test_a_copy_at_a_time_that_is_not_in_the_oplog(
-    history: History, store: SqliteStore, oplog: SimpleNamespace
+    lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace
 ) -> None:
     """Nothing has happened after it, so there is no checkpoint. Others are not made void: a client may say anything."""
     oplog.has_operation.return_value = False
-    history.check_place(watermark(40), watermark(40))
+    lineage.check_watermark(watermark(40), watermark(40))
     with pytest.raises(ResumeLost, match="not in this database's history"):
-        history.check_copy(watermark(40), watermark(30, 1))
+        lineage.check_replica(watermark(40), watermark(30, 1))
     assert oplog.has_operation.call_args.args[1] == 30
     assert store.invalidated_below() is None
 
 
 def test_a_copy_that_was_made_of_this_history_is_of_this_history(
-    history: History, store: SqliteStore, oplog: SimpleNamespace
+    lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace
 ) -> None:
     """Whatever was known of another one before. Else each copy would end in reset-required, for ever."""
     store.record_checkpoint(watermark(40), "a token of another history")
     store.invalidate(watermark(50), "another database")
     oplog.has_event.return_value = False
     store.record_copy(Replica("zero", 0, watermark(60)), CopyRecord(watermark(60), watermark(60), "f"))
-    history.check_copy(watermark(60), watermark(60))
+    lineage.check_replica(watermark(60), watermark(60))
 
 
 def test_what_is_proven_is_asked_for_again_only_in_doubt(
-    history: History, store: SqliteStore, oplog: SimpleNamespace
+    lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace
 ) -> None:
     store.record_checkpoint(watermark(40), "token 40")
     for _ in range(2):
         for _ in range(3):
-            history.check_copy(watermark(41), watermark(30))
-        history.doubt()
+            lineage.check_replica(watermark(41), watermark(30))
+        lineage.distrust()
     assert oplog.has_event.call_count == oplog.has_operation.call_count == 2
 
 
 def test_what_was_proven_before_a_doubt_is_proven_no_more(
-    history: History, store: SqliteStore, oplog: SimpleNamespace
+    lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace
 ) -> None:
     """Asked before the database was restored, and answered when that is known."""
 
     def answer(*_: object) -> bool:
-        history.doubt()
+        lineage.distrust()
         return True
 
     store.record_checkpoint(watermark(40), "token 40")
     oplog.has_event.side_effect = answer
-    history.check_place(watermark(41), watermark(30))
-    history.check_place(watermark(41), watermark(30))
+    lineage.check_watermark(watermark(41), watermark(30))
+    lineage.check_watermark(watermark(41), watermark(30))
     assert oplog.has_event.call_count == 2
 
 
 def test_long_search_is_named_and_repeated_with_more_time(
-    history: History, store: SqliteStore, oplog: SimpleNamespace
+    lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace
 ) -> None:
     """A feed that begins again does not begin with a short deadline."""
     seconds: list[float] = []
 
     def busy(_source: object, _token: str, limit: float) -> bool:
-        assert history.searches is not None
-        assert history.searches[0] == f"the change at watermark {watermark(40)}"
+        assert lineage.searches is not None
+        assert lineage.searches[0] == f"the change at watermark {watermark(40)}"
         seconds.append(limit)
         if len(seconds) < 3:
             raise SourceTimeout("operation exceeded time limit", busy=True)
@@ -171,7 +171,7 @@ def test_long_search_is_named_and_repeated_with_more_time(
     oplog.has_event.side_effect = busy
     for _ in range(2):
         with pytest.raises(SourceTimeout):
-            history.check_newest()
-        assert history.searches is None
-    history.check_newest()
+            lineage.check_newest()
+        assert lineage.searches is None
+    lineage.check_newest()
     assert seconds == [10, 40, 160]

@@ -224,7 +224,7 @@ def test_published_mapping_is_checked_like_a_file() -> None:
     mapping = Mapping("c", None, None, {"id": "$_id", "x": {"$function": {"body": "x"}}})
     store = FakeStore(Publication(Catalog((Table(spec, mapping),)), "B"))
     store.sequence.insert(0, A.fingerprint)
-    with pytest.raises(StoreError, match="publish what this one refuses: .*projection"):
+    with pytest.raises(StoreError, match="is refused here: .*projection"):
         begin(store, A)
 
 
