@@ -63,14 +63,12 @@ STOP_SECONDS = 25.0
 class Daemon:
     """One zmsd. ``run`` is for the main thread, ``tell`` for any."""
 
-    def __init__(
-        self, settings: Config, loaded: LoadedDocuments, path: Path | None, environ: Mapping[str, str]
-    ) -> None:
+    def __init__(self, settings: Config, loaded: LoadedDocuments, path: Path | None, env: Mapping[str, str]) -> None:
         self._config = settings
         """As it was started. What a reload changes is not kept here but handed on."""
         self._loaded_documents = loaded
         self._path = path
-        self._environ = environ
+        self._environ = env
         self._results = ReloadRecorder(settings.watermarks.path.parent)
         self._mailbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._exit: int | None = None
@@ -96,8 +94,7 @@ class Daemon:
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens."""
-        host, port = self.server.server_address[:2]
-        return str(host), int(port)
+        return self.server.server_address
 
     def run(self) -> int:
         """Serve until told to stop; the exit code. Does not install signal handlers (``handle_signals`` does)."""

@@ -52,7 +52,6 @@ UNDOCUMENTED: dict[str, int] = {
     "zmsd/replication/hub.py": 6,
     "zmsd/replication/initial_sync.py": 1,
     "zmsd/replication/problems.py": 2,
-    "zmsd/replication/publication.py": 5,
     "zmsd/replication/replicas.py": 1,
     "zmsd/rows/table_rows.py": 7,
     "zmsd/schema/catalog.py": 2,

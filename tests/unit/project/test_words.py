@@ -74,7 +74,6 @@ ALLOWED: dict[str, int] = {
     "zmsd/replication/initial_sync.py": 4,
     "zmsd/replication/lineage.py": 4,
     "zmsd/replication/preparation.py": 1,
-    "zmsd/replication/publication.py": 1,
     "zmsd/replication/replicas.py": 2,
     "zmsd/schema/catalog.py": 1,
     "zmsd/schema/fetch.py": 1,
