@@ -163,7 +163,7 @@ class Daemon:
             loaded = load_documents(new, fall_back=False)
             active = self._make_active(_publication_of(new, loaded))
             if active.fingerprint != self.hub.active.fingerprint:
-                prepare(self.hub, active, self._config.feed.images)
+                prepare(self._source, self._store, self.hub.lineage, active, self._config.feed.images)
         except SourceUnavailable as error:
             reason = f"MongoDB cannot be asked whether it takes what is new, this is tried again: {error}"
             outcome = partial(self._refuse, reason, retry=True)
@@ -234,7 +234,7 @@ class Daemon:
     def _end(self, code: int) -> None:
         self._exit = code if self._exit is None else max(code, self._exit)
 
-    def _died(self, thread: str) -> None:
+    def _on_thread_death(self, thread: str) -> None:
         log.critical(kv("thread died, exiting", thread=thread))
         self.stop(1)
 
@@ -273,7 +273,7 @@ class Daemon:
     def _make_active(self, publication: Publication) -> ActivePublication:
         def shards() -> set[str]:
             known = {replica.shard_name for replica in self._store.replicas()}
-            return known.union(session.wanted.shard_name for session in self._sessions.sessions())
+            return known.union(session.subscription.shard_name for session in self._sessions.sessions())
 
         return ActivePublication(publication, self._source, self._rejects, self._halt, shards)
 
@@ -288,7 +288,7 @@ class Daemon:
             readiness=Readiness(),
             rejects=self._rejects,
             counters=Counters(self._registry),
-            private_feeds=settings.feed.catch_up,
+            catch_up_feeds=settings.feed.catch_up,
             lag_report=settings.feed.lag_report,
             stop=self._halt,
         )
@@ -300,12 +300,12 @@ class Daemon:
             return open_feed(feed.scope, hub.source, active.watched, after, hub.stop)
 
         def prepared(active: ActivePublication) -> int:
-            now = prepare(hub, active, self._config.feed.images)
+            now = prepare(self._source, self._store, hub.lineage, active, self._config.feed.images)
             self._prepared.set()
             self.tell(self._settle)
             return now
 
-        return Dispatcher(hub, prepared, open_live, feed.heartbeat, self._died)
+        return Dispatcher(hub, prepared, open_live, feed.heartbeat, self._on_thread_death)
 
     def _make_server(self) -> Server:
         server = self._config.server
@@ -316,7 +316,7 @@ class Daemon:
                 self._sessions,
                 pages(self._monitor, self._registry),
                 _tls(server),
-                self._died,
+                self._on_thread_death,
             )
         except OSError as error:
             hint = "the port is in use by another process" if error.errno == errno.EADDRINUSE else reason_of(error)

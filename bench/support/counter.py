@@ -124,12 +124,12 @@ class Live(threading.Thread):
 
     def arrived(self, messages: int) -> float:
         """Wait until so many more have come since the last call; the time of that commit (perf_counter)."""
-        wanted = self._seen + messages
+        subscription = self._seen + messages
         while True:
             at, seen = self._commits.get(timeout=_PATIENCE)
             self.transactions.append(seen - self._seen)
             self._seen = seen
-            if seen >= wanted:
+            if seen >= subscription:
                 return at
 
     def skip(self, quiet: float = 0.2) -> None:
@@ -235,13 +235,13 @@ def _follow(pipe: Pipe, port: int, watermark: str, sessions: int, shard: int) ->
             if connection is None:
                 more = pipe.recv()
                 waiting = set(connections)
-                wanted = {connection: connection.messages + more for connection in connections}
+                subscription = {connection: connection.messages + more for connection in connections}
                 received, committed = sum(c.bytes for c in connections), sum(c.commits for c in connections)
                 cpu = time.process_time()
                 pipe.send(None)
                 continue
             connection.receive()
-            if connection in waiting and connection.whole and connection.messages >= wanted[connection]:
+            if connection in waiting and connection.whole and connection.messages >= subscription[connection]:
                 waiting.discard(connection)
                 if not waiting:
                     now = time.monotonic()

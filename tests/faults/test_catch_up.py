@@ -47,8 +47,8 @@ def test_catch_up_of_more_clients_than_feeds_serves_all(loaded: Db, serve: Serve
     for client in clients:
         settle(loaded, writer, client, tally=tally)
         tally.survived += 1
-    assert zmsd.log("waiting for a private feed")
-    tally.note(f"{len(zmsd.log('waiting for a private feed'))} waited for one of 2 feeds")
+    assert zmsd.log("waiting for a catch-up feed")
+    tally.note(f"{len(zmsd.log('waiting for a catch-up feed'))} waited for one of 2 feeds")
 
 
 def test_stop_closes_clients_that_wait_for_a_catch_up_feed_without_reset(
@@ -71,7 +71,7 @@ def test_stop_closes_clients_that_wait_for_a_catch_up_feed_without_reset(
         blocker.upgrade(f"/changes/v0/stream?{query}", {})  # and never reads
         zmsd.wait_log("catching up")
         waiting = follow(zmsd, replica=client.replica, wait=False)
-        zmsd.wait_log("waiting for a private feed")
+        zmsd.wait_log("waiting for a catch-up feed")
         zmsd.signal(signal.SIGTERM)
         wait_until(lambda: waiting.closings, "who waits is let go")
         blocker.abort()

@@ -152,9 +152,9 @@ def test_snapshot_scan_continues_after_each_error_code(
             with contextlib.ExitStack() as failing:
                 for_c = {"namespace": f"{loaded.name}.c", "errorCode": code}
                 failing.enter_context(replica_set.failing("find", "getMore", times=2, **for_c))
-                before = len(zmsd.log("copy done"))
+                before = len(zmsd.log("initial sync finished"))
                 client = follow(zmsd, shard=shard)
-                zmsd.wait_log("copy done", count=before + 1)
+                zmsd.wait_log("initial sync finished", count=before + 1)
                 tally.survived += 2
             if LONG or shard < 3:
                 clients.append((shard, client))

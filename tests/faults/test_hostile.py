@@ -270,7 +270,7 @@ def test_connection_whose_packets_vanish_is_closed_within_seconds(
     client = subprocess.Popen(command)
     stack.callback(client.wait)
     stack.callback(client.kill)
-    zmsd.wait_log("copy done")
+    zmsd.wait_log("initial sync finished")
     exactly(1)
     ip("-n", NAME, "address", "flush", "dev", f"{NAME}b")
     begun = time.monotonic()

@@ -58,10 +58,10 @@ def test_kill_during_initial_sync_loses_nothing(loaded: Db, serve: Serve, follow
         client = follow(zmsd, wait=False, again=True, receive_buffer=1 << 16)
 
         def copied_or_begun(times: int) -> bool:
-            return client.replica.version is not None or len(zmsd.log("copy begins")) >= times
+            return client.replica.version is not None or len(zmsd.log("initial sync started")) >= times
 
         for number in range(pick(2, 10)):
-            wait_until(functools.partial(copied_or_begun, number + 1), "the copy begins", 30)
+            wait_until(functools.partial(copied_or_begun, number + 1), "the initial sync starts", 30)
             if client.replica.version is not None:
                 break  # it was faster than us
             a_moment(rng, 0.2)

@@ -132,10 +132,10 @@ def test_kill_during_initial_sync_restarts_it_at_the_other_daemon(
             writer.start()
             for number in range(pick(2, 6)):
                 wait_until(lambda: all(daemon.ready() for daemon in two.daemons), "both are ready", 30)
-                killed, begun = two.serving, len(two.serving.log("copy begins"))
+                killed, begun = two.serving, len(two.serving.log("initial sync started"))
                 client = ChangeSourceClient(two.balancer.port, app=f"app{number}", again=True, receive_buffer=4096)
                 clients.append(stack.enter_context(client))
-                killed.wait_log("copy begins", count=begun + 1)
+                killed.wait_log("initial sync started", count=begun + 1)
                 killed.kill()
                 assert client.replica.version is None
                 tally.survived += 1

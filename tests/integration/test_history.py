@@ -156,10 +156,10 @@ def test_initial_sync_waits_until_the_clock_passes_the_former_database(
         replace(own_set)
         write(own_set, "new")
         zmsd.start(ready=False)
-        zmsd.wait_log(r"time is \d+ s behind what was read of the one before, is the clock of its machine")
+        zmsd.wait_log(r"cluster time is \d+ s behind the last position read from the former database")
         status, why = zmsd.get("/readyz")
         assert status == 503
-        assert "is the clock of its machine right?" in why
+        assert "check the MongoDB host's clock" in why
         write_later(own_set, 1010, "later")
         zmsd.wait_log("feed runs", count=2)
         back = follow(zmsd, replica=client.replica, wait=False)
@@ -262,7 +262,7 @@ def test_idle_restored_database_is_noticed_at_start(
         zmsd.stop()
         restore(own_set, saved)
         zmsd.start()
-        zmsd.wait_log("beginning anew: .* another state of it was restored")
+        zmsd.wait_log("starting from now: .* another state of it was restored")
         write(own_set, "new")
         wait_reset(follow(zmsd, replica=client.replica, wait=False))
 

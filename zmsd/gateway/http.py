@@ -14,9 +14,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
-from zmsd import position
 from zmsd.errors import RequestRefused
-from zmsd.gateway.session import Subscription
 from zmsd.log import outside
 
 REQUEST_BYTES = 32 << 10
@@ -43,9 +41,6 @@ SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Sent with every answer; a page may bring a Content-Security-Policy of its own."""
-
-APP_ID_LENGTH = 64
-"""Characters of an appID, which becomes part of table names and store keys."""
 
 
 class Page(NamedTuple):
@@ -204,29 +199,3 @@ def _is_own(host: str, configured: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def subscription(query: Mapping[str, Sequence[str]]) -> Subscription:
-    """What a query asks for. Raises ValueError with what is wrong."""
-
-    def one(name: str) -> str | None:
-        found = query.get(name) or [""]
-        return found[-1] or None
-
-    app, shard = one("appID"), one("shardNum")
-    if app is None or not app.replace("_", "").isalnum() or not app.isascii():
-        raise ValueError("appID must be given, of letters, digits and _")
-    if len(app) > APP_ID_LENGTH:
-        raise ValueError(f"appID must have {APP_ID_LENGTH} characters at most")
-    if shard is None or not shard.isascii() or not shard.isdigit() or len(shard) > 9:
-        raise ValueError("shardNum must be given, a number from 0")
-    last, version = one("lastWatermark"), one("replicaVersion")
-    observer = one("observer") == "true"
-    for name, mark in (("lastWatermark", last), ("replicaVersion", version)):
-        if mark is not None:
-            try:
-                position.parse(mark)
-            except ValueError:
-                foreign = f"{name} {mark[:100]!r} is not a watermark of zmsd: the replica is of another change source"
-                return Subscription(app, int(shard), None, None, foreign, observer)
-    return Subscription(app, int(shard), last, version, None, observer)

@@ -1,21 +1,24 @@
-"""Lag reports: how late the stream of one session is, for zero-cache's metrics upstream_lag, total_lag, clock skew."""
+"""Lag reports: how late one session's stream is, for zero-cache's metrics upstream_lag, total_lag and clock skew."""
 
 from __future__ import annotations
 
 import time
 
 from zmsd import position
-from zmsd.replication.hub import Hub, Probe
+from zmsd.replication.hub import Hub
+from zmsd.replication.lag_probes import Probe
 from zmsd.zero import protocol
 
-PATIENCE = 5.0
-"""Seconds beyond the interval for which a report waits for the stream to reach the time that it is about."""
+GRACE_SECONDS = 5.0
+"""Time beyond the interval for which a report waits for the stream to reach its probe."""
 
 
 class LagReports:
-    """One report each interval, of the newest probe of the hub that the stream has reached. Where the stream does not
-    reach it, or MongoDB cannot be asked, the last probe is reported with a lag that grows: zero-cache takes silence for
-    health. For the session's thread."""
+    """One report per interval, about the newest probe that the stream has reached. Session's thread only.
+
+    While the stream does not reach a probe, or MongoDB does not answer, the last probe is reported with a growing lag,
+    because zero-cache takes silence for health.
+    """
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -23,36 +26,36 @@ class LagReports:
         self._due = 0.0  # monotonic seconds of the next report if no probe is reached; 0 before the first one
         self._commit_ms = 0
 
-    def due(self, place: str) -> bytes | None:
-        """Return the report to be sent now, if any. Not inside of a transaction.
+    def due(self, watermark: str) -> bytes | None:
+        """Return the report that is due, if any. Do not call it inside a transaction.
 
-        :param place: watermark up to which everything was sent
+        :param watermark: watermark up to which everything was sent
         """
-        probe, every = self._hub.probe, self._hub.lag_report
+        probe, every = self._hub.probes.current, self._hub.lag_report
         if probe is None:
             return None
         now = time.monotonic()
-        reached_ms = None if probe is self._reported else self._reached_ms(probe, place)
+        reached_ms = None if probe is self._reported else self._reached_ms(probe, watermark)
         if reached_ms is not None:
             self._reported = probe
         elif self._due and now >= self._due:
             reached_ms = _now_ms()
         else:
-            self._due = self._due or now + every + PATIENCE
+            self._due = self._due or now + every + GRACE_SECONDS
             return None
-        self._due = now + every + PATIENCE
+        self._due = now + every + GRACE_SECONDS
         self._commit_ms = max(self._commit_ms, probe.commit_ms)
         next_ms = max(_now_ms(), probe.sent_ms + int(every * 1000))
-        return protocol.lag_report(probe.sent_ms, self._commit_ms, max(reached_ms, probe.sent_ms), next_ms, place)
+        return protocol.lag_report(probe.sent_ms, self._commit_ms, max(reached_ms, probe.sent_ms), next_ms, watermark)
 
-    def _reached_ms(self, probe: Probe, place: str) -> int | None:
-        if place >= position.watermark(probe.position):
-            return probe.reached_ms if self._is_idle(place) else _now_ms()
-        return probe.reached_ms if self._is_idle(place) else None
+    def _reached_ms(self, probe: Probe, watermark: str) -> int | None:
+        if watermark >= position.watermark(probe.position):
+            return probe.reached_ms if self._is_idle(watermark) else _now_ms()
+        return probe.reached_ms if self._is_idle(watermark) else None
 
-    def _is_idle(self, place: str) -> bool:
-        """Whether there was nothing to send."""
-        behind = self._hub.log.behind(place)
+    def _is_idle(self, watermark: str) -> bool:
+        """Return whether there was nothing to send."""
+        behind = self._hub.log.behind(watermark)
         return behind is not None and not behind[0]
 
 

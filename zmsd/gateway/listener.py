@@ -90,7 +90,7 @@ class Listener:
         tls: Callable[[], ssl.SSLContext | None],
         requested: Callable[[Connection, bytes], None],
         tick: Callable[[], None],
-        died: Callable[[str], None],
+        on_thread_death: Callable[[str], None],
     ) -> None:
         """
         :param sock: bound and listening
@@ -103,7 +103,7 @@ class Listener:
         self._tls = tls
         self._requested = requested
         self._on_tick = tick
-        self._died = died
+        self._on_thread_death = on_thread_death
         self._stopping = Event()
         self._connections: dict[Connection, None] = {}  # the oldest first
         self._networks: dict[str, dict[Connection, None]] = {}
@@ -171,7 +171,7 @@ class Listener:
                 self._close(connection)
             self._sock.close()
             if not self._stopping.is_set():
-                self._died("listener")
+                self._on_thread_death("listener")
 
     def _woken(self) -> None:
         with suppress(BlockingIOError):

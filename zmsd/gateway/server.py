@@ -22,13 +22,13 @@ from zmsd.gateway.http import (
     check_origin,
     parse,
     render,
-    subscription,
     text_page,
 )
 from zmsd.gateway.listener import Connection, Listener
 from zmsd.gateway.refusals import Refusals
 from zmsd.gateway.registry import SessionRegistry
 from zmsd.gateway.session import Session
+from zmsd.gateway.subscription import parse_subscription
 from zmsd.gateway.tls import TlsSocket
 from zmsd.gateway.websocket import Peer
 from zmsd.log import kv, outside
@@ -44,7 +44,7 @@ PAGE_THREADS = 2
 PUBLIC = ("/", "/healthz", "/readyz")
 """Pages that need no token, and show details only to who has one."""
 _BACKLOG = 1024
-_CUT_OFF_INTERVAL_SECONDS = 2.0
+_REACHABILITY_INTERVAL_SECONDS = 2.0
 
 PageMaker = Callable[[bool], Page]
 """Makes a page; the argument is whether the reader may see tables, hosts and reasons."""
@@ -60,7 +60,7 @@ class Server:
         registry: SessionRegistry,
         pages: Mapping[str, PageMaker],
         tls: ssl.SSLContext | None,
-        died: Callable[[str], None],
+        on_thread_death: Callable[[str], None],
     ) -> None:
         """Bind and listen. Raises OSError.
 
@@ -85,11 +85,11 @@ class Server:
         self._threads: set[Thread] = set()
         self._looked = 0.0
         self._refusals = Refusals()
-        self._wanted_pages: SimpleQueue[tuple[Connection, Request, bool] | None] = SimpleQueue()
+        self._requested_pages: SimpleQueue[tuple[Connection, Request, bool] | None] = SimpleQueue()
         self._makers = [
             Thread(target=self._make_pages, name=f"pages-{n + 1}", daemon=True) for n in range(PAGE_THREADS)
         ]
-        self.listener = Listener(self._socket, lambda: self.tls, self._requested, self._tick, died)
+        self.listener = Listener(self._socket, lambda: self.tls, self._requested, self._tick, on_thread_death)
 
     def start(self) -> None:
         for thread in (*self._makers, self.listener.thread):
@@ -104,7 +104,7 @@ class Server:
             self.listener.thread.join(deadline.remaining())
         self._socket.close()
         for _ in self._makers:
-            self._wanted_pages.put(None)
+            self._requested_pages.put(None)
         for session in self.registry.sessions():
             session.stop()
         self.hub.log.close()
@@ -162,7 +162,7 @@ class Server:
         if stream:
             self._admit(connection, request, token)
         else:
-            self._wanted_pages.put((connection, request, allowed))
+            self._requested_pages.put((connection, request, allowed))
 
     def _admit(self, connection: Connection, request: Request, token: str | None) -> None:
         """Start a session. Raises RequestRefused."""
@@ -170,11 +170,11 @@ class Server:
         if connection.early:
             raise RequestRefused(400, "not a handshake", "data came before the handshake was answered")
         try:
-            wanted = subscription(request.query)
+            subscription = parse_subscription(request.query)
         except ValueError as error:
             raise RequestRefused(400, "bad query", outside(error)) from error
         address = connection.address
-        session = self.registry.admit(address, token, lambda number: Session(number, address, wanted, self.hub))
+        session = self.registry.admit(address, token, lambda number: Session(number, address, subscription, self.hub))
         sock = self.listener.release(connection)
         thread = Thread(
             target=self._serve, args=(session, sock, request.headers), name=f"session-{session.number}", daemon=True
@@ -212,8 +212,8 @@ class Server:
 
     def _make_pages(self) -> None:
         """A page thread."""
-        while (wanted := self._wanted_pages.get()) is not None:
-            connection, request, allowed = wanted
+        while (requested := self._requested_pages.get()) is not None:
+            connection, request, allowed = requested
             if connection.closed:  # pushed out by a flood, which would fill the queue otherwise
                 continue
             try:
@@ -226,7 +226,7 @@ class Server:
     def _tick(self) -> None:
         """Several times a second. Listener thread."""
         self._refusals.flush()
-        if time.monotonic() - self._looked >= _CUT_OFF_INTERVAL_SECONDS:
+        if time.monotonic() - self._looked >= _REACHABILITY_INTERVAL_SECONDS:
             self._looked = time.monotonic()
             for session in self.registry.sessions():
-                session.end_if_cut_off()
+                session.end_if_unreachable()

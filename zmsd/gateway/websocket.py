@@ -1,8 +1,7 @@
-"""The socket under a WebSocket, and the only user of simple_websocket.
+"""WebSocket connections (RFC 6455). The only module that uses simple_websocket.
 
-simple_websocket writes a pong from its receive thread while another thread may be in the middle of a frame, and ignores
-how much ``send`` has sent. It is given a Wire instead of the socket, whose ``send`` is whole frames, one writer at a
-time.
+simple_websocket sends pongs from its receive thread while another thread may be in the middle of a frame, and does not
+check how much ``send`` has sent. So it gets a Wire instead of the socket, which sends complete frames, one at a time.
 """
 
 from __future__ import annotations
@@ -26,28 +25,31 @@ from zmsd.log import kv, outside
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 4096
-"""Bytes that a message from a client may have; zero-cache's are below 200."""
+"""Largest message from a client; those of zero-cache have less than 200 bytes."""
 MAX_WAITING_BYTES = 64 << 10
-"""Bytes that may be received and not looked at yet, frame headers included, before nothing more is read."""
+"""Received bytes, with frame headers, that the session has not read yet, after which receiving stops (invariant 8)."""
 _HANDSHAKE_HEADERS = ("host", "upgrade", "connection", "sec-websocket-key", "sec-websocket-version")
-"""What simple_websocket gets to see of a request. No extensions: deflate costs zero-cache 7/8 of its rows/s, and lets a
-client fill the memory (a frame of 60 kB can inflate to 60 MB)."""
+"""The headers that simple_websocket gets. It sees no offer of extensions, because permessage-deflate (RFC 7692) costs
+zero-cache most of its throughput, and lets a client fill the memory with a small frame."""
 MAX_REASON = 120
-"""Bytes of a close reason (RFC 6455 allows 123)."""
+"""Bytes of a close reason; RFC 6455, 5.5 allows 123."""
 
 GOING_AWAY = 1001
 PROTOCOL_ERROR = 1002
+"""Close codes of RFC 6455, 7.4.1."""
 
-SILENCE = 15.0
-"""Seconds without a word from the peer's machine while data is on its way to it."""
-_TCP_INFO = struct.Struct("=24xI28xI")  # of Linux: segments on their way, ms since the last confirmation
+UNACKNOWLEDGED_SECONDS = 15.0
+"""Seconds without a TCP acknowledgement while data is in flight, after which the peer counts as unreachable."""
+_TCP_INFO = struct.Struct(
+    "=24xI28xI"
+)  # struct tcp_info of linux/tcp.h: tcpi_unacked (segments), tcpi_last_ack_recv (ms)
 
 
-def tune(sock: socket.socket | TlsSocket) -> None:
-    """No delay for small writes; an idle connection whose peer or network is gone ends after 19 s (``cut_off`` is for
-    the others).
+def set_socket_options(sock: socket.socket | TlsSocket) -> None:
+    """Send small writes at once, and let TCP end an idle connection after 19 s if its peer is unreachable.
 
-    No TCP_USER_TIMEOUT: it would set keepalive aside, and end the connection of a peer that only stops reading.
+    ``Wire.peer_unreachable`` finds the others. TCP_USER_TIMEOUT (tcp(7)) is not used: it overrides
+    keepalive, and would end the connection of a peer that only stops reading.
     """
     sock.settimeout(None)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -58,18 +60,18 @@ def tune(sock: socket.socket | TlsSocket) -> None:
 
 
 class Wire:
-    """The socket given to simple_websocket."""
+    """The socket given to simple_websocket. ``send`` and ``kill`` are thread-safe."""
 
     def __init__(self, sock: socket.socket | TlsSocket) -> None:
         self._sock = sock
         self._lock = Lock()
-        self._room = Event()
-        self._room.set()
-        self._received = 0  # bytes since the session has looked
+        self._has_room = Event()
+        self._has_room.set()
+        self._received = 0  # bytes since the last mark_read
         self.dead = False
 
     def send(self, data: bytes) -> int:
-        """All of it, never into the middle of another frame. Raises OSError."""
+        """Send all bytes, never inside another frame. Return their number. Raises OSError."""
         with self._lock:
             self._sock.sendall(data)
         return len(data)
@@ -77,51 +79,57 @@ class Wire:
     def recv(self, size: int) -> bytes:
         """Receive, but not more than MAX_WAITING_BYTES ahead of the session. Receive thread only."""
         while self._received >= MAX_WAITING_BYTES and not self.dead:
-            self._room.clear()
-            if self._received < MAX_WAITING_BYTES or self.dead:  # changed since the look at it above
+            self._has_room.clear()
+            if self._received < MAX_WAITING_BYTES or self.dead:  # changed since the check above
                 break
-            self._room.wait()
+            self._has_room.wait()
         data = self._sock.recv(min(size, max(MAX_WAITING_BYTES - self._received, 1)))
-        # Without a lock: where this overwrites a ``taken`` of the same moment, the next one comes within a second.
+        # Without a lock: if this overwrites a concurrent ``mark_read``, the next one comes within a second.
         self._received += len(data)
         return data
 
-    def taken(self) -> None:
-        """The session has taken the messages that were waiting. Session's thread."""
+    def mark_read(self) -> None:
+        """Allow further bytes: the session has read all messages. Session's thread only."""
         self._received = 0
-        self._room.set()
+        self._has_room.set()
 
-    def cut_off(self) -> bool:
-        """Whether the peer's machine or the network is gone: data is on its way, and nothing confirms it. To a peer
-        that only stops reading nothing is on its way: what it had room for it has confirmed."""
+    def peer_unreachable(self) -> bool:
+        """Return whether the peer's host or the network is gone: data is in flight, and no acknowledgement comes.
+
+        A peer that only stops reading has acknowledged all data that it had room for, so nothing is in flight to it.
+        Thread-safe. Raises OSError.
+        """
         info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-        on_its_way, silent_ms = _TCP_INFO.unpack(info)
-        return bool(on_its_way) and silent_ms > SILENCE * 1000
+        in_flight, silent_ms = _TCP_INFO.unpack(info)
+        return bool(in_flight) and silent_ms > UNACKNOWLEDGED_SECONDS * 1000
 
     def close(self) -> None:
-        """What simple_websocket's thread calls at its end; the socket itself is closed by the server."""
+        """End both directions. simple_websocket's thread calls this at its end; the server closes the socket itself."""
         self.kill()
 
     def kill(self) -> None:
-        """End both directions at once: a blocked sendall or recv returns. Does not wait for the lock; any thread."""
+        """End both directions at once, so that a blocked sendall or recv returns. Does not wait for the lock.
+
+        Thread-safe.
+        """
         self.dead = True
-        self._room.set()
+        self._has_room.set()
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
 
 class Peer:
-    """One accepted WebSocket. ``send``, ``received`` and ``close`` are for the session's thread, the others for any."""
+    """One accepted WebSocket. ``send``, ``received`` and ``close``: session's thread only; the rest is thread-safe."""
 
     def __init__(self, sock: socket.socket | TlsSocket, headers: Mapping[str, str], name: str) -> None:
-        """Answer the handshake. Raises PeerProtocolError and PeerGone.
+        """Answer the handshake (RFC 6455, 4.2.2). Raises PeerProtocolError and PeerGone.
 
         :param headers: of the HTTP request, names in lower case
-        :param name: of the session; the receive thread is called after it
+        :param name: name of the session, from which the receive thread gets its name
         """
-        tune(sock)
+        set_socket_options(sock)
         self._wire = Wire(sock)
-        # What simple_websocket reads of a WSGI environment.
+        # The entries of a WSGI environment that simple_websocket reads.
         environ: dict[str, Any] = {
             f"HTTP_{key.upper().replace('-', '_')}": headers[key] for key in _HANDSHAKE_HEADERS if key in headers
         }
@@ -139,10 +147,11 @@ class Peer:
 
     @property
     def gone(self) -> bool:
+        """Return whether the connection has ended."""
         return self._wire.dead or not self._ws.connected
 
     def send(self, frames: bytes) -> None:
-        """Whole frames. Blocks while the peer does not read; raises PeerGone."""
+        """Send complete frames. Blocks while the peer does not read. Raises PeerGone."""
         if self.gone:
             raise PeerGone(self._why())
         try:
@@ -151,38 +160,42 @@ class Peer:
             raise PeerGone(str(error)) from error
 
     def received(self) -> Iterator[str | bytes]:
-        """Yield the messages that have come meanwhile. Raises PeerGone when the peer is gone and all were taken, and
-        PeerProtocolError for a message that is too long."""
+        """Yield the messages that have arrived. Does not block.
+
+        Raises PeerGone if the connection has ended and all messages were yielded, and PeerProtocolError for a message
+        that is too long.
+        """
         waiting: list[str | bytes] = self._ws.input_buffer
         try:
             while waiting:
                 message = self._ws.receive(timeout=0)
                 if message is None:
                     break
-                # simple_websocket counts characters.
+                # simple_websocket's own limit counts characters.
                 if len(message) * 4 > MAX_MESSAGE_BYTES and len(_encoded(message)) > MAX_MESSAGE_BYTES:
                     raise PeerProtocolError(f"a message has more than {MAX_MESSAGE_BYTES} bytes")
                 yield message
         except ConnectionClosed as error:
             raise PeerGone(self._why()) from error
-        self._wire.taken()
+        self._wire.mark_read()
         if self.gone:
             raise PeerGone(self._why())
 
     def close(self, code: int, reason: str) -> None:
-        """Say why and end it. Never raises, may be called twice."""
+        """Send a close frame and end the connection. Never raises; may be called twice."""
         text = reason.encode()[:MAX_REASON].decode(errors="ignore")
         with contextlib.suppress(ConnectionClosed, OSError, ProtocolError):
             self._ws.close(code, text)
         self.kill()
 
     def kill(self) -> None:
+        """End the connection at once. Thread-safe."""
         self._wire.kill()
 
-    def end_if_cut_off(self) -> None:
-        """Any thread; now and then."""
+    def end_if_unreachable(self) -> None:
+        """End the connection if the peer is unreachable. Call it every few seconds. Thread-safe."""
         with contextlib.suppress(OSError):  # ended meanwhile
-            if self._wire.cut_off():
+            if self._wire.peer_unreachable():
                 self._wire.kill()
 
     def _why(self) -> str:
@@ -195,7 +208,7 @@ def _encoded(message: str | bytes) -> bytes:
 
 
 def _guarded(target: Any, wire: Wire) -> None:
-    """Whatever a peer sends ends its own connection only, also where a library has not thought of it."""
+    """Run a receive thread. Any error, also one that the library does not expect, ends this connection only."""
     try:
         target()
     except MemoryError:

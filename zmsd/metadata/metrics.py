@@ -125,7 +125,7 @@ def _add_clients(counter: _Add, gauge: _Add, monitor: Monitor) -> None:
         def reading() -> Reading:
             worst: dict[Labels, float] = {}
             for session in monitor.sessions():
-                key, value = (session.wanted.app, str(session.wanted.shard)), read(session)
+                key, value = (session.subscription.app, str(session.subscription.shard)), read(session)
                 if value is not None:
                     worst[key] = max(value, worst.get(key, value))
             return worst
@@ -133,7 +133,7 @@ def _add_clients(counter: _Add, gauge: _Add, monitor: Monitor) -> None:
         gauge(name, help, reading, "app", "shard")
 
     def replicas() -> Reading:
-        return dict(Counter((replica.app, str(replica.shard)) for replica in monitor.hub.streaming()))
+        return dict(Counter((replica.app, str(replica.shard)) for replica in monitor.hub.replicas.counts()))
 
     gauge(
         "zmsd_replicas",

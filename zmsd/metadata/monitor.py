@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from zmsd import position
 from zmsd.config.settings import TlsConfig
-from zmsd.errors import SourceError
+from zmsd.errors import SourceError, StoreError
 from zmsd.gateway import tls
 from zmsd.gateway.session import Session
 from zmsd.log import kv
@@ -126,15 +126,15 @@ class Monitor:
     @property
     def position_age(self) -> float | None:
         """Seconds since the moment up to which everything is known; None before the feed first runs."""
-        place = self.dispatcher.place
-        return None if place is None else max(time.time() - position.seconds(place), 0.0)
+        reached = self.dispatcher.position
+        return None if reached is None else max(time.time() - position.seconds(reached), 0.0)
 
     @property
     def behind(self) -> float | None:
         """Seconds by which the feed is behind MongoDB; 0 if it has read what MongoDB had at the look before the last
         one, for an idle database writes something only every ten seconds. None before the feed first runs."""
-        place = self.dispatcher.place
-        if place is not None and self.reason is None and self._to_reach is not None and place >= self._to_reach:
+        reached = self.dispatcher.position
+        if reached is not None and self.reason is None and self._to_reach is not None and reached >= self._to_reach:
             return 0.0
         return self.position_age
 
@@ -145,7 +145,7 @@ class Monitor:
             return "MongoDB cannot be reached" + ("" if self.oplog_headroom is None else "; this was so before")
         if self.oplog_headroom is not None:
             return "zmsd may be away for so long"
-        if not self._looked or self.dispatcher.place is None:
+        if not self._looked or self.dispatcher.position is None:
             return "not read yet"
         if self.hub.source.deployment.sharded:
             return "not known behind mongos"
@@ -154,13 +154,13 @@ class Monitor:
     @property
     def oplog_headroom(self) -> float | None:
         """Seconds by which the oplog reaches back behind that moment; None where zmsd may not look at it."""
-        place, start = self.dispatcher.place, self._oplog_start
-        return None if place is None or start is None else float(position.seconds(place) - position.seconds(start))
+        reached, start = self.dispatcher.position, self._oplog_start
+        return None if reached is None or start is None else float(position.seconds(reached) - position.seconds(start))
 
     def acked_age(self, session: Session) -> float | None:
         """Seconds since the newest commit that a client has confirmed, 0 if there is nothing that it has not confirmed;
         None before it has its copy."""
-        acked = session.acked or session.wanted.last_watermark
+        acked = session.acked or session.subscription.last_watermark
         if acked is not None and session.sent is not None and acked >= session.sent and self.reason is None:
             backlog = self.backlog(session)
             if backlog is not None and backlog.transactions == 0:
@@ -273,7 +273,10 @@ class Monitor:
                     self.look_at_certificate()
                 if now - self._clock_time >= self.hub.lag_report:
                     self._clock_time = now
-                    self.hub.look_at_clock()
+                    if self.hub.store.trouble is not None:
+                        with suppress(StoreError):  # its trouble stays, and is reported
+                            self.hub.store.probe()
+                    self.hub.probes.take()
         except Exception:  # a bug: the page gets no new points, and all else goes on
             log.exception("monitor failed")
 

@@ -12,7 +12,6 @@ from typing import Any
 from zmsd import __version__
 from zmsd.gateway.session import Session
 from zmsd.metadata.monitor import EVERY, Monitor, memory_bytes
-from zmsd.replication.initial_sync import Progress
 
 PAGE = Path(__file__).with_name("status.html")
 
@@ -20,7 +19,7 @@ PAGE = Path(__file__).with_name("status.html")
 def status(monitor: Monitor) -> dict[str, Any]:
     """What ``/status.json`` says; times are seconds since the epoch, null is unknown. Waits for nobody."""
     hub = monitor.hub
-    source, place = hub.source, hub.log.head
+    source, watermark = hub.source, hub.log.head
     return {
         "version": __version__,
         "now": round(time.time(), 3),
@@ -32,7 +31,7 @@ def status(monitor: Monitor) -> dict[str, Any]:
         "problems": [problem._asdict() for problem in hub.problems.current],
         "database": source.db.name,
         "mongodb": source.deployment.version_text or None,
-        "watermark": place,
+        "watermark": watermark,
         "progress_age": _round(monitor.progress.age),
         "position_age": _round(monitor.position_age),
         "behind_seconds": _round(monitor.behind),
@@ -81,8 +80,8 @@ def _session(monitor: Monitor, session: Session) -> dict[str, Any]:
     copy, backlog = session.copy, monitor.backlog(session)
     return {
         "number": session.number,
-        "app": session.wanted.app,
-        "shard": session.wanted.shard,
+        "app": session.subscription.app,
+        "shard": session.subscription.shard,
         "replica": session.replica_version,
         "address": session.address,
         "since": round(session.since, 3),
@@ -94,20 +93,7 @@ def _session(monitor: Monitor, session: Session) -> dict[str, Any]:
         "backlog_transactions": None if backlog is None else backlog.transactions,
         "rows": session.rows + (0 if copy is None else copy.progress.rows),
         "bytes": session.bytes,
-        "copy": None if copy is None else _copy(copy.progress),
-    }
-
-
-def _copy(progress: Progress) -> dict[str, Any]:
-    seconds = max(time.monotonic() - progress.started, 0.001)
-    return {
-        "collection": progress.collection,
-        "documents": progress.documents,
-        "estimated": progress.estimated,
-        "rows": progress.rows,
-        "rows_per_second": round(progress.rows / seconds),
-        "seconds": round(seconds),
-        "eta_seconds": progress.eta_seconds,
+        "copy": None if copy is None else copy.progress.as_dict(),
     }
 
 

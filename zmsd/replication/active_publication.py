@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from threading import Event
 
 from zmsd.bson_types import Document
@@ -63,21 +63,25 @@ class ActivePublication:
         }
         """Collection -> what to read of it."""
 
-    def encoder(self, row_counts: Counter[str] | None = None) -> Encoder:
+    def encoder(self, row_counts: Counter[str] | None = None, included_to: Mapping[str, int] | None = None) -> Encoder:
         """Return an encoder for one thread.
 
         :param row_counts: table -> row changes made, counted by the encoder
         """
-        return Encoder(self.catalog, self._rejects, self.shard_tables, row_counts)
+        return Encoder(self.catalog, self._rejects, self.shard_tables, row_counts, included_to)
 
     def entry_builder(
-        self, row_counts: Counter[str] | None = None, on_progress: Callable[[], None] = lambda: None
+        self,
+        row_counts: Counter[str] | None = None,
+        on_progress: Callable[[], None] = lambda: None,
+        included_to: Mapping[str, int] | None = None,
     ) -> EntryBuilder:
         """Return an EntryBuilder for one thread.
 
         :param on_progress: called for each batch of documents that a resync reads
+        :param included_to: table -> position up to which the table has all changes already
         """
-        encoder = self.encoder(row_counts)
+        encoder = self.encoder(row_counts, included_to)
         reader = SnapshotReader(self._source.operation_time, self.documents, self.evaluate, self._shards)
         return EntryBuilder(encoder, Resync(encoder, reader, on_progress))
 
@@ -104,9 +108,9 @@ class ActivePublication:
 
     def scan(self, collection: str, at: int) -> Scan:
         """Return a snapshot scan of a collection at a position."""
-        wanted = self.watched[collection]
-        size = SLICE if wanted.evaluator is None else EVALUATED
-        return Scan(self._source, collection, wanted.fields, at, size)
+        watched = self.watched[collection]
+        size = SLICE if watched.evaluator is None else EVALUATED
+        return Scan(self._source, collection, watched.fields, at, size)
 
 
 def used_fields(catalog: Catalog, shards: Iterable[ShardTable]) -> dict[str, Fields]:

@@ -1,4 +1,4 @@
-"""The dispatcher thread: it runs the live feed and puts what happens into the change log."""
+"""Dispatcher: the thread that runs the live feed and appends its transactions to the change log."""
 
 from __future__ import annotations
 
@@ -19,29 +19,27 @@ from zmsd.replication.change_log import Entry
 from zmsd.replication.entries import EntryBuilder
 from zmsd.replication.hub import Hub
 from zmsd.replication.preparation import remember_identity
+from zmsd.replication.throttled_write import ThrottledWrite
 from zmsd.retry import REFUSED_WAIT_SECONDS, RetryLog, backoff
 
 log = logging.getLogger(__name__)
 
-
-_FEW, _YIELD = 100, 0.0002
-"""After so few entries the sessions are given the interpreter for so many seconds: they send them 0.07 ms sooner
-than while more is done here."""
-_CHECKPOINT = 1.0
-"""Seconds between checkpoints in the store."""
-_RENEW = 2
-"""Failed beginnings after which the connection is made anew."""
-_IDENTITY = 60.0
-"""Seconds between looks at what the database is known by: its collections come and go."""
+SMALL_BATCH_ENTRIES, YIELD_SECONDS = 100, 0.0002
+"""After a batch with fewer entries the dispatcher sleeps for so long, so that the sessions get the interpreter lock and
+send the entries before the dispatcher's bookkeeping (bench/README.rst)."""
+RECONNECT_ATTEMPTS = 2
+"""Failed attempts to run a feed after which the connection to MongoDB is replaced."""
+IDENTITY_INTERVAL_SECONDS = 60.0
+"""Time between updates of the stored identity of the database, because collections are created and dropped."""
 STALLED_SECONDS = 15.0
-"""Seconds without progress after which that is the reason on /readyz: longer than the deadline of a request, which is
-repeated, and shorter than a watchdog's."""
-_PATIENCE = 60.0
-"""Seconds without progress after which the dispatcher counts as hanging. In idle times there is some every second."""
+"""Seconds without progress after which /readyz reports that (invariant 9): longer than the deadline of a request, which
+is retried, and shorter than the watchdog's."""
+HANGING_SECONDS = 60.0
+"""Seconds without progress after which the dispatcher counts as hanging. An idle feed makes progress every second."""
 
 
 class Dispatcher:
-    """Owns the live feed. Everything but ``stop`` runs in its thread."""
+    """Owns the live feed. Its methods run in its thread, except those that are documented as thread-safe."""
 
     def __init__(
         self,
@@ -49,49 +47,51 @@ class Dispatcher:
         prepare: Callable[[ActivePublication], int],
         open_feed: Callable[[ActivePublication, int], Feed],
         heartbeat: float,
-        died: Callable[[str], None],
+        on_thread_death: Callable[[str], None],
     ) -> None:
-        """:param prepare: makes the database ready to be watched; gives the position to begin at if the log is empty
-        :param heartbeat: seconds without a transaction after which an empty one says how far we are
-        :param died: told when the thread ends by itself
+        """:param prepare: prepares MongoDB for a publication and returns the position at which a feed may begin
+        :param open_feed: opens the live feed after a position
+        :param heartbeat: seconds without a transaction after which an empty one is appended, so that clients advance
+        :param on_thread_death: called with the thread's name if the thread ends unexpectedly
         """
         self._hub = hub
         self._log = hub.log
         self._readiness = hub.readiness
-        self._next: ActivePublication | None = None  # what is to be published from the next place on
+        self._next: ActivePublication | None = None  # the publication of the next feed
         self._prepare = prepare
         self._open_feed = open_feed
         self._heartbeat = heartbeat
-        self._died = died
+        self._on_thread_death = on_thread_death
         self._stop = Event()
-        self._place: int | None = None  # everything up to it is in the log
-        self._begun = 0  # the place at which that began
+        self._position: int | None = None  # everything up to it is in the log
+        self._log_start = 0  # the position at which the log's history began
         self._last_entry = time.monotonic()
-        self._last_checkpoint = 0.0
-        self._newest: tuple[str, str] | None = None  # what the next checkpoint will be
         self._last_identity = time.monotonic()
-        self._store_trouble = RetryLog(log, "keeping a checkpoint")
-        self._repeated = RetryLog(log, "feed")
-        self._renewal = RetryLog(log, "connection renewal")
+        # Positions can be resumed without a checkpoint, so a failed write loses nothing.
+        self._checkpoint = ThrottledWrite[tuple[str, str]](
+            lambda pair: hub.store.record_checkpoint(*pair), log, "keeping a checkpoint"
+        )
+        self._feed_log = RetryLog(log, "feed")
+        self._reconnect_log = RetryLog(log, "connection renewal")
         self._waits = backoff()
         self._feed: Feed | None = None
         self._progress_at = time.monotonic()
-        self._alive_until = self._progress_at + _PATIENCE
+        self._alive_until = self._progress_at + HANGING_SECONDS
         self.thread = Thread(target=self._run, name="dispatcher", daemon=True)
 
     @property
-    def place(self) -> int | None:
-        """The position up to which everything is in the log."""
-        return self._place
+    def position(self) -> int | None:
+        """Return the position up to which everything is in the log; None before the first feed. Thread-safe."""
+        return self._position
 
     @property
     def progress_age(self) -> float:
-        """Seconds since the feed last made progress. Thread-safe."""
+        """Return the seconds since the feed last made progress. Thread-safe."""
         return time.monotonic() - self._progress_at
 
     @property
     def stalled(self) -> str | None:
-        """What has kept the feed from making progress for STALLED_SECONDS; None: nothing has. Thread-safe."""
+        """Return what has kept the feed from progress for STALLED_SECONDS; None if nothing has. Thread-safe."""
         feed = self._feed
         waits = None if feed is None else feed.health.stalled(STALLED_SECONDS)
         if waits is not None or self.progress_age < STALLED_SECONDS:
@@ -99,21 +99,22 @@ class Dispatcher:
         return f"the dispatcher has made no progress for {self.progress_age:.0f} s"
 
     def stop(self) -> None:
+        """End the feed and the thread. Thread-safe."""
         self._stop.set()
 
     def publish(self, active: ActivePublication) -> None:
-        """Publish another edition from the next place on."""
+        """Serve another publication from the next feed on. Thread-safe."""
         self._next = active
 
     def is_alive(self) -> bool:
-        """Whether it makes progress, or waits in a retry that it knows: what feeds the watchdog. Any thread."""
+        """Return whether the thread makes progress, or waits in a known retry; this feeds the watchdog. Thread-safe."""
         feed = self._feed
         quiet_deadline = 0.0 if feed is None else feed.health.quiet_deadline
         return self.thread.is_alive() and time.monotonic() < max(self._alive_until, quiet_deadline)
 
     @property
     def queues(self) -> dict[str, tuple[int, int]]:
-        """Reader -> (batches that wait in its queue, how many may). Any thread."""
+        """Return reader -> (batches in its queue, the queue's limit). Thread-safe."""
         feed = self._feed
         return {} if feed is None else feed.queues
 
@@ -121,104 +122,124 @@ class Dispatcher:
         try:
             while not self._stop.is_set():
                 try:
-                    self._feed_once()
+                    self._run_feed()
                 except Stopped:
                     break
                 except ResumeLost as error:
-                    # Not a word to the sessions here: each is told when it asks for changes that cannot be had.
-                    self._readiness.set(f"position lost, beginning anew: {error}")
-                    self._repeated.failed(f"live position lost, beginning anew: {error}", logging.ERROR)
-                    self._place = self._newest = None
+                    # Each session finds out by itself, with its own watermark (invariant 6).
+                    self._readiness.set(f"position lost, starting from now: {error}")
+                    self._feed_log.failed(f"live position lost, starting from now: {error}", logging.ERROR)
+                    self._position = None
+                    self._checkpoint.discard()
                     self._wait(next(self._waits))
                 except SourceError as error:
                     self._readiness.set(str(error))
                     self._hub.source.failures.inc()
                     level = logging.ERROR if isinstance(error, SourceRefused) else logging.WARNING
-                    self._repeated.failed(error, level)
-                    if self._repeated.attempts % _RENEW == 0:
-                        self._renew(error)
+                    self._feed_log.failed(error, level)
+                    if self._feed_log.attempts % RECONNECT_ATTEMPTS == 0:
+                        self._reconnect(error)
                     self._wait(REFUSED_WAIT_SECONDS if isinstance(error, SourceRefused) else next(self._waits))
-                except StoreError as error:  # what the database is known by must be kept before it is read
+                except StoreError as error:  # the identity must be stored before a feed begins
                     self._readiness.set(str(error))
-                    self._repeated.failed(error, logging.ERROR)
+                    self._feed_log.failed(error, logging.ERROR)
                     self._wait(next(self._waits))
         except Exception:
             log.exception("dispatcher failed")
         finally:
-            self._checkpoint(now=True)
+            self._checkpoint.flush(now=True)
             self._readiness.set("stopping")
             if not self._stop.is_set():
-                self._died("dispatcher")
+                self._on_thread_death("dispatcher")
 
-    def _renew(self, why: SourceError) -> None:
-        """Make the connection anew. If that fails too, as while a certificate's file is replaced, report both."""
+    def _reconnect(self, why: SourceError) -> None:
+        """Replace the connection. If that fails too, as while a certificate file is replaced, report both errors."""
         try:
             self._hub.source.reconnect()
         except SourceError as error:
-            self._renewal.failed(error)
+            self._reconnect_log.failed(error)
             self._readiness.set(f"{why}; the connection cannot be made again: {error}")
         else:
-            self._renewal.recovered()
+            self._reconnect_log.recovered()
 
-    def _feed_once(self) -> None:
-        """From preparing the database to the feed's end."""
-        self._checkpoint(now=True)  # what is looked for in the database, to see whether it is the same
+    def _run_feed(self) -> None:
+        """Run one feed, from preparing MongoDB to the feed's end.
+
+        1. Write the pending checkpoint: the lineage checks search for its event.
+        2. Prepare MongoDB and take a position (invariant 3). Images must be on before a position is taken, or events
+           after it lack them.
+        3. Check that the position reached so far still belongs to the database's history (invariant 5).
+        4. Remove the parts of an unfinished transaction from the log: the feed will read the transaction again, from
+           its start (invariant 2).
+        5. Begin a new log generation if there is no position, or another publication. The sessions are evicted, look
+           up their watermarks again, and take their clients to the publication. ``hub.active`` is replaced before the
+           log starts, so a session never reads entries that are encoded for another publication.
+        6. Open the feed after the position and append its batches. After each batch: check the lineage again if a
+           reader has reconnected, update readiness, write a checkpoint.
+        7. Return if another publication waits or the deployment has changed; then the next call prepares both. The
+           feed is closed by this thread, which reads it. Raises Stopped, ResumeLost, SourceError and StoreError.
+        """
+        self._checkpoint.flush(now=True)
         active = self._next or self._hub.active
         recoveries = self._hub.source.recoveries.value()
         now = self._prepare(active)
         deployment = self._hub.source.deployment
-        if self._place is not None:
-            self._check_place()
+        if self._position is not None:
+            self._check_position()
         self._log.cut()
-        if self._place is not None and self._log.head is not None:
-            # A part of a batch may have got into it before the rest failed.
-            self._place = max(self._place, position.parse(self._log.head)[0])
-        if self._place is None or active is not self._hub.active:
-            # The sessions find their places again, and take their clients over to the new edition.
-            if self._place is None:
-                self._place = self._begun = now
+        if self._position is not None and self._log.head is not None:
+            # A failed batch may have reached the log in part: continue after that part.
+            self._position = max(self._position, position.parse(self._log.head)[0])
+        if self._position is None or active is not self._hub.active:
+            if self._position is None:
+                self._position = self._log_start = now
             self._hub.active = active
-            self._log.start(position.watermark(self._place), active.fingerprint)
+            self._log.start(position.watermark(self._position), active.fingerprint)
         self._hub.problems.look(self._hub.source, active)
-        builder = active.entry_builder(self._hub.counters.rows, self._progressed)
-        self._progressed()
-        with self._open_feed(active, self._place) as feed:
+        builder = active.entry_builder(self._hub.counters.rows, self._mark_progress)
+        self._mark_progress()
+        with self._open_feed(active, self._position) as feed:
             self._feed = feed
-            log.info(kv("feed runs", position=position.watermark(self._place), scope=feed.scope))
+            log.info(kv("feed runs", position=position.watermark(self._position), scope=feed.scope))
             while not self._stop.is_set():
                 batch = feed.read()
                 known, recoveries = recoveries, self._hub.source.recoveries.value()
                 if recoveries != known:
-                    # A reader has tried by itself for a while, in which an older state may have been restored, or
-                    # another version of MongoDB started.
+                    # A reader has reconnected by itself. Meanwhile an older state may have been restored, or another
+                    # version of MongoDB started.
                     self._hub.source.look()
-                    self._checkpoint(now=True)
+                    self._checkpoint.flush(now=True)
                     self._hub.lineage.distrust()
-                    self._check_place()
+                    self._check_position()
                 problem = feed.health.problem
                 if problem != self._readiness.reason:
                     self._readiness.set(problem)
                 if batch is not None:
-                    self._progressed()
-                    if self._repeated.attempts:
-                        self._repeated.recovered()
+                    self._mark_progress()
+                    if self._feed_log.attempts:
+                        self._feed_log.recovered()
                         self._waits = backoff()
                     self._append(builder, batch, more=feed.has_buffered)
-                self._checkpoint()
+                self._checkpoint.flush()
                 if self._next not in (None, active) or self._hub.source.deployment is not deployment:
                     return
             raise Stopped
 
-    def _check_place(self) -> None:
-        assert self._place is not None
-        self._hub.lineage.check_watermark(position.watermark(self._place), position.watermark(self._begun))
+    def _check_position(self) -> None:
+        """Raise ResumeLost if the position does not belong to the database's history (invariant 5)."""
+        assert self._position is not None
+        self._hub.lineage.check_watermark(position.watermark(self._position), position.watermark(self._log_start))
 
     def _append(self, builder: EntryBuilder, batch: FeedBatch, *, more: bool) -> None:
+        """Append a batch of the feed to the log, or a heartbeat if it is empty and one is due.
+
+        :param more: another batch is buffered, so sessions need not wake for this one alone
+        """
         made = False
         for entries in builder.entries(batch.parts):
             self._log.extend(entries, more=more)
-            if len(entries) < _FEW and not more:
-                time.sleep(_YIELD)
+            if len(entries) < SMALL_BATCH_ENTRIES and not more:
+                time.sleep(YIELD_SECONDS)
             self._hub.counters.made(entries)
             made = True
         self._hub.counters.read(batch.parts)
@@ -227,37 +248,26 @@ class Dispatcher:
             whole = next((part for part in reversed(batch.parts) if part.last and part.events), None)
             if whole is not None:
                 token = resume_token.to_text(whole.events[-1].token)
-                self._newest = position.watermark(whole.position), token
+                self._checkpoint.put((position.watermark(whole.position), token))
         elif time.monotonic() - self._last_entry >= self._heartbeat:
             self._last_entry = time.monotonic()
             now = position.watermark(batch.progress)
             if self._log.head is None or now > self._log.head:
                 self._log.extend([Entry(now, position.seconds(batch.progress) * 1000, 0, b"")])
-        self._place = batch.progress
-        self._hub.reached(batch.progress)
-        if time.monotonic() - self._last_identity >= _IDENTITY:
+        self._position = batch.progress
+        self._hub.probes.reached(batch.progress)
+        if time.monotonic() - self._last_identity >= IDENTITY_INTERVAL_SECONDS:
             self._last_identity = time.monotonic()
-            with suppress(SourceError, StoreError):  # the next time will do
-                remember_identity(self._hub)
-                self._hub.forget_outdated(position.watermark(batch.progress))
+            with suppress(SourceError, StoreError):  # retried after the interval
+                remember_identity(self._hub.source, self._hub.store)
+                self._hub.replicas.forget_outdated(position.watermark(batch.progress))
 
-    def _checkpoint(self, *, now: bool = False) -> None:
-        """Keep the resume token of the newest whole transaction: it tells this history from another one."""
-        if self._newest is None or not (now or time.monotonic() - self._last_checkpoint >= _CHECKPOINT):
-            return
-        self._last_checkpoint = time.monotonic()
-        try:
-            self._hub.store.record_checkpoint(*self._newest)
-        except StoreError as error:  # positions can be derived without it
-            self._store_trouble.failed(error)
-        else:
-            self._newest = None
-            self._store_trouble.recovered()
-
-    def _progressed(self) -> None:
+    def _mark_progress(self) -> None:
+        """Note progress, for ``stalled`` and ``is_alive``."""
         self._progress_at = time.monotonic()
-        self._alive_until = self._progress_at + _PATIENCE
+        self._alive_until = self._progress_at + HANGING_SECONDS
 
     def _wait(self, seconds: float) -> None:
-        self._alive_until = time.monotonic() + seconds + _PATIENCE
+        """Wait before a retry, or until stopped. The wait does not count as hanging."""
+        self._alive_until = time.monotonic() + seconds + HANGING_SECONDS
         self._stop.wait(seconds)

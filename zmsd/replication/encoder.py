@@ -20,12 +20,17 @@ Computed = Mapping[str, list[list[Document]]]
 class TableEncoder:
     """One published table: its rows and its messages. Owned by one thread."""
 
-    def __init__(self, table: Table, rejects: Rejects) -> None:
+    def __init__(self, table: Table, rejects: Rejects, included_to: int = -1) -> None:
+        """:param included_to: position up to which the table has all changes already"""
         self.name = table.name
         self.rows = TableRows(table, rejects)
         self.messages = TableMessages(table.name, table.spec.primary_key)
-        self.included_to = -1
-        """Position up to which the table has all changes already: it was reread later than the stream's position."""
+        self.included_to = included_to
+        """Position up to which the table has all changes already, because it was read later than the stream."""
+
+    def include(self, position: int) -> None:
+        """Leave out the events up to a position: the table is about to be reread as it was then."""
+        self.included_to = position
 
     def changes(self, event: ChangeEvent) -> list[bytes]:
         """Return the messages of an event that ``rows.can_apply`` accepts."""
@@ -41,16 +46,19 @@ class Encoder:
         rejects: Rejects,
         system_tables: Iterable[ShardTable] = (),
         row_counts: Counter[str] | None = None,
+        included_to: Mapping[str, int] | None = None,
     ) -> None:
         """:param system_tables: the collections that hold zero-cache's own rows
         :param row_counts: table -> row changes made so far, counted here
+        :param included_to: table -> position up to which the table has all changes already
         """
         self.system_tables = {table.collection: table for table in system_tables}
         self.row_counts: Counter[str] = Counter() if row_counts is None else row_counts
         self.tables: dict[str, list[TableEncoder]] = {}
         """Collection -> its tables."""
         for table in catalog.tables:
-            self.tables.setdefault(table.mapping.collection, []).append(TableEncoder(table, rejects))
+            encoder = TableEncoder(table, rejects, (included_to or {}).get(table.name, -1))
+            self.tables.setdefault(table.mapping.collection, []).append(encoder)
         self._usual = {name: tables for name, tables in self.tables.items() if name not in self.system_tables}
 
     def change(self, event: ChangeEvent, at: int) -> list[bytes] | None:

@@ -83,13 +83,13 @@ class Problems:
                 self._sample_at = now + _SAMPLE_SECONDS if problems else math.inf
                 self._replace(("field",), problems)
 
-    def _look(self, source: Source, wanted: list[str]) -> None:
-        found = source.look_at(wanted)
+    def _look(self, source: Source, names: list[str]) -> None:
+        found = source.look_at(names)
         if source.wants_images:
             for name in sorted(found - source.images):
                 source.ensure_images(name)
         problems: list[Problem] = []
-        for name in wanted:
+        for name in names:
             kind = source.not_collections.get(name)
             if kind is not None:
                 reason = f"is a {kind}, which has no change streams: its tables are empty until it is a collection"

@@ -1,4 +1,4 @@
-"""What the watermark store knows of the replica that one session serves, and what the session records of it."""
+"""ReplicaBook: the records of one session's replica in the watermark store."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ UNKNOWN = "publication-unknown"
 
 
 class Base(NamedTuple):
-    """From where a replica that comes back continues."""
+    """From where a known replica continues."""
 
-    place: str
+    watermark: str
     """Watermark up to which the replica has everything."""
-    has: Publication | None
-    """The publication that its tables are made for; None: nothing is known of the replica."""
+    publication: Publication | None
+    """The publication that the replica has; None: the store has no record of the replica."""
     passes: str | None
     """Watermark of a recorded schema change that lies ahead: another stream of the replica has it, or its commit was
     lost. The publication of a replica is a function of its watermark, so this stream must pass that watermark by a
@@ -25,22 +25,24 @@ class Base(NamedTuple):
 
 
 class ReplicaBook:
-    """The records of one session's replica. For the session's thread; the methods raise StoreError.
+    """The records of one session's replica (invariant 7). Session's thread only; the methods raise StoreError.
 
     Records are added, never taken back: which streams of the replica have received a schema change is unknown here.
     """
 
     def __init__(self, store: WatermarkStore, app: str, shard: int, version: str | None, *, writes: bool) -> None:
-        """:param version: replicaVersion as the client gave it
-        :param writes: False for an observer, of which nothing is recorded
+        """:param version: replicaVersion of the request
+        :param writes: False for an observer, about which nothing is recorded
         """
         self._store = store
         self._writes = writes
         self.replica = Replica(app, shard, (version or "") if writes else "")
 
     def find(self, last: str, current: Publication) -> Base:
-        """Look up a replica that comes back with its last watermark. Raises ResumeLost where the publication that it
-        has is unknown, though it was recorded, or a newer replica was."""
+        """Look up a replica by its last watermark.
+
+        Raises ResumeLost if its publication was recorded but is unknown now, or if only a newer replica is on record.
+        """
         if not self.replica.version:  # an observer, or no zero-cache
             known = [one.version for one in self._of_shard() if one.version <= last]
             self.replica = self.replica._replace(version=max(known, default="") or last)
@@ -58,16 +60,21 @@ class ReplicaBook:
                 older = f"its own initial sync, {self.replica.version}"
             raise ResumeLost(f"this replica is older than {older}, and the publication that it has is unknown", UNKNOWN)
         newest = record.copies[-1].watermark
-        place = copy.stream_from if copy.watermark == last else last
-        return Base(place, self._publication(copy.edition, current), newest if newest > last else None)
+        watermark = copy.stream_from if copy.watermark == last else last
+        return Base(watermark, self._publication(copy.edition, current), newest if newest > last else None)
+
+    def newest_initial_sync(self) -> str:
+        """Return the newest watermark of an initial sync on record for the shard; empty for none."""
+        records = (record for replica, record in self._store.replicas().items() if replica[:2] == self.replica[:2])
+        return max((record.copies[0].watermark for record in records), default="")
 
     def newest(self) -> str:
-        """The watermark of the newest copy on record; empty for none."""
+        """Return the watermark of the newest copy on record; empty for none."""
         record = self._store.replica(self.replica) if self.replica.version else None
         return record.copies[-1].watermark if record else ""
 
     def add(self, copy: CopyRecord, publication: Publication) -> None:
-        """Record a copy whose commit is about to be sent; the first one names the replica."""
+        """Record a copy whose commit is about to be sent (invariant 4). The first one names the replica."""
         if not self.replica.version:
             self.replica = self.replica._replace(version=copy.watermark)
         if self._writes:
@@ -75,6 +82,7 @@ class ReplicaBook:
             self._store.record_copy(self.replica, copy)
 
     def acked(self, watermark: str) -> None:
+        """Record an ack of the replica."""
         if self._writes:
             self._store.record_ack(self.replica, watermark)
 
@@ -94,7 +102,7 @@ class ReplicaBook:
         return [one for one in self._store.replicas() if one[:2] == self.replica[:2]]
 
     def _of_older_zmsd(self, last: str) -> ReplicaRecord | None:
-        """Take over the record that an older zmsd kept for the whole shard, where it may be this replica's."""
+        """Return the record that an older zmsd kept for the whole shard, and take it over, if it fits this replica."""
         whole = self._store.replica(self.replica._replace(version=""))
         if whole is None:
             return None

@@ -95,7 +95,8 @@ class Resync:
         """
         now = self._reader.now()
         log.warning(kv("table resync", table=table.name, reason="a change came without the document before"))
-        table.included_to = self._resynced_to = now
+        table.include(now)
+        self._resynced_to = now
         yield self._encoder.truncate([table])
         yield from self._reread(collection, now, [table])
 

@@ -27,6 +27,7 @@ from zmsd.gateway import server as servers
 from zmsd.gateway.http import Limits, Page
 from zmsd.gateway.registry import SessionRegistry
 from zmsd.gateway.server import Server
+from zmsd.gateway.subscription import parse_subscription
 from zmsd.gateway.websocket import Peer
 from zmsd.replication.change_log import ChangeLog
 from zmsd.replication.hub import Hub
@@ -150,7 +151,7 @@ def test_any_request_is_parsed_or_refused() -> None:
             http.check_origin(request, limits, page=True)
             http.check_handshake(request)
             with suppress(ValueError):
-                http.subscription(request.query)
+                parse_subscription(request.query)
         except RequestRefused as refusal:
             answer = http.render(http.text_page(refusal.status, refusal.reason, refusal.headers), True)
             head, _, body = answer.partition(http.HEAD_END)

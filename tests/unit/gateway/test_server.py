@@ -26,11 +26,11 @@ from zmsd.deadline import Deadline
 from zmsd.gateway import listener as listeners
 from zmsd.gateway import refusals, tls
 from zmsd.gateway import server as servers
-from zmsd.gateway.http import Limits, Page, subscription
+from zmsd.gateway.http import Limits, Page
 from zmsd.gateway.listener import Listener, network_of
 from zmsd.gateway.registry import SessionRegistry
 from zmsd.gateway.server import PageMaker, Server
-from zmsd.gateway.session import Subscription
+from zmsd.gateway.subscription import Subscription, parse_subscription
 from zmsd.gateway.websocket import GOING_AWAY, Peer
 from zmsd.position import watermark
 from zmsd.replication.change_log import ChangeLog
@@ -46,17 +46,17 @@ class Hello:
 
     stubborn = False
 
-    def __init__(self, number: int, address: str, wanted: Subscription, hub: Hub) -> None:
+    def __init__(self, number: int, address: str, subscription: Subscription, hub: Hub) -> None:
         self.number = number
         self.address = address
-        self.wanted = wanted
+        self.subscription = subscription
         self._stop = Event()
         self._killed = Event()
         self._peer: Peer | None = None
 
     def run(self, peer: Peer) -> None:
         self._peer = peer
-        peer.send(frame(f"hello {self.wanted.shard_name}"))
+        peer.send(frame(f"hello {self.subscription.shard_name}"))
         while not peer.gone and not self._stop.wait(0.005):
             pass
         if self.stubborn:
@@ -66,7 +66,7 @@ class Hello:
     def stop(self) -> None:
         self._stop.set()
 
-    def end_if_cut_off(self) -> None:
+    def end_if_unreachable(self) -> None:
         pass
 
     def kill(self) -> None:
@@ -89,12 +89,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def serving(
     limits: Limits = Limits(),  # noqa: B008
-    died: Callable[[str], None] = lambda _: None,
+    on_thread_death: Callable[[str], None] = lambda _: None,
     context: ssl.SSLContext | None = None,
 ) -> Iterator[Server]:
     hub = cast(Hub, SimpleNamespace(log=ChangeLog()))
     pages = {"/": page("index"), "/healthz": page("ok\n"), "/readyz": page("ready"), "/metrics": page("metrics é")}
-    server = Server(("127.0.0.1", 0), hub, SessionRegistry(limits), pages, context, died)
+    server = Server(("127.0.0.1", 0), hub, SessionRegistry(limits), pages, context, on_thread_death)
     server.start()
     try:
         yield server
@@ -543,7 +543,7 @@ def test_accepting_goes_on_after_the_files_were_used_up(monkeypatch: pytest.Monk
 
 
 def parsed(query: str) -> Subscription:
-    return subscription({key: [value] for key, _, value in (part.partition("=") for part in query.split("&"))})
+    return parse_subscription({key: [value] for key, _, value in (part.partition("=") for part in query.split("&"))})
 
 
 def test_subscriptions() -> None:
@@ -582,11 +582,11 @@ def test_what_cannot_be_asked_for(query: str, reason: str) -> None:
 )
 def test_foreign_watermark_is_no_bad_request(marks: str) -> None:
     """HTTP 400 would be the answer for ever; reset-required heals the replica."""
-    wanted = parsed(f"{QUERY}&{marks}")
-    assert (wanted.last_watermark, wanted.replica_version) == (None, None)
-    assert wanted.foreign is not None
-    assert "is not a watermark of zmsd" in wanted.foreign
-    assert len(wanted.foreign) < 250
+    subscription = parsed(f"{QUERY}&{marks}")
+    assert (subscription.last_watermark, subscription.replica_version) == (None, None)
+    assert subscription.foreign is not None
+    assert "is not a watermark of zmsd" in subscription.foreign
+    assert len(subscription.foreign) < 250
 
 
 def test_who_asks_for_nonsense_is_told() -> None:
@@ -697,9 +697,9 @@ def test_a_flood_of_pages_does_not_fill_the_queue(monkeypatch: pytest.MonkeyPatc
             sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             held.append(sock)
         wait_until(lambda: len(server.listener) == 40, "all but forty are closed")
-        wait_until(lambda: server._wanted_pages.qsize() > 45, "their requests were queued")
+        wait_until(lambda: server._requested_pages.qsize() > 45, "their requests were queued")
         go.set()
-        wait_until(lambda: not server._wanted_pages.qsize(), "the queue is empty")
+        wait_until(lambda: not server._requested_pages.qsize(), "the queue is empty")
         for sock in held:
             sock.close()
     assert len(made) < 150, "of 300"
@@ -756,7 +756,7 @@ def test_a_listener_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("boom")
 
     monkeypatch.setattr(Listener, "_look", fail)
-    with serving(died=deaths.append):
+    with serving(on_thread_death=deaths.append):
         wait_until(lambda: deaths == ["listener"], "it is told")
 
 

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from tests.support.frames import messages
 from tests.support.wait import wait_until
 from zmsd.errors import Evicted, PeerGone, ResumeLost, SourceRefused, SourceUnavailable, Stopped, StoreError
-from zmsd.gateway import acks
 from zmsd.gateway import session as sessions
-from zmsd.gateway.session import Session, Subscription
+from zmsd.gateway.session import Session
+from zmsd.gateway.subscription import Subscription
 from zmsd.gateway.websocket import Peer
 from zmsd.position import watermark
+from zmsd.replication import throttled_write
 from zmsd.replication.change_log import Entry
 from zmsd.replication.hub import Hub, Readiness
 from zmsd.watermarks.base import CopyRecord, Replica, ReplicaRecord
@@ -92,9 +93,9 @@ class Scene:
         self,
         *changes: Script | BaseException,
         last: str | None = watermark(10),
-        wanted: Subscription | None = None,
+        subscription: Subscription | None = None,
     ) -> None:
-        self.places: list[str] = []
+        self.watermarks: list[str] = []
         self.readiness = Readiness()
         self.readiness.set(None)
         self.store = MagicMock()
@@ -109,19 +110,18 @@ class Scene:
             store=self.store,
             counters=MagicMock(),
             lineage=SimpleNamespace(check_replica=lambda place, begun: None, distrust_count=0),
-            changes=self._changes,
-            connected=MagicMock(),
-            disconnected=MagicMock(),
-            probe=None,
+            catch_up=SimpleNamespace(changes=self._changes),
+            replicas=MagicMock(),
+            probes=SimpleNamespace(current=None),
             lag_report=30.0,
             source=MagicMock(),
         )
         self.hub.source.oplog_start.return_value = None
-        wanted = wanted or Subscription("zero", 0, last, watermark(5) if last else None)
-        self.session = Session(1, "127.0.0.1", wanted, cast(Hub, self.hub))
+        subscription = subscription or Subscription("zero", 0, last, watermark(5) if last else None)
+        self.session = Session(1, "127.0.0.1", subscription, cast(Hub, self.hub))
 
     def _changes(self, place: str, *_: object) -> Script:
-        self.places.append(place)
+        self.watermarks.append(place)
         if not self.changes:  # all was said
             self.session.stop()
             return Script()
@@ -156,15 +156,15 @@ def reset(message: str, code: str, position: str) -> list[Any]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "IDLE", 0.01)
-    monkeypatch.setattr(sessions, "RESET_PATIENCE", 0.0)
+    monkeypatch.setattr(sessions, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(sessions, "RESET_SECONDS", 0.0)
 
 
 def test_at_the_live_edge_each_transaction_is_sent_at_once() -> None:
     scene = Scene()
     scene.changes = [Script([entry(11, "a")], [], [entry(12, "b", "c")], scene.session.stop)]
     assert scene.run() == [*transaction(11, "a"), *transaction(12, "b", "c")]
-    assert scene.places == [watermark(10)]
+    assert scene.watermarks == [watermark(10)]
     assert scene.session.sent == watermark(12)
     assert scene.peer.closed == (1001, "zmsd stops")
 
@@ -225,7 +225,7 @@ def test_a_transaction_that_is_taken_back_is_rolled_back_and_comes_again() -> No
         *transaction(20, "c"),
         *transaction(21, "d"),
     ]
-    assert scene.places == [watermark(at) for at in (10, 11, 20)]
+    assert scene.watermarks == [watermark(at) for at in (10, 11, 20)]
 
 
 def test_what_was_committed_does_not_come_again() -> None:
@@ -235,7 +235,7 @@ def test_what_was_committed_does_not_come_again() -> None:
         Script([entry(11, "a", last=False)], [entry(11, "b"), entry(12, "c", last=False)], Evicted),
     ]
     scene.run()
-    assert scene.places == [watermark(10), watermark(11)]
+    assert scene.watermarks == [watermark(10), watermark(11)]
 
 
 def test_the_changes_of_a_client_are_given_back() -> None:
@@ -246,18 +246,18 @@ def test_the_changes_of_a_client_are_given_back() -> None:
     assert (first.closed, second.closed) == (1, 1)
 
 
-class Lineage:
-    """What a hub does for a session: from any place, in takes of any size, overrun at any moment."""
+class FakeChanges:
+    """Changes after any watermark, in takes of any size, evicted at any moment."""
 
     def __init__(self, scene: Scene, entries: list[Entry], takes: Iterator[int]) -> None:
         self.scene = scene
         self.entries = entries
         self.takes = takes
 
-    def changes(self, place: str, *_: object) -> Script:
-        # Private feeds and the log begin behind a place, at the beginning of a transaction.
+    def changes(self, after: str, *_: object) -> Script:
+        # Catch-up feeds and the log begin after a watermark, at the beginning of a transaction.
         script = Script()
-        left = [one for one in self.entries if one.watermark > place]
+        left = [one for one in self.entries if one.watermark > after]
         for size in self.takes:
             if not size:
                 script.steps.append(Evicted)
@@ -284,7 +284,7 @@ def follow(transactions: list[tuple[int, int]], takes: list[int]) -> None:
         at += gap
         entries += [entry(at, f"{at}.{part}", last=part == parts - 1) for part in range(parts)]
     scene = Scene()
-    scene.hub.changes = Lineage(scene, entries, iter(takes)).changes
+    scene.hub.catch_up.changes = FakeChanges(scene, entries, iter(takes)).changes
     got: list[str] = []
     reached, begun = watermark(10), None
     pending: list[str] = []
@@ -334,7 +334,7 @@ def test_reset_required_says_where_the_oplog_begins() -> None:
 def test_foreign_watermark_is_answered_with_reset_required() -> None:
     """Also while MongoDB is away."""
     scene = Scene()
-    scene.session.wanted = Subscription("zero", 0, None, None, "lastWatermark '01x' is not a watermark of zmsd")
+    scene.session.subscription = Subscription("zero", 0, None, None, "lastWatermark '01x' is not a watermark of zmsd")
     scene.readiness.set("MongoDB is away")
     (message,) = scene.run()
     assert message == reset("lastWatermark '01x' is not a watermark of zmsd", "foreign-watermark", watermark(10))
@@ -393,7 +393,7 @@ def test_until_the_feed_runs_a_client_is_held() -> None:
     wait_until(lambda: scene.session.acked == watermark(9), "its messages are read")
     assert thread.is_alive()
     assert scene.peer.closed is None
-    assert not scene.places
+    assert not scene.watermarks
     scene.changes = [Script([entry(11, "a")])]
     scene.readiness.set(None)
     wait_until(lambda: len(scene.peer.sent) == 3, "it is served")
@@ -407,7 +407,7 @@ def test_a_client_that_goes_while_the_feed_is_away_is_let_go() -> None:
     scene.readiness.set("MongoDB is away")
     scene.peer.gone = True
     scene.run()
-    assert not scene.places
+    assert not scene.watermarks
 
 
 def ack(at: int) -> str:
@@ -421,7 +421,7 @@ def coalesced(at: int) -> str:
 
 @pytest.mark.parametrize("form", [ack, coalesced])
 def test_acknowledgements_are_recorded(monkeypatch: pytest.MonkeyPatch, form: Callable[[int], str]) -> None:
-    monkeypatch.setattr(acks, "ACK_INTERVAL", 1000)
+    monkeypatch.setattr(throttled_write, "INTERVAL_SECONDS", 1000)
     scene = Scene()
 
     def confirm() -> None:
@@ -456,7 +456,7 @@ def test_acknowledgement_of_an_initial_sync_is_not_recorded(monkeypatch: pytest.
     """zero-cache ends that connection after the commit: who stays is not a replica."""
     scene = Scene(last=None)
     copy = FakeCopy(protocol.begin(watermark(30)), data("a"), protocol.commit(watermark(30), 30))
-    monkeypatch.setattr(sessions, "Snapshot", lambda *_: copy)
+    monkeypatch.setattr(sessions, "InitialSync", lambda *_: copy)
     scene.changes = [Script(lambda: scene.peer.up.append(ack(30)), [], [entry(41)], scene.session.stop)]
     scene.run()
     assert scene.session.acked == watermark(30)
@@ -465,16 +465,16 @@ def test_acknowledgement_of_an_initial_sync_is_not_recorded(monkeypatch: pytest.
 
 def test_observer_leaves_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
     copy = FakeCopy(protocol.begin(watermark(30)), data("a"), protocol.commit(watermark(30), 30))
-    monkeypatch.setattr(sessions, "Snapshot", lambda *_: copy)
+    monkeypatch.setattr(sessions, "InitialSync", lambda *_: copy)
     for last in (None, watermark(10)):
-        wanted = Subscription("zero", 0, last, None, observer=True)
-        scene = Scene(Script([entry(41)], Stopped), last=last, wanted=wanted)
+        subscription = Subscription("zero", 0, last, None, observer=True)
+        scene = Scene(Script([entry(41)], Stopped), last=last, subscription=subscription)
         scene.peer.up += [] if last is None else [ack(10)]
         scene.run()
         assert not [
             name for name, *_ in scene.store.method_calls if name in ("record_copy", "save_publication", "record_ack")
         ]
-        scene.hub.connected.assert_not_called()
+        scene.hub.replicas.add.assert_not_called()
 
 
 def test_failing_store_costs_no_client() -> None:
@@ -521,6 +521,7 @@ class FakeCopy:
         self.active = SimpleNamespace(publication=PUBLISHED, fingerprint="f")
         self.record = SimpleNamespace(watermark=watermark(30), stream_from=watermark(40), edition="f")
         self.progress = SimpleNamespace(rows=7, started=0.0)
+        self.name = "initial sync"
 
     def frames(self) -> Iterator[bytes]:
         for chunk in self.chunks:
@@ -535,13 +536,13 @@ def test_a_first_copy_is_known_before_its_commit_is_sent(monkeypatch: pytest.Mon
     scene = Scene(last=None)
     commit = protocol.commit(watermark(30), 30)
     copy = FakeCopy(protocol.begin(watermark(30)), data("a"), data("b"), commit)
-    monkeypatch.setattr(sessions, "Snapshot", lambda *_: copy)
+    monkeypatch.setattr(sessions, "InitialSync", lambda *_: copy)
     seen: list[int] = []
     scene.store.record_copy.side_effect = lambda replica, record: seen.append(len(scene.peer.sent))
     assert scene.run() == transaction(30, "a", "b")
     assert scene.store.record_copy.call_args.args == (Replica("zero", 0, watermark(30)), copy.record)
     assert seen == [3], "begin and rows"
-    assert scene.places == [watermark(40)], "the stream goes on where the copy's own replay ended"
+    assert scene.watermarks == [watermark(40)], "the stream goes on where the copy's own replay ended"
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
@@ -549,19 +550,19 @@ def test_a_copy_that_is_cut_short_has_no_commit(monkeypatch: pytest.MonkeyPatch,
     scene = Scene(last=None)
     chunks: list[Any] = [protocol.begin(watermark(30)), data("a"), data("b"), protocol.commit(watermark(30), 30)]
     copy = FakeCopy(*chunks[:at], scene.session.stop, *chunks[at:])
-    monkeypatch.setattr(sessions, "Snapshot", lambda *_: copy)
+    monkeypatch.setattr(sessions, "InitialSync", lambda *_: copy)
     assert not [message for message in scene.run() if message[0] == "commit"]
     scene.store.record_copy.assert_not_called()
 
 
-@pytest.mark.parametrize("last", [None, watermark(10)], ids=["first", "crossing"])
+@pytest.mark.parametrize("last", [None, watermark(10)], ids=["initial sync", "schema change"])
 def test_a_copy_over_which_the_history_became_another_is_not_committed(
     monkeypatch: pytest.MonkeyPatch, last: str | None
 ) -> None:
     scene = Scene(last=last)
     copy = FakeCopy(protocol.begin(watermark(30)), data("a"), protocol.commit(watermark(30), 30))
-    monkeypatch.setattr(sessions, "Snapshot", lambda *_: copy)
-    monkeypatch.setattr(sessions, "Crossing", lambda *_: copy)
+    monkeypatch.setattr(sessions, "InitialSync", lambda *_: copy)
+    monkeypatch.setattr(sessions, "SchemaChange", lambda *_: copy)
     scene.hub.active = SimpleNamespace(publication=PUBLISHED, fingerprint="g")
 
     def check_watermark(place: str, begun: str) -> None:
@@ -570,7 +571,7 @@ def test_a_copy_over_which_the_history_became_another_is_not_committed(
             raise ResumeLost("restored")
 
     scene.hub.lineage.check_replica = check_watermark
-    monkeypatch.setattr(scene.session, "_has", PUBLISHED)
+    monkeypatch.setattr(scene.session, "_client_publication", PUBLISHED)
     sent = [message[0] for message in scene.run()]
     assert sent == (["begin", "data"] if last is None else ["begin", "data", "rollback", "control"])
     assert scene.peer.closed is not None
@@ -579,13 +580,13 @@ def test_a_copy_over_which_the_history_became_another_is_not_committed(
 
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("error", [SourceUnavailable, ResumeLost])
-def test_a_crossing_that_fails_is_rolled_back(
+def test_schema_change_that_fails_is_rolled_back(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception], begun: bool
 ) -> None:
     """A second begin in a transaction ends zero-cache."""
     scene = Scene()
     scene.hub.active = SimpleNamespace(publication=PUBLISHED, fingerprint="g")
-    monkeypatch.setattr(scene.session, "_has", PUBLISHED)
+    monkeypatch.setattr(scene.session, "_client_publication", PUBLISHED)
 
     def fail() -> None:
         raise error("MongoDB is away")
@@ -594,7 +595,7 @@ def test_a_crossing_that_fails_is_rolled_back(
     copies = [FakeCopy(*whole[: 3 if begun else 1], fail), FakeCopy(*whole)]
     for copy in copies:
         copy.active.publication = SimpleNamespace(fingerprint="g", to_json=lambda: "{}")
-    monkeypatch.setattr(sessions, "Crossing", lambda *_: copies.pop(0))
+    monkeypatch.setattr(sessions, "SchemaChange", lambda *_: copies.pop(0))
     sent = scene.run()
     failed = [*transaction(30, "a")[:-1], ROLLBACK] if begun else []
     if error is SourceUnavailable:
@@ -610,4 +611,4 @@ def test_a_client_whose_copy_took_long_goes_on_where_the_copy_ended() -> None:
         scene = Scene(last=watermark(last))
         scene.store.replica.return_value = record
         scene.run()
-        assert scene.places == [watermark(place)]
+        assert scene.watermarks == [watermark(place)]

@@ -23,13 +23,13 @@ from zmsd.replication.counters import Counters
 from zmsd.replication.hub import Readiness
 
 
-def place(ago: float) -> int:
+def position_of(ago: float) -> int:
     """The position of so many seconds ago."""
     return int(time.time() - ago) << 32
 
 
 def mark(ago: float) -> str:
-    return position.watermark(place(ago))
+    return position.watermark(position_of(ago))
 
 
 def entry(ago: float, rows: int = 1, **more: Any) -> Entry:
@@ -39,7 +39,7 @@ def entry(ago: float, rows: int = 1, **more: Any) -> Entry:
 def part(ago: float, *collections: str) -> TransactionPart:
     wall = datetime.datetime.fromtimestamp(time.time() - ago, datetime.UTC).replace(tzinfo=None)
     events = [ChangeEvent({}, "insert", name, wall_time=wall) for name in collections]
-    return TransactionPart(place(ago), events, True, True)
+    return TransactionPart(position_of(ago), events, True, True)
 
 
 class Scene:
@@ -55,7 +55,7 @@ class Scene:
         self.oplog_start: int | None = None
         self.operation_time = 0
         self.away = False
-        self.dispatcher = SimpleNamespace(place=place(0), queues={}, stalled=None, progress_age=0.0)
+        self.dispatcher = SimpleNamespace(position=position_of(0), queues={}, stalled=None, progress_age=0.0)
         self.lineage = SimpleNamespace(searches=None)
         self.hello: dict[str, Any] = {}
         self.store = SimpleNamespace(trouble=None)
@@ -84,9 +84,9 @@ class Scene:
     def client(self, **values: Any) -> Session:
         """A session in this state."""
         known: dict[str, Any] = {"sent": None, "acked": None, "copy": None, **values}
-        wanted = SimpleNamespace(app="zero", shard=0, last_watermark=known.pop("last", None))
+        subscription = SimpleNamespace(app="zero", shard=0, last_watermark=known.pop("last", None))
         known.setdefault("streamed_to", known["sent"])
-        session = cast(Session, SimpleNamespace(wanted=wanted, **known))
+        session = cast(Session, SimpleNamespace(subscription=subscription, **known))
         self.sessions.append(session)
         return session
 
@@ -142,7 +142,7 @@ def test_lag_is_the_longest_since_the_last_look(scene: Scene) -> None:
     scene.monitor.look(102.0)
     assert scene.monitor.history[-1].lag == 0
     scene.readiness.set("MongoDB is away")
-    scene.dispatcher.place = place(30)
+    scene.dispatcher.position = position_of(30)
     scene.monitor.look(104.0)
     assert scene.monitor.history[-1].lag == pytest.approx(30, abs=2)
 
@@ -159,12 +159,12 @@ def test_only_what_was_committed_while_a_client_was_there_counts_as_late(scene: 
 def test_position_and_oplog(scene: Scene) -> None:
     monitor = scene.monitor
     assert monitor.oplog_headroom is None
-    scene.dispatcher.place = place(5)
-    scene.oplog_start = place(3605)
+    scene.dispatcher.position = position_of(5)
+    scene.oplog_start = position_of(3605)
     monitor.look_at_mongodb()
     assert monitor.oplog_headroom == pytest.approx(3600, abs=1)
     assert monitor.position_age == pytest.approx(5, abs=2)
-    scene.dispatcher.place = None
+    scene.dispatcher.position = None
     assert monitor.oplog_headroom is None
     assert monitor.position_age is None
 
@@ -209,14 +209,14 @@ def test_client_that_has_confirmed_everything_has_age_zero(scene: Scene) -> None
 def test_idle_database_is_not_behind(scene: Scene) -> None:
     """MongoDB writes something by itself every ten seconds."""
     monitor = scene.monitor
-    scene.dispatcher.place = place(9)
+    scene.dispatcher.position = position_of(9)
     assert monitor.behind == pytest.approx(9, abs=2)
     for _ in range(2):
-        scene.operation_time = place(9)
+        scene.operation_time = position_of(9)
         monitor.look_at_published()
     assert monitor.behind == 0.0
     for _ in range(2):
-        scene.operation_time = place(3)
+        scene.operation_time = position_of(3)
         monitor.look_at_published()
     assert monitor.behind == pytest.approx(9, abs=2)
 
@@ -226,7 +226,7 @@ def test_oplog_note_gives_the_right_reason(scene: Scene) -> None:
     assert monitor.oplog_note == "not read yet"
     monitor.look_at_mongodb()
     assert monitor.oplog_note == "zmsd may not read local.oplog.rs"
-    scene.oplog_start = place(3600)
+    scene.oplog_start = position_of(3600)
     monitor.look_at_mongodb()
     assert monitor.oplog_note == "zmsd may be away for so long"
     scene.away = True

@@ -213,7 +213,7 @@ def test_a_failure_is_known_until_it_has_healed() -> None:
 
 def test_busy_server_is_given_longer_and_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that gave up would begin with a short deadline, and never get an old position opened."""
-    monkeypatch.setattr(readers, "_GIVE_UP", -1.0)
+    monkeypatch.setattr(readers, "_GIVE_UP_SECONDS", -1.0)
     script = Script(database=[failure(50), failure(50), batch(event(T + 1)), NetworkTimeout("timed out")])
     reader = Filling(script)
     for _ in range(2):

@@ -34,7 +34,7 @@ def test_who_retries_or_opens_its_stream_may_be_silent() -> None:
 
 
 def test_the_dispatcher_may_wait_for_such_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatchers, "_PATIENCE", 0.0)
+    monkeypatch.setattr(dispatchers, "HANGING_SECONDS", 0.0)
     nothing = cast(Any, SimpleNamespace(log=None, readiness=None))
     waiting = Dispatcher(nothing, cast(Any, None), cast(Any, None), 60.0, print)
     waiting.thread = cast(Any, SimpleNamespace(is_alive=lambda: True))

@@ -311,7 +311,7 @@ def test_readers_at_their_own_pace() -> None:
 class Reader:
     """One who follows the rules of a session: from a place, through Evicted, and privately where the log is not."""
 
-    place: int
+    position: int
     seen: list[int] = field(default_factory=list)
     tail: Tail | None = None
     open: list[str] = field(default_factory=list)
@@ -319,11 +319,11 @@ class Reader:
     def take(self, rows: int, log: ChangeLog, history: dict[int, int], ahead: int) -> None:
         """:param ahead: how many transactions a private feed would be ahead of the place"""
         if self.tail is None:
-            self.tail = log.tail(watermark(self.place), FINGERPRINT)
+            self.tail = log.tail(watermark(self.position), FINGERPRINT)
         if self.tail is None:
-            following = sorted(at for at in history if at > self.place)[:ahead]
+            following = sorted(at for at in history if at > self.position)[:ahead]
             self.seen += following
-            self.place = max([self.place, *following])
+            self.position = max([self.position, *following])
             return
         try:
             entries = self.tail.take(rows, ALL, 0)
@@ -340,7 +340,7 @@ class Reader:
                 assert len(self.open) == history[int(at)], "whole"
                 self.open = []
                 self.seen.append(int(at))
-                self.place = int(at)
+                self.position = int(at)
 
 
 ACTIONS = st.lists(
@@ -386,12 +386,12 @@ def follow(gaps: list[tuple[int, int]], actions: list[tuple[object, ...]], limit
                     next_one, next_part = (next_one + 1, 0) if last else (next_one, next_part + 1)
         elif action == "read":
             reader = readers[numbers[0] % len(readers)]
-            known = len([one for one in order[: reached()] if one > reader.place])
+            known = len([one for one in order[: reached()] if one > reader.position])
             reader.take(numbers[1], log, history, min(numbers[1], known))
         elif action == "join":
-            place = ([100] + order)[min(numbers[0], reached())]
-            readers.append(Reader(place))
-            begun.append(place)
+            start = ([100] + order)[min(numbers[0], reached())]
+            readers.append(Reader(start))
+            begun.append(start)
         elif action == "cut":
             log.cut()
             next_part = 0
@@ -399,17 +399,17 @@ def follow(gaps: list[tuple[int, int]], actions: list[tuple[object, ...]], limit
             log.cut()
             next_one, next_part = min(next_one + numbers[0], len(order)), 0
             log.start(watermark(([100] + order)[next_one]), FINGERPRINT)
-        for reader, place in zip(readers, begun, strict=True):
-            assert reader.seen == [one for one in order if place < one <= reader.place]
+        for reader, start in zip(readers, begun, strict=True):
+            assert reader.seen == [one for one in order if start < one <= reader.position]
     # In the end all of it can be had.
     while next_one < len(order):
         for part in range(next_part, history[order[next_one]]):
             log.extend([entry(order[next_one], part, last=part == history[order[next_one]] - 1)])
         next_one, next_part = next_one + 1, 0
-    for reader, place in zip(readers, begun, strict=True):
+    for reader, start in zip(readers, begun, strict=True):
         for _ in range(3 * len(order)):
             reader.take(3, log, history, 3)
-        assert reader.seen == [one for one in order if one > place]
+        assert reader.seen == [one for one in order if one > start]
 
 
 repeatable = settings(derandomize=True, database=None, deadline=None, max_examples=100)

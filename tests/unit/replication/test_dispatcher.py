@@ -108,7 +108,8 @@ class Scene:
             source=MagicMock(failures=Counter(), recoveries=Counter()),
             lineage=MagicMock(),
             problems=MagicMock(),
-            reached=lambda progress: None,
+            probes=MagicMock(),
+            replicas=MagicMock(),
         )
         self.heartbeat = 1000.0
 
@@ -195,7 +196,7 @@ def test_what_happens_is_put_into_the_log() -> None:
         assert texts(scene.tail()) == ["a", "b", "c"]
         wait_until(lambda: scene.readiness.reason is None, "it is ready")
         assert dispatcher.is_alive()
-        wait_until(lambda: dispatcher.place == START + 7, "all of it is there")
+        wait_until(lambda: dispatcher.position == START + 7, "all of it is there")
     assert scene.opened == [0]
     assert scene.made[0].closed
     assert not scene.deaths
@@ -211,7 +212,7 @@ def test_a_feed_that_fails_begins_again_at_its_progress(failure: Exception) -> N
         [lambda: reasons.append(scene.readiness.reason), parts(part(3, "whole"), upto=4)],
     )
     with scene.running() as dispatcher:
-        wait_until(lambda: dispatcher.place == START + 4, "all was read")
+        wait_until(lambda: dispatcher.position == START + 4, "all was read")
         assert texts(scene.tail()) == ["a", "whole"]
     assert scene.opened == [0, 2]
     scene.hub.lineage.check_watermark.assert_called_once_with(position.watermark(START + 2), position.watermark(START))
@@ -223,7 +224,7 @@ def test_a_feed_that_fails_begins_again_at_its_progress(failure: Exception) -> N
 def test_what_is_in_the_log_before_the_rest_of_its_batch_fails_does_not_come_again() -> None:
     scene = Scene([parts(part(1, "a"), part(3, "fails"), upto=4)], [parts(part(3, "b"), upto=4)])
     with scene.running() as dispatcher:
-        wait_until(lambda: dispatcher.place == START + 4, "all was read")
+        wait_until(lambda: dispatcher.position == START + 4, "all was read")
         assert texts(scene.tail()) == ["a", "b"]
     assert scene.opened == [0, 1]
     assert not scene.deaths
@@ -283,7 +284,7 @@ def test_what_a_reader_brings_after_a_failure_may_be_of_another_history(lost: bo
     scene = Scene([parts(part(1, "a"), upto=2), recover], [], prepare=[START, START + 40])
     scene.hub.lineage.check_watermark.side_effect = check
     with scene.running() as dispatcher:
-        wait_until(lambda: dispatcher.place == START + (40 if lost else 4), "all was read")
+        wait_until(lambda: dispatcher.position == START + (40 if lost else 4), "all was read")
         assert lost or texts(scene.tail()) == ["a", "b"]
     assert scene.opened == ([0, 40] if lost else [0])
     assert not scene.deaths
@@ -302,7 +303,7 @@ def test_another_edition_begins_at_the_place_that_was_reached() -> None:
     scene = Scene([parts(part(1, "a"), upto=4)], [parts(part(6, "b"), upto=6)])
     with scene.running() as dispatcher:
         scene.wait_head(1)
-        wait_until(lambda: dispatcher.place == START + 4, "all was read")
+        wait_until(lambda: dispatcher.position == START + 4, "all was read")
         new = scene.make_active("g")
         dispatcher.publish(new)
         scene.wait_head(6)
@@ -334,7 +335,7 @@ def test_a_heartbeat_says_how_far_we_are() -> None:
 def test_without_need_there_is_no_heartbeat() -> None:
     scene = Scene([parts(upto=at) for at in range(1, 50)])
     with scene.running() as dispatcher:
-        wait_until(lambda: dispatcher.place == START + 49, "all was read")
+        wait_until(lambda: dispatcher.position == START + 49, "all was read")
         assert scene.log.head == position.watermark(START)
 
 
@@ -362,7 +363,7 @@ def test_a_bug_ends_the_process() -> None:
 
 def test_who_waits_in_a_retry_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatchers, "REFUSED_WAIT_SECONDS", 60.0)
-    monkeypatch.setattr(dispatchers, "_PATIENCE", 0.2)
+    monkeypatch.setattr(dispatchers, "HANGING_SECONDS", 0.2)
     scene = Scene(prepare=[SourceRefused("standalone")])
     with scene.running() as dispatcher:
         wait_until(lambda: scene.readiness.reason == "standalone", "it has failed")
@@ -371,7 +372,7 @@ def test_who_waits_in_a_retry_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_who_hangs_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatchers, "_PATIENCE", 0.05)
+    monkeypatch.setattr(dispatchers, "HANGING_SECONDS", 0.05)
     held = Event()
     scene = Scene([lambda: held.wait(10), parts(upto=1)])
     with scene.running() as dispatcher:

@@ -1,0 +1,51 @@
+"""TransactionJoiner: one Zero transaction for many entries of the change log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from zmsd.replication.change_log import Entry
+from zmsd.zero import protocol
+
+
+class TransactionJoiner:
+    """The open transaction of one client. Session's thread only."""
+
+    def __init__(self, shard_name: str, committed: str | None) -> None:
+        """:param committed: watermark of the newest transaction that the client has"""
+        self.open: str | None = None
+        """Watermark of the transaction that was begun and not committed yet."""
+        self.committed = committed
+        """Watermark of the newest commit."""
+        self._shard = shard_name
+        self._oldest_ms = 0  # commit time of the oldest change in the open transaction
+
+    def join(self, entries: Sequence[Entry]) -> Iterator[bytes]:
+        """Yield frames that send entries as one transaction under the last one's watermark.
+
+        A large transaction of MongoDB may stay open at the end; the next call continues it.
+        """
+        end = entries[-1]
+        if self.open is None:
+            assert self.committed is None or end.watermark > self.committed, (
+                f"watermark {end.watermark} after {self.committed}"
+            )
+            self._oldest_ms = end.commit_ms
+            yield protocol.begin(end.watermark)
+        elif end.watermark != self.open:
+            # Close the open transaction under the watermark of its begin (invariant 1), then join the rest.
+            number = next(index for index, entry in enumerate(entries) if entry.last) + 1
+            yield from self.join(entries[:number])
+            yield from self.join(entries[number:])
+            return
+        yield from [entry.frames for entry in entries]
+        of_shard = [entry.shard_frames for entry in entries if entry.shard_frames]
+        # Frames of the shard are of other tables, so their order among the frames before does not matter.
+        yield from [frames[self._shard] for frames in of_shard if self._shard in frames]
+        # The oldest commit time, as zero-cache keeps when it joins transactions itself, so that its lag metrics show a
+        # backlog (packages/zero-cache/src/services/view-syncer/e2e-serving-lag.ts).
+        self._oldest_ms = min(self._oldest_ms, min([entry.commit_ms for entry in entries]))
+        self.open = None if end.last else end.watermark
+        if end.last:
+            self.committed = end.watermark
+            yield protocol.commit(end.watermark, self._oldest_ms)

@@ -1,0 +1,58 @@
+"""What a client asks for: the query of its request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from zmsd import position
+
+APP_ID_LENGTH = 64
+"""Characters that an appID may have; it becomes part of table names and store keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """The parameters that zero-cache sends (``packages/zero-cache/src/services/change-source/custom/change-source.ts``
+    in rocicorp/mono)."""
+
+    app: str
+    shard: int
+    last_watermark: str | None
+    """Watermark up to which the client has everything; None asks for an initial sync."""
+    replica_version: str | None
+    foreign: str | None = None
+    """Why the watermarks of the request cannot be this change source's; then both are None."""
+    observer: bool = False
+    """Whether a person looks (``zmsd tail``): then nothing is recorded about the replica."""
+
+    @property
+    def shard_name(self) -> str:
+        """Return the name that zero-cache gives to the shard's tables, ``APP_SHARD``."""
+        return f"{self.app}_{self.shard}"
+
+
+def parse_subscription(query: Mapping[str, Sequence[str]]) -> Subscription:
+    """Parse the query of a request. Raises ValueError with the reason."""
+
+    def one(name: str) -> str | None:
+        found = query.get(name) or [""]
+        return found[-1] or None
+
+    app, shard = one("appID"), one("shardNum")
+    if app is None or not app.replace("_", "").isalnum() or not app.isascii():
+        raise ValueError("appID must be given, of letters, digits and _")
+    if len(app) > APP_ID_LENGTH:
+        raise ValueError(f"appID must have {APP_ID_LENGTH} characters at most")
+    if shard is None or not shard.isascii() or not shard.isdigit() or len(shard) > 9:
+        raise ValueError("shardNum must be given, a number from 0")
+    last, version = one("lastWatermark"), one("replicaVersion")
+    observer = one("observer") == "true"
+    for name, mark in (("lastWatermark", last), ("replicaVersion", version)):
+        if mark is not None:
+            try:
+                position.parse(mark)
+            except ValueError:
+                foreign = f"{name} {mark[:100]!r} is not a watermark of zmsd: the replica is of another change source"
+                return Subscription(app, int(shard), None, None, foreign, observer)
+    return Subscription(app, int(shard), last, version, None, observer)
