@@ -217,13 +217,13 @@ def test_busy_server_is_given_longer_and_not_given_up(monkeypatch: pytest.Monkey
     script = Script(database=[failure(50), failure(50), batch(event(T + 1)), NetworkTimeout("timed out")])
     reader = Filling(script)
     for _ in range(2):
-        assert reader.step() is None
-    found = reader.step()
+        assert reader.read_batch() is None
+    found = reader.read_batch()
     assert found is not None
     assert found.events
     assert script.limits == [10, 40, 160]
     with pytest.raises(SourceTimeout):
-        reader.step()
+        reader.read_batch()
 
 
 @pytest.mark.parametrize("trouble", [SourceUnavailable("away"), SourceRefused("not authorized")])
