@@ -115,5 +115,5 @@ def test_column_of_any_type_takes_a_missing_field() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_type_name_is_mongodbs(value: Any, name: str) -> None:
+def test_type_name_equals_that_of_mongodb(value: Any, name: str) -> None:
     assert type_name(value) == name

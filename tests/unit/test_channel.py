@@ -21,7 +21,7 @@ def running(target: Callable[[], object]) -> Iterator[Thread]:
     assert not thread.is_alive()
 
 
-def test_items_come_in_the_order_they_were_put() -> None:
+def test_items_are_returned_in_order() -> None:
     channel: Channel[int] = Channel(1000)
     for number in range(1000):
         channel.put(number)
@@ -29,13 +29,13 @@ def test_items_come_in_the_order_they_were_put() -> None:
     assert [channel.get() for _ in range(1000)] == list(range(1000))
 
 
-def test_a_get_that_nothing_answers_ends_in_time() -> None:
+def test_get_from_an_empty_channel_ends_after_its_timeout() -> None:
     channel: Channel[int] = Channel(1)
     assert channel.get(0.01) is None
     assert channel.get(0) is None
 
 
-def test_a_full_channel_holds_its_writer() -> None:
+def test_put_into_a_full_channel_waits() -> None:
     channel: Channel[int] = Channel(2)
     done: list[int] = []
 
@@ -52,7 +52,7 @@ def test_a_full_channel_holds_its_writer() -> None:
         assert [channel.get(5) for _ in range(4)] == [1, 2, 3, 4]
 
 
-def test_a_waiting_reader_gets_what_is_put() -> None:
+def test_waiting_reader_gets_the_next_item() -> None:
     channel: Channel[int] = Channel(1)
     got: list[int | None] = []
     with running(lambda: got.append(channel.get())):
@@ -60,7 +60,7 @@ def test_a_waiting_reader_gets_what_is_put() -> None:
     assert got == [7]
 
 
-def test_closing_wakes_all_who_wait() -> None:
+def test_close_wakes_all_waiters() -> None:
     full: Channel[int] = Channel(1)
     full.put(0)
     empty: Channel[int] = Channel(1)
@@ -85,7 +85,7 @@ def test_closing_wakes_all_who_wait() -> None:
     assert len(full) == 1, "nothing was put into a closed channel"
 
 
-def test_what_is_in_a_closed_channel_can_still_be_taken() -> None:
+def test_items_of_a_closed_channel_can_be_taken() -> None:
     channel: Channel[int] = Channel(2)
     channel.put(1)
     channel.put(2)
@@ -99,7 +99,7 @@ def test_what_is_in_a_closed_channel_can_still_be_taken() -> None:
         channel.put(3)
 
 
-def test_the_first_error_is_the_cause() -> None:
+def test_first_error_is_raised() -> None:
     channel: Channel[int] = Channel(1)
     channel.close()
     channel.close(ResumeLost("first"))

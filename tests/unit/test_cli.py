@@ -25,23 +25,23 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     "command", ["infer --uri mongodb://127.0.0.1:1/db --sample", "store prune --days", "demo --seconds"]
 )
-def test_numbers(capsys: pytest.CaptureFixture[str], command: str, text: str) -> None:
+def test_invalid_number_is_a_usage_error(capsys: pytest.CaptureFixture[str], command: str, text: str) -> None:
     option = command.split()[-1]
     assert f"argument {option}: must be from 1 to {MOST}" in refused(capsys, *command.split()[:-1], f"{option}={text}")
 
 
 @pytest.mark.parametrize("text", ["1", "30", str(MOST)])
-def test_numbers_that_will_do(text: str) -> None:
+def test_valid_number_is_accepted(text: str) -> None:
     assert cli._parser().parse_args(["demo", "--seconds", text]).seconds == int(text)
     assert cli._parser().parse_args(["infer", "--sample", text]).sample == int(text)
 
 
-def test_a_port(capsys: pytest.CaptureFixture[str]) -> None:
+def test_port_beyond_the_range_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert "must be from 0 to 65535" in refused(capsys, "demo", "--port", "65536")
     assert cli._parser().parse_args(["demo", "--port", "0"]).port == 0
 
 
-def test_what_a_command_cannot_do_without(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_option_is_a_usage_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MONGODB_URI", raising=False)
     for arguments, expected in (
         (
@@ -67,10 +67,10 @@ def test_what_a_command_cannot_do_without(capsys: pytest.CaptureFixture[str], mo
         ({"server": {"token_file": "none"}, "feed": {"heartbeat": -1}}, 78),
     ],
 )
-def test_exit_code_is_78_only_for_what_time_does_not_heal(
+def test_exit_code_is_78_only_for_permanent_errors(
     change: dict[str, Any], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The unit is not restarted after 78."""
+    """systemd does not restart the unit after 78."""
     (tmp_path / "schema.json").write_text('{"t": {"columns": {"id": {"type": "string"}}, "primaryKey": ["id"]}}')
     settings = {"mongodb": {"uri": "mongodb://127.0.0.1:1/db"}, "schema": {"file": "schema.json"}, **change}
     (tmp_path / "zmsd.json").write_text(json.dumps(settings))

@@ -35,7 +35,7 @@ def conversation(manager: Manager) -> Conversation:
     return Conversation(lambda: manager.now)
 
 
-def test_ready_is_sent_once_when_it_serves(manager: Manager) -> None:
+def test_ready_is_sent_once_when_serving(manager: Manager) -> None:
     talk = conversation(manager)
     talk.tick(False, True, "not ready: starting")
     assert manager.heard() == ["STATUS=not ready: starting"]
@@ -52,7 +52,7 @@ def test_ready_is_sent_once_when_it_serves(manager: Manager) -> None:
     assert manager.heard() == ["STATUS=not ready: gone", "STATUS=serving"]
 
 
-def test_ready_is_sent_with_the_reason_when_mongodb_stays_away(manager: Manager) -> None:
+def test_ready_is_sent_with_the_reason_when_mongodb_is_unreachable(manager: Manager) -> None:
     talk = conversation(manager)
     manager.now += 1000  # the time before the first tick does not count: the documents were read
     talk.tick(False, True, "not ready: no primary")
@@ -67,7 +67,7 @@ def test_ready_is_sent_with_the_reason_when_mongodb_stays_away(manager: Manager)
     assert manager.heard() == ["STATUS=serving"]
 
 
-def test_status_is_repeated_when_a_state_lasts(manager: Manager) -> None:
+def test_status_is_repeated_while_a_state_lasts(manager: Manager) -> None:
     talk = conversation(manager)
     talk.tick(True, True, "serving")
     manager.heard()
@@ -79,7 +79,7 @@ def test_status_is_repeated_when_a_state_lasts(manager: Manager) -> None:
     assert manager.heard() == ["STATUS=serving"]
 
 
-def test_the_watchdog_is_fed_only_while_alive(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watchdog_is_fed_only_while_alive(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "8000000")
     talk = conversation(manager)
     talk.tick(True, True, "serving")
@@ -97,14 +97,14 @@ def test_the_watchdog_is_fed_only_while_alive(manager: Manager, monkeypatch: pyt
     assert manager.heard() == ["WATCHDOG=1"]
 
 
-def test_a_short_watchdog_shortens_the_pause(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_watchdog_shortens_the_pause(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "1000000")
     talk = conversation(manager)
     talk.tick(True, True, "serving")
     assert talk.pause == 0.25
 
 
-def test_a_reload_ends_with_ready_again(manager: Manager) -> None:
+def test_reload_ends_with_ready(manager: Manager) -> None:
     talk = conversation(manager)
     talk.tick(True, True, "serving")
     manager.heard()
@@ -117,7 +117,7 @@ def test_a_reload_ends_with_ready_again(manager: Manager) -> None:
     assert manager.heard() == []
 
 
-def test_a_reload_before_it_serves_announces_nothing(manager: Manager) -> None:
+def test_reload_before_ready_sends_nothing(manager: Manager) -> None:
     talk = conversation(manager)
     talk.tick(False, True, "waiting")
     manager.heard()

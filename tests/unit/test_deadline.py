@@ -16,13 +16,13 @@ def test_waits_share_one_budget() -> None:
     assert deadline.remaining() == 0
 
 
-def test_nothing_to_spend() -> None:
+def test_deadline_of_zero_seconds_is_expired() -> None:
     deadline = Deadline(0)
     assert deadline.expired
     assert deadline.remaining() == 0
 
 
-def test_real_clock() -> None:
+def test_deadline_uses_the_monotonic_clock() -> None:
     deadline = Deadline(60)
     assert 59 < deadline.remaining() <= 60
     assert not deadline.expired

@@ -52,17 +52,17 @@ def ours() -> list[logging.Handler]:
         (ValueError("no such host"), '"no such host"'),
     ],
 )
-def test_logfmt_values(value: object, text: str) -> None:
+def test_values_are_written_as_logfmt(value: object, text: str) -> None:
     assert str(kv("it happened", value=value)) == f"it happened value={text}"
 
 
-def test_phrase_first_then_fields_in_order() -> None:
+def test_line_has_the_phrase_and_then_its_fields_in_order() -> None:
     assert str(kv("session ended", session=3, app="zero", phrase="x")) == "session ended session=3 app=zero phrase=x"
     assert str(kv("stopped")) == "stopped"
 
 
 @given(st.text())
-def test_a_value_cannot_end_its_line_nor_its_field(value: str) -> None:
+def test_value_cannot_end_its_line_or_field(value: str) -> None:
     line = str(kv("x", value=value, last=1))
     assert line.isprintable()
     field = line.removeprefix("x value=").removesuffix(" last=1")
@@ -72,7 +72,7 @@ def test_a_value_cannot_end_its_line_nor_its_field(value: str) -> None:
         assert field == cut(value, OUTSIDE_CHARACTERS)
 
 
-def test_a_line_below_the_level_costs_no_rendering() -> None:
+def test_line_below_the_level_is_not_rendered() -> None:
     class Dear:
         def __str__(self) -> str:
             raise AssertionError
@@ -85,7 +85,7 @@ def test_a_line_below_the_level_costs_no_rendering() -> None:
 
 
 @given(st.text(st.characters()))
-def test_escaped_text_is_one_line_that_steers_nothing_and_can_be_encoded(text: str) -> None:
+def test_escaped_text_is_one_harmless_encodable_line(text: str) -> None:
     shown = escape(text)
     assert len(shown.splitlines()) <= 1
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", shown)
@@ -94,7 +94,7 @@ def test_escaped_text_is_one_line_that_steers_nothing_and_can_be_encoded(text: s
 
 
 @pytest.mark.parametrize("text", ["", "plain", "naïve 漢字", "\u200d\u200c", "👩‍👧", "a\\b"])
-def test_ordinary_text_is_left_as_it_is(text: str) -> None:
+def test_ordinary_text_is_not_escaped(text: str) -> None:
     assert escape(text) == text
 
 
@@ -103,7 +103,7 @@ def test_escapes_name_the_character() -> None:
 
 
 @pytest.mark.parametrize("format", ["text", "json"])
-def test_no_text_makes_a_long_line(format: Literal["text", "json"]) -> None:
+def test_line_length_is_bounded(format: Literal["text", "json"]) -> None:
     stream = io.StringIO()
     setup("info", format, stream=stream)
     log.info(kv("x", id="y" * 1_000_000, reason=ValueError("z" * 1_000_000)))
@@ -116,14 +116,14 @@ def test_no_text_makes_a_long_line(format: Literal["text", "json"]) -> None:
     assert len(stream.getvalue()) < 12_000
 
 
-def test_cut_and_outside() -> None:
+def test_text_is_cut_to_its_limit() -> None:
     assert cut("abc", 3) == "abc"
     assert cut("abcd", 3) == "ab…"
     assert len(outside("x" * 1000)) == 200
 
 
 def test_commands_write_through_one_function() -> None:
-    """``print`` would pass on what a document holds."""
+    """``print`` would write control characters of a document to the terminal."""
     root = Path(zmsd.__file__).parent
     for path in [root / "cli.py", *(root / "commands").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -136,7 +136,7 @@ def test_commands_write_through_one_function() -> None:
 # setup
 
 
-def test_on_a_terminal_time_level_thread() -> None:
+def test_terminal_line_has_time_level_and_thread() -> None:
     stream = io.StringIO()
     setup("info", stream=stream)
     log.info(kv("session ended", session=3))
@@ -145,7 +145,7 @@ def test_on_a_terminal_time_level_thread() -> None:
     )
 
 
-def test_again_with_other_settings() -> None:
+def test_setup_may_be_repeated_with_other_settings() -> None:
     first, second = io.StringIO(), io.StringIO()
     setup("info", stream=first)
     setup("info", stream=first)
@@ -160,7 +160,7 @@ def test_again_with_other_settings() -> None:
     assert [json.loads(line)["message"] for line in second.getvalue().splitlines()] == ["three"]
 
 
-def test_an_unknown_level_changes_nothing() -> None:
+def test_unknown_level_changes_nothing() -> None:
     setup("info", stream=io.StringIO())
     before = ours()
     with pytest.raises(ValueError, match="LOUD"):
@@ -169,7 +169,7 @@ def test_an_unknown_level_changes_nothing() -> None:
     assert log.getEffectiveLevel() == logging.INFO
 
 
-def test_libraries_only_warn() -> None:
+def test_libraries_log_only_warnings() -> None:
     stream = io.StringIO()
     setup("debug", stream=stream)
     logging.getLogger("pymongo.command").debug("a document")
@@ -213,7 +213,7 @@ def written(stream: TextIO) -> list[str]:
     return stream.read().splitlines()
 
 
-def test_priorities(journal: TextIO) -> None:
+def test_journal_line_has_the_priority_of_its_level(journal: TextIO) -> None:
     setup("debug", stream=journal)
     for level in ("debug", "info", "warning", "error", "critical"):
         getattr(log, level)(kv("it is", level=level))
@@ -226,7 +226,7 @@ def test_priorities(journal: TextIO) -> None:
     ]
 
 
-def test_every_line_of_a_traceback_has_its_priority(journal: TextIO) -> None:
+def test_each_line_of_a_traceback_has_a_priority(journal: TextIO) -> None:
     setup("info", stream=journal)
     try:
         raise ValueError("two\nlines")
@@ -238,7 +238,7 @@ def test_every_line_of_a_traceback_has_its_priority(journal: TextIO) -> None:
     assert all(line.startswith("<3>") for line in lines)
 
 
-def test_json_in_the_journal(journal: TextIO) -> None:
+def test_json_line_in_the_journal_has_a_priority(journal: TextIO) -> None:
     setup("info", "json", stream=journal)
     log.warning("x")
     (line,) = written(journal)
@@ -246,8 +246,8 @@ def test_json_in_the_journal(journal: TextIO) -> None:
     assert json.loads(line[3:])["message"] == "x"
 
 
-def test_the_journal_of_another_stream(journal: TextIO) -> None:
-    """A service's JOURNAL_STREAM is inherited by children whose stderr goes elsewhere."""
+def test_journal_of_another_stream_is_ignored(journal: TextIO) -> None:
+    """Children of a service inherit its JOURNAL_STREAM although their stderr may be another file."""
     stream = io.StringIO()
     setup("info", stream=stream)
     log.info("x")
@@ -261,7 +261,7 @@ def test_the_journal_of_another_stream(journal: TextIO) -> None:
 # JSON
 
 
-def test_json() -> None:
+def test_json_line_has_its_fields() -> None:
     stream = io.StringIO()
     setup("info", "json", stream=stream)
     log.info(
@@ -316,12 +316,12 @@ def test_json() -> None:
         ("", ""),
     ],
 )
-def test_redact_uri(uri: str, shown: str | None) -> None:
+def test_redacted_uri_has_no_secret(uri: str, shown: str | None) -> None:
     assert redact_uri(uri) == (uri.replace("SECRET@", "") if shown is None else shown)
     assert "SEC" not in redact_uri(uri)
     assert "RET" not in redact_uri(uri)
 
 
 @given(st.text(), st.text())
-def test_no_user_and_no_password_is_ever_shown(user: str, password: str) -> None:
+def test_any_user_and_password_is_redacted(user: str, password: str) -> None:
     assert redact_uri(f"mongodb://{user}:{password}@host/db") == "mongodb://host/db"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zmsd.pace import FIRST_SECONDS, LONGEST_SECONDS, Pace
 
 
-def test_late_request_gets_more_time_and_less_to_do() -> None:
+def test_late_request_gets_more_time_and_a_smaller_batch() -> None:
     pace = Pace(1000)
     pace.late(busy=False)
     assert (pace.is_slow, pace.size) == (True, 250)

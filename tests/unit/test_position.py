@@ -17,14 +17,14 @@ repeatable = settings(derandomize=True, database=None, deadline=None)
     ("number", "text"),
     [(0, "00"), (10, "0a"), (35, "0z"), (36, "110"), (1295, "1zz"), (1296, "2100"), (2**64 - 1, "c3w5e11264sgsf")],
 )
-def test_a_watermark_is_a_lexi_version(number: int, text: str) -> None:
+def test_watermark_is_a_lexi_version(number: int, text: str) -> None:
     assert position.lexi(number) == text
     assert position.unlexi(text) == number
 
 
 @repeatable
 @given(positions, minors)
-def test_a_watermark_leads_back_to_its_position(at: int, minor: int) -> None:
+def test_watermark_parses_to_its_position(at: int, minor: int) -> None:
     assert position.parse(position.watermark(at, minor)) == (at, minor)
 
 
@@ -36,13 +36,13 @@ def test_watermarks_sort_as_text_like_their_positions(one: tuple[int, int], othe
 
 @repeatable
 @given(st.integers(0, 2**64 - 2), st.integers(1, 2**20))
-def test_a_minor_one_lies_between_its_position_and_the_next(at: int, minor: int) -> None:
+def test_minor_watermark_sorts_between_its_position_and_the_next(at: int, minor: int) -> None:
     assert position.watermark(at) < position.watermark(at, minor) < position.watermark(at + 1)
 
 
 @repeatable
 @given(st.text(alphabet="0123456789abcxyzABC.-_ +\n٣é", max_size=18) | st.text(max_size=18))
-def test_nothing_else_is_a_watermark(text: str) -> None:
+def test_any_other_text_is_not_a_watermark(text: str) -> None:
     try:
         at, minor = position.parse(text)
     except ValueError:
@@ -71,14 +71,14 @@ def test_nothing_else_is_a_watermark(text: str) -> None:
         "0" * 9999,
     ],
 )
-def test_what_is_no_watermark(text: str) -> None:
+def test_invalid_watermark_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 (int() has a message of its own)
         position.parse(text)
 
 
 @repeatable
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
-def test_a_position_is_a_cluster_time(seconds: int, increment: int) -> None:
+def test_position_is_a_cluster_time(seconds: int, increment: int) -> None:
     time = Timestamp(seconds, increment)
     at = position.of_timestamp(time)
     assert position.to_timestamp(at) == time
@@ -86,10 +86,10 @@ def test_a_position_is_a_cluster_time(seconds: int, increment: int) -> None:
     assert resume_token.position_of({"_data": f"82{at:016X}2B0229296E04"}) == at
 
 
-def test_the_cluster_time_of_a_real_token() -> None:
+def test_position_of_a_real_token() -> None:
     at = resume_token.position_of({"_data": "826B03BFB6000000142B0229296E04"})
     assert position.to_timestamp(at) == Timestamp(1795407798, 20)
 
 
-def test_after_the_last_increment_of_a_second_comes_the_next() -> None:
+def test_position_after_the_last_increment_is_in_the_next_second() -> None:
     assert position.to_timestamp(position.of_timestamp(Timestamp(7, 2**32 - 1)) + 1) == Timestamp(8, 0)

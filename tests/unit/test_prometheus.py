@@ -119,7 +119,7 @@ def test_callback_reading_is_shown_unless_unknown(registry: Registry) -> None:
     assert "zmsd_oplog_headroom_seconds" not in samples(registry)
 
 
-def test_failing_callback_leaves_out_only_its_metric(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_callback_omits_only_its_metric(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     def broken() -> float:
         raise KeyError("x")
 

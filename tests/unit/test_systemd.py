@@ -29,7 +29,7 @@ def received(sock: socket.socket) -> list[str]:
     return sock.recv(4096).decode().split("\n")
 
 
-def test_each_message(manager: socket.socket) -> None:
+def test_each_message_has_its_assignments(manager: socket.socket) -> None:
     assert systemd.ready("streaming, 2 sessions")
     assert received(manager) == ["READY=1", "STATUS=streaming, 2 sessions"]
     assert systemd.status("waiting for MongoDB")
@@ -51,12 +51,12 @@ def test_reload_carries_the_monotonic_time(manager: socket.socket) -> None:
     assert before <= int(value) <= after
 
 
-def test_a_status_is_one_assignment(manager: socket.socket) -> None:
+def test_status_is_one_assignment(manager: socket.socket) -> None:
     systemd.status("error:\nREADY=1\r\n é \udc80")
     assert received(manager) == ["STATUS=error: READY=1 é ?"]
 
 
-def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_message_without_listener_is_not_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert not systemd.ready("x")
     for address in ("", "relative", "vsock:2:1234", str(tmp_path / "absent"), "/" + "x" * 200, "@nobody-" + "x" * 8):
@@ -64,7 +64,7 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         assert not systemd.ready("x")
 
 
-def test_a_manager_that_does_not_read_cannot_hang_us(manager: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_manager_that_does_not_read_does_not_block(manager: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systemd, "SEND_TIMEOUT", 0.01)
     # the kernel queues net.unix.max_dgram_qlen datagrams, then the sender waits
     assert not all(systemd.watchdog() for _ in range(5000))
@@ -82,7 +82,7 @@ def test_a_manager_that_does_not_read_cannot_hang_us(manager: socket.socket, mon
         (None, None, None),
     ],
 )
-def test_watchdog_interval(
+def test_watchdog_interval_is_half_of_watchdog_usec(
     monkeypatch: pytest.MonkeyPatch, microseconds: str | None, pid: str | None, interval: float | None
 ) -> None:
     for name, value in (("WATCHDOG_USEC", microseconds), ("WATCHDOG_PID", pid)):

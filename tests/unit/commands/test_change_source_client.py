@@ -52,7 +52,7 @@ def accept(request: bytes) -> bytes:
     return head + b"Sec-WebSocket-Accept: " + proof + b"\r\n\r\n"
 
 
-def test_what_comes_together_with_the_answer_is_seen_at_once() -> None:
+def test_message_sent_with_the_handshake_is_received() -> None:
     message = ["status", {"ack": True}, {"watermark": "00"}]
     with source(lambda request: accept(request) + frame(json.dumps(message))) as (url, _):
         client = SourceClient(url)
@@ -60,7 +60,7 @@ def test_what_comes_together_with_the_answer_is_seen_at_once() -> None:
         client.close()
 
 
-def test_what_it_asks_for() -> None:
+def test_request_has_parameters_and_headers() -> None:
     with source(accept) as (url, requests):
         client = SourceClient(url + "/?k=1", "app", 7, headers={"Authorization": "Bearer x"}, lastWatermark="00")
         client.close()
@@ -68,7 +68,7 @@ def test_what_it_asks_for() -> None:
     assert b"\r\nAuthorization: Bearer x\r\n" in requests[0]
 
 
-def test_a_source_that_goes_at_once() -> None:
+def test_source_that_closes_at_once_raises_peer_error() -> None:
     with source(lambda request: accept(request) + b"\x88\x02\x03\xe9") as (url, _), pytest.raises(PeerError):
         next(SourceClient(url).messages(10))
 
@@ -76,7 +76,7 @@ def test_a_source_that_goes_at_once() -> None:
 @pytest.mark.parametrize(
     ("status", "reason"), [(b"401 No", "wrong or missing token"), (b"503 No", "too many clients"), (b"500 No", "500")]
 )
-def test_a_source_that_does_not_want_us(status: bytes, reason: str) -> None:
+def test_refusal_of_the_source_raises_its_reason_without_secrets(status: bytes, reason: str) -> None:
     refusal = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"
     with source(lambda _: refusal) as (url, _), pytest.raises(PeerError, match=reason) as caught:
         SourceClient(url.replace("ws://", "ws://me:SECRET@"))

@@ -46,25 +46,25 @@ def column(*values: Any) -> tuple[str, bool]:
         ([{}, {}], "json"),
     ],
 )
-def test_types(values: list[Any], expected: str) -> None:
+def test_column_type_is_inferred_from_values(values: list[Any], expected: str) -> None:
     assert column(*values) == (expected, False)
-    assert column(*values, None) == (expected, True), "null is no type of its own"
+    assert column(*values, None) == (expected, True), "null is not a type of its own"
 
 
-def test_a_field_that_is_always_null_is_said() -> None:
+def test_field_that_is_always_null_becomes_json_with_a_note() -> None:
     found = table({"value": None})
     assert found.columns["value"] == {"type": "json", "optional": True}
     assert found.notes == ["value is null wherever it is: it became json"]
 
 
-def test_missing_fields_are_optional_and_come_in_their_order() -> None:
+def test_missing_fields_are_optional_in_first_seen_order() -> None:
     found = table({"b": 1, "a": 1}, {"b": 1, "c": 1})
     assert list(found.columns) == ["id", "b", "a", "c"]
     assert [name for name, one in found.columns.items() if one.get("optional")] == ["a", "c"]
     assert found.primary_key == ["id"]
 
 
-def test_objects_become_columns() -> None:
+def test_objects_are_flattened_into_columns() -> None:
     found = table({"author": {"id": "x", "name": {"first": "Ann"}}, "first-name": 1}, {"author": {"id": "y"}})
     assert found.fields == {
         "id": "_id",
@@ -109,21 +109,21 @@ def test_very_wide_documents_are_not_flattened() -> None:
     assert len(found.notes) == 1
 
 
-def test_columns_are_the_most_frequent_fields_where_there_are_very_many() -> None:
-    """zero-cache's SQLite takes no more than 2000."""
+def test_too_many_fields_keeps_the_most_frequent() -> None:
+    """zero-cache's SQLite takes at most 2000 columns."""
     found = table(*({**{f"f{n}x{m}": 1 for m in range(30)}, "name": "x"} for n in range(100)))
     assert list(found.columns)[:3] == ["id", "name", "f0x0"]
     assert len(found.columns) == 1001
     assert found.notes[1:] == ["has 3001 fields: the 1000 most frequent ones became columns"]
 
 
-def test_names_that_no_path_can_have_are_left_out_and_said() -> None:
+def test_field_names_that_cannot_be_paths_are_skipped_with_a_note() -> None:
     found = table({"a.b": 1, "$c": 1, "d": 1})
     assert list(found.fields) == ["id", "d"]
     assert len(found.notes) == 2
 
 
-def test_names_that_clash() -> None:
+def test_clashing_column_names_get_numbers() -> None:
     found = table({"id": "mine", "ID": 1, "a-b": 1, "aB": 1, "_0_version": 1})
     assert found.fields == {
         "id": "_id",
@@ -146,13 +146,13 @@ def test_names_that_clash() -> None:
         ([True, False], "boolean"),
     ],
 )
-def test_keys(ids: list[Any], expected: str) -> None:
+def test_key_type_is_inferred_from_ids(ids: list[Any], expected: str) -> None:
     (found,) = guess("things", [{"_id": one} for one in ids], set())
     assert found.columns == {"id": {"type": expected}}
     assert len(found.notes) == (ids in ([2**60, 2.5], [1, "1"]))
 
 
-def test_keys_that_are_objects() -> None:
+def test_object_ids_become_several_key_columns() -> None:
     (found,) = guess("things", [{"_id": {"shop": "a", "n": n}, "x": 1} for n in range(3)], set())
     assert found.primary_key == ["idShop", "idN"]
     assert found.fields == {"idShop": "_id.shop", "idN": "_id.n", "x": "x"}
@@ -170,7 +170,7 @@ def messages() -> Documents:
     return [{"_id": f"m{n}", "room": f"r{n % 7}", **kinds[n % 3]} for n in range(60)]
 
 
-def test_a_discriminated_collection_becomes_several_tables() -> None:
+def test_discriminated_collection_becomes_several_tables() -> None:
     names = {"messagesuser"}
     tables = {one.name: one for one in guess("messages", messages(), names)}
     assert list(tables) == ["messagesImage", "messagesSystem", "messagesUser2"]
@@ -182,7 +182,7 @@ def test_a_discriminated_collection_becomes_several_tables() -> None:
     assert "messagesimage" in names
 
 
-def test_what_is_no_discriminator() -> None:
+def test_field_that_does_not_discriminate_is_ignored() -> None:
     assert find_discriminator([]) is None
     states = [{"state": "open"} if n % 2 else {"state": "closed", "closedAt": 1} for n in range(60)]
     assert find_discriminator(states) is None, "a state that adds a field"
@@ -197,7 +197,7 @@ def test_what_is_no_discriminator() -> None:
     assert find_discriminator(rare) is None, "fields that are mostly missing"
 
 
-def test_names() -> None:
+def test_column_names_are_camel_case_and_unique() -> None:
     assert camel("_id") == "id"
     assert camel("author", "_id") == "authorId"
     assert camel("fs.files") == "fsFiles"

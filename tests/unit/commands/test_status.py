@@ -14,13 +14,13 @@ def shown(**data: Any) -> str:
     return "\n".join(render(data))
 
 
-def test_what_is_not_there_is_a_dash() -> None:
+def test_missing_value_is_shown_as_dash() -> None:
     assert shown() == ("zmsd -: -\ndatabase -, MongoDB -, - of memory\nposition -, - behind; oplog headroom -")
     assert "\n-  " in shown(collections=[{}], sessions=[{}])
     assert shown(last_reload=None, rejected=None, collections=[], sessions=[]) == shown()
 
 
-def test_a_copy_under_way() -> None:
+def test_running_initial_sync_shows_progress() -> None:
     copy = {"collection": "users", "documents": 50, "estimated": 200, "eta_seconds": 90}
     text = shown(sessions=[{"app": "zero", "shard": 0, "state": "copying", "copy": copy}])
     assert "copying users, 25%, 1 min 30 s left" in text
@@ -28,14 +28,14 @@ def test_a_copy_under_way() -> None:
     assert "copying  " in shown(sessions=[{"app": "zero", "shard": 0, "copy": copy}])
 
 
-def test_how_full_a_queue_is() -> None:
+def test_queue_fill_is_shown() -> None:
     text = shown(collections=[{"name": "users", "queue": [3, 8]}, {"name": "rooms", "queue": None}])
     users, rooms = text.splitlines()[-2:]
     assert users.split()[:5] == ["users", "-", "-", "-", "3/8"]
     assert rooms.split()[:5] == ["rooms", "-", "-", "-", "-"]
 
 
-def test_troubles() -> None:
+def test_problems_are_shown() -> None:
     assert "refused\n  a.yaml:1:1: wrong" in shown(last_reload={"when": 0.0, "faults": ["a.yaml:1:1: wrong"]})
     text = shown(last_reload={"when": 0.0, "faults": [], "restart": ["feed", "server"]})
     assert "done\n  a restart is needed for: feed, server" in text
@@ -54,5 +54,5 @@ def test_troubles() -> None:
     ("seconds", "expected"),
     [(0.04, "0.0 s"), (9.5, "9.5 s"), (59, "59 s"), (60, "1 min"), (3725, "1 h 2 min"), (90_000, "1 d 1 h")],
 )
-def test_words(seconds: float, expected: str) -> None:
+def test_duration_is_shown_in_words(seconds: float, expected: str) -> None:
     assert words(seconds) == expected

@@ -28,7 +28,7 @@ def shown(*told: list[Any]) -> list[str]:
     return out.getvalue().splitlines()[1:]
 
 
-def test_rows() -> None:
+def test_row_changes_are_shown_one_per_line() -> None:
     relation = {"schema": "public", "name": "user"}
     assert shown(
         insert(1),
@@ -46,8 +46,8 @@ def test_rows() -> None:
     ],
     ids=lambda character: f"U+{ord(character):04X}",
 )
-def test_no_character_of_a_document_steers_the_terminal(character: str) -> None:
-    """In a value, a table's name, and what a source says for itself."""
+def test_control_characters_are_escaped(character: str) -> None:
+    """In a value, a table's name, and the source's own messages."""
     text = f"a{character}b"
     out = io.StringIO()
     viewer = Viewer(out)
@@ -61,14 +61,14 @@ def test_no_character_of_a_document_steers_the_terminal(character: str) -> None:
     out.getvalue().encode()
 
 
-def test_a_change_of_a_table_says_what_changes() -> None:
+def test_schema_change_shows_table_and_column() -> None:
     made = messages(protocol.add_column(USER, USER.columns[1]) + protocol.drop_column("user", "name"))
     kind = protocol.DATA_TYPES["number"]
     assert shown(*made) == [f"    add-column user age {kind}", "    drop-column user name"]
     assert shown(*messages(protocol.drop_table("user"))) == ["    drop-index user_pkey", "    drop-table user"]
 
 
-def test_what_is_not_shown_is_counted() -> None:
+def test_omitted_changes_are_counted() -> None:
     assert shown(*map(insert, range(8)))[-1] == '    + user {"id": 7}'
     assert shown(*map(insert, range(10)))[-1] == "    … 2 more"
     columns = messages(protocol.add_column(USER, USER.columns[1])) * 5

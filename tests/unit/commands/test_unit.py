@@ -78,7 +78,7 @@ def test_credentials_come_from_the_credential_store(root: Path) -> None:
     assert (found.mongodb.database, found.server.token) == ("here", ("one",))
 
 
-def test_credentials_of_the_running_daemon_are_preferred_where_it_is_asked(root: Path) -> None:
+def test_credentials_of_the_running_daemon_are_preferred_when_querying_it(root: Path) -> None:
     for folder, token in (("etc/credstore/zmsd.", "new"), ("run/credentials/zmsd.service/", "old")):
         put(root / f"{folder}token", token)
         put(root / f"{folder}mongodb_uri", "mongodb://h/db")
@@ -104,7 +104,7 @@ def test_credentials_come_from_where_the_unit_loads_them(root: Path, monkeypatch
     assert found.server.tls.cert == root / "etc/zmsd/server.crt", "not a credential: beside the settings"
 
 
-def test_error_of_a_missing_credential_names_it_and_where_it_may_be(root: Path) -> None:
+def test_error_of_a_missing_credential_names_it_and_its_paths(root: Path) -> None:
     put(root / "etc/credstore/zmsd.mongodb_uri", "mongodb://h/db")
     with pytest.raises(ConfigError) as caught:
         load(root)
@@ -115,7 +115,7 @@ def test_error_of_a_missing_credential_names_it_and_where_it_may_be(root: Path) 
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_error_of_a_credential_that_only_root_may_read_says_so(root: Path) -> None:
+def test_error_of_a_credential_readable_by_root_only_names_root(root: Path) -> None:
     with pytest.raises(ConfigError, match="only root may read these"):
         load(root)
 
@@ -128,7 +128,7 @@ def test_error_of_a_missing_credential_within_the_unit_names_its_directory(root:
     assert all("(/run/credentials/zmsd.service)" in reason for reason in reasons)
 
 
-def test_a_command_needs_only_the_settings_that_it_uses(root: Path) -> None:
+def test_command_needs_only_the_settings_that_it_uses(root: Path) -> None:
     put(root / "etc/credstore/zmsd.token", "one")
     wrong = SETTINGS | {"feed": {"heartbeat": -1}, "nats": {"creds": "none"}}
     assert load(root, settings=wrong, concerns=only("server.port", "server.token_file")).server.token == ("one",)
@@ -139,7 +139,7 @@ def test_a_command_needs_only_the_settings_that_it_uses(root: Path) -> None:
         load(root, settings=wrong | {"server": {"port": -1}}, concerns=only("server.port"))
 
 
-def test_the_check_before_a_reload_leaves_credentials_to_the_daemon(root: Path) -> None:
+def test_check_before_a_reload_does_not_read_credentials(root: Path) -> None:
     tls = {"tls": {"cert": "none", "key": "none"}}
     settings = SETTINGS | {"server": SETTINGS["server"] | tls, "nats": {"creds": "none"}}
     load(root, settings=settings, concerns=without_credentials())

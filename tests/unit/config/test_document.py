@@ -38,15 +38,15 @@ def test_yaml_and_json_give_the_same_data(yaml: str, same: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["off", "no", "yes", "on", "2020-01-01", "1:30", "0x", "1_000"])
-def test_what_yaml_1_1_takes_for_something_else_is_text(word: str) -> None:
+def test_words_that_yaml_1_1_converts_are_text(word: str) -> None:
     assert parse(f"a: {word}\n{word}: 1", "f", kind="yaml").data == {"a": word, word: 1}
 
 
-def test_what_only_looks_like_half_of_a_surrogate_pair_is_text() -> None:
+def test_escaped_backslash_before_surrogate_digits_is_text() -> None:
     assert parse(r'["\\ud83d", "\ud7ff\ue000"]', "f", kind="json").data == [r"\ud83d", "\ud7ff\ue000"]
 
 
-def test_special_floats_of_yaml() -> None:
+def test_special_floats_of_yaml_are_read() -> None:
     data = parse("[.inf, -.INF, .nan]", "f", kind="yaml").data
     assert data[:2] == [float("inf"), float("-inf")]
     assert data[2] != data[2]
@@ -59,7 +59,7 @@ TEXTS: list[tuple[Kind, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "text"), TEXTS)
-def test_a_fault_knows_its_place(kind: Kind, text: str) -> None:
+def test_configuration_error_has_line_and_column(kind: Kind, text: str) -> None:
     document = parse(text, "dir/file", kind=kind)
     lines = text.split("\n")
 
@@ -78,7 +78,7 @@ def test_a_fault_knows_its_place(kind: Kind, text: str) -> None:
     assert str(document.issue((), "is wrong")) == "dir/file:1:1: is wrong"
 
 
-def test_places_in_json_with_escapes_tabs_and_lookalikes() -> None:
+def test_json_positions_are_exact_after_escapes_and_tabs() -> None:
     text = '[\n\t{"a\\"}{": "]:,[",\n\t "b\\u0041": 1.5e3, "c": [], "d": {}, "e": null,\n\t "f": "x"}\n]'
     document = parse(text, "f", kind="json")
     assert [(document.issue((0, key), "").line, document.issue((0, key), "").column) for key in document.data[0]] == [
@@ -92,13 +92,13 @@ def test_places_in_json_with_escapes_tabs_and_lookalikes() -> None:
 
 
 @pytest.mark.parametrize(("kind", "text"), [("yaml", "a:\n  b: 1\n  c: 2\n  b: 3\nd: 0\nd: 1\n")])
-def test_every_key_that_stands_twice_is_a_fault(kind: Kind, text: str) -> None:
+def test_each_repeated_yaml_key_is_an_error(kind: Kind, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text, "f", kind=kind)
     assert list(map(str, caught.value.issues)) == ["f:4:3: a.b: stands here twice", "f:6:1: d: stands here twice"]
 
 
-def test_every_key_that_stands_twice_in_json_is_a_fault() -> None:
+def test_each_repeated_json_key_is_an_error() -> None:
     with pytest.raises(ConfigError) as caught:
         parse('{"a": {"b": 1,\n "b": {"b": 2}},\n "a": [{"c": 1, "c": 2}]}', "f", kind="json")
     assert list(map(str, caught.value.issues)) == [
@@ -132,7 +132,7 @@ def test_every_key_that_stands_twice_in_json_is_a_fault() -> None:
         ("yaml", '"\\ude00": 1', "file:1:1: is no text"),
     ],
 )
-def test_what_cannot_be_read(kind: Kind, text: str, expected: str) -> None:
+def test_unreadable_document_is_reported_with_position(kind: Kind, text: str, expected: str) -> None:
     assert str(fault_of(text, kind)).startswith(expected)
 
 
@@ -199,7 +199,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 def test_document_of_the_largest_size_is_checked_within_the_budget() -> None:
-    """Seconds of processor time for each, and megabytes: a refresh must not cost the machine."""
+    """Processor seconds and megabytes for each: a refresh must not overload the machine."""
     done = subprocess.run([sys.executable, "-c", BUDGET], capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     *seconds, megabytes = map(float, done.stdout.split())
@@ -211,7 +211,7 @@ def test_document_of_the_largest_size_is_checked_within_the_budget() -> None:
     ("raw", "expected"),
     [(b"ok\n  \xff", ":2:3: is not UTF-8 text"), (b"x" * (documents.LIMIT + 1), ": is larger than 1 MiB")],
 )
-def test_a_file_that_is_no_text(tmp_path: Path, raw: bytes, expected: str) -> None:
+def test_file_that_is_not_text_is_an_error(tmp_path: Path, raw: bytes, expected: str) -> None:
     file = tmp_path / "f"
     file.write_bytes(raw)
     with pytest.raises(ConfigError) as caught:
@@ -219,19 +219,19 @@ def test_a_file_that_is_no_text(tmp_path: Path, raw: bytes, expected: str) -> No
     assert str(caught.value) == f"{file}{expected}"
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+def test_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert parse(documents.read(tmp_path / "f"), "f", kind="json").data == {"a": 1}
 
 
 @pytest.mark.parametrize(("name", "reason"), [("", "Is a directory"), ("none", "No such file or directory")])
-def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, reason: str) -> None:
+def test_unreadable_file_is_an_error(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
         documents.read(tmp_path / name)
     assert str(caught.value) == f"{tmp_path / name}: cannot be read: {reason}"
 
 
-def test_suggestions() -> None:
+def test_suggestion_names_the_similar_key() -> None:
     document = parse("{}", "f", kind="json")
     known: list[Any] = ["port", "host"]
     assert document.suggestion("prot", known) == "; did you mean port?"

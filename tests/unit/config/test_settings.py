@@ -59,7 +59,7 @@ def faults_of(load: Load) -> Callable[..., list[str]]:
     return faults_of
 
 
-def test_the_least_settings_and_the_defaults(load: Load, tmp_path: Path) -> None:
+def test_minimal_settings_get_the_defaults(load: Load, tmp_path: Path) -> None:
     found = load()
     assert found.mongodb == MongodbConfig("mongodb://127.0.0.1/db", None, "db")
     assert found.schema == DocumentLocation(tmp_path / "schema.json")
@@ -72,7 +72,7 @@ def test_the_least_settings_and_the_defaults(load: Load, tmp_path: Path) -> None
     assert found.zero == config.ZeroConfig(None, None, None)
 
 
-def test_everything_set(load: Load, tmp_path: Path) -> None:
+def test_all_settings_are_read(load: Load, tmp_path: Path) -> None:
     for name in ("cert", "key", "creds"):
         (tmp_path / name).touch()
     found = load(
@@ -107,7 +107,7 @@ def test_everything_set(load: Load, tmp_path: Path) -> None:
     assert found.log == config.LogConfig("debug", "json")
 
 
-def test_secrets_are_not_shown(load: Load) -> None:
+def test_repr_shows_no_secret(load: Load) -> None:
     found = load(
         mongodb={"uri": "mongodb://u:SECRET@h/db"},
         schema={"url": "http://h/s?k=SECRET", "headers": {"X": "SECRET"}},
@@ -118,18 +118,18 @@ def test_secrets_are_not_shown(load: Load) -> None:
     assert "SECRET" not in found.schema.name
 
 
-def test_json_works_the_same(tmp_path: Path, load: Load) -> None:
+def test_json_settings_equal_yaml_settings(tmp_path: Path, load: Load) -> None:
     file = tmp_path / "zmsd.json"
     file.write_text(json.dumps({**LEAST, "server": {"port": 4000}}))
     assert config.load(file, {}) == load(server={"port": 4000})
 
 
-def test_a_key_with_nothing_behind_it_is_left_out(load: Load) -> None:
+def test_key_without_value_has_its_default(load: Load) -> None:
     text = "mongodb: {uri: mongodb://h/db, database: }\nschema: {file: s}\nmappings:\nserver:\n  # port: 1\nfeed: ~\n"
     assert load(text).server == ServerConfig()
 
 
-def test_all_faults_at_once_each_at_its_place(faults_of: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_all_errors_are_reported_with_positions(faults_of: Callable[..., list[str]], tmp_path: Path) -> None:
     text = """\
 mongodb:
   uri: mongodb://h/db
@@ -232,19 +232,21 @@ nats:
         ),
     ],
 )
-def test_faults(faults_of: Callable[..., list[str]], sections: dict[str, Any], issue: str) -> None:
+def test_invalid_setting_is_an_error(faults_of: Callable[..., list[str]], sections: dict[str, Any], issue: str) -> None:
     assert faults_of(**sections) == [issue]
 
 
 @pytest.mark.parametrize("section", ["mongodb", "schema", "server", "zero", "feed", "watermarks", "nats", "log"])
 @pytest.mark.parametrize("value", [5, "x", [], True])
-def test_sections_that_are_none(faults_of: Callable[..., list[str]], section: str, value: Any) -> None:
-    """Not even a word of what stands there: it may be a URI with a password."""
+def test_section_that_is_not_an_object_is_an_error(
+    faults_of: Callable[..., list[str]], section: str, value: Any
+) -> None:
+    """The value is not shown: it may be a URI with a password."""
     assert faults_of(**{section: value}) == [f"{section}: must be an object, got {kind(value)}"]
 
 
 @pytest.mark.parametrize("text", ["mongodb: {mongodb://u:SECRET@h/db}", "mongodb://u:SECRET@h/db: ~"])
-def test_a_uri_where_a_key_belongs_is_not_shown(faults_of: Callable[..., list[str]], text: str) -> None:
+def test_uri_written_as_a_key_is_not_shown(faults_of: Callable[..., list[str]], text: str) -> None:
     issues = faults_of(f"{text}\nschema: {{file: s}}\n", places=True)
     assert any(re.search(r"^1:\d+: (mongodb\.)?…: unknown setting; ", issue) for issue in issues)
     assert "SECRET" not in "".join(issues)
@@ -266,7 +268,7 @@ def test_a_uri_where_a_key_belongs_is_not_shown(faults_of: Callable[..., list[st
         ("mongodb://u:123/SECRET@h", "the user name and password must be percent-encoded"),
     ],
 )
-def test_uris_that_are_wrong_without_their_secrets(
+def test_invalid_uri_is_an_error_without_secrets(
     faults_of: Callable[..., list[str]], uri: str, reason: str, tmp_path: Path
 ) -> None:
     assert faults_of(mongodb={"uri": uri}) == [f"mongodb.uri: {reason}"]
@@ -274,17 +276,17 @@ def test_uris_that_are_wrong_without_their_secrets(
     assert faults_of(mongodb={"uri_file": "uri"}) == [f"mongodb.uri_file: {reason}"]
 
 
-def test_the_uri_of_an_unknown_option_suggests(faults_of: Callable[..., list[str]]) -> None:
+def test_unknown_uri_option_is_an_error(faults_of: Callable[..., list[str]]) -> None:
     (issue,) = faults_of(mongodb={"uri": "mongodb://h/db?maxPoolSiz=1"})
     assert "Unknown option" in issue
 
 
-def test_a_srv_uri_is_read_without_dns(load: Load) -> None:
+def test_srv_uri_is_read_without_dns(load: Load) -> None:
     uri = "mongodb+srv://u:p@cluster.example.invalid/db?srvServiceName=x&retryWrites=true&srvMaxHosts=2"
     assert load(mongodb={"uri": uri}).mongodb == MongodbConfig(uri, None, "db")
 
 
-def test_files_of_secrets(load: Load, tmp_path: Path) -> None:
+def test_secrets_are_read_from_files_and_credentials(load: Load, tmp_path: Path) -> None:
     (tmp_path / "uri").write_text("mongodb://h/here\n")
     (tmp_path / "token").write_text("one\n\n  two \n")
     sections = {"mongodb": {"uri_file": "uri"}, "server": {"host": "::", "token_file": "token"}}
@@ -299,7 +301,7 @@ def test_files_of_secrets(load: Load, tmp_path: Path) -> None:
     assert found.server.token == ("one", "two"), "not among the credentials: beside the settings"
 
 
-def test_the_store_is_in_the_state_directory_of_systemd(load: Load, tmp_path: Path) -> None:
+def test_store_is_in_the_state_directory_of_systemd(load: Load, tmp_path: Path) -> None:
     environ = {"STATE_DIRECTORY": "/var/lib/zmsd"}
     assert load(environ=environ).watermarks.path == Path("/var/lib/zmsd/watermarks.db")
     assert load(environ={"STATE_DIRECTORY": "/a:/b"}).watermarks.path == Path("/a/watermarks.db")
@@ -308,7 +310,7 @@ def test_the_store_is_in_the_state_directory_of_systemd(load: Load, tmp_path: Pa
     assert config.load(None, ENVIRONMENT | environ).watermarks.path == Path("/var/lib/zmsd/watermarks.db")
 
 
-def test_files_of_secrets_that_are_no_use(faults_of: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_unusable_secret_files_are_errors(faults_of: Callable[..., list[str]], tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     issues = faults_of(mongodb={"uri_file": "none"}, server={"host": "::", "token_file": "empty"})
     assert issues == [
@@ -325,7 +327,7 @@ def test_files_of_secrets_that_are_no_use(faults_of: Callable[..., list[str]], t
     assert "server.token_file: give token or token_file, not both" in issues
 
 
-def test_a_fault_hides_no_other_one_of_its_section(faults_of: Callable[..., list[str]]) -> None:
+def test_error_does_not_hide_others_of_its_section(faults_of: Callable[..., list[str]]) -> None:
     text = """\
 mongodb:
   uri: mongodb://h:99999/db
@@ -373,7 +375,7 @@ watermarks:
     ]
 
 
-def test_a_fault_in_a_list_hides_no_other_one(faults_of: Callable[..., list[str]]) -> None:
+def test_error_in_a_list_does_not_hide_others(faults_of: Callable[..., list[str]]) -> None:
     sections = {"server": {"token": ["a b", 5]}, "nats": {"servers": ["http://h", 5]}}
     assert sorted(faults_of(**sections)) == [
         "nats.servers: a server is nats://HOST:PORT (or tls://, ws://, wss://)",
@@ -399,44 +401,42 @@ def test_a_fault_in_a_list_hides_no_other_one(faults_of: Callable[..., list[str]
         {"watermarks": {"storage": 5}},
     ],
 )
-def test_nothing_is_said_that_only_another_fault_makes_so(
-    faults_of: Callable[..., list[str]], sections: dict[str, Any]
-) -> None:
+def test_consequential_errors_are_not_reported(faults_of: Callable[..., list[str]], sections: dict[str, Any]) -> None:
     (issue,) = faults_of(**sections)
     assert ": must be " in issue
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:3000", "localhost:3000", "db.example:", "[::1]:3000", "[::1]", ":3000"])
 @pytest.mark.parametrize("more", [{}, {"token": "x"}])
-def test_a_host_with_a_port(faults_of: Callable[..., list[str]], host: str, more: dict[str, str]) -> None:
+def test_host_with_a_port_is_an_error(faults_of: Callable[..., list[str]], host: str, more: dict[str, str]) -> None:
     expected = "server.host: is not an IPv6 address; a port goes into server.port"
     assert faults_of(server={"host": host, **more}) == [expected]
 
 
 @pytest.mark.parametrize("host", [" 127.0.0.1", "localhost ", "a b", "::1 "])
-def test_a_host_with_blanks(faults_of: Callable[..., list[str]], host: str) -> None:
+def test_host_with_blanks_is_an_error(faults_of: Callable[..., list[str]], host: str) -> None:
     assert faults_of(server={"host": host}) == ["server.host: must not contain blanks"]
 
 
 @pytest.mark.parametrize("host", ["::", "::1", "2001:db8::1", "::ffff:10.0.0.1", "fe80::1%eth0"])
-def test_a_host_may_be_an_ipv6_address(load: Load, host: str) -> None:
+def test_ipv6_host_is_accepted(load: Load, host: str) -> None:
     assert load(server={"host": host, "token": "x"}).server.host == host
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
-def test_a_loopback_host_needs_no_token(load: Load, host: str) -> None:
+def test_loopback_host_needs_no_token(load: Load, host: str) -> None:
     assert load(server={"host": host}).server.token == ()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "db.example"])
-def test_any_other_host_needs_one(load: Load, faults_of: Callable[..., list[str]], host: str) -> None:
+def test_other_host_needs_a_token_or_consent(load: Load, faults_of: Callable[..., list[str]], host: str) -> None:
     (issue,) = faults_of(server={"host": host})
     assert issue.startswith("server.token: is required")
     assert load(server={"host": host, "token": "x"}).server.token == ("x",)
     assert load(server={"host": host, "allow_anonymous": True}).server.allow_anonymous
 
 
-def test_the_environment_suffices() -> None:
+def test_settings_from_the_environment_alone_suffice() -> None:
     found = config.load(
         None,
         {
@@ -459,7 +459,7 @@ def test_the_environment_suffices() -> None:
     assert config.load(None, ENVIRONMENT).watermarks.path == Path("watermarks.db")
 
 
-def test_the_environment_overrides_the_file(load: Load, tmp_path: Path) -> None:
+def test_environment_overrides_the_file(load: Load, tmp_path: Path) -> None:
     sections = {
         "mongodb": {"uri_file": "none"},
         "schema": {"url": "http://h", "headers": {"a": "b"}, "refresh": 5},
@@ -498,7 +498,7 @@ def test_the_environment_overrides_the_file(load: Load, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_faults_of_the_environment(environ: dict[str, str], issue: str, tmp_path: Path) -> None:
+def test_invalid_environment_variable_is_an_error(environ: dict[str, str], issue: str, tmp_path: Path) -> None:
     file = tmp_path / "zmsd.yaml"
     file.write_text(yaml.safe_dump(LEAST))
     with pytest.raises(ConfigError) as caught:
@@ -507,11 +507,11 @@ def test_faults_of_the_environment(environ: dict[str, str], issue: str, tmp_path
     assert len({issue.key for issue in caught.value.issues}) == 1
 
 
-def test_the_environment_does_not_hide_what_is_wrong_with_a_section(faults_of: Callable[..., list[str]]) -> None:
+def test_environment_does_not_hide_an_invalid_section(faults_of: Callable[..., list[str]]) -> None:
     assert faults_of(server=5, environ={"PORT": "1"}) == ["server: must be an object, got a number"]
 
 
-def test_neither_file_nor_environment(default_file: Path) -> None:
+def test_missing_file_and_environment_are_reported(default_file: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         config.load(None, {})
     assert list(map(str, caught.value.issues)) == [
@@ -520,7 +520,7 @@ def test_neither_file_nor_environment(default_file: Path) -> None:
     ]
 
 
-def test_the_default_file(default_file: Path) -> None:
+def test_default_file_is_read(default_file: Path) -> None:
     default_file.parent.mkdir()
     default_file.write_text(yaml.safe_dump({**LEAST, "server": {"port": 5}}))
     assert config.load(None, {}).server.port == 5
@@ -543,7 +543,7 @@ def test_the_default_file(default_file: Path) -> None:
         (None, ": cannot be read: No such file or directory"),
     ],
 )
-def test_files_that_are_no_settings(tmp_path: Path, raw: bytes | None, expected: str) -> None:
+def test_file_without_settings_is_an_error(tmp_path: Path, raw: bytes | None, expected: str) -> None:
     file = tmp_path / "zmsd.yaml"
     if raw is not None:
         file.write_bytes(raw)
@@ -562,7 +562,7 @@ def settings(cls: Any, path: str = "") -> list[str]:
     return found
 
 
-def test_the_example_shows_every_setting_at_its_default() -> None:
+def test_example_shows_all_settings_at_their_defaults() -> None:
     text = (ETC / "zmsd.yaml").read_text()
     for section in text.split("\n\n"):
         top = re.search(r"^(\w+):$", section, re.MULTILINE)
@@ -575,7 +575,7 @@ def test_the_example_shows_every_setting_at_its_default() -> None:
         assert getattr(found, name) == getattr(Config(), name)
 
 
-def test_the_example_loads_as_it_stands() -> None:
+def test_example_loads_unchanged() -> None:
     found = config.load(ETC / "zmsd.yaml", {})
     assert found.mappings is not None
     schema, mappings = fetch(found.schema), fetch(found.mappings)

@@ -22,7 +22,7 @@ def test_end_of_a_certificate_is_read(cert: Path) -> None:
 
 
 @pytest.mark.parametrize("days", [1, 29, 31, 400])
-def test_end_agrees_with_openssl(cert: Path, days: int) -> None:
+def test_end_of_a_certificate_agrees_with_openssl(cert: Path, days: int) -> None:
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", str(days), "-subj", "/CN=a/O=b"]
     try:
         subprocess.run([*command, "-keyout", "/dev/null", "-out", str(cert)], check=True, capture_output=True)

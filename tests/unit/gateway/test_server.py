@@ -139,7 +139,7 @@ def streaming(server: Server, target: str = STREAM, **headers: str) -> Iterator[
 # PAGES
 
 
-def test_pages() -> None:
+def test_pages_are_served_by_path() -> None:
     with serving() as server:
         assert ask(server, "/healthz") == (200, "ok\n")
         assert ask(server, "/metrics?x=1") == (200, "metrics é")
@@ -151,7 +151,7 @@ def test_pages() -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "OPTIONS", "BREW"])
-def test_only_get_and_head_are_known(method: str) -> None:
+def test_methods_other_than_get_and_head_are_405(method: str) -> None:
     with serving() as server:
         assert ask(server, "/", method=method)[0] == 405
         assert ask(server, "/metrics", {"Content-Length": "3"}, method=method)[0] == 405
@@ -166,7 +166,7 @@ def test_head_is_answered_as_get_without_a_body(path: str) -> None:
         assert raw(server, request.replace(b"GET", b"HEAD")) == head + b"\r\n\r\n"
 
 
-def test_the_stream_wants_a_websocket() -> None:
+def test_stream_without_websocket_is_426() -> None:
     with serving() as server:
         assert ask(server, STREAM)[0] == 426
 
@@ -191,7 +191,7 @@ def basic(user: str, password: str) -> str:
         ("", {"Authorization": basic("anyone", "secret")}),
     ],
 )
-def test_a_token_may_come_in_several_ways(query: str, headers: dict[str, str]) -> None:
+def test_token_is_accepted_in_query_and_headers(query: str, headers: dict[str, str]) -> None:
     with serving(TOKENS) as server:
         assert ask(server, f"/metrics?{query}", headers) == (200, "metrics é")
         with streaming(server, f"{STREAM}&{query}", **headers) as client:
@@ -214,7 +214,7 @@ def test_a_token_may_come_in_several_ways(query: str, headers: dict[str, str]) -
         ("", {"Authorization": "Digest secret"}),
     ],
 )
-def test_without_a_token_nobody_comes_in(query: str, headers: dict[str, str]) -> None:
+def test_request_without_valid_token_is_401(query: str, headers: dict[str, str]) -> None:
     with serving(TOKENS) as server:
         assert ask(server, f"/metrics?{query}", headers)[0] == 401
         with pytest.raises(Refused, match="401"), streaming(server, f"{STREAM}&{query}", **headers):
@@ -222,13 +222,13 @@ def test_without_a_token_nobody_comes_in(query: str, headers: dict[str, str]) ->
         assert ask(server, "/healthz")[0] == 200, "a load balancer has none"
 
 
-def test_credentials_beyond_ascii_are_wrong_ones() -> None:
+def test_credentials_beyond_ascii_are_401() -> None:
     with serving(TOKENS) as server:
         request = f"GET {STREAM} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic \xe9\xe9\r\n\r\n"
         assert raw(server, request.encode("latin-1")).startswith(b"HTTP/1.1 401 ")
 
 
-def test_no_token_stands_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_shows_no_token(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with serving(TOKENS) as server:
         for query in ("token=secret", "token=hush"):
@@ -241,8 +241,8 @@ def test_no_token_stands_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     assert "hush" not in caplog.text
 
 
-def test_a_refusal_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """zero-cache comes back at once, for ever."""
+def test_refusal_is_delayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """zero-cache reconnects at once, without limit."""
     monkeypatch.setattr(servers, "REFUSAL_DELAY_SECONDS", 0.2)
     with serving(TOKENS) as server:
         for path, status in ((STREAM, 401), (f"{STREAM}&token=secret", 426)):
@@ -251,7 +251,7 @@ def test_a_refusal_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
             assert (time.monotonic() - before >= 0.2) == (status == 401)
 
 
-def test_a_refusal_does_not_hold_up_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delayed_refusal_does_not_delay_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "REFUSAL_DELAY_SECONDS", 60.0)
     with serving(TOKENS) as server:
         with socket.create_connection(("127.0.0.1", port(server)), timeout=10) as sock:
@@ -262,7 +262,7 @@ def test_a_refusal_does_not_hold_up_a_stop(monkeypatch: pytest.MonkeyPatch) -> N
         assert time.monotonic() - before < 5
 
 
-def test_so_many_sessions_and_no_more() -> None:
+def test_session_beyond_max_sessions_is_503() -> None:
     with serving(Limits(max_sessions=2)) as server:
         with streaming(server) as first, streaming(server):
             with pytest.raises(Refused, match="503.*max_sessions"), streaming(server):
@@ -279,7 +279,7 @@ def test_so_many_sessions_and_no_more() -> None:
         wait_until(lambda: not server.registry.sessions(), "all have left")
 
 
-def test_the_oldest_connection_without_a_token_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oldest_unadmitted_connection_is_closed_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listeners, "MAX_CONNECTIONS_PER_ADDRESS", 3)
     with serving() as server:
         idle = []
@@ -307,7 +307,7 @@ def test_connections_are_limited_in_total(monkeypatch: pytest.MonkeyPatch) -> No
             sock.close()
 
 
-def test_sessions_are_apart_from_connections_that_were_not_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unadmitted_connections_do_not_displace_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listeners, "MAX_CONNECTIONS_PER_ADDRESS", 2)
     with serving() as server, streaming(server) as first, streaming(server) as second, streaming(server) as third:
         idle = [socket.create_connection(("127.0.0.1", port(server)), timeout=10) for _ in range(4)]
@@ -318,15 +318,15 @@ def test_sessions_are_apart_from_connections_that_were_not_admitted(monkeypatch:
             sock.close()
 
 
-def test_networks() -> None:
+def test_network_of_an_address_is_its_ipv4_or_ipv6_prefix() -> None:
     assert network_of("127.0.0.1") == "127.0.0.1"
     assert network_of("::ffff:192.0.2.7") == "192.0.2.7"
     assert network_of("2001:db8::1") == network_of("2001:db8::ffff:1") != network_of("2001:db8:0:1::1")
     assert network_of("fe80::1%eth0") == network_of("fe80::2")
 
 
-def test_a_flood_of_idle_connections_does_not_lock_a_client_out() -> None:
-    """2,000 connections are held open, and those that are closed are opened again, all from the client's address."""
+def test_flood_of_idle_connections_does_not_lock_out_a_client() -> None:
+    """2,000 connections are held open, and closed connections are opened again, all from the client's address."""
     opened = 0
     with serving(TOKENS) as server:
         stopped = Event()
@@ -372,7 +372,7 @@ def test_a_flood_of_idle_connections_does_not_lock_a_client_out() -> None:
         ((), ("secret",), True),
     ],
 )
-def test_a_session_ends_when_its_token_goes(before: tuple[str, ...], after: tuple[str, ...], ends: bool) -> None:
+def test_session_ends_when_its_token_is_removed(before: tuple[str, ...], after: tuple[str, ...], ends: bool) -> None:
     with serving(Limits(tokens=before)) as server, streaming(server, f"{STREAM}&token=secret") as client:
         assert client.receive() == "hello zero_0"
         server.apply(Limits(tokens=after), None)
@@ -392,7 +392,7 @@ def test_a_session_ends_when_its_token_goes(before: tuple[str, ...], after: tupl
     "origin", ["http://evil.example", "null", "", "http://127.0.0.1:1", "https://localhost.evil.example"]
 )
 @pytest.mark.parametrize("limits", [Limits(), TOKENS], ids=["open", "token"])
-def test_other_origins_are_refused(origin: str, limits: Limits) -> None:
+def test_request_of_another_origin_is_403(origin: str, limits: Limits) -> None:
     with serving(limits) as server:
         for path in ("/", "/healthz", "/metrics?token=secret", f"{STREAM}&token=secret"):
             assert ask(server, path, {"Origin": origin})[0] == 403
@@ -400,7 +400,7 @@ def test_other_origins_are_refused(origin: str, limits: Limits) -> None:
             pass
 
 
-def test_the_stream_is_for_no_origin_at_all_and_pages_for_their_own() -> None:
+def test_pages_accept_their_own_origin_and_the_stream_none() -> None:
     with serving() as server:
         for scheme in ("http", "https"):
             own = {"Origin": f"{scheme}://127.0.0.1:{port(server)}"}
@@ -412,7 +412,7 @@ def test_the_stream_is_for_no_origin_at_all_and_pages_for_their_own() -> None:
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:4848", "localhost.evil.example", "", "a b", "127.0.0.1@evil", "[::1"]
 )
-def test_a_foreign_host_is_refused_without_a_token(host: str) -> None:
+def test_foreign_host_header_is_403_without_a_token(host: str) -> None:
     with serving() as server:
         for path in ("/", "/status.json", "/metrics", STREAM):
             assert ask(server, path, {"Host": host})[0] == 403
@@ -428,7 +428,7 @@ def test_own_hosts_are_accepted_without_a_token(host: str) -> None:
         assert ask(server, "/metrics", {"Host": host})[0] == 200
 
 
-def test_every_answer_has_the_security_headers() -> None:
+def test_all_answers_have_the_security_headers() -> None:
     with serving(TOKENS) as server:
         for path in ("/", "/metrics", "/metrics?token=secret", "/nothing", STREAM, "//"):
             head = raw(server, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()).partition(b"\r\n\r\n")[0].decode()
@@ -460,7 +460,7 @@ def test_refusals_are_logged_once_and_then_counted(
         assert all("count=59" in record.getMessage() for record in caplog.records)
 
 
-def test_a_quiet_kind_is_logged_in_full_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_refusal_after_a_quiet_interval_is_logged_in_full(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
     log = refusals.Refusals(lambda: now)
 
@@ -481,7 +481,7 @@ def test_a_quiet_kind_is_logged_in_full_again(caplog: pytest.LogCaptureFixture) 
     assert len(lines()) == 1
 
 
-def test_a_client_that_goes_before_its_answer_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_client_that_disconnects_before_the_answer_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with serving() as server:
         server.pages = {"/big": page("x" * 50_000_000), "/": page("index")}
@@ -495,7 +495,7 @@ def test_a_client_that_goes_before_its_answer_is_no_error(caplog: pytest.LogCapt
     assert not caplog.records
 
 
-def test_no_more_threads_is_one_line(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_thread_start_is_one_log_line(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as server:
         starting = Thread.start
 
@@ -516,13 +516,13 @@ def test_no_more_threads_is_one_line(caplog: pytest.LogCaptureFixture, monkeypat
             assert client.receive() == "hello zero_0"
 
 
-def test_a_page_that_fails_is_500() -> None:
+def test_page_that_raises_is_500() -> None:
     with serving() as server:
         server.pages = {"/": lambda _: Page(1 // 0, "", "")}
         assert ask(server, "/")[0] == 500
 
 
-def test_accepting_goes_on_after_the_files_were_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accepting_continues_after_file_descriptors_ran_out(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as server:
         failures = [OSError(errno.EMFILE, "Too many open files")] * 3
 
@@ -546,7 +546,7 @@ def parsed(query: str) -> Subscription:
     return parse_subscription({key: [value] for key, _, value in (part.partition("=") for part in query.split("&"))})
 
 
-def test_subscriptions() -> None:
+def test_subscription_is_parsed_from_the_query() -> None:
     assert parsed(QUERY) == Subscription("zero", 0, None, None)
     mark, version = watermark(99), watermark(5, 1)
     streaming = parsed(f"appID=my_app1&shardNum=12&lastWatermark={mark}&replicaVersion={version}&publications=x&k=y")
@@ -571,7 +571,7 @@ def test_subscriptions() -> None:
         (f"appID={'a' * 65}&shardNum=0", "appID.*64 characters"),
     ],
 )
-def test_what_cannot_be_asked_for(query: str, reason: str) -> None:
+def test_invalid_subscription_is_an_error(query: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parsed(query)
 
@@ -580,8 +580,8 @@ def test_what_cannot_be_asked_for(query: str, reason: str) -> None:
     "marks",
     ["lastWatermark=nonsense", "lastWatermark=00&replicaVersion=0A", "lastWatermark=00.", "lastWatermark=" + "0" * 999],
 )
-def test_foreign_watermark_is_no_bad_request(marks: str) -> None:
-    """HTTP 400 would be the answer for ever; reset-required heals the replica."""
+def test_foreign_watermark_is_not_a_bad_request(marks: str) -> None:
+    """HTTP 400 would be repeated for ever; reset-required repairs the replica."""
     subscription = parsed(f"{QUERY}&{marks}")
     assert (subscription.last_watermark, subscription.replica_version) == (None, None)
     assert subscription.foreign is not None
@@ -589,7 +589,7 @@ def test_foreign_watermark_is_no_bad_request(marks: str) -> None:
     assert len(subscription.foreign) < 250
 
 
-def test_who_asks_for_nonsense_is_told() -> None:
+def test_invalid_query_is_400_with_reason() -> None:
     with serving() as server:
         with pytest.raises(Refused, match="400.*shardNum"), streaming(server, f"{PATH}?appID=zero"):
             pass
@@ -628,18 +628,18 @@ def test_garbage_ends_its_own_connection_only(garbage: bytes, caplog: pytest.Log
                 pass
         assert ask(server, "/healthz")[0] == 200
         assert len(server.registry.sessions()) == 1
-    assert not [record for record in caplog.records if record.exc_info], "and is no bug of ours"
+    assert not [record for record in caplog.records if record.exc_info], "without a traceback"
 
 
-def test_a_path_that_is_no_url_is_no_bug_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_url_is_answered_without_traceback(caplog: pytest.LogCaptureFixture) -> None:
     with serving() as server:
         answer = raw(server, b"GET http://[ HTTP/1.1\r\n\r\n")
         assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 "))
     assert not [record for record in caplog.records if record.exc_info]
 
 
-def test_a_request_that_does_not_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a byte comes now and then."""
+def test_request_that_does_not_end_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where single bytes arrive now and then."""
     monkeypatch.setattr(listeners, "REQUEST_SECONDS", 0.3)
     with serving() as server, socket.create_connection(("127.0.0.1", port(server)), timeout=10) as sock:
         sock.settimeout(0.02)
@@ -659,7 +659,7 @@ def test_a_request_that_does_not_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("shakes_hands", [False, True])
-def test_one_deadline_for_handshake_and_request(
+def test_tls_handshake_and_request_share_one_deadline(
     shakes_hands: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(listeners, "REQUEST_SECONDS", 0.6)
@@ -678,8 +678,8 @@ def test_one_deadline_for_handshake_and_request(
             sock.close()
 
 
-def test_a_flood_of_pages_does_not_fill_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages of connections that were closed meanwhile are not made."""
+def test_flood_of_page_requests_does_not_fill_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of connections that were closed in the meantime are not rendered."""
     monkeypatch.setattr(listeners, "MAX_CONNECTIONS_PER_ADDRESS", 40)
     made: list[int] = []
     go = Event()
@@ -705,7 +705,7 @@ def test_a_flood_of_pages_does_not_fill_the_queue(monkeypatch: pytest.MonkeyPatc
     assert len(made) < 150, "of 300"
 
 
-def test_a_session_outlives_the_time_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_session_outlives_the_request_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listeners, "REQUEST_SECONDS", 0.1)
     with serving() as server, streaming(server) as client:
         assert client.receive() == "hello zero_0"
@@ -720,7 +720,7 @@ def test_a_session_outlives_the_time_of_a_request(monkeypatch: pytest.MonkeyPatc
 # START AND STOP
 
 
-def test_sessions_are_told_that_zmsd_stops() -> None:
+def test_stop_closes_sessions_with_1001() -> None:
     with serving() as server, streaming(server) as client:
         assert client.receive() == "hello zero_0"
         server.stop(Deadline(10))
@@ -731,7 +731,7 @@ def test_sessions_are_told_that_zmsd_stops() -> None:
             socket.create_connection(("127.0.0.1", port(server)), timeout=10)
 
 
-def test_who_does_not_stop_is_killed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_session_that_does_not_stop_is_killed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Hello, "stubborn", True)
     with serving() as server, streaming(server) as client:
         assert client.receive() == "hello zero_0"
@@ -749,7 +749,7 @@ def test_server_refuses_sessions_when_stopping() -> None:
             pass
 
 
-def test_a_listener_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_death_of_the_listener_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     deaths: list[str] = []
 
     def fail(self: Listener, now: float) -> None:
@@ -760,12 +760,12 @@ def test_a_listener_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         wait_until(lambda: deaths == ["listener"], "it is told")
 
 
-def test_a_port_that_is_taken() -> None:
+def test_server_start_fails_when_port_in_use() -> None:
     with serving() as server, pytest.raises(OSError, match="in use"):
         Server(("127.0.0.1", port(server)), server.hub, {}, Limits(), None, lambda _: None)
 
 
-def test_many_at_once() -> None:
+def test_concurrent_requests_are_all_answered() -> None:
     with serving(Limits(max_sessions=40, max_sessions_per_address=40)) as server:
         answers: list[int] = []
         threads = [Thread(target=lambda: answers.append(ask(server, "/")[0]), daemon=True) for _ in range(30)]

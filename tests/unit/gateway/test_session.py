@@ -160,7 +160,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "RESET_SECONDS", 0.0)
 
 
-def test_at_the_live_edge_each_transaction_is_sent_at_once() -> None:
+def test_caught_up_session_sends_each_transaction_at_once() -> None:
     scene = Scene()
     scene.changes = [Script([entry(11, "a")], [], [entry(12, "b", "c")], scene.session.stop)]
     assert scene.run() == [*transaction(11, "a"), *transaction(12, "b", "c")]
@@ -169,26 +169,26 @@ def test_at_the_live_edge_each_transaction_is_sent_at_once() -> None:
     assert scene.peer.closed == (1001, "zmsd stops")
 
 
-def test_in_a_backlog_many_are_joined_into_one() -> None:
+def test_backlogged_session_merges_transactions() -> None:
     scene = Scene()
     scene.changes = [Script([entry(at, str(at)) for at in range(11, 20)], scene.session.stop)]
     assert scene.run() == transaction(19, *map(str, range(11, 20)), oldest=11)
 
 
-def test_an_empty_transaction_says_how_far_we_are() -> None:
+def test_empty_transaction_carries_the_watermark() -> None:
     scene = Scene()
     scene.changes = [Script([entry(11)], scene.session.stop)]
     assert scene.run() == transaction(11)
 
 
-def test_rows_of_a_shard_go_to_its_clients_only() -> None:
+def test_shard_rows_go_only_to_clients_of_the_shard() -> None:
     scene = Scene()
     both = entry(11, "all", shards={"zero_0": "mine", "zero_1": "other", "zero_00": "strange"})
     scene.changes = [Script([both, entry(12, shards={"zero_1": "other"})], scene.session.stop)]
     assert scene.run() == transaction(12, "all", "mine", oldest=11)
 
 
-def test_a_large_transaction_stays_open_until_its_end() -> None:
+def test_large_transaction_stays_open_until_its_end() -> None:
     scene = Scene()
     scene.changes = [
         Script(
@@ -201,8 +201,8 @@ def test_a_large_transaction_stays_open_until_its_end() -> None:
     assert scene.run() == transaction(20, "a", "b", "c", "d", oldest=11)
 
 
-def test_what_follows_a_large_transaction_is_another_one() -> None:
-    """Its watermark was promised in its begin."""
+def test_transaction_after_a_large_one_is_sent_separately() -> None:
+    """Its watermark was sent in its begin."""
     scene = Scene()
     scene.changes = [
         Script([entry(11, "a", last=False)], [entry(11, "b"), entry(12, "c"), entry(13, "d")], scene.session.stop)
@@ -210,7 +210,7 @@ def test_what_follows_a_large_transaction_is_another_one() -> None:
     assert scene.run() == [*transaction(11, "a", "b"), *transaction(13, "c", "d", oldest=12)]
 
 
-def test_a_transaction_that_is_taken_back_is_rolled_back_and_comes_again() -> None:
+def test_evicted_open_transaction_is_rolled_back_and_repeated() -> None:
     scene = Scene()
     scene.changes = [
         Script([entry(11, "a")], [entry(12, "b"), entry(20, "c", last=False)], Evicted),
@@ -228,8 +228,8 @@ def test_a_transaction_that_is_taken_back_is_rolled_back_and_comes_again() -> No
     assert scene.watermarks == [watermark(at) for at in (10, 11, 20)]
 
 
-def test_what_was_committed_does_not_come_again() -> None:
-    """A large transaction ended, and the next one had begun, when that was taken back."""
+def test_committed_transaction_is_not_repeated_after_eviction() -> None:
+    """A large transaction ended, and the next one had begun when the reader was evicted."""
     scene = Scene()
     scene.changes = [
         Script([entry(11, "a", last=False)], [entry(11, "b"), entry(12, "c", last=False)], Evicted),
@@ -238,7 +238,7 @@ def test_what_was_committed_does_not_come_again() -> None:
     assert scene.watermarks == [watermark(10), watermark(11)]
 
 
-def test_the_changes_of_a_client_are_given_back() -> None:
+def test_session_closes_its_changes() -> None:
     first, second = Script(Evicted), Script([entry(11)])
     scene = Scene(first, second)
     second.steps.append(scene.session.stop)
@@ -310,21 +310,21 @@ def follow(transactions: list[tuple[int, int]], takes: list[int]) -> None:
 
 @settings(derandomize=True, database=None, deadline=None, max_examples=100)
 @given(TRANSACTIONS, st.lists(st.integers(0, 4), max_size=12))
-def test_whatever_is_taken_back_each_transaction_comes_once(gaps: list[tuple[int, int]], takes: list[int]) -> None:
+def test_each_transaction_is_sent_once_whatever_is_evicted(gaps: list[tuple[int, int]], takes: list[int]) -> None:
     follow(gaps, takes)
 
 
 # STOP, FAILURE, ACKNOWLEDGEMENTS
 
 
-def test_a_lost_position_is_said_and_nothing_else() -> None:
+def test_lost_position_sends_only_reset_required() -> None:
     scene = Scene(Script([entry(11, "a")], [entry(12, "b", last=False)], ResumeLost("the oplog begins later")))
     sent = scene.run()
     assert sent[:-1] == [*transaction(11, "a"), *transaction(12, "b")[:-1], ROLLBACK]
     assert sent[-1] == reset("the oplog begins later", "position-lost", watermark(11))
 
 
-def test_reset_required_says_where_the_oplog_begins() -> None:
+def test_reset_required_has_the_start_of_the_oplog() -> None:
     scene = Scene(ResumeLost("the oplog begins later"))
     scene.hub.source.oplog_start.return_value = 50
     (message,) = scene.run()
@@ -332,7 +332,7 @@ def test_reset_required_says_where_the_oplog_begins() -> None:
 
 
 def test_foreign_watermark_is_answered_with_reset_required() -> None:
-    """Also while MongoDB is away."""
+    """Also while MongoDB is unreachable."""
     scene = Scene()
     scene.session.subscription = Subscription("zero", 0, None, None, "lastWatermark '01x' is not a watermark of zmsd")
     scene.readiness.set("MongoDB is away")
@@ -340,7 +340,7 @@ def test_foreign_watermark_is_answered_with_reset_required() -> None:
     assert message == reset("lastWatermark '01x' is not a watermark of zmsd", "foreign-watermark", watermark(10))
 
 
-def test_a_place_of_another_history_is_lost() -> None:
+def test_watermark_of_another_lineage_sends_reset_required() -> None:
     scene = Scene()
 
     def refuse(place: str, begun: str) -> None:
@@ -352,8 +352,8 @@ def test_a_place_of_another_history_is_lost() -> None:
     assert message == reset(said, "position-lost", watermark(10))
 
 
-def test_who_may_stand_in_another_history_is_checked_again() -> None:
-    """The connection to MongoDB was lost: at the end of the transaction that is under way."""
+def test_lineage_is_checked_again_after_a_doubt() -> None:
+    """The connection to MongoDB was lost: the check follows the end of the current transaction."""
     checks: list[tuple[str, str]] = []
     lineage = SimpleNamespace(check_replica=lambda *place: checks.append(place), distrust_count=0)
 
@@ -366,14 +366,14 @@ def test_who_may_stand_in_another_history_is_checked_again() -> None:
     assert checks == [(watermark(10), watermark(5)), (watermark(12), watermark(5))]
 
 
-def test_a_stop_is_no_loss_of_a_position() -> None:
-    """Also where the session was waiting for MongoDB, or for a private feed."""
+def test_stop_sends_no_reset_required() -> None:
+    """Also where the session waits for MongoDB, or for a catch-up feed."""
     scene = Scene(Stopped())
     assert scene.run() == []
     assert scene.peer.closed == (1001, "zmsd stops")
 
 
-def test_a_transaction_whose_end_does_not_come_holds_up_no_stop() -> None:
+def test_open_transaction_does_not_delay_a_stop() -> None:
     scene = Scene()
     scene.changes = [Script([entry(11, "a", last=False)], scene.session.stop)]
     thread = Thread(target=scene.run, daemon=True)
@@ -383,8 +383,8 @@ def test_a_transaction_whose_end_does_not_come_holds_up_no_stop() -> None:
     assert not [message for message in scene.peer.sent if message[0] == "commit"]
 
 
-def test_until_the_feed_runs_a_client_is_held() -> None:
-    """And not refused: it would be back at once."""
+def test_client_is_held_until_the_feed_runs() -> None:
+    """A refused client would reconnect at once."""
     scene = Scene()
     scene.readiness.set("MongoDB is away")
     thread = Thread(target=scene.run, daemon=True)
@@ -402,7 +402,7 @@ def test_until_the_feed_runs_a_client_is_held() -> None:
     assert not thread.is_alive()
 
 
-def test_a_client_that_goes_while_the_feed_is_away_is_let_go() -> None:
+def test_client_that_disconnects_before_the_feed_runs_is_released() -> None:
     scene = Scene()
     scene.readiness.set("MongoDB is away")
     scene.peer.gone = True
@@ -453,7 +453,7 @@ def test_acknowledgement_above_what_was_sent_ends_the_session(form: Callable[[in
 
 
 def test_acknowledgement_of_an_initial_sync_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """zero-cache ends that connection after the commit: who stays is not a replica."""
+    """zero-cache closes that connection after the commit: a client that stays is not a replica."""
     scene = Scene(last=None)
     copy = FakeCopy(protocol.begin(watermark(30)), data("a"), protocol.commit(watermark(30), 30))
     monkeypatch.setattr(sessions, "InitialSync", lambda *_: copy)
@@ -477,7 +477,7 @@ def test_observer_leaves_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
         scene.hub.replicas.add.assert_not_called()
 
 
-def test_failing_store_costs_no_client() -> None:
+def test_failing_store_ends_no_session() -> None:
     scene = Scene()
     scene.store.record_ack.side_effect = StoreError("disk full")
     scene.peer.up.append(ack(9))
@@ -492,7 +492,7 @@ def test_failing_store_costs_no_client() -> None:
     + ['["status", {}, null]', '["status", {}, {"watermark": null}]', f'["status", {"1" * 10_000}, {{}}]'],
     ids=lambda message: message[:20],
 )
-def test_what_no_client_says_ends_the_session(message: str) -> None:
+def test_invalid_message_ends_the_session(message: str) -> None:
     scene = Scene(Script())
     scene.peer.up.append(message)
     scene.run()
@@ -500,7 +500,7 @@ def test_what_no_client_says_ends_the_session(message: str) -> None:
     assert scene.peer.closed[0] == 1002
 
 
-def test_a_source_that_refuses_ends_the_session_and_not_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusing_source_ends_the_session_after_a_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(SourceRefused("not authorized"))
     waits: list[float | None] = []
     monkeypatch.setattr(Event, "wait", lambda self, seconds=None: bool(waits.append(seconds)))
@@ -532,7 +532,7 @@ class FakeCopy:
                 yield chunk
 
 
-def test_a_first_copy_is_known_before_its_commit_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_initial_sync_is_recorded_before_its_commit_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(last=None)
     commit = protocol.commit(watermark(30), 30)
     copy = FakeCopy(protocol.begin(watermark(30)), data("a"), data("b"), commit)
@@ -546,7 +546,7 @@ def test_a_first_copy_is_known_before_its_commit_is_sent(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_a_copy_that_is_cut_short_has_no_commit(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+def test_interrupted_initial_sync_has_no_commit(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     scene = Scene(last=None)
     chunks: list[Any] = [protocol.begin(watermark(30)), data("a"), data("b"), protocol.commit(watermark(30), 30)]
     copy = FakeCopy(*chunks[:at], scene.session.stop, *chunks[at:])
@@ -556,9 +556,7 @@ def test_a_copy_that_is_cut_short_has_no_commit(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("last", [None, watermark(10)], ids=["initial sync", "schema change"])
-def test_a_copy_over_which_the_history_became_another_is_not_committed(
-    monkeypatch: pytest.MonkeyPatch, last: str | None
-) -> None:
+def test_sync_during_a_change_of_lineage_is_not_committed(monkeypatch: pytest.MonkeyPatch, last: str | None) -> None:
     scene = Scene(last=last)
     copy = FakeCopy(protocol.begin(watermark(30)), data("a"), protocol.commit(watermark(30), 30))
     monkeypatch.setattr(sessions, "InitialSync", lambda *_: copy)
@@ -604,8 +602,8 @@ def test_schema_change_that_fails_is_rolled_back(
         assert sent == [*failed, reset("MongoDB is away", "position-lost", watermark(10))]
 
 
-def test_a_client_whose_copy_took_long_goes_on_where_the_copy_ended() -> None:
-    """It comes with the watermark of the copy; the changes up to a later one are in that already."""
+def test_client_resumes_where_its_initial_sync_ended() -> None:
+    """The client sends the watermark of the initial sync, which contains the changes up to a later one."""
     record = ReplicaRecord(None, (CopyRecord(watermark(30), watermark(40), "f"),))
     for last, place in ((30, 40), (31, 31)):
         scene = Scene(last=watermark(last))

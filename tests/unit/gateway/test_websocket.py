@@ -115,7 +115,7 @@ def ended(peer: Peer) -> str:
     return reasons[0]
 
 
-def test_messages_both_ways() -> None:
+def test_messages_are_exchanged_both_ways() -> None:
     with connected() as (peer, far):
         assert list(peer.received()) == []
         for number in range(100):
@@ -134,7 +134,7 @@ def test_compression_is_refused() -> None:
 
 
 @pytest.mark.parametrize("lacking", ["upgrade", "connection", "sec-websocket-key", "sec-websocket-version"])
-def test_what_is_no_handshake(lacking: str) -> None:
+def test_incomplete_handshake_is_a_protocol_error(lacking: str) -> None:
     near, sock = loopback()
     with near, sock:
         headers = Far(sock).headers
@@ -143,8 +143,8 @@ def test_what_is_no_handshake(lacking: str) -> None:
             Peer(near, headers, "session-1")
 
 
-def test_a_pong_is_never_inside_of_a_data_frame() -> None:
-    """With a reader so slow that every frame is sent in pieces, and pings meanwhile."""
+def test_pong_is_never_within_a_data_frame() -> None:
+    """With a reader so slow that each frame is sent in pieces, and pings meanwhile."""
     texts = [f"{number} " + "x" * 200_000 for number in range(5)]
     with connected(small=True) as (peer, far):
         writer = Thread(target=lambda: [peer.send(frame(text)) for text in texts], daemon=True)
@@ -159,13 +159,13 @@ def test_a_pong_is_never_inside_of_a_data_frame() -> None:
         assert not far.of(CloseConnection)
 
 
-def test_pings_are_answered_while_nothing_is_sent() -> None:
+def test_ping_is_answered_while_nothing_is_sent() -> None:
     with connected() as (_, far):
         far.send(Ping(payload=b"?"))
         far.read_until(lambda: far.of(Pong), "the ping is answered")
 
 
-def test_a_peer_that_closes() -> None:
+def test_peer_that_closes_ends_receiving_and_sending() -> None:
     with connected() as (peer, far):
         far.send(TextMessage(data="last"))
         far.send(CloseConnection(code=4000, reason="enough"))
@@ -176,7 +176,7 @@ def test_a_peer_that_closes() -> None:
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_peer_that_vanishes(reset: bool) -> None:
+def test_peer_that_disconnects_makes_send_raise(reset: bool) -> None:
     with connected() as (peer, far):
         if reset:
             far.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -186,7 +186,7 @@ def test_a_peer_that_vanishes(reset: bool) -> None:
             peer.send(frame("x"))
 
 
-def test_closing_says_why_and_may_be_done_twice() -> None:
+def test_close_sends_code_and_reason_once() -> None:
     with connected() as (peer, far):
         peer.close(websocket.GOING_AWAY, "é" * 200)
         peer.close(websocket.GOING_AWAY, "again")
@@ -198,7 +198,7 @@ def test_closing_says_why_and_may_be_done_twice() -> None:
             list(peer.received())
 
 
-def test_a_blocked_send_ends_when_the_peer_is_killed() -> None:
+def test_blocked_send_ends_when_the_peer_is_killed() -> None:
     with connected(small=True) as (peer, _):
         ends: list[str] = []
 
@@ -244,7 +244,7 @@ def test_garbage_ends_its_own_connection_only(garbage: bytes) -> None:
 
 
 @pytest.mark.parametrize("pieces", [1, 7])
-def test_a_message_that_is_too_long_ends_its_own_connection_only(pieces: int) -> None:
+def test_too_long_message_ends_its_own_connection_only(pieces: int) -> None:
     with connected() as (good, good_far), connected() as (bad, bad_far):
         piece = "x" * (websocket.MAX_MESSAGE_BYTES // pieces + 1)
         with suppress(OSError):  # it may hang up before it has read all of it
@@ -258,7 +258,7 @@ def test_a_message_that_is_too_long_ends_its_own_connection_only(pieces: int) ->
         assert received(good, 1) == ["x" * websocket.MAX_MESSAGE_BYTES]
 
 
-def test_a_long_message_of_few_characters_is_a_protocol_error() -> None:
+def test_message_length_is_limited_in_bytes() -> None:
     """simple_websocket counts characters; 4,000 of these are 16 kB."""
     with connected() as (peer, far):
         far.send(TextMessage(data="\U0001f600" * (websocket.MAX_MESSAGE_BYTES - 96)))
@@ -267,7 +267,7 @@ def test_a_long_message_of_few_characters_is_a_protocol_error() -> None:
             list(peer.received())
 
 
-def test_bytes_in_memory_are_bounded_whatever_the_messages_size() -> None:
+def test_received_bytes_in_memory_are_bounded() -> None:
     for size in (0, 1, 125, 4000):
         with connected() as (peer, far):
             far.sock.settimeout(1)
@@ -298,8 +298,8 @@ def test_only_the_headers_of_the_handshake_are_passed_on(name: str) -> None:
         peer.kill()
 
 
-def test_a_peer_that_talks_without_end_is_not_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is taken by the session meanwhile, as in a copy or in a blocked send."""
+def test_peer_that_sends_without_end_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session receives nothing meanwhile, as in an initial sync or a blocked send."""
     monkeypatch.setattr(websocket, "MAX_WAITING_BYTES", 10_600)  # 100 messages with their frames
     with connected(small=True) as (peer, far):
         far.sock.settimeout(2)
@@ -314,7 +314,7 @@ def test_a_peer_that_talks_without_end_is_not_listened_to(monkeypatch: pytest.Mo
         assert len(received(peer, 100)) >= 100, "and it is heard again when the session is back"
 
 
-def test_a_session_that_comes_back_hears_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paused_messages_are_all_received_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "MAX_WAITING_BYTES", 2000)
     with connected() as (peer, far):
         talk = b"".join(far._ws.send(TextMessage(data=str(number))) for number in range(5000))

@@ -101,7 +101,7 @@ def scene() -> Scene:
     return Scene()
 
 
-def test_rates(scene: Scene) -> None:
+def test_rates_are_averaged_over_the_samples(scene: Scene) -> None:
     monitor = scene.monitor
     monitor.look(100.0)
     scene.happens([part(0, "users", "users", "rooms")], [entry(0)])
@@ -119,7 +119,7 @@ def test_rates(scene: Scene) -> None:
     assert scene.counters.transactions == 2
 
 
-def test_a_look_that_comes_late_does_not_exaggerate(scene: Scene) -> None:
+def test_late_sample_does_not_exaggerate_the_rate(scene: Scene) -> None:
     scene.monitor.look(100.0)
     scene.happens([part(0, *["users"] * 30)], [entry(0)])
     scene.monitor.look(115.0)
@@ -127,13 +127,13 @@ def test_a_look_that_comes_late_does_not_exaggerate(scene: Scene) -> None:
     assert scene.monitor.rates["users"] == 2.0
 
 
-def test_the_history_is_bounded(scene: Scene) -> None:
+def test_history_is_bounded(scene: Scene) -> None:
     for step in range(POINTS + 20):
         scene.monitor.look(100.0 + step * EVERY)
     assert len(scene.monitor.history) == POINTS
 
 
-def test_lag_is_the_longest_since_the_last_look(scene: Scene) -> None:
+def test_lag_is_the_longest_since_the_last_sample(scene: Scene) -> None:
     scene.happens([part(3, "users"), part(1, "users")], [entry(3), entry(1)])
     scene.happens([part(0, "users")], [entry(0)])
     scene.monitor.look(100.0)
@@ -147,7 +147,7 @@ def test_lag_is_the_longest_since_the_last_look(scene: Scene) -> None:
     assert scene.monitor.history[-1].lag == pytest.approx(30, abs=2)
 
 
-def test_only_what_was_committed_while_a_client_was_there_counts_as_late(scene: Scene) -> None:
+def test_lag_counts_only_commits_since_the_client_connected(scene: Scene) -> None:
     now = time.time()
     scene.counters.sent([entry(600), entry(0)], now - 60)
     assert scene.counters.lag.value().count == 0
@@ -156,7 +156,7 @@ def test_only_what_was_committed_while_a_client_was_there_counts_as_late(scene: 
     assert scene.counters.sent_rows.value() == 4
 
 
-def test_position_and_oplog(scene: Scene) -> None:
+def test_position_age_and_oplog_headroom_are_measured(scene: Scene) -> None:
     monitor = scene.monitor
     assert monitor.oplog_headroom is None
     scene.dispatcher.position = position_of(5)
@@ -169,7 +169,7 @@ def test_position_and_oplog(scene: Scene) -> None:
     assert monitor.position_age is None
 
 
-def test_the_backlog_of_a_client(scene: Scene) -> None:
+def test_backlog_of_a_client_is_measured(scene: Scene) -> None:
     monitor = scene.monitor
     scene.log.start(mark(100), "edition")
     scene.log.extend([entry(50), entry(40), entry(30)])
@@ -186,7 +186,7 @@ def test_the_backlog_of_a_client(scene: Scene) -> None:
     assert monitor.backlog(scene.client()) is None
 
 
-def test_what_a_client_has_confirmed(scene: Scene) -> None:
+def test_age_of_the_last_acknowledgement_is_measured(scene: Scene) -> None:
     monitor = scene.monitor
     assert monitor.acked_age(scene.client()) is None
     assert monitor.acked_age(scene.client(last=mark(70))) == pytest.approx(70, abs=2)
@@ -207,7 +207,7 @@ def test_client_that_has_confirmed_everything_has_age_zero(scene: Scene) -> None
 
 
 def test_idle_database_is_not_behind(scene: Scene) -> None:
-    """MongoDB writes something by itself every ten seconds."""
+    """MongoDB writes a no-op every ten seconds."""
     monitor = scene.monitor
     scene.dispatcher.position = position_of(9)
     assert monitor.behind == pytest.approx(9, abs=2)
@@ -235,7 +235,7 @@ def test_oplog_note_gives_the_right_reason(scene: Scene) -> None:
     assert monitor.oplog_headroom is not None
 
 
-def test_the_state_in_words(scene: Scene) -> None:
+def test_state_is_summarised_in_words(scene: Scene) -> None:
     monitor = scene.monitor
     assert monitor.words() == "serving 2 collections, no client is connected"
     scene.client()
@@ -256,7 +256,7 @@ def test_the_state_in_words(scene: Scene) -> None:
     assert monitor.reloads == {"ok": 1, "refused": 1}
 
 
-def test_memory() -> None:
+def test_memory_of_the_process_is_read() -> None:
     assert 5e6 < memory_bytes() < 5e9
 
 

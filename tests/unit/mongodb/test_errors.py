@@ -59,19 +59,19 @@ BY_CODE: dict[type[SourceError], tuple[int, ...]] = {
 
 
 @pytest.mark.parametrize(("kind", "code"), [(kind, code) for kind, codes in BY_CODE.items() for code in codes])
-def test_codes(kind: type[SourceError], code: int) -> None:
+def test_error_code_has_its_class(kind: type[SourceError], code: int) -> None:
     assert type(classify(failure(code))) is kind
     assert code_of(failure(code)) == code
 
 
-def test_a_label_decides_before_the_code() -> None:
+def test_error_label_takes_precedence_over_code() -> None:
     assert type(classify(failure(11600, NON_RESUMABLE))) is ResumeLost
     assert type(classify(failure(1, NON_RESUMABLE))) is ResumeLost
     assert type(classify(failure(1, RESUMABLE))) is SourceUnavailable
 
 
 @pytest.mark.parametrize("code", [280, 260])
-def test_a_token_that_does_not_fit_is_not_yet_a_lost_position(code: int) -> None:
+def test_unfit_token_is_not_a_lost_position(code: int) -> None:
     assert type(classify(failure(code, NON_RESUMABLE))) is TokenUnfit
 
 
@@ -89,12 +89,12 @@ def test_a_token_that_does_not_fit_is_not_yet_a_lost_position(code: int) -> None
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_is_known_to_pass_by_itself(error: PyMongoError) -> None:
+def test_transient_errors_are_source_unavailable(error: PyMongoError) -> None:
     assert isinstance(classify(error), SourceUnavailable)
     assert is_transient(error)
 
 
-def test_timeout_says_whether_the_server_reported_it() -> None:
+def test_timeout_tells_server_from_driver() -> None:
     ours, the_servers = classify(NetworkTimeout("timed out")), classify(failure(50))
     assert isinstance(ours, SourceTimeout)
     assert not ours.busy
@@ -102,17 +102,17 @@ def test_timeout_says_whether_the_server_reported_it() -> None:
     assert the_servers.busy
 
 
-def test_what_is_not_known_to_pass() -> None:
+def test_unknown_errors_are_not_transient() -> None:
     assert not is_transient(failure(17276))
     assert not is_transient(InvalidOperation("closed"))
 
 
 @pytest.mark.parametrize("error", [ConfigurationError("bad option"), InvalidURI("bad")])
-def test_what_an_operator_wrote_wrongly(error: PyMongoError) -> None:
+def test_configuration_errors_of_the_driver_are_refused(error: PyMongoError) -> None:
     assert type(classify(error)) is SourceRefused
 
 
-def test_the_text_is_one_line_for_a_person() -> None:
+def test_error_text_is_one_readable_line() -> None:
     assert str(classify(failure(13))) == "what happened (Name, code 13)"
     error = ServerSelectionTimeoutError(
         "db:1: [Errno 111] Connection refused (configured timeouts: socketTimeoutMS: 1.0ms), Timeout: 5.0s, "
@@ -146,7 +146,7 @@ RAW = RawBSONDocument(bson.encode({"ok": 0, "errmsg": "what happened", "code": 2
     ],
     ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
 )
-def test_text_has_no_dump_and_no_class_name(error: PyMongoError, text: str) -> None:
+def test_error_text_has_no_dump_and_no_class_name(error: PyMongoError, text: str) -> None:
     assert str(classify(error)) == text
 
 
@@ -171,12 +171,12 @@ def test_read_preference_that_no_member_satisfies_is_named() -> None:
         ),
     ],
 )
-def test_what_to_do_about_rights(message: str, text: str) -> None:
+def test_missing_privilege_has_advice(message: str, text: str) -> None:
     details = {"ok": 0, "errmsg": message, "code": 13, "codeName": "Unauthorized"}
     assert str(classify(OperationFailure(message, 13, details))) == text
 
 
-def test_what_to_do_about_a_wrong_password() -> None:
+def test_wrong_password_has_advice() -> None:
     details = {"ok": 0, "errmsg": "Authentication failed.", "code": 18, "codeName": "AuthenticationFailed"}
     assert str(classify(OperationFailure("Authentication failed.", 18, details))) == (
         "Authentication failed. (AuthenticationFailed, code 18): check user, password and authSource (mongodb.uri)"
@@ -193,7 +193,7 @@ def test_what_to_do_about_a_wrong_password() -> None:
         ),
     ],
 )
-def test_what_to_do_about_a_replica_set(message: str, advice: str) -> None:
+def test_unusable_replica_set_has_advice(message: str, advice: str) -> None:
     text = str(classify(ServerSelectionTimeoutError(f"{message}, Timeout: 5.0s, Topology Description: <…>")))
     assert advice in text
 

@@ -11,7 +11,7 @@ from zmsd.mongodb.events import ChangeEvent
 from zmsd.mongodb.lookup import Lookup
 
 
-def test_a_read_that_fails_does_not_say_that_a_document_is_gone() -> None:
+def test_failed_lookup_does_not_report_the_document_as_deleted() -> None:
     source = MagicMock(preferences=(ReadPreference.PRIMARY,))
     source.find.side_effect = OperationFailure("pending catalog changes", 246)
     event = ChangeEvent({"_data": f"82{5:016X}"}, "update", "a", 1)

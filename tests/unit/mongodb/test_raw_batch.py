@@ -25,7 +25,7 @@ def cursor(events: list[Document], *, batch_first: bool = True) -> Document:
 
 
 @pytest.mark.parametrize("length", [0, 1, 9, 10, 11, SLICE - 1, SLICE, SLICE + 1, 2 * SLICE, 999, 1000, 1001, 10_001])
-def test_the_slices_have_all_events_in_order(length: int) -> None:
+def test_slices_have_all_events_in_order(length: int) -> None:
     whole = cursor([event(number) for number in range(length)])
     found = raw_batch.split(bson.encode(whole), SLICE)
     parts = [raw_batch.documents(one) for one in found.slices]
@@ -36,12 +36,12 @@ def test_the_slices_have_all_events_in_order(length: int) -> None:
     assert len(parts) == max(1, -(-length // SLICE))
 
 
-def test_the_size_of_a_slice_is_the_callers() -> None:
+def test_slice_size_is_chosen_by_the_caller() -> None:
     found = raw_batch.split(bson.encode(cursor([event(number) for number in range(1000)])), raw_batch.EVALUATED)
     assert [len(raw_batch.documents(one)) for one in found.slices] == [1000]
 
 
-def test_a_batch_in_another_place_is_one_slice() -> None:
+def test_batch_at_an_unexpected_offset_is_one_slice() -> None:
     whole = cursor([event(number) for number in range(300)], batch_first=False)
     found = raw_batch.split(bson.encode(whole), SLICE)
     assert found.length == 300
@@ -49,7 +49,7 @@ def test_a_batch_in_another_place_is_one_slice() -> None:
     assert [raw_batch.documents(one) for one in found.slices] == [whole["nextBatch"]]
 
 
-def test_only_the_slice_with_bytes_that_are_no_bson_is_unreadable() -> None:
+def test_only_the_slice_with_invalid_bson_is_unreadable() -> None:
     events = [event(number) for number in range(3 * SLICE)]
     events[SLICE]["bad"] = "x"
     raw = bson.encode(cursor(events)).replace(b"\x02bad\0\x02", b"\x02bad\0\x7f")

@@ -133,7 +133,7 @@ def cursor(script: Script, collection: str | None = None) -> ChangeCursor:
 # CURSOR
 
 
-def test_a_stream_begins_right_after_a_position() -> None:
+def test_stream_begins_right_after_a_position() -> None:
     script = Script(database=[batch(event(T + 1)), batch(event(T + 2))])
     stream = cursor(script)
     assert [stream.read().events, stream.read().events] == [read(event(T + 1)), read(event(T + 2))]
@@ -143,7 +143,7 @@ def test_a_stream_begins_right_after_a_position() -> None:
 
 
 @pytest.mark.parametrize("first", [[], [batch(upto=T + 9)]], ids=["before the first batch", "after one"])
-def test_what_heals_goes_on_at_the_same_place(first: list[Answer]) -> None:
+def test_stream_resumes_at_its_position_after_transient_errors(first: list[Answer]) -> None:
     script = Script(database=[*first, AutoReconnect("away"), failure(11600), batch(event(T + 10))])
     stream = cursor(script)
     for _ in first:
@@ -159,8 +159,8 @@ def test_what_heals_goes_on_at_the_same_place(first: list[Answer]) -> None:
         assert places == [{"startAtOperationTime": Timestamp(T >> 32, 21)}] * 3
 
 
-def test_a_token_that_does_not_fit_is_not_yet_a_lost_position() -> None:
-    """By its time it may still be had; where that does not fit either, it is lost."""
+def test_unfit_token_is_retried_by_time_before_the_position_is_lost() -> None:
+    """The position may still be read by its cluster time; if that fails too, it is lost."""
     script = Script(database=[batch(event(T + 1)), failure(280), failure(280)])
     stream = cursor(script)
     stream.read()
@@ -170,7 +170,7 @@ def test_a_token_that_does_not_fit_is_not_yet_a_lost_position() -> None:
         cursor(script).read()
 
 
-def test_a_position_that_is_gone_is_lost() -> None:
+def test_position_before_the_oplog_is_lost() -> None:
     script = Script(database=[failure(286)])
     with pytest.raises(ResumeLost):
         cursor(script).read()
@@ -201,7 +201,7 @@ class Filling(Reader):
             one.after = {"filled": True}
 
 
-def test_a_failure_is_known_until_it_has_healed() -> None:
+def test_failure_is_reported_until_the_next_success() -> None:
     reader = Filling(Script(database=[AutoReconnect("away"), failure(13), batch(event(T + 1))]))
     assert reader.read_batch() is None
     assert "away" in str(reader.health.problem)
@@ -227,8 +227,8 @@ def test_busy_server_is_given_longer_and_not_given_up(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("trouble", [SourceUnavailable("away"), SourceRefused("not authorized")])
-def test_events_that_could_not_be_completed_are_not_passed_over(trouble: Exception) -> None:
-    """The stream has moved on: what it gave would not come again."""
+def test_events_that_could_not_be_completed_are_kept(trouble: Exception) -> None:
+    """The stream has moved on: it would not return them again."""
     reader = Filling(Script(database=[batch(event(T + 1))]), trouble, trouble)
     got: list[ChangeEvent] = []
     while not got:
@@ -237,14 +237,14 @@ def test_events_that_could_not_be_completed_are_not_passed_over(trouble: Excepti
     assert [one.after for one in got] == [{"filled": True}]
 
 
-def test_events_that_could_not_be_completed_do_not_hold_up_a_stop() -> None:
+def test_events_that_could_not_be_completed_do_not_delay_a_stop() -> None:
     reader = Filling(Script(database=[batch(event(T + 1))]), *[SourceUnavailable("away")] * 3)
     reader.stop.set()
     with pytest.raises(Stopped):
         reader.read_batch()
 
 
-def test_behind_what_ended_a_stream_it_begins_again() -> None:
+def test_stream_reopens_after_an_invalidate() -> None:
     drop, end = event(T + 2, 1, kind="drop"), event(T + 2, 2, kind="invalidate")
     script = Script(a=[batch(event(T + 1), drop, end), batch(event(T + 3))])
     reader = Reader("a", cursor(script, "a"), Event(), Health())
@@ -281,7 +281,7 @@ def order(*events: Document) -> list[Document]:
     return [{key: one[key] for key in ("_id", "operationType", "ns")} for one in events]
 
 
-def test_both_feeds_give_the_same() -> None:
+def test_collection_and_database_feed_return_the_same() -> None:
     events = [event(T + 1, 0, "b"), event(T + 2, 0, "a"), event(T + 2, 1, "b"), event(T + 4, 0, "a")]
     wanted = [
         TransactionPart(T + 1, read(*events[:1]), True, True),
@@ -301,7 +301,7 @@ def test_both_feeds_give_the_same() -> None:
 
 
 @pytest.mark.parametrize("kind", [CollectionFeed, DatabaseFeed])
-def test_progress_lies_behind_everything_that_was_read(kind: type[StreamFeed]) -> None:
+def test_progress_is_not_past_unread_events(kind: type[StreamFeed]) -> None:
     content = batch(event(T + 3, 0, "a"), upto=T + 4)
     script = Script(database=[batch(upto=T + 2), content, batch(upto=T + 9)], a=[content])
     with reading(kind, script) as feed:
@@ -312,16 +312,17 @@ def test_progress_lies_behind_everything_that_was_read(kind: type[StreamFeed]) -
 
 
 @pytest.mark.parametrize("kind", [CollectionFeed, DatabaseFeed])
-def test_nothing_is_claimed_of_the_time_at_which_a_stream_begins(kind: type[StreamFeed]) -> None:
-    """MongoDB answers startAtOperationTime: t with the token of t, also before anything has happened at t. What happens
-    then, at the very next increment, would be passed over by one who begins again after it."""
+def test_progress_excludes_the_start_position(kind: type[StreamFeed]) -> None:
+    """MongoDB answers startAtOperationTime: t with the token of t, also before anything has happened at t. A
+    stream that resumes after that token would skip the change that then happens at the very next increment.
+    """
     with reading(kind, Script(database=[batch(upto=T + 1)])) as feed:
         wait_until(feed.read, "the first batch")
         assert feed.progress == T
 
 
-def test_a_token_that_does_not_fit_tears_no_transaction() -> None:
-    """The feed begins again at its progress, before the transaction of which it has read a part."""
+def test_unfit_token_within_a_transaction_repeats_it_from_the_start() -> None:
+    """The feed begins again at its progress, which is before the transaction that was read in part."""
     script = Script(database=[batch(event(T + 1, 0)), failure(280), batch(event(T + 5), upto=T + 6)])
 
     def read(feed: Feed) -> None:
@@ -334,7 +335,7 @@ def test_a_token_that_does_not_fit_tears_no_transaction() -> None:
 
 
 @pytest.mark.parametrize("kind", [CollectionFeed, DatabaseFeed])
-def test_a_lost_position_is_raised(kind: type[StreamFeed]) -> None:
+def test_lost_position_is_raised(kind: type[StreamFeed]) -> None:
     def lost(feed: Feed) -> None:
         for _ in range(100):
             feed.read()
@@ -343,13 +344,13 @@ def test_a_lost_position_is_raised(kind: type[StreamFeed]) -> None:
         lost(feed)
 
 
-def test_a_lost_position_of_one_collection_is_raised() -> None:
+def test_lost_position_of_one_collection_is_raised() -> None:
     script = Script(database=[batch(*order(event(T + 1)))], a=[failure(286)])
     with reading(CollectionFeed, script) as feed, pytest.raises(ResumeLost):
         pieces_of(feed, bool)
 
 
-def test_a_feed_is_ended_from_outside_and_ends_nobody_else() -> None:
+def test_closing_a_feed_does_not_set_the_callers_stop_event() -> None:
     stop = Event()
     with closing(DatabaseFeed(Script().source, {}, T, stop)) as feed:
         feed.read()
@@ -360,7 +361,7 @@ def test_a_feed_is_ended_from_outside_and_ends_nobody_else() -> None:
             feed.read()
 
 
-def test_a_closed_feed_leaves_no_thread_and_no_cursor() -> None:
+def test_closed_feed_leaves_no_thread_and_no_cursor() -> None:
     script = Script()
     with reading(CollectionFeed, script) as feed:
         wait_until(lambda: len(script.opened) == 3, "all streams are open")
@@ -368,8 +369,8 @@ def test_a_closed_feed_leaves_no_thread_and_no_cursor() -> None:
     assert sorted(script.killed) == [1, 2, 3]
 
 
-def test_a_reader_in_trouble_does_not_hold_up_the_feed() -> None:
-    """Its trouble is to be seen (/readyz), and a stop heard."""
+def test_failing_reader_does_not_block_the_feed() -> None:
+    """Its problem is visible on /readyz, and a stop takes effect."""
     script = Script(database=[batch(*order(event(T + 1)))], a=[AutoReconnect("away")] * 10_000)
     with reading(CollectionFeed, script) as feed:
         wait_until(lambda: feed.health.problem, "the reader is in trouble")
@@ -396,8 +397,10 @@ def test_a_reader_in_trouble_does_not_hold_up_the_feed() -> None:
         (True, {}, False),
     ],
 )
-def test_what_is_in_no_transaction_is_whole_at_once(grouped: bool, more: Document, known: bool) -> None:
-    """Up to MongoDB 6.0: later ones group TTL deletes, and inserts, which share their time without being in one."""
+def test_event_outside_transactions_is_complete_at_once(grouped: bool, more: Document, known: bool) -> None:
+    """Up to MongoDB 6.0: later versions group TTL deletes, and inserts, which share their time without being in
+    a transaction.
+    """
     script = Script(database=[batch(event(T + 1, **more))])
     script.source.may_group_writes.return_value = grouped  # type: ignore[attr-defined]
     with reading(DatabaseFeed, script) as feed:
@@ -462,14 +465,14 @@ class Oplog(Script):
 
 
 class DamagedOplog(Oplog):
-    """The text of one event is no UTF-8, and its document has no end."""
+    """The text of one event is not UTF-8, and its document has no end."""
 
     def damaged(self, reply: bytes) -> bytes:
         return reply.replace(b"\x02bad\0\x02\0\0\0x\0", b"\x02bad\0\x7f\0\0\0x\0")
 
 
-def test_bytes_that_are_no_bson_cost_their_slice_alone() -> None:
-    """What was read before them is not given again, and what comes after them is not passed over."""
+def test_invalid_bson_costs_only_its_slice() -> None:
+    """Events read before it are not returned again, and events after it are not skipped."""
     script = DamagedOplog()
     script.events = [event(T + number, number) for number in range(1, 3000)]
     script.events[1500]["fullDocument"]["bad"] = "x"
@@ -512,8 +515,8 @@ def test_auto_scope_is_collection_up_to_ten_collections_on_any_version(
         assert feed.scope == scope
 
 
-def test_a_backlog_is_read_as_one_stream_and_what_comes_later_by_collection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is lost, or comes twice or torn, where one takes over from the other."""
+def test_backlog_is_read_by_database_and_then_by_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost, repeated or torn where one feed replaces the other."""
     monkeypatch.setattr(feeds, "_CALM_SECONDS", 0.05)
     rng = random.Random(5)
     script = Oplog()
@@ -576,7 +579,7 @@ def bare(at: int, number: int, kind: str, key: int = 1, **more: Any) -> Document
     return one
 
 
-def test_documents_are_read_as_they_were() -> None:
+def test_lookup_reads_documents_at_the_time_of_the_change() -> None:
     one, two = {"_id": 1, "v": 1}, {"_id": 1, "v": 2}
     update, delete = looked_up(
         {T: [one], T + 1: [two], T + 2: [two]}, bare(T + 1, 0, "update"), bare(T + 3, 0, "delete")
@@ -585,8 +588,8 @@ def test_documents_are_read_as_they_were() -> None:
     assert delete.before == two
 
 
-def test_within_a_transaction_the_document_before_is_the_one_of_the_event_before() -> None:
-    """Else the row of the first event would stay for ever where the second one deletes it, or moves its key."""
+def test_document_before_within_a_transaction_is_that_of_the_previous_event() -> None:
+    """Otherwise the row of the first event would remain where the second event deletes it or changes its key."""
     made = {"_id": 1, "v": 1}
     _, delete = looked_up({T: [], T + 1: []}, bare(T + 1, 0, "insert", fullDocument=made), bare(T + 1, 1, "delete"))
     assert delete.before == made
@@ -619,22 +622,22 @@ class FakeScan:
         self.over.set()
 
 
-def test_a_copy_is_read_ahead_in_order() -> None:
+def test_snapshot_scan_is_read_ahead_in_order() -> None:
     stop = Event()
     batches = [[{"_id": number}] for number in range(20)]
     assert list(prefetched(cast(Scan, FakeScan(batches, stop)), stop)) == batches
 
 
 @pytest.mark.parametrize("at", [0, 1, 5])
-def test_a_copy_that_was_stopped_does_not_look_complete(at: int) -> None:
-    """Who takes it for all documents of a collection would publish a part."""
+def test_stopped_snapshot_scan_raises(at: int) -> None:
+    """A caller that took it for all documents would publish a part of the collection."""
     stop = Event()
     scan = FakeScan([[{"_id": number}] for number in range(20)], stop, at)
     with pytest.raises(Stopped):
         list(prefetched(cast(Scan, scan), stop))
 
 
-def test_who_wants_no_more_of_a_copy_ends_its_thread() -> None:
+def test_closed_snapshot_scan_ends_its_thread() -> None:
     stop = Event()
     scan = FakeScan([[{"_id": number}] for number in range(1000)], stop)
     documents = prefetched(cast(Scan, scan), stop)

@@ -14,7 +14,7 @@ from zmsd.replication import dispatcher as dispatchers
 from zmsd.replication.dispatcher import Dispatcher
 
 
-def test_who_retries_or_opens_its_stream_may_be_silent() -> None:
+def test_reader_that_retries_or_opens_may_be_quiet() -> None:
     failures = Counter()
     health = Health(failures)
     assert health.quiet_deadline == 0
@@ -33,7 +33,7 @@ def test_who_retries_or_opens_its_stream_may_be_silent() -> None:
     assert health.problem is None
 
 
-def test_the_dispatcher_may_wait_for_such_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dispatcher_is_alive_while_a_reader_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatchers, "HANGING_SECONDS", 0.0)
     nothing = cast(Any, SimpleNamespace(log=None, readiness=None))
     waiting = Dispatcher(nothing, cast(Any, None), cast(Any, None), 60.0, print)

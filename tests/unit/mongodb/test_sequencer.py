@@ -50,10 +50,10 @@ BATCHES = st.lists(st.tuples(st.integers(0, 7), st.booleans(), st.none() | st.in
 
 @repeatable
 @given(TRANSACTIONS, BATCHES)
-def test_pieces_are_the_transactions_however_the_batches_were_cut(
+def test_transactions_are_grouped_however_batches_are_split(
     gaps: list[tuple[int, int]], batches: list[tuple[int, bool, int | None]]
 ) -> None:
-    """One or more parts each, one of them the first and one the last; and never more progress than there was."""
+    """One or more parts each, of them exactly one first and one last; progress never exceeds what was read."""
     after = at = BEGIN
     wanted = [(at := at + gap, count) for gap, count in gaps]
     stream = Stream(wanted)
@@ -89,7 +89,7 @@ def test_pieces_are_the_transactions_however_the_batches_were_cut(
         assert [document for part in parts for document in part.events] == [event(position, n) for n in range(count)]
 
 
-def test_a_transaction_over_many_batches_needs_no_memory_for_them() -> None:
+def test_transaction_over_many_batches_is_not_buffered() -> None:
     grouper = TransactionGrouper(BEGIN)
     for number in range(5):
         (part,) = grouper.group([event(BEGIN + 1, number)], token(BEGIN + 1, number), NOW, ended=False).parts
@@ -102,7 +102,7 @@ def test_a_transaction_over_many_batches_needs_no_memory_for_them() -> None:
     assert not grouper.is_open
 
 
-def test_the_next_transaction_says_that_the_one_before_is_whole() -> None:
+def test_next_transaction_completes_the_previous_one() -> None:
     grouper = TransactionGrouper(BEGIN)
     grouper.group([event(BEGIN + 1)], token(BEGIN + 1, 0), NOW, ended=False)
     parts, progress = grouper.group([event(BEGIN + 2)], token(BEGIN + 2, 0), NOW, ended=False)
@@ -113,7 +113,7 @@ def test_the_next_transaction_says_that_the_one_before_is_whole() -> None:
     assert progress == BEGIN + 1
 
 
-def test_an_empty_batch_brings_progress() -> None:
+def test_empty_batch_advances_progress() -> None:
     grouper = TransactionGrouper(BEGIN)
     assert not grouper.group([], token(BEGIN + 1000), NOW, ended=True).parts
     assert BEGIN < grouper.progress <= BEGIN + 1000
@@ -121,8 +121,10 @@ def test_an_empty_batch_brings_progress() -> None:
     assert grouper.progress > BEGIN + 10, "it never goes back"
 
 
-def test_a_member_that_has_not_come_as_far_cannot_say_that_a_transaction_is_whole() -> None:
-    """After a failover the stream goes on at another one, whose majority point may still be before it."""
+def test_lagging_member_does_not_complete_a_transaction() -> None:
+    """After a failover the stream continues at another member, whose majority point may still be before the
+    transaction.
+    """
     grouper = TransactionGrouper(BEGIN)
     grouper.group([event(BEGIN + 5, 0)], token(BEGIN + 5, 0), NOW, ended=False)
     assert grouper.group([], token(BEGIN + 5, 0), BEGIN + 4, ended=True) == ([], BEGIN)
@@ -149,7 +151,7 @@ def entry(full: ChangeEvent) -> ChangeEvent:
     return ChangeEvent(full.token, full.kind, full.collection, target=full.target)
 
 
-def test_the_order_of_the_database_is_kept_over_collections() -> None:
+def test_order_of_the_database_is_kept_over_collections() -> None:
     events = [event(BEGIN + n, n, "abc"[n * 7 % 3], after={"n": n}) for n in range(50)]
     per = {name: [e for e in events if e.collection == name] for name in "abc"}
     sequencer = Sequencer(channels(**{name: [some[:5], some[5:6], some[6:]] for name, some in per.items()}))
@@ -170,7 +172,7 @@ def paired(sequencer: Sequencer, entries: list[Document]) -> list[Document]:
     return found
 
 
-def test_only_some_batches_are_held_at_once() -> None:
+def test_number_of_held_batches_is_bounded() -> None:
     events = [event(BEGIN + n, n, "aab"[n % 3]) for n in range(30)]
     per = {name: [e for e in events if e.collection == name] for name in "ab"}
     sequencer = Sequencer(channels(a=[[one] for one in per["a"]], b=[per["b"]]))
@@ -180,7 +182,7 @@ def test_only_some_batches_are_held_at_once() -> None:
     assert paired(sequencer, entries[9:]) == events[9:]
 
 
-def test_what_is_not_watched_is_passed_over() -> None:
+def test_unwatched_collections_are_skipped() -> None:
     one = event(BEGIN, 0, "a")
     strangers = [event(BEGIN, 1, "other"), event(BEGIN, 2, None, kind="dropDatabase")]
     assert Sequencer(channels(a=[[one]])).pair([strangers[0], entry(one), strangers[1]]) == ([one], [])
@@ -195,8 +197,8 @@ def rename(source: str, target: str) -> ChangeEvent:
     [("a", "z", {"a"}), ("x", "a", {"a"}), ("a", "b", {"a", "b"})],
     ids=["away", "onto", "both"],
 )
-def test_a_rename_is_one_event(source: str, target: str, copies: set[str]) -> None:
-    """It comes in the stream of each watched collection that it concerns; what follows there is still paired."""
+def test_rename_is_one_event(source: str, target: str, copies: set[str]) -> None:
+    """It arrives in the stream of each watched collection that it concerns; later events are still paired."""
     renamed = rename(source, target)
     later = {name: event(BEGIN + 1, number, name) for number, name in enumerate(("a", "b"))}
     batches = {name: [[renamed, e] if name in copies else [e]] for name, e in later.items()}
@@ -204,14 +206,14 @@ def test_a_rename_is_one_event(source: str, target: str, copies: set[str]) -> No
     assert sequencer.pair([entry(renamed), *map(entry, later.values())]) == ([renamed, *later.values()], [])
 
 
-def test_streams_that_disagree_are_not_glossed_over() -> None:
+def test_streams_that_disagree_raise_a_sequence_error() -> None:
     sequencer = Sequencer(channels(a=[[event(BEGIN, 1)]]))
     with pytest.raises(SequenceError, match="stream of a"):
         sequencer.pair([entry(event(BEGIN, 2))])
     assert issubclass(SequenceError, SourceUnavailable), "the feed begins again at its position"
 
 
-def test_what_ended_a_reader_ends_the_pairing() -> None:
+def test_error_of_a_reader_ends_the_pairing() -> None:
     pair = channels(a=[[event(BEGIN, 1)]], b=[])
     pair["a"].close(ResumeLost("gone"))
     sequencer = Sequencer(pair)

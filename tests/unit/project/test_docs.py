@@ -39,7 +39,7 @@ def test_document_names_only_files_that_exist(page: Path) -> None:
     assert not missing
 
 
-def test_architecture_names_every_package() -> None:
+def test_architecture_names_all_packages() -> None:
     text = OF_CODE[0].read_text()
     for package in sorted(ROOT.glob("zmsd/*/__init__.py")):
         assert f"``{package.parent.name}/``" in text

@@ -94,7 +94,7 @@ def level(name: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_imports_go_down(name: str) -> None:
+def test_imports_only_lower_layers(name: str) -> None:
     height, package = level(name)
     for other in imports(MODULES[name]):
         if part_of(other, "zmsd"):

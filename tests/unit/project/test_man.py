@@ -46,19 +46,19 @@ def terms(text: str) -> Iterator[tuple[list[str], str]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_can_be_made(page: Path) -> None:
+def test_manual_page_can_be_built(page: Path) -> None:
     strict = {"report_level": 1, "halt_level": 2}
     made = docutils.core.publish_string(page.read_text(), str(page), writer=manpage.Writer(), settings_overrides=strict)
     name, _, section = page.stem.rpartition(".")
     assert re.search(rf'^\.TH "{re.escape(name)}" "?{section}"? ', made.decode(), re.MULTILINE)
 
 
-def test_every_setting_stands_in_the_manual_once() -> None:
+def test_each_setting_is_in_the_manual_once() -> None:
     found = [name for names, _ in terms(SETTINGS_5) for name in names]
     assert sorted(found) == sorted(SETTINGS)
 
 
-def test_the_manual_says_defaults_bounds_and_choices_as_they_are() -> None:
+def test_manual_has_the_defaults_bounds_and_choices() -> None:
     for names, said in terms(SETTINGS_5):
         for name in names:
             entry, hint = SETTINGS[name]
@@ -74,7 +74,7 @@ def test_the_manual_says_defaults_bounds_and_choices_as_they_are() -> None:
             assert all(re.search(rf"\b{choice}\b", said) for choice in choices), name
 
 
-def test_the_manual_mentions_no_setting_that_is_not_there() -> None:
+def test_manual_names_only_existing_settings() -> None:
     sections = "|".join(entry.name for entry in fields(Config))
     mentioned = set(re.findall(rf"\b(?:{sections})\.[a-z_.]*[a-z_]\b", f"{SETTINGS_5} {COMMANDS_8} {README}"))
     files = {name for name in mentioned if re.search(r"\.(?:json|yaml|db|dev|permissions)$", name)}
@@ -82,7 +82,7 @@ def test_the_manual_mentions_no_setting_that_is_not_there() -> None:
     assert mentioned - files <= SETTINGS.keys() | prefixes
 
 
-def test_every_variable_stands_in_the_manual_and_the_example() -> None:
+def test_each_variable_is_in_the_manual_and_the_example() -> None:
     for variable in config.ENVIRONMENT:
         assert f"``{variable}``" in SETTINGS_5
         assert re.search(rf"\b{variable}\b", EXAMPLE)
@@ -99,8 +99,8 @@ def test_every_variable_stands_in_the_manual_and_the_example() -> None:
     assert named - config.ENVIRONMENT.keys() <= others
 
 
-def test_the_example_has_every_setting_and_no_other() -> None:
-    """Also among those that are commented out."""
+def test_example_has_exactly_the_settings() -> None:
+    """Also those that are commented out."""
     for section in (entry.name for entry in fields(Config)):
         found = re.search(rf"^{section}:\n((?:[ #].*\n|\n(?= ))*)", EXAMPLE, re.MULTILINE)
         assert found, section
@@ -111,7 +111,7 @@ def test_the_example_has_every_setting_and_no_other() -> None:
         assert shown - keys <= choices, section  # of those a comment says what they mean
 
 
-def test_the_example_holds_when_everything_in_it_is_set(tmp_path: Path) -> None:
+def test_example_loads_with_everything_set(tmp_path: Path) -> None:
     text = re.sub(r"^  # (\w+: )", r"  \1", EXAMPLE, flags=re.MULTILINE)
     text = re.sub(r"^  (uri_file|token_file|url|headers|refresh|tables|creds).*\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"\w+\.(crt|key)\b", "some.pem", text)
@@ -128,7 +128,7 @@ def commands() -> dict[str, argparse.ArgumentParser]:
     return dict(actions.choices)
 
 
-def test_every_command_and_option_stands_in_the_manual_and_the_readme() -> None:
+def test_each_command_and_option_is_in_the_manual_and_the_readme() -> None:
     synopsis = COMMANDS_8.partition("SYNOPSIS")[2].partition("DESCRIPTION")[0]
     for name, parser in commands().items():
         options = {option for action in parser._actions for option in action.option_strings} - {"-h", "--help"}
@@ -141,7 +141,7 @@ def test_every_command_and_option_stands_in_the_manual_and_the_readme() -> None:
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", COMMANDS_8)) <= known | outside
 
 
-def test_no_command_is_named_that_is_not_there() -> None:
+def test_manual_names_only_existing_commands() -> None:
     literals = [*re.findall(r"(?:\*\*|``|bin/)zmsd ([a-z]+)\b", f"{COMMANDS_8} {SETTINGS_5} {README}")]
     named = {*literals, *re.findall(r"^ +zmsd ([a-z]+)\b", README, re.MULTILINE)}
     assert named <= commands().keys()

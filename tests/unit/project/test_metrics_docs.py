@@ -56,7 +56,7 @@ def test_each_metric_is_documented(metrics: dict[str, tuple[str, tuple[str, ...]
     assert set(re.findall(r"\b(?:zmsd|process)_[a-z_]+\b", text)) <= set(metrics)
 
 
-def test_the_alerts_ask_for_metrics_that_there_are(metrics: dict[str, tuple[str, tuple[str, ...]]]) -> None:
+def test_alerts_use_existing_metrics(metrics: dict[str, tuple[str, tuple[str, ...]]]) -> None:
     rules = yaml.safe_load((ROOT / "etc" / "zmsd.rules.yml").read_text())["groups"][0]["rules"]
     assert len({rule["alert"] for rule in rules}) == len(rules)
     for rule in rules:

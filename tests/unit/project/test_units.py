@@ -48,20 +48,20 @@ def root_with(folder: Path, executables: Sequence[str] = ("/opt/zmsd/bin/zmsd",)
 
 
 @pytest.mark.parametrize("unit", ["zmsd.service", "zmsd@orders.service"])
-def test_verify_is_clean(unit: str, tmp_path: Path) -> None:
+def test_verify_of_the_unit_is_clean(unit: str, tmp_path: Path) -> None:
     verify = run("systemd-analyze", "verify", "--man=no", f"--root={root_with(tmp_path)}", unit)
     assert (verify.returncode, verify.stdout) == (0, "")
 
 
-def test_verify_sees_what_is_wrong(tmp_path: Path) -> None:
-    """Else the test above would prove nothing."""
+def test_verify_reports_a_wrong_executable(tmp_path: Path) -> None:
+    """Otherwise the test above would prove nothing."""
     verify = run(
         "systemd-analyze", "verify", "--man=no", f"--root={root_with(tmp_path, ['/bin/other'])}", "zmsd.service"
     )
     assert "/opt/zmsd/bin/zmsd" in verify.stdout
 
 
-def test_zero_cache_unit_verify_is_clean(tmp_path: Path) -> None:
+def test_verify_of_the_zero_cache_unit_is_clean(tmp_path: Path) -> None:
     executables = ["/opt/zero-cache/node_modules/.bin/zero-cache"]
     root = root_with(tmp_path, executables)
     shutil.copy(FOLDER / "zero-cache.service", root / "etc/systemd/system")
@@ -70,7 +70,7 @@ def test_zero_cache_unit_verify_is_clean(tmp_path: Path) -> None:
 
 
 def test_zero_cache_env_is_read_alike_by_systemd_and_shell() -> None:
-    """No quotes, blanks or expansions, so that the two agree."""
+    """Without quotes, blanks and expansions, so that the two agree."""
     path = FOLDER.parent / "etc/zero-cache.env"
     variables = environment_file(path)
     for name, value in variables.items():
@@ -82,7 +82,7 @@ def test_zero_cache_env_is_read_alike_by_systemd_and_shell() -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_exposure(unit: str) -> None:
+def test_exposure_of_the_unit_is_low(unit: str) -> None:
     security = run("systemd-analyze", "security", "--offline=true", "--threshold=12", "--no-pager", str(FOLDER / unit))
     assert security.returncode == 0, security.stdout
     found = re.search(r"Overall exposure level for \S+ (\d+\.\d)", security.stdout)
@@ -90,7 +90,7 @@ def test_exposure(unit: str) -> None:
     assert float(found[1]) <= 1.2
 
 
-def test_sysusers(tmp_path: Path) -> None:
+def test_sysusers_creates_the_user(tmp_path: Path) -> None:
     sysusers = run("systemd-sysusers", "--dry-run", f"--root={tmp_path}", str(FOLDER / "zmsd.sysusers"))
     assert sysusers.returncode == 0, sysusers.stdout
     assert "Would create user 'zmsd'" in sysusers.stdout or "Creating user 'zmsd'" in sysusers.stdout
@@ -125,7 +125,7 @@ def test_template_differs_from_the_unit_only_in_its_names() -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_what_the_daemon_relies_on(unit: str) -> None:
+def test_unit_has_the_settings_that_the_daemon_relies_on(unit: str) -> None:
     assert {
         "Type=notify",
         "Restart=on-failure",
@@ -139,8 +139,8 @@ def test_what_the_daemon_relies_on(unit: str) -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_missing_credential_does_not_stop_the_service(unit: str) -> None:
-    """systemd ignores a credential that is missing only when it is named without a path (systemd.exec(5))."""
+def test_missing_credential_does_not_stop_the_service(unit: str) -> None:
+    """systemd ignores a missing credential only when it is given without a path (systemd.exec(5))."""
     credentials = [line for line in settings(unit) if line.startswith("LoadCredential=")]
     assert len(credentials) == 2
     assert not [line for line in credentials if "/" in line]

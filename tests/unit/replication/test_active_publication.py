@@ -16,8 +16,8 @@ from zmsd.schema.publication import Publication
 from zmsd.schema.tables import Column, TableSpec
 
 
-def test_a_reader_hears_that_mongodb_is_away_and_a_copy_waits() -> None:
-    """The reader tries again by itself and tells of it; to wait in silence would look like a hanging one."""
+def test_evaluation_raises_for_a_reader_and_waits_in_a_scan() -> None:
+    """The reader retries and reports it; waiting silently would look like a reader that hangs."""
     spec = TableSpec("t", (Column("id", "string"),), ("id",))
     table = Table(spec, Mapping("c", None, pipeline=[{"$set": {"id": "$_id"}}]))
     source = MagicMock()

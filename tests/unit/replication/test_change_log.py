@@ -38,7 +38,7 @@ def taken(reader: Tail, rows: int = ALL, size: int = ALL) -> list[str]:
     return [one.frames.decode().strip() for one in reader.take(rows, size, 0)]
 
 
-def test_a_reader_gets_what_comes_after_its_place() -> None:
+def test_cursor_returns_entries_after_its_watermark() -> None:
     log = started()
     early = tail(log, 0)
     log.extend([entry(at) for at in (5, 7, 40)])
@@ -52,7 +52,7 @@ def test_a_reader_gets_what_comes_after_its_place() -> None:
     assert taken(late) == taken(early) == ["41.0"]
 
 
-def test_a_minor_watermark_is_a_place_too() -> None:
+def test_cursor_may_begin_at_a_minor_watermark() -> None:
     log = started(5)
     found = log.tail(watermark(5, 1), FINGERPRINT)
     assert found is not None
@@ -60,7 +60,7 @@ def test_a_minor_watermark_is_a_place_too() -> None:
     assert taken(found) == ["6.0"]
 
 
-def test_a_place_before_the_log_is_not_in_it() -> None:
+def test_watermark_before_the_log_is_not_found() -> None:
     log = ChangeLog()
     assert log.tail(watermark(5), FINGERPRINT) is None, "nor is any before the first start"
     assert log.head is None
@@ -70,13 +70,13 @@ def test_a_place_before_the_log_is_not_in_it() -> None:
     assert log.tail(watermark(5), FINGERPRINT) is not None
 
 
-def test_a_reader_of_another_edition_is_told() -> None:
+def test_cursor_of_another_publication_is_evicted() -> None:
     log = started(5)
     with pytest.raises(Evicted):
         log.tail(watermark(6), "other")
 
 
-def test_as_many_as_wanted() -> None:
+def test_take_is_limited_by_rows_and_bytes() -> None:
     log = started()
     log.extend([entry(at, rows=10, size=1000) for at in range(1, 11)])
     assert len(taken(tail(log, 0), rows=25)) == 3
@@ -86,21 +86,21 @@ def test_as_many_as_wanted() -> None:
     assert [len(taken(reader, rows=40)) for _ in range(4)] == [4, 4, 2, 0]
 
 
-def test_transactions_without_rows_are_counted_too() -> None:
+def test_take_counts_transactions_without_rows() -> None:
     log = started()
     log.extend([entry(at, rows=0) for at in range(1, 11)])
     assert len(taken(tail(log, 0), rows=5)) == 5
 
 
 @pytest.mark.parametrize("wrong", [0, 5], ids=["below", "repeated"])
-def test_watermarks_rise(wrong: int) -> None:
+def test_watermark_that_does_not_rise_is_an_assertion_error(wrong: int) -> None:
     log = started()
     log.extend([entry(5)])
     with pytest.raises(AssertionError):
         log.extend([entry(wrong)])
 
 
-def test_the_parts_of_a_transaction_stay_together() -> None:
+def test_parts_of_a_transaction_stay_together() -> None:
     log = started()
     log.extend([entry(5, 0, last=False)])
     with pytest.raises(AssertionError):
@@ -113,7 +113,7 @@ def test_the_parts_of_a_transaction_stay_together() -> None:
     assert taken(tail(log, 0)) == ["5.0", "5.1", "5.2"]
 
 
-def test_the_log_is_bounded() -> None:
+def test_size_of_the_log_is_bounded() -> None:
     log = started(limit=20_000)
     slow, lagging = tail(log, 0), tail(log, 0)
     assert taken(lagging) == []
@@ -128,7 +128,7 @@ def test_the_log_is_bounded() -> None:
     assert taken(tail(log, 99)) == ["100.0"]
 
 
-def test_a_transaction_beyond_the_limit_reaches_those_who_wait_for_it() -> None:
+def test_transaction_beyond_the_limit_reaches_waiting_readers() -> None:
     log = started(limit=1000)
     log.extend([entry(1)])
     reader = tail(log, 1)
@@ -138,7 +138,7 @@ def test_a_transaction_beyond_the_limit_reaches_those_who_wait_for_it() -> None:
     assert taken(reader) == ["3.0"]
 
 
-def test_parts_whose_end_never_came_are_taken_back() -> None:
+def test_cut_removes_an_unfinished_transaction() -> None:
     log = started()
     log.extend([entry(1)])
     torn, waiting = tail(log, 0), tail(log, 1)
@@ -153,7 +153,7 @@ def test_parts_whose_end_never_came_are_taken_back() -> None:
     assert taken(tail(log, 1)) == ["5.0", "6.0"]
 
 
-def test_where_nothing_is_open_there_is_nothing_to_cut() -> None:
+def test_cut_without_an_open_transaction_changes_nothing() -> None:
     log = started()
     reader = tail(log, 0)
     log.cut()
@@ -162,7 +162,7 @@ def test_where_nothing_is_open_there_is_nothing_to_cut() -> None:
     assert taken(reader) == ["1.0"]
 
 
-def test_a_new_beginning_overruns_everyone() -> None:
+def test_start_evicts_all_readers() -> None:
     log = started()
     log.extend([entry(1)])
     reader, late = tail(log, 0), tail(log, 1)
@@ -176,7 +176,7 @@ def test_a_new_beginning_overruns_everyone() -> None:
     assert taken(tail(log, 3)) == ["4.0"]
 
 
-def test_a_cut_transaction_may_come_again_after_its_first_parts_were_trimmed() -> None:
+def test_cut_transaction_may_repeat_after_its_parts_were_trimmed() -> None:
     log = started(limit=10_000)
     log.extend([entry(1), entry(2)])
     for part in range(20):
@@ -187,8 +187,8 @@ def test_a_cut_transaction_may_come_again_after_its_first_parts_were_trimmed() -
     assert taken(tail(log, 2)) == ["5.0", "5.1"]
 
 
-def test_a_reader_that_is_ahead_of_the_log_gets_nothing_twice() -> None:
-    """Its feed was faster, or it comes from another daemon, or from a copy at a later position."""
+def test_reader_ahead_of_the_log_gets_nothing_twice() -> None:
+    """Its feed was faster, or it comes from another daemon, or from an initial sync at a later position."""
     log = started()
     log.extend([entry(1)])
     ahead = tail(log, 6)
@@ -200,8 +200,8 @@ def test_a_reader_that_is_ahead_of_the_log_gets_nothing_twice() -> None:
     assert taken(ahead) == ["7.0"]
 
 
-def test_who_stands_in_a_gap_is_sent_elsewhere() -> None:
-    """An entry may tell more than its own time: those who are past it lack what was told too early."""
+def test_reader_within_a_resync_gap_is_evicted() -> None:
+    """An entry may hold changes later than its own watermark: readers past it lack the changes that were sent early."""
     log = started()
     waiting, early, late = tail(log, 6), tail(log, 3), tail(log, 9)
     ahead = Entry(watermark(5), 0, 1, b"5.0", ahead_to=watermark(9))
@@ -215,7 +215,7 @@ def test_who_stands_in_a_gap_is_sent_elsewhere() -> None:
     assert log.tail(watermark(6), FINGERPRINT) is not None
 
 
-def test_a_gap_is_forgotten_when_the_log_begins_after_it() -> None:
+def test_resync_gap_is_removed_when_the_log_begins_after_it() -> None:
     log = started(limit=3000)
     log.extend([Entry(watermark(5), 0, 1, b"", ahead_to=watermark(9)), entry(6), entry(7)])
     log.extend([entry(at, size=1000) for at in (8, 10)])
@@ -228,7 +228,7 @@ def test_a_gap_is_forgotten_when_the_log_begins_after_it() -> None:
 # THREADS
 
 
-def test_a_reader_waits_for_the_next_entry() -> None:
+def test_reader_waits_for_the_next_entry() -> None:
     log = started()
     got: list[list[str]] = []
     reader = tail(log, 0)
@@ -241,7 +241,7 @@ def test_a_reader_waits_for_the_next_entry() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2 << 20], ids=["little", "enough"])
-def test_who_waits_is_woken_when_there_is_enough_or_no_more(size: int) -> None:
+def test_waiting_reader_wakes_when_enough_or_all_is_there(size: int) -> None:
     log = started()
     reader = tail(log, 0)
     got: list[Entry] = []
@@ -256,14 +256,14 @@ def test_who_waits_is_woken_when_there_is_enough_or_no_more(size: int) -> None:
     assert [one.watermark for one in got] == [watermark(at) for at in ([3, 4] if size == 1 else [3])]
 
 
-def test_a_wait_ends_in_time() -> None:
+def test_wait_ends_after_its_timeout() -> None:
     log = started()
     before = time.monotonic()
     assert tail(log, 0).take(1, 1, 0.05) == []
     assert time.monotonic() - before < 5
 
 
-def test_closing_wakes_everyone() -> None:
+def test_close_wakes_all_readers() -> None:
     log = started()
     readers = [tail(log, 0) for _ in range(3)]
     threads = [Thread(target=reader.take, args=(1, 1, 60), daemon=True) for reader in readers]
@@ -277,8 +277,8 @@ def test_closing_wakes_everyone() -> None:
     assert readers[0].take(1, 1, 60) == []
 
 
-def test_readers_at_their_own_pace() -> None:
-    """Real threads, and a log too small for the slow ones."""
+def test_readers_of_different_speed_get_everything_or_evicted() -> None:
+    """Real threads, and a log that is too small for the slow ones."""
     log = started(limit=30_000)
     seen: dict[int, list[int]] = {0: [], 1: [], 2: []}
     overruns: list[int] = []
@@ -417,7 +417,7 @@ repeatable = settings(derandomize=True, database=None, deadline=None, max_exampl
 
 @repeatable
 @given(HISTORY, ACTIONS, st.sampled_from([2100, 4500, ALL]), st.booleans())
-def test_every_reader_sees_every_transaction_once(
+def test_each_reader_gets_each_transaction_once(
     gaps: list[tuple[int, int]], actions: list[tuple[object, ...]], limit: int, ahead: bool
 ) -> None:
     if limit == 2100:  # room for five entries: no transaction of parts may be cut, see above

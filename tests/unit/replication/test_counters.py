@@ -6,7 +6,7 @@ from zmsd.prometheus import Registry
 from zmsd.replication.counters import Counters
 
 
-def test_a_collection_that_is_replaced_time_and_again_is_one_name() -> None:
+def test_repeatedly_replaced_collection_is_one_name() -> None:
     """$out renames a collection with a name of its own onto the old one."""
     counters = Counters(Registry())
     for number in range(3):

@@ -164,8 +164,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatchers, "REFUSED_WAIT_SECONDS", 0.01)
 
 
-def test_no_new_connection_can_be_made() -> None:
-    """As where the names behind mongodb+srv cannot be had."""
+def test_feed_is_retried_when_the_connection_cannot_be_renewed() -> None:
+    """As where the names behind mongodb+srv cannot be resolved."""
     away = SourceUnavailable("away")
     scene = Scene([away], [away], [away], [parts(part(1), upto=1)])
     scene.hub.source.reconnect.side_effect = SourceRefused("no such name")
@@ -174,14 +174,14 @@ def test_no_new_connection_can_be_made() -> None:
     assert not scene.deaths
 
 
-def test_a_store_that_cannot_be_written_is_waited_for() -> None:
+def test_unwritable_store_is_waited_for() -> None:
     scene = Scene([parts(part(1), upto=1)], prepare=[StoreError("disk full"), START])
     with scene.running():
         scene.wait_head(1)
     assert not scene.deaths
 
 
-def test_the_last_change_before_the_end_is_kept_too() -> None:
+def test_last_checkpoint_is_stored_at_the_end() -> None:
     scene = Scene([parts(part(1), upto=1), parts(part(2), upto=2)])
     with scene.running():
         scene.wait_head(2)
@@ -189,7 +189,7 @@ def test_the_last_change_before_the_end_is_kept_too() -> None:
     assert kept == [position.watermark(START + 1), position.watermark(START + 2)]
 
 
-def test_what_happens_is_put_into_the_log() -> None:
+def test_changes_are_appended_to_the_log() -> None:
     scene = Scene([parts(part(1, "a"), part(2, "b"), upto=5), parts(part(7, "c"), upto=7)])
     with scene.running() as dispatcher:
         scene.wait_head(7)
@@ -205,7 +205,7 @@ def test_what_happens_is_put_into_the_log() -> None:
 
 
 @pytest.mark.parametrize("failure", [SourceUnavailable("away"), SourceRefused("not authorized")])
-def test_a_feed_that_fails_begins_again_at_its_progress(failure: Exception) -> None:
+def test_failed_feed_reopens_at_its_progress(failure: Exception) -> None:
     reasons: list[str | None] = []
     scene = Scene(
         [parts(part(1, "a"), part(3, "torn", last=False), upto=2), failure],
@@ -221,7 +221,7 @@ def test_a_feed_that_fails_begins_again_at_its_progress(failure: Exception) -> N
     assert not scene.deaths
 
 
-def test_what_is_in_the_log_before_the_rest_of_its_batch_fails_does_not_come_again() -> None:
+def test_entries_before_a_failure_within_a_batch_are_not_repeated() -> None:
     scene = Scene([parts(part(1, "a"), part(3, "fails"), upto=4)], [parts(part(3, "b"), upto=4)])
     with scene.running() as dispatcher:
         wait_until(lambda: dispatcher.position == START + 4, "all was read")
@@ -230,7 +230,7 @@ def test_what_is_in_the_log_before_the_rest_of_its_batch_fails_does_not_come_aga
     assert not scene.deaths
 
 
-def test_until_the_database_can_be_watched_it_is_not_ready() -> None:
+def test_dispatcher_is_not_ready_until_the_database_can_be_watched() -> None:
     scene = Scene([], prepare=[SourceRefused("standalone"), SourceUnavailable("away"), START + 9])
     with scene.running():
         wait_until(lambda: scene.readiness.reason is None, "it is ready")
@@ -238,7 +238,7 @@ def test_until_the_database_can_be_watched_it_is_not_ready() -> None:
         assert scene.log.head == position.watermark(START + 9)
 
 
-def test_trouble_of_a_reader_is_shown_until_it_is_over() -> None:
+def test_problem_of_a_reader_is_the_reason_until_it_ends() -> None:
     scene = Scene([])
     with scene.running():
         wait_until(lambda: scene.made and scene.readiness.reason is None, "it is ready")
@@ -248,8 +248,8 @@ def test_trouble_of_a_reader_is_shown_until_it_is_over() -> None:
         wait_until(lambda: scene.readiness.reason is None, "it is over")
 
 
-def test_where_the_position_is_lost_the_log_begins_anew() -> None:
-    """Those who had read on are overrun, and find out for themselves what can still be had."""
+def test_lost_position_restarts_the_log() -> None:
+    """Readers of the former log are evicted, and find out for themselves what can still be read."""
     scene = Scene(
         [parts(part(1, "a"), upto=2), ResumeLost("gone")],
         [parts(part(50, "b"), upto=50), SourceUnavailable("away")],
@@ -267,8 +267,8 @@ def test_where_the_position_is_lost_the_log_begins_anew() -> None:
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_what_a_reader_brings_after_a_failure_may_be_of_another_history(lost: bool) -> None:
-    """It has tried by itself; meanwhile an older state may have been restored."""
+def test_lineage_is_checked_after_a_failure_of_a_reader(lost: bool) -> None:
+    """The reader has retried by itself; an older state may have been restored meanwhile."""
 
     def check(place: str, begun: str) -> None:
         scene.hub.lineage.distrust.assert_called_once()
@@ -290,7 +290,7 @@ def test_what_a_reader_brings_after_a_failure_may_be_of_another_history(lost: bo
     assert not scene.deaths
 
 
-def test_a_position_that_is_lost_again_and_again_is_no_busy_loop() -> None:
+def test_repeatedly_lost_position_is_retried_with_backoff() -> None:
     scene = Scene(*[[ResumeLost("gone")] for _ in range(100_000)])
     with scene.running():
         wait_until(lambda: len(scene.opened) >= 3, "it has been tried again")
@@ -299,7 +299,7 @@ def test_a_position_that_is_lost_again_and_again_is_no_busy_loop() -> None:
         assert len(scene.opened) - known < 20
 
 
-def test_another_edition_begins_at_the_place_that_was_reached() -> None:
+def test_new_publication_begins_at_the_reached_position() -> None:
     scene = Scene([parts(part(1, "a"), upto=4)], [parts(part(6, "b"), upto=6)])
     with scene.running() as dispatcher:
         scene.wait_head(1)
@@ -313,8 +313,8 @@ def test_another_edition_begins_at_the_place_that_was_reached() -> None:
     assert scene.made[0].closed
 
 
-def test_a_heartbeat_says_how_far_we_are() -> None:
-    """Not more often than is wanted, never backward, and not inside of a transaction."""
+def test_heartbeat_carries_the_position() -> None:
+    """Not more often than configured, never backward, and not within a transaction."""
     scene = Scene(
         [
             parts(upto=3),
@@ -332,14 +332,14 @@ def test_a_heartbeat_says_how_far_we_are() -> None:
     assert got == list(zip(marks, (b"", b"a", b"b", b""), (True, False, True, True), strict=True))
 
 
-def test_without_need_there_is_no_heartbeat() -> None:
+def test_progress_within_the_interval_sends_no_heartbeat() -> None:
     scene = Scene([parts(upto=at) for at in range(1, 50)])
     with scene.running() as dispatcher:
         wait_until(lambda: dispatcher.position == START + 49, "all was read")
         assert scene.log.head == position.watermark(START)
 
 
-def test_checkpoints_are_kept_now_and_then() -> None:
+def test_checkpoints_are_stored_at_intervals() -> None:
     scene = Scene([parts(part(at), upto=at) for at in range(1, 30)])
     scene.store.record_checkpoint.side_effect = StoreError("disk full")
     with scene.running():
@@ -351,8 +351,8 @@ def test_checkpoints_are_kept_now_and_then() -> None:
     ), "and that it fails costs nothing"
 
 
-def test_a_bug_ends_the_process() -> None:
-    """Systemd starts it again; going on with a log that is wrong would be worse."""
+def test_unexpected_error_is_reported_as_thread_death() -> None:
+    """systemd restarts the process; continuing with a wrong log would be worse."""
     scene = Scene([parts(part(5), upto=5), parts(part(5), upto=5)])
     with scene.running() as dispatcher:
         wait_until(lambda: scene.deaths == ["dispatcher"], "it is told")
@@ -361,7 +361,7 @@ def test_a_bug_ends_the_process() -> None:
     assert scene.readiness.reason is not None
 
 
-def test_who_waits_in_a_retry_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dispatcher_that_waits_to_retry_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatchers, "REFUSED_WAIT_SECONDS", 60.0)
     monkeypatch.setattr(dispatchers, "HANGING_SECONDS", 0.2)
     scene = Scene(prepare=[SourceRefused("standalone")])
@@ -371,7 +371,7 @@ def test_who_waits_in_a_retry_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> 
         assert dispatcher.is_alive()
 
 
-def test_who_hangs_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dispatcher_that_hangs_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatchers, "HANGING_SECONDS", 0.05)
     held = Event()
     scene = Scene([lambda: held.wait(10), parts(upto=1)])

@@ -86,7 +86,7 @@ def encoded(one: Encoder, *events: Document) -> list[tuple[Any, ...]]:
     return changes(entries_of(one, whole(*events)))
 
 
-def test_each_kind_of_write() -> None:
+def test_each_kind_of_write_is_encoded() -> None:
     made = encoded(
         encoder(table("t", "c")),
         event("insert", "c", "1", None, {"name": "a"}),
@@ -102,7 +102,7 @@ def test_each_kind_of_write() -> None:
     ]
 
 
-def test_where_no_row_changes_there_is_nothing_to_say() -> None:
+def test_change_without_row_changes_makes_no_entry() -> None:
     one = encoder(table("t", "c"))
     same = event("update", "c", "1", {"name": "a", "more": 1}, {"name": "a", "more": 2})
     stranger = event("insert", "other", "1", None, {"name": "a"})
@@ -110,7 +110,7 @@ def test_where_no_row_changes_there_is_nothing_to_say() -> None:
     assert entries_of(one, whole(same), whole(stranger, at=AT + 1), whole(gone, at=AT + 2), whole(at=AT + 3)) == []
 
 
-def test_several_tables_of_one_collection() -> None:
+def test_change_is_encoded_for_each_table_of_its_collection() -> None:
     users = table("users", "c", condition={"kind": "user"})
     groups = table("groups", "c", condition={"kind": "group"})
     made = encoded(
@@ -129,7 +129,7 @@ def test_several_tables_of_one_collection() -> None:
     ]
 
 
-def test_an_entry_is_a_transaction() -> None:
+def test_transaction_is_one_entry() -> None:
     one = encoder(table("t", "c"))
     wall = datetime(2024, 2, 29, 23, 59, 59, 999000)
     events = [event("insert", "c", str(number), None, {}) for number in range(3)]
@@ -148,7 +148,7 @@ def test_an_entry_is_a_transaction() -> None:
     assert entries_of(one, whole(*events))[0].commit_ms == (AT >> 32) * 1000
 
 
-def test_a_transaction_that_comes_in_parts() -> None:
+def test_transaction_in_parts_is_several_entries() -> None:
     def insert(number: int) -> Document:
         return event("insert", "c", str(number), None, {})
 
@@ -176,7 +176,7 @@ def test_a_transaction_that_comes_in_parts() -> None:
     ], "the end is told if anything was, and only then"
 
 
-def test_without_the_document_before_the_row_may_be_there_or_not() -> None:
+def test_change_without_pre_image_allows_for_a_missing_row() -> None:
     users = table("users", "c", condition={"kind": "user"})
     made = encoded(
         encoder(users),
@@ -193,8 +193,8 @@ def test_without_the_document_before_the_row_may_be_there_or_not() -> None:
     ]
 
 
-def test_without_the_document_before_a_key_that_may_change_is_copied_afresh() -> None:
-    """And what happened up to then is in the copy already."""
+def test_change_without_pre_image_of_a_changeable_key_resyncs() -> None:
+    """The resync already contains the changes up to its time."""
     now = [{"_id": 1, "name": "b", "v": 2}, {"_id": 2, "name": "c", "v": 3}]
     one = encoder(table("t", "c", KEYED), documents=now, now=AT + 5)
     lost = event("update", "c", 1, None, {"name": "b", "v": 1})
@@ -209,14 +209,14 @@ def test_without_the_document_before_a_key_that_may_change_is_copied_afresh() ->
     ]
 
 
-def test_there_was_no_document_before() -> None:
-    """As opposed to one that is not known."""
+def test_known_absence_of_a_pre_image_needs_no_resync() -> None:
+    """As opposed to a pre-image that is not known."""
     fresh = event("update", "c", 1, None, {"name": "b", "v": 1})
     fresh.before_known = True
     assert encoded(encoder(table("t", "c", KEYED)), fresh) == [("insert", "t", None, {"name": "b", "v": 1})]
 
 
-def test_a_drop_empties_the_tables() -> None:
+def test_drop_truncates_the_tables() -> None:
     tables = [table("t", "c"), table("u", "c"), table("other", "o")]
     assert encoded(encoder(*tables), event("drop", "c", None)) == [("truncate", "t"), ("truncate", "u")]
     database = ChangeEvent({"_data": "82"}, "dropDatabase")
@@ -228,7 +228,7 @@ def test_a_drop_empties_the_tables() -> None:
     [("c", "z", {"t"}, {}), ("x", "c", {"t"}, {"t"}), ("c", "o", {"t", "u"}, {"u"})],
     ids=["away", "onto", "both"],
 )
-def test_a_rename_empties_what_went_and_copies_what_came(
+def test_rename_truncates_old_tables_and_resyncs_new_ones(
     source: str, target: str, emptied: set[str], filled: set[str]
 ) -> None:
     one = encoder(table("t", "c"), table("u", "o"), documents=[{"_id": "1", "name": "a"}, {"_id": "2"}])
@@ -240,7 +240,7 @@ def test_a_rename_empties_what_went_and_copies_what_came(
     assert made[len(emptied) :] == [("insert", name, None, row) for name in filled for row in rows]
 
 
-def test_what_a_document_lacks_is_counted_and_left_out() -> None:
+def test_document_without_key_is_rejected_and_counted() -> None:
     rejects = Rejects()
     reader = SnapshotReader(lambda: AT, lambda *_: iter(()), lambda *_: {}, tuple)
     one = builder(Encoder(Catalog((table("t", "c", KEYED),)), rejects), reader)
@@ -272,7 +272,9 @@ def strictly(rows: dict[str, Any], entries: Sequence[Entry]) -> None:
 
 @settings(derandomize=True, database=None, deadline=None, max_examples=100)
 @given(st.booleans(), st.lists(WRITES, max_size=5))
-def test_keys_that_move(index: bool, transactions: list[list[tuple[int, tuple[str | None, int] | None]]]) -> None:
+def test_moving_keys_leave_the_current_rows(
+    index: bool, transactions: list[list[tuple[int, tuple[str | None, int] | None]]]
+) -> None:
     one = encoder(table("t", "c", KEYED))
     documents: dict[int, Document] = {}
     rows: dict[str, Any] = {}
@@ -295,7 +297,7 @@ def test_keys_that_move(index: bool, transactions: list[list[tuple[int, tuple[st
             assert rows == {document["name"]: document for document in documents.values() if document["name"]}
 
 
-def test_two_documents_may_swap_their_keys_in_a_transaction() -> None:
+def test_documents_may_swap_their_keys_in_a_transaction() -> None:
     one = encoder(table("t", "c", KEYED))
     a, b = {"name": "a", "v": 1}, {"name": "b", "v": 2}
     rows: dict[str, Any] = {}
@@ -322,7 +324,7 @@ def shard_changes(entry: Entry) -> dict[str, list[tuple[str, Any, Any]]]:
     }
 
 
-def test_confirmations_go_to_their_shard_in_the_transaction_of_the_data() -> None:
+def test_confirmation_is_in_the_transaction_of_the_data_for_its_shard() -> None:
     one = encoder(table("t", "c"), shards=[ShardTable("clients", "zc", Rejects())])
     events = [event("insert", "c", "1", None, {}), confirmed("insert", "zero_0", 1)]
     (entry,) = entries_of(one, whole(*events, confirmed("update", "zero_0", 2, ("zero_0", 1))))
@@ -336,7 +338,7 @@ def test_confirmations_go_to_their_shard_in_the_transaction_of_the_data() -> Non
     assert (relation["name"], relation["keyColumns"]) == ("zero_0.clients", ["clientGroupID", "clientID"])
 
 
-def test_confirmations_alone_are_a_transaction_too() -> None:
+def test_confirmation_alone_is_a_transaction() -> None:
     one = encoder(table("t", "c"), shards=[ShardTable("clients", "zc", Rejects())])
     (entry,) = entries_of(one, whole(confirmed("delete", "zero_0", 0, ("zero_0", 1))))
     assert (entry.frames, entry.rows) == (b"", 0)
@@ -344,7 +346,7 @@ def test_confirmations_alone_are_a_transaction_too() -> None:
     assert shard_changes(entry) == {"zero_0": [("delete", key, None)]}
 
 
-def test_a_confirmation_may_move_to_another_shard() -> None:
+def test_confirmation_may_move_to_another_shard() -> None:
     one = encoder(table("t", "c"), shards=[ShardTable("clients", "zc", Rejects())])
     (entry,) = entries_of(one, whole(confirmed("update", "zero_1", 5, ("zero_0", 4))))
     made = shard_changes(entry)
@@ -352,7 +354,7 @@ def test_a_confirmation_may_move_to_another_shard() -> None:
     assert [change[0] for change in made["zero_1"]] == ["insert"]
 
 
-def test_results_of_mutations_are_json() -> None:
+def test_mutation_results_are_json() -> None:
     one = encoder(shards=[ShardTable("mutations", "zm", Rejects())])
     result = {"error": "app", "message": "no", "details": [1]}
     document = {"shard": "zero_0", "clientGroupID": "g", "clientID": "c", "mutationID": 7, "result": result}
@@ -363,7 +365,7 @@ def test_results_of_mutations_are_json() -> None:
 
 
 @pytest.mark.parametrize("kind", ["drop", "rename"])
-def test_a_shard_collection_that_is_gone_leaves_no_rows(kind: str) -> None:
+def test_dropped_shard_collection_is_truncated(kind: str) -> None:
     one = encoder(shards=[ShardTable("clients", "zc", Rejects())])
     gone = ChangeEvent({"_data": "82"}, kind, "zc")
     gone.target = "other" if kind == "rename" else None
@@ -374,7 +376,7 @@ def test_a_shard_collection_that_is_gone_leaves_no_rows(kind: str) -> None:
         assert (change["tag"], change["relations"][0]["name"]) == ("truncate", f"{shard}.clients")
 
 
-def test_a_collection_renamed_to_a_shard_collection_brings_its_rows() -> None:
+def test_collection_renamed_to_a_shard_collection_is_resynced() -> None:
     document = {"_id": 1, "shard": "zero_1", "clientGroupID": "g", "clientID": "c", "lastMutationID": 3}
     one = encoder(shards=[ShardTable("clients", "zc", Rejects())], documents=[document])
     renamed = ChangeEvent({"_data": "82"}, "rename", "b", target="zc")
@@ -383,8 +385,8 @@ def test_a_collection_renamed_to_a_shard_collection_brings_its_rows() -> None:
     assert tags == {"zero_0": ["truncate"], "zero_1": ["truncate", "insert"]}
 
 
-def test_what_makes_many_rows_comes_in_parts() -> None:
-    """A collection under a watched name may be as large as any."""
+def test_resync_of_many_rows_comes_in_parts() -> None:
+    """A collection that gets a watched name may be of any size."""
     one = encoder(table("t", "c"), documents=[{"_id": str(number)} for number in range(5000)])
     renamed = ChangeEvent({"_data": "82"}, "rename", "b", target="c")
     parts = list(one.entries([whole(renamed)]))
@@ -393,7 +395,7 @@ def test_what_makes_many_rows_comes_in_parts() -> None:
     assert len({entry.watermark for part in parts for entry in part}) == 1
 
 
-def test_a_swap_of_keys_may_come_in_two_batches_of_its_transaction() -> None:
+def test_swap_of_keys_may_span_two_batches_of_its_transaction() -> None:
     one = encoder(table("t", "c", KEYED))
     first = event("update", "c", 1, {"name": "a", "v": 1}, {"name": "b", "v": 1})
     second = event("update", "c", 2, {"name": "b", "v": 2}, {"name": "a", "v": 2})
@@ -403,7 +405,7 @@ def test_a_swap_of_keys_may_come_in_two_batches_of_its_transaction() -> None:
     assert rows == {"a": {"name": "a", "v": 2}, "b": {"name": "b", "v": 1}}
 
 
-def test_who_had_a_key_is_forgotten_where_a_transaction_begins_in_the_middle_of_a_batch(
+def test_key_owners_are_trimmed_when_a_transaction_begins_within_a_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """If they are too many. In a backlog each batch may begin within a transaction."""

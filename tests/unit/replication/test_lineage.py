@@ -39,24 +39,24 @@ def lineage(store: SqliteStore, oplog: SimpleNamespace) -> Lineage:
     return Lineage(source, store)
 
 
-def test_a_place_of_this_history(lineage: Lineage) -> None:
+def test_watermark_of_this_lineage_is_accepted(lineage: Lineage) -> None:
     for place in (watermark(5), watermark(NOW), watermark(NOW, 1)):
         lineage.check_replica(place, watermark(5))
 
 
-def test_a_place_in_the_future_is_of_another_history(lineage: Lineage) -> None:
+def test_watermark_in_the_future_is_lost(lineage: Lineage) -> None:
     with pytest.raises(ResumeLost, match="later than the database's own time"):
         lineage.check_watermark(watermark(NOW + 1), watermark(5))
 
 
-def test_a_place_before_another_database_came(lineage: Lineage, store: SqliteStore) -> None:
+def test_watermark_before_a_change_of_database_is_lost(lineage: Lineage, store: SqliteStore) -> None:
     store.invalidate(watermark(50), "another database")
     with pytest.raises(ResumeLost, match="another database"):
         lineage.check_watermark(watermark(49), watermark(49))
     lineage.check_watermark(watermark(50), watermark(50))
 
 
-def test_a_place_that_goes_back_to_a_copy_of_another_database(lineage: Lineage, store: SqliteStore) -> None:
+def test_watermark_of_a_replica_of_another_database_is_lost(lineage: Lineage, store: SqliteStore) -> None:
     """Its clock was ahead."""
     store.invalidate(watermark(50), "another database")
     with pytest.raises(ResumeLost, match="another database"):
@@ -67,10 +67,12 @@ def test_a_place_that_goes_back_to_a_copy_of_another_database(lineage: Lineage, 
 
 @pytest.mark.parametrize(("known", "below"), [(None, NOW), (50, NOW), (NOW, NOW + 1), (NOW + 7, NOW + 8)])
 @pytest.mark.parametrize("kind", ["copies", "checkpoint"])
-def test_whatever_is_known_of_another_history_is_void(
+def test_invalidation_covers_all_known_watermarks(
     lineage: Lineage, store: SqliteStore, kind: str, known: int | None, below: int
 ) -> None:
-    """Also a checkpoint: it would be looked for in vain once the time has passed it, and all would be reset again."""
+    """Also a checkpoint: it would be searched for in vain once the time has passed it, and all replicas would be
+    reset again.
+    """
     if known is not None and kind == "checkpoint":
         store.record_checkpoint(watermark(known), "token")
     for shard in (0, 1) if known is not None and kind == "copies" else ():
@@ -80,10 +82,10 @@ def test_whatever_is_known_of_another_history_is_void(
     assert store.invalidated_below() == (watermark(below), "another database")
 
 
-def test_a_place_behind_a_change_that_is_not_in_the_oplog(
+def test_watermark_after_a_change_missing_from_the_oplog_is_lost(
     lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace
 ) -> None:
-    """An older state was restored, and has gone on: the time alone would not show it."""
+    """An older state was restored and has continued: the time alone would not show it."""
     store.record_checkpoint(watermark(40), "token 40")
     oplog.has_event.return_value = False
     lineage.check_watermark(watermark(39), watermark(5))
@@ -91,7 +93,9 @@ def test_a_place_behind_a_change_that_is_not_in_the_oplog(
         lineage.check_watermark(watermark(41), watermark(5))
 
 
-def test_the_newest_change_of_all_is_looked_for(lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace) -> None:
+def test_newest_checkpoint_is_checked_in_the_oplog(
+    lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace
+) -> None:
     lineage.check_newest()
     store.record_checkpoint(watermark(40), "token 40")
     lineage.check_newest()
@@ -103,10 +107,12 @@ def test_the_newest_change_of_all_is_looked_for(lineage: Lineage, store: SqliteS
     assert lineage.distrust_count == 1
 
 
-def test_a_copy_at_a_time_that_is_not_in_the_oplog(
+def test_replica_version_missing_from_the_oplog_is_lost(
     lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace
 ) -> None:
-    """Nothing has happened after it, so there is no checkpoint. Others are not made void: a client may say anything."""
+    """Nothing has happened after it, so it has no checkpoint. Other replicas stay valid: a client may send any
+    version.
+    """
     oplog.has_operation.return_value = False
     lineage.check_watermark(watermark(40), watermark(40))
     with pytest.raises(ResumeLost, match="not in this database's history"):
@@ -115,10 +121,10 @@ def test_a_copy_at_a_time_that_is_not_in_the_oplog(
     assert store.invalidated_below() is None
 
 
-def test_a_copy_that_was_made_of_this_history_is_of_this_history(
+def test_replica_synced_from_this_lineage_is_accepted(
     lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace
 ) -> None:
-    """Whatever was known of another one before. Else each copy would end in reset-required, for ever."""
+    """Whatever was known of an earlier one. Otherwise each initial sync would end in reset-required, for ever."""
     store.record_checkpoint(watermark(40), "a token of another history")
     store.invalidate(watermark(50), "another database")
     oplog.has_event.return_value = False
@@ -126,9 +132,7 @@ def test_a_copy_that_was_made_of_this_history_is_of_this_history(
     lineage.check_replica(watermark(60), watermark(60))
 
 
-def test_what_is_proven_is_asked_for_again_only_in_doubt(
-    lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace
-) -> None:
+def test_proof_is_repeated_only_after_a_doubt(lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace) -> None:
     store.record_checkpoint(watermark(40), "token 40")
     for _ in range(2):
         for _ in range(3):
@@ -137,10 +141,10 @@ def test_what_is_proven_is_asked_for_again_only_in_doubt(
     assert oplog.has_event.call_count == oplog.has_operation.call_count == 2
 
 
-def test_what_was_proven_before_a_doubt_is_proven_no_more(
+def test_proof_that_began_before_a_doubt_does_not_count(
     lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace
 ) -> None:
-    """Asked before the database was restored, and answered when that is known."""
+    """Asked before the database was restored, and answered after that is known."""
 
     def answer(*_: object) -> bool:
         lineage.distrust()

@@ -67,7 +67,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [str(record.msg) for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_what_was_never_seen_is_the_next_epoch(caplog: pytest.LogCaptureFixture) -> None:
+def test_new_configuration_is_the_next_epoch(caplog: pytest.LogCaptureFixture) -> None:
     store = FakeStore(A)
     epochs = begin(store, B)
     assert epochs.current == B
@@ -78,7 +78,7 @@ def test_what_was_never_seen_is_the_next_epoch(caplog: pytest.LogCaptureFixture)
     assert not warnings(caplog)
 
 
-def test_what_holds_is_fine(caplog: pytest.LogCaptureFixture) -> None:
+def test_current_configuration_stays_in_effect(caplog: pytest.LogCaptureFixture) -> None:
     store = FakeStore(A, B)
     epochs = begin(store, B)
     assert not epochs.settle()
@@ -87,7 +87,7 @@ def test_what_holds_is_fine(caplog: pytest.LogCaptureFixture) -> None:
     assert not warnings(caplog)
 
 
-def test_what_is_old_gives_way_until_sighup(caplog: pytest.LogCaptureFixture) -> None:
+def test_older_configuration_yields_until_sighup(caplog: pytest.LogCaptureFixture) -> None:
     store = FakeStore(A, B)
     epochs = begin(store, A)
     assert epochs.current == B
@@ -99,7 +99,7 @@ def test_what_is_old_gives_way_until_sighup(caplog: pytest.LogCaptureFixture) ->
     assert store.names() == "ABA"
 
 
-def test_another_daemon_publishes(caplog: pytest.LogCaptureFixture) -> None:
+def test_publication_of_another_daemon_is_followed(caplog: pytest.LogCaptureFixture) -> None:
     store = FakeStore(A)
     epochs = begin(store, A)
     store.add(B)
@@ -109,7 +109,7 @@ def test_another_daemon_publishes(caplog: pytest.LogCaptureFixture) -> None:
     assert len(warnings(caplog)) == 1
 
 
-def test_sighup_with_a_changed_configuration() -> None:
+def test_sighup_with_changed_configuration_publishes_it() -> None:
     store = FakeStore(A)
     epochs = begin(store, A)
     epochs.reload(B)
@@ -119,7 +119,7 @@ def test_sighup_with_a_changed_configuration() -> None:
     assert store.names() == "ABA", "also one that there was before"
 
 
-def test_sighup_with_what_holds_already() -> None:
+def test_sighup_with_the_current_publication_adds_no_epoch() -> None:
     store = FakeStore(A)
     epochs = begin(store, A)
     store.add(B)
@@ -128,7 +128,7 @@ def test_sighup_with_what_holds_already() -> None:
     assert store.names() == "AB"
 
 
-def test_sighup_for_something_else_does_not_take_back_what_another_published(
+def test_sighup_with_unchanged_configuration_keeps_the_others_publication(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     store = FakeStore(A)
@@ -141,7 +141,7 @@ def test_sighup_for_something_else_does_not_take_back_what_another_published(
     assert "change it, or restart zmsd and then send SIGHUP" in warnings(caplog)[-1]
 
 
-def test_another_daemon_is_faster_at_sighup(caplog: pytest.LogCaptureFixture) -> None:
+def test_other_daemon_faster_at_sighup_takes_effect(caplog: pytest.LogCaptureFixture) -> None:
     store = FakeStore(A)
     epochs = begin(store, A)
     store.faster = C
@@ -151,7 +151,7 @@ def test_another_daemon_is_faster_at_sighup(caplog: pytest.LogCaptureFixture) ->
     assert "another daemon was faster" in warnings(caplog)[-1]
 
 
-def test_another_daemon_is_faster_with_the_same(caplog: pytest.LogCaptureFixture) -> None:
+def test_other_daemon_faster_with_the_same_is_silent(caplog: pytest.LogCaptureFixture) -> None:
     store = FakeStore(A)
     epochs = begin(store, A)
     store.faster = B
@@ -161,7 +161,7 @@ def test_another_daemon_is_faster_with_the_same(caplog: pytest.LogCaptureFixture
     assert not warnings(caplog)
 
 
-def test_another_daemon_is_faster_at_the_start() -> None:
+def test_other_daemon_faster_at_start_takes_effect() -> None:
     store = FakeStore(A)
     epochs = begin(store, B)
     store.faster = C
@@ -170,7 +170,7 @@ def test_another_daemon_is_faster_at_the_start() -> None:
     assert store.names() == "AC"
 
 
-def test_the_store_is_down_at_the_start() -> None:
+def test_store_down_at_start_delays_the_publication() -> None:
     store = FakeStore(A)
     epochs = begin(store, B)
     store.down = True
@@ -182,7 +182,7 @@ def test_the_store_is_down_at_the_start() -> None:
     assert store.names() == "AB"
 
 
-def test_the_store_is_down_at_sighup() -> None:
+def test_store_down_at_sighup_refuses_the_reload() -> None:
     store = FakeStore(A)
     epochs = begin(store, A)
     store.down = True
@@ -195,7 +195,7 @@ def test_the_store_is_down_at_sighup() -> None:
 
 
 @pytest.mark.parametrize("document", [None, "[]", "no JSON", '["{}", 1]'])
-def test_an_edition_that_cannot_be_read(document: str | None) -> None:
+def test_unreadable_publication_is_a_store_error(document: str | None) -> None:
     store = FakeStore(A, B)
     if document is None:
         del store.documents[B.fingerprint]
@@ -205,7 +205,7 @@ def test_an_edition_that_cannot_be_read(document: str | None) -> None:
         begin(store, A)
 
 
-def test_with_a_store_of_its_own_the_configuration_decides(caplog: pytest.LogCaptureFixture) -> None:
+def test_configuration_decides_with_an_own_store(caplog: pytest.LogCaptureFixture) -> None:
     store = OwnStore()
     epochs = begin(store, A)
     assert epochs.current == A
@@ -219,7 +219,7 @@ def test_with_a_store_of_its_own_the_configuration_decides(caplog: pytest.LogCap
 
 
 def test_published_mapping_is_checked_like_a_file() -> None:
-    """Whoever may write to the bucket must not run code in mongod."""
+    """A user who may write to the bucket must not run code in mongod."""
     spec = TableSpec("t", (Column("id", "string"), Column("x", "string", True)), ("id",))
     mapping = Mapping("c", None, None, {"id": "$_id", "x": {"$function": {"body": "x"}}})
     store = FakeStore(Publication(Catalog((Table(spec, mapping),)), "B"))

@@ -94,7 +94,7 @@ TABLE: list[tuple[Any, Any, Any, Any, Any]] = [
 @pytest.mark.parametrize(
     ("value", "string", "number", "boolean", "as_json"), TABLE, ids=[repr(row[0])[:40] for row in TABLE]
 )
-def test_what_columns_hold(value: Any, string: Any, number: Any, boolean: Any, as_json: Any) -> None:
+def test_each_value_in_each_column_type(value: Any, string: Any, number: Any, boolean: Any, as_json: Any) -> None:
     value = stored(value)
     for kind, expected in (("string", string), ("number", number), ("boolean", boolean)):
         text = bson_json.BY_TYPE[kind](value)
@@ -107,17 +107,17 @@ def test_what_columns_hold(value: Any, string: Any, number: Any, boolean: Any, a
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, *map(Decimal128, ("NaN", "sNaN", "-Infinity"))])
-def test_what_is_no_number_is_null(value: Any) -> None:
+def test_value_that_is_not_a_number_is_null(value: Any) -> None:
     assert bson_json.number(stored(value)) == "null"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_no_number_is_null_in_json(value: float) -> None:
+def test_nan_and_infinity_are_null_in_json(value: float) -> None:
     assert json.loads(bson_json.json_text(stored({"a": [value, 1]}))) == '{"a":[null,1]}'
 
 
 @pytest.mark.parametrize("value", [2.0**63, -(2.0**63), 1e20, -9.99e20, Int64(2**63 - 1), Decimal128("1E+19")])
-def test_numbers_that_zero_cache_would_write_as_too_long_integers_come_as_text(value: Any) -> None:
+def test_numbers_too_long_for_integers_of_zero_cache_are_text(value: Any) -> None:
     text = json.loads(str(bson_json.number(stored(value))))
     assert isinstance(text, str)
     assert float(text) == float(value.to_decimal() if isinstance(value, Decimal128) else value)
@@ -153,7 +153,7 @@ ANY = st.recursive(
 
 @settings(derandomize=True, database=None, deadline=None, max_examples=250)
 @given(ANY)
-def test_nothing_that_is_fatal_to_zero_cache_leaves(value: Any) -> None:
+def test_any_value_is_valid_for_zero_cache(value: Any) -> None:
     value = stored(value)
     for kind, convert in bson_json.BY_TYPE.items():
         text = convert(value)
@@ -172,7 +172,7 @@ def test_nothing_that_is_fatal_to_zero_cache_leaves(value: Any) -> None:
             strictly(column)
 
 
-def test_broken_utf8_is_replaced() -> None:
+def test_invalid_utf8_is_replaced() -> None:
     broken = bson.encode({"": {"key": "text"}}).replace(b"text", b"\xff\xed\xa0\x80").replace(b"key", b"k\xffy")
     value = bson.decode(broken, CODEC)[""]
     inner = json.loads(json.loads(bson_json.json_text(value)))
@@ -180,7 +180,7 @@ def test_broken_utf8_is_replaced() -> None:
     assert set(inner["k\ufffdy"]) == {"\ufffd"}
 
 
-def test_documents_may_be_as_deep_as_mongodb_lets_them() -> None:
+def test_documents_at_the_depth_limit_of_mongodb_are_encoded() -> None:
     deep: Any = math.nan
     for _ in range(180):
         deep = {"a": [deep]} if _ % 2 else {"a": deep}

@@ -35,13 +35,13 @@ def table_of(rows: Iterable[Row | None]) -> dict[str, str]:
 
 @repeatable
 @given(st.none() | rows, st.none() | rows)
-def test_a_change_leads_from_the_row_before_to_the_row_after(before: Row | None, after: Row | None) -> None:
+def test_change_turns_the_old_row_into_the_new_row(before: Row | None, after: Row | None) -> None:
     change = between(before, after)
     assert applied(table_of([before]), [change] if change else []) == table_of([after])
     assert (change is None) == (before == after), "equal rows: nothing"
 
 
-def test_each_kind() -> None:
+def test_each_pair_of_rows_makes_its_change() -> None:
     old, new, moved = ("1", "1=a"), ("1", "1=b"), ("2", "2=b")
     assert between(None, None) is None
     assert between(None, new) == ("insert", None, "1=b")
@@ -53,7 +53,7 @@ def test_each_kind() -> None:
 
 @repeatable
 @given(st.lists(rows, max_size=4), st.lists(rows, max_size=4))
-def test_changes_lead_from_many_rows_to_many(before: list[Row], after: list[Row]) -> None:
+def test_changes_turn_old_rows_into_new_rows(before: list[Row], after: list[Row]) -> None:
     changes = list(between_many(before, after))
     assert applied(table_of(before), changes) == table_of(after)
     touched = {change.key or str(change.new).partition("=")[0] for change in changes}
@@ -63,5 +63,5 @@ def test_changes_lead_from_many_rows_to_many(before: list[Row], after: list[Row]
 
 @repeatable
 @given(st.lists(rows, max_size=4))
-def test_equal_rows_do_not_change(same: list[Row]) -> None:
+def test_equal_rows_make_no_change(same: list[Row]) -> None:
     assert not list(between_many(same, list(same)))

@@ -58,7 +58,7 @@ FILTER = {"n": {"$gt": 1}}
         ({"pipeline": [{"$unset": 5}, {"$set": []}]}, False),
     ],
 )
-def test_whether_a_change_can_be_told_without_the_document_before(mapping: dict[str, Any], expected: bool) -> None:
+def test_mapping_that_follows_from_id_is_recognised(mapping: dict[str, Any], expected: bool) -> None:
     assert follows_from_id(table(**mapping)) is expected
 
 
@@ -75,7 +75,7 @@ def test_whether_a_change_can_be_told_without_the_document_before(mapping: dict[
         ({"fields": FIELDS, "filter": {"$jsonSchema": {"properties": {"a": {}}}}}, None),
     ],
 )
-def test_the_fields_that_are_read(mapping: dict[str, Any], expected: set[str] | None) -> None:
+def test_used_fields_contain_those_that_are_read(mapping: dict[str, Any], expected: set[str] | None) -> None:
     found = used_fields(table(**mapping))
     if expected is None:
         assert found is None
@@ -111,12 +111,12 @@ def evaluated(server: Server, count: int, rejects: Rejects, known: tuple[int, ..
     return found["t"]
 
 
-def test_every_document_finds_its_rows_and_they_know_it() -> None:
+def test_each_document_gets_its_own_rows() -> None:
     found = evaluated(Server(), 1200, Rejects())
     assert found == [[{"id": number, SOURCE_ID: number}] for number in range(1200)]
 
 
-def test_a_document_that_fails_is_left_out_alone_and_told_without_its_values() -> None:
+def test_failing_document_is_rejected_alone_without_its_values() -> None:
     server, rejects = Server(3, 77, 78), Rejects()
     found = evaluated(server, 100, rejects)
     assert [number for number, rows in enumerate(found) if not rows] == [3, 77, 78]
@@ -126,13 +126,13 @@ def test_a_document_that_fails_is_left_out_alone_and_told_without_its_values() -
     assert len(server.batches) < 60
 
 
-def test_what_has_been_told_is_not_told_again() -> None:
+def test_known_rejections_are_not_reported_again() -> None:
     rejects = Rejects()
     evaluated(Server(3, 4), 5, rejects, known=(3,))
     assert [reject.id for reject in rejects.newest()] == ["4"]
 
 
-def test_only_some_tables() -> None:
+def test_evaluation_may_be_limited_to_some_tables() -> None:
     server = Server()
     evaluator = Evaluator(server.run, [table(pipeline=[{"$set": {"id": 1}}])], Rejects())
     assert evaluator.evaluate([{"_id": 1}], only={"other"}) == {}
@@ -140,20 +140,20 @@ def test_only_some_tables() -> None:
     assert list(evaluator.evaluate([{"_id": 1}], only={"other", "t"})) == ["t"]
 
 
-def test_a_moments_trouble_loses_nothing() -> None:
+def test_transient_error_rejects_no_document() -> None:
     rejects = Rejects()
     assert all(evaluated(Server(passing=1), 1, rejects))
     assert all(evaluated(Server(passing=1), 2, rejects))
     assert not rejects.counts()
 
 
-def test_batches_are_cut() -> None:
+def test_evaluation_is_done_in_batches() -> None:
     server = Server()
     evaluated(server, 1100, Rejects())
     assert [len(batch) for batch in server.batches] == [500, 500, 100]
 
 
-def test_the_member_that_mongod_refuses_is_named() -> None:
+def test_mapping_part_that_mongod_refuses_is_named() -> None:
     def run(stages: Stages, seconds: float) -> Stages:
         if any("$foo" in str(stage) for stage in stages):
             raise EvaluationError("Unrecognized expression '$foo'")

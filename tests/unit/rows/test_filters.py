@@ -49,7 +49,7 @@ def matches(condition: dict[str, Any], document: dict[str, Any]) -> bool:
         (Timestamp(1, 1), [Timestamp(1, 1)], [Timestamp(1, 2), 1]),
     ],
 )
-def test_equality(operand: Any, equal: list[Any], different: list[Any]) -> None:
+def test_equality_matches_as_in_mongodb(operand: Any, equal: list[Any], different: list[Any]) -> None:
     for value, expected in [(value, True) for value in equal] + [(value, False) for value in different]:
         document = {"k": value}
         assert matches({"k": operand}, document) is expected, value
@@ -63,7 +63,7 @@ def test_equality(operand: Any, equal: list[Any], different: list[Any]) -> None:
     "value",
     [Regex("x"), Code("x"), Code("x", {"a": [1]}), DBRef("c", {"a": [1]}), MinKey(), MaxKey(), {"a": []}, [[]]],
 )
-def test_whatever_stands_in_a_document_is_no_error(value: Any) -> None:
+def test_any_value_in_a_document_can_be_compared(value: Any) -> None:
     for document in ({"k": value}, {"k": [value]}, {"k": {"k": value}}, {"k": [{"k": [value]}]}):
         for path in ("k", "k.k", "k.k.k"):
             assert not matches({path: "x"}, document)
@@ -87,7 +87,7 @@ def test_whatever_stands_in_a_document_is_no_error(value: Any) -> None:
         ({"a": [DBRef("c", 1, b=1)]}, True),
     ],
 )
-def test_paths_lead_through_objects_and_one_array(document: dict[str, Any], expected: bool) -> None:
+def test_path_leads_through_objects_and_one_array(document: dict[str, Any], expected: bool) -> None:
     assert matches({"a.b": 1}, document) is expected
 
 
@@ -107,7 +107,7 @@ def test_paths_lead_through_objects_and_one_array(document: dict[str, Any], expe
         ({"a": {"b": []}}, False, True),
     ],
 )
-def test_null_and_what_is_missing(document: dict[str, Any], null: bool, exists: bool) -> None:
+def test_null_matches_missing_fields_as_in_mongodb(document: dict[str, Any], null: bool, exists: bool) -> None:
     assert matches({"a.b": None}, document) is null
     assert matches({"a.b": {"$exists": True}}, document) is exists
     assert matches({"a.b": {"$exists": False}}, document) is not exists
@@ -144,7 +144,7 @@ SAME_IDS: list[list[Any]] = [
 ]
 
 
-def test_ids_are_the_same_where_mongodb_says_so() -> None:
+def test_ids_are_equal_as_in_mongodb() -> None:
     for wrap in (lambda value: value, lambda value: {"k": value}, lambda value: {"k": [value]}):
         classes = [
             [identity(bson.decode(bson.encode({"_id": wrap(one)}), CODEC)["_id"]) for one in same] for same in SAME_IDS
@@ -155,7 +155,7 @@ def test_ids_are_the_same_where_mongodb_says_so() -> None:
                     assert (one == another) is (number == other), (one, another)
 
 
-def test_ids_as_deep_as_mongodb_goes() -> None:
+def test_ids_at_the_depth_limit_of_mongodb_are_compared() -> None:
     one, two = {"k": [1]}, {"k": [1.0]}
     for _ in range(175):
         one, two = {"k": one}, {"k": two}
@@ -167,13 +167,13 @@ def test_ids_as_deep_as_mongodb_goes() -> None:
     [b"\x06k\0", b"\x0ek\0\2\0\0\0x\0", b"\x0ck\0\2\0\0\0c\0" + b"0" * 12],
     ids=["undefined", "symbol", "pointer"],
 )
-def test_ids_of_types_that_are_no_longer_written(value: bytes) -> None:
+def test_ids_of_deprecated_types_are_compared(value: bytes) -> None:
     one, two = (bson.decode((len(value) + 5).to_bytes(4, "little") + value + b"\0", CODEC) for _ in range(2))
     assert identity(one) == identity(two)
     assert identity(one["k"]) == identity(two["k"])
 
 
-def test_a_name_may_hold_anything() -> None:
+def test_field_name_may_hold_any_characters() -> None:
     for name in ("it's", 'quo"ted', "back\\slash", "{b}", "ü", "\n", "0"):
         assert matches({name: 1}, {name: 1})
         assert not matches({name: 1}, {})

@@ -42,7 +42,7 @@ def rows(
     return [None if row is None else (json.loads(row[0]), json.loads(row[1])) for row in made]
 
 
-def test_a_row_has_every_column() -> None:
+def test_row_has_all_columns() -> None:
     columns = [ID, ("n", "number", "n"), ("b", "boolean", "deep.b"), ("j", "json", "j"), ("z", "null", "z")]
     document = {"_id": "1", "n": 5, "deep": {"b": True}, "j": {"a": [1]}, "z": None, "more": 1}
     assert rows(columns, document, {"_id": "2"}) == [
@@ -58,7 +58,7 @@ ODD = st.sampled_from(["{c0}", "{{", "}", "'", '"', '"""', "\\", "\\N{DASH}", "\
 
 @repeatable
 @given(st.lists(st.tuples(NAMES | ODD, st.lists(NAMES | ODD, min_size=1, max_size=3), st.text(max_size=4)), max_size=5))
-def test_columns_and_paths_may_be_called_anything(odd: list[tuple[str, list[str], str]]) -> None:
+def test_columns_and_paths_may_have_any_name(odd: list[tuple[str, list[str], str]]) -> None:
     columns: Columns = [ID]
     document: dict[str, Any] = {"_id": "key"}
     expected = {"id": "key"}
@@ -76,20 +76,20 @@ def test_columns_and_paths_may_be_called_anything(odd: list[tuple[str, list[str]
         assert rows(columns, document, key=key) == [(expected, expected)]
 
 
-def test_many_columns() -> None:
+def test_table_of_300_columns_is_compiled() -> None:
     columns: Columns = [ID, *((f"c{number}", "number", f"f{number}") for number in range(300))]
     ((_, row),) = rows(columns, {"_id": "1", **{f"f{number}": number for number in range(300)}})  # type: ignore[misc]
     assert row == {"id": "1", **{f"c{number}": number for number in range(300)}}
 
 
-def test_keys_are_the_key_columns_of_the_row() -> None:
+def test_key_has_the_key_columns_of_the_row() -> None:
     columns = [("b", "number", "b"), ("text", "string", "t"), ("a", "string", "_id")]
     document = {"_id": "x", "b": Int64(7), "t": "t"}
     assert rows(columns, document, key=("a", "b")) == [({"a": "x", "b": 7}, {"a": "x", "b": 7, "text": "t"})]
 
 
 @pytest.mark.parametrize("bad", [None, float("nan"), "text", "missing"])
-def test_a_row_without_its_key_is_left_out_and_counted(bad: Any) -> None:
+def test_row_without_its_key_is_rejected_and_counted(bad: Any) -> None:
     rejects = Rejects()
     document = {"_id": "doc"} if bad == "missing" else {"_id": "doc", "n": bad}
     assert rows([("n", "number", "n")], document, key=("n",), rejects=rejects) == [None]
@@ -97,22 +97,22 @@ def test_a_row_without_its_key_is_left_out_and_counted(bad: Any) -> None:
     assert rejects.newest()[-1].id == "doc"
 
 
-def test_a_key_with_a_nul_is_left_out() -> None:
+def test_key_with_a_nul_is_rejected() -> None:
     rejects = Rejects()
     assert rows([ID], {"_id": "a\x00b"}, rejects=rejects) == [None]
     assert rejects.counts() == {("t", "no primary key"): 1}
 
 
 @pytest.mark.parametrize("key", ["null", "", "\\u0000", "a\\\\u0000", "u0000", "\x01", '"'])
-def test_a_key_may_be_any_other_text(key: str) -> None:
+def test_key_may_be_any_other_text(key: str) -> None:
     assert rows([ID], {"_id": key}) == [({"id": key}, {"id": key})]
 
 
-def test_a_nul_in_another_column_arrives() -> None:
+def test_nul_in_another_column_is_kept() -> None:
     assert rows([ID, ("t", "string", "t")], {"_id": "1", "t": "\x00"}) == [({"id": "1"}, {"id": "1", "t": "\x00"})]
 
 
-def test_a_value_that_does_not_fit_is_null_and_counted() -> None:
+def test_value_that_does_not_fit_is_null_and_counted() -> None:
     rejects = Rejects()
     columns = [ID, ("n", "number", "v"), ("b", "boolean", "v"), ("s", "string", "v")]
     documents = [{"_id": "1", "v": "text"}, {"_id": "2", "v": []}, {"_id": "3", "v": True}]
@@ -162,7 +162,7 @@ def test_inline_text_is_what_bson_json_writes(kind: str, value: Any) -> None:
     assert row["v"] == json.loads(bson_json.BY_TYPE[kind](value) or "null")
 
 
-def test_the_filter_says_which_documents_have_rows() -> None:
+def test_only_documents_that_match_the_filter_have_rows() -> None:
     rejects = Rejects()
     documents = [{"_id": "1", "kind": "user"}, {"_id": None, "kind": "group"}, {"_id": "3", "kind": ["user"]}]
     made = rows([ID], *documents, condition={"kind": "user"}, rejects=rejects)
@@ -194,5 +194,5 @@ def test_equal_rows_have_equal_texts() -> None:
         ({"a": [DBRef("c", 1, b=1), DBRef("c", 1)]}, "a.b", [1]),
     ],
 )
-def test_paths(value: Any, path: str, expected: Any) -> None:
+def test_path_is_read_as_mongodb_reads_it(value: Any, path: str, expected: Any) -> None:
     assert walk(value, tuple(path.split("."))) == expected

@@ -56,18 +56,18 @@ def told(changes: list[RowChange]) -> list[str]:
     return short
 
 
-def test_a_row_that_moves_has_room_made_for_it(encoder: TableRows, rejects: Rejects) -> None:
+def test_row_that_moves_deletes_the_row_at_its_new_key(encoder: TableRows, rejects: Rejects) -> None:
     assert changes(encoder, 1, "a", "b") == ["delete b", "update a b"]
     assert changes(encoder, 1, "b", "b") == []
     assert not rejects.counts()
 
 
-def test_documents_that_exchange_their_keys(encoder: TableRows) -> None:
+def test_documents_that_swap_their_keys_keep_both_rows(encoder: TableRows) -> None:
     assert changes(encoder, 1, "a", "b") == ["delete b", "update a b"]
     assert changes(encoder, 2, "b", "a") == ["insert a"], "b is the other one's by now"
 
 
-def test_what_another_document_has_taken_over_is_not_deleted(encoder: TableRows, rejects: Rejects) -> None:
+def test_row_taken_over_by_another_document_is_not_deleted(encoder: TableRows, rejects: Rejects) -> None:
     assert changes(encoder, 1, None, "a") == ["insert a"]
     assert changes(encoder, 2, None, "a") == ["insert a"]
     assert rejects.counts() == {TAKEN: 1}
@@ -77,14 +77,14 @@ def test_what_another_document_has_taken_over_is_not_deleted(encoder: TableRows,
     assert rejects.counts() == {TAKEN: 1}
 
 
-def test_in_an_empty_table_nobody_has_taken_anything(encoder: TableRows, rejects: Rejects) -> None:
+def test_truncated_table_has_no_key_owners(encoder: TableRows, rejects: Rejects) -> None:
     changes(encoder, 1, None, "a")
     encoder.forget_owners()
     assert changes(encoder, 2, None, "a") == ["insert a"]
     assert not rejects.counts()
 
 
-def test_the_newest_owners_are_remembered(encoder: TableRows, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_newest_key_owners_are_remembered(encoder: TableRows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_rows, "_MAX_REMEMBERED_KEYS", 10)
     for number in range(21):
         changes(encoder, number, None, f"k{number}")
@@ -115,7 +115,7 @@ def by_id(rejects: Rejects, known: bool, type_: Any = "string", path: str = "_id
 
 
 @images
-def test_an_id_of_another_type_takes_the_place_of_one_with_the_same_digits(known: bool, rejects: Rejects) -> None:
+def test_id_of_another_type_with_the_same_digits_takes_over_the_row(known: bool, rejects: Rejects) -> None:
     change = by_id(rejects, known)
     text = str(KEPT)
     assert len(change("insert", KEPT)) == 1
@@ -137,7 +137,7 @@ def test_an_id_of_another_type_takes_the_place_of_one_with_the_same_digits(known
         ("string", "_id", Binary(b"abc", 0x80), Binary(b"abc", 0x81)),
     ],
 )
-def test_an_id_takes_the_place_of_another_one_that_gives_the_same_key(
+def test_id_that_gives_the_same_key_takes_over_the_row(
     type_: Any, path: str, old: Any, new: Any, known: bool, rejects: Rejects
 ) -> None:
     change = by_id(rejects, known, type_, path)
@@ -149,19 +149,19 @@ def test_an_id_takes_the_place_of_another_one_that_gives_the_same_key(
 @pytest.mark.parametrize(
     ("old", "new"), [(1, True), ({"t": 1}, {"t": True}), ({"a": 1, "b": 2}, {"b": 2, "a": 1})], ids=repr
 )
-def test_what_python_takes_for_the_same_id(old: Any, new: Any, encoder: TableRows) -> None:
+def test_ids_equal_only_in_python_are_different_documents(old: Any, new: Any, encoder: TableRows) -> None:
     assert changes(encoder, old, None, "a") == changes(encoder, new, None, "a") == ["insert a"]
     assert changes(encoder, old, "a", None) == []
     assert changes(encoder, new, "a", None) == ["delete a"]
 
 
-def test_an_id_that_is_replaced_by_an_equal_one_keeps_its_row(encoder: TableRows) -> None:
+def test_id_replaced_by_an_equal_id_keeps_its_row(encoder: TableRows) -> None:
     assert changes(encoder, 1, None, "a") == ["insert a"]
     assert changes(encoder, Decimal128("1.0"), "a", None) == ["delete a"]
 
 
 @images
-def test_an_id_that_is_replaced_by_an_equal_one_with_other_digits(known: bool, rejects: Rejects) -> None:
+def test_id_replaced_by_an_equal_id_with_other_digits_moves_its_row(known: bool, rejects: Rejects) -> None:
     encoder = TableRows(Table(TableSpec("t", (Column("code", "string"),), ("code",)), BY_ID), rejects)
     old, new = {"_id": Decimal128("1.0")}, {"_id": Decimal128("1.00")}
     event = ChangeEvent({}, "replace", "c", old["_id"], new, old if known else None, known)
@@ -171,14 +171,14 @@ def test_an_id_that_is_replaced_by_an_equal_one_with_other_digits(known: bool, r
     )
 
 
-def test_equal_keys_in_a_copy_are_counted(encoder: TableRows, rejects: Rejects) -> None:
+def test_equal_keys_in_a_snapshot_scan_are_counted(encoder: TableRows, rejects: Rejects) -> None:
     documents = [{"_id": number, "code": code} for number, code in enumerate("abcba")]
     assert [json.loads(key)["code"] for key, _ in encoder.of_documents(documents, None)] == list("abcba")
     assert rejects.counts() == {TAKEN: 2}
     assert [reject.id for reject in rejects.newest()] == ["3", "4"]
 
 
-def test_two_rows_of_one_document_with_the_same_key(rejects: Rejects) -> None:
+def test_rows_of_one_document_with_the_same_key_are_rejected(rejects: Rejects) -> None:
     unwound = TableRows(Table(SPEC, Mapping("c", None, pipeline=[{"$unwind": "$l"}])), rejects)
     rows = [{"code": "a", "n": 1}, {"code": "b", "n": 2}, {"code": "a", "n": 3}]
     event = ChangeEvent({}, "insert", "c", 1, {"_id": 1}, before_known=True, computed_after={"t": rows})
@@ -186,7 +186,7 @@ def test_two_rows_of_one_document_with_the_same_key(rejects: Rejects) -> None:
     assert rejects.counts() == {TAKEN: 1}
 
 
-def test_filters_that_mongod_may_drop_changes_by() -> None:
+def test_row_filters_are_given_only_if_all_tables_have_plain_filters() -> None:
     filtered = Mapping("c", PLAIN.fields, {"n": 1})
     other = Mapping("c", PLAIN.fields, {"n": {"$in": [2]}})
     computed = Mapping("c", PLAIN.fields, {"n": {"$gt": 2}})

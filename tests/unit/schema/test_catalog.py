@@ -56,7 +56,7 @@ def table(name: str = "t", key: str = "id", mapping: Any = None, **columns: str)
     return {name: {"columns": {column: {"type": kind} for column, kind in types.items()}, "primaryKey": [key]}}
 
 
-def test_the_documents_of_the_seed() -> None:
+def test_seed_documents_are_loaded() -> None:
     catalog = load(SEED_SCHEMA, SEED_MAPPINGS)
     columns = (Column("id", "string"), Column("content", "string"), Column("createdAt", "number"))
     fields = (("id", "_id"), ("content", "content"), ("createdAt", "timestamp"))
@@ -64,7 +64,7 @@ def test_the_documents_of_the_seed() -> None:
     assert catalog.warnings == ("mappings.json:7:1: message.fields.userId: the table has no such column",)
 
 
-def test_without_mappings_tables_are_collections() -> None:
+def test_tables_without_mappings_are_collections() -> None:
     catalog = load({**table("a"), **table("b", x="number")})
     assert [(entry.name, entry.mapping) for entry in catalog.tables] == [
         ("a", Mapping("a", (("id", "id"),))),
@@ -72,7 +72,7 @@ def test_without_mappings_tables_are_collections() -> None:
     ]
 
 
-def test_collections() -> None:
+def test_collections_list_their_tables() -> None:
     names = {name: {"collection": collection} for name, collection in {"a": "x", "b": "m", "c": "x"}.items()}
     catalog = load({**table("a"), **table("b"), **table("c")}, names)
     assert catalog.collections == ("m", "x")
@@ -82,7 +82,7 @@ def test_collections() -> None:
     }
 
 
-def test_the_faults_of_both_documents_at_once() -> None:
+def test_errors_of_both_documents_are_reported_at_once() -> None:
     schema = {**table("a", x="uuid"), **table("b")}
     mappings = {"a": {"collection": "fine"}, "b": {}, "c": {}, "d": 5}
     assert [issue.partition(": ")[2] for issue in faults_of(schema, mappings)] == [
@@ -93,7 +93,7 @@ def test_the_faults_of_both_documents_at_once() -> None:
     ]
 
 
-def test_what_looks_beyond_one_document_is_refused_with_its_place() -> None:
+def test_mapping_that_reads_beyond_one_document_is_an_error_with_position() -> None:
     (issue,) = faults_of(table(), {"t": {"source": "m", "pipeline": [{"$limit": 1}]}})
     assert issue.startswith("mappings.json:1:37: t.pipeline[0].$limit: looks beyond one document")
 
@@ -105,14 +105,14 @@ def test_what_looks_beyond_one_document_is_refused_with_its_place() -> None:
         (table("t", **{"$x": "string"}), "t.columns.$x: not a path of names between dots: '$x': "),
     ],
 )
-def test_names_that_mongodb_does_not_have_need_a_mapping(schema: Any, key: str) -> None:
+def test_names_invalid_in_mongodb_need_a_mapping(schema: Any, key: str) -> None:
     (issue,) = faults_of(schema)
     assert issue.partition(": ")[2].startswith(key)
     fields = dict.fromkeys(("id", "$x"), "f")
     assert load(schema, {next(iter(schema)): {"collection": "c", "fields": fields}}).collections == ("c",)
 
 
-def test_a_schema_without_tables_is_said_alone() -> None:
+def test_schema_without_tables_is_the_only_error() -> None:
     assert faults_of({}, {"a": {}, "b": {}}) == ["schema.json:1:1: names no table"]
 
 
@@ -145,7 +145,7 @@ def test_json_is_lossless(mapping: Mapping) -> None:
     assert repr(again.tables) == repr(catalog.tables), "types too, and the order of keys"
 
 
-def test_fingerprints_are_of_what_is_meant() -> None:
+def test_fingerprint_depends_on_meaning_only() -> None:
     one = load({**table("a", x="number", y="json"), **table("b")}, {"a": {"collection": "m", "fields": {"x": "p"}}})
     same = load(
         {
@@ -167,7 +167,7 @@ def test_fingerprints_are_of_what_is_meant() -> None:
     assert len({one.fingerprint, *(other.fingerprint for other in others)}) == 4
 
 
-def test_fingerprints_tell_apart_what_python_calls_equal() -> None:
+def test_fingerprint_distinguishes_values_equal_in_python() -> None:
     values: list[Any] = [1, 1.0, True, Int64(1)]
     filters = [Catalog((Table(SPEC, Mapping("m", (), {"a": value})),)).fingerprint for value in values]
     sorts = [{"$sort": {"a": 1, "b": 1}}, {"$sort": {"b": 1, "a": 1}}]

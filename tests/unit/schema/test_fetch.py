@@ -45,7 +45,7 @@ def down(url: str, **options: Any) -> str:
 @pytest.mark.parametrize(
     ("name", "text"), [("s.yaml", "a: [1]"), ("s.yml", "a: [1]"), ("s.json", '{"a": [1]}'), ("s", '{"a": [1]}')]
 )
-def test_files(tmp_path: Path, name: str, text: str) -> None:
+def test_file_is_read_by_its_suffix(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     found = fetch(DocumentLocation(file=tmp_path / name))
     assert isinstance(found, Fetched)
@@ -54,7 +54,7 @@ def test_files(tmp_path: Path, name: str, text: str) -> None:
     assert (found.etag, found.age, found.issue) == (None, None, None)
 
 
-def test_files_that_are_no_documents(tmp_path: Path) -> None:
+def test_file_that_is_not_a_document_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text("a: 1")
     with pytest.raises(ConfigError, match=r"s\.json:1:1: not JSON: Expecting value"):
         fetch(DocumentLocation(file=tmp_path / "s.json"))
@@ -62,7 +62,7 @@ def test_files_that_are_no_documents(tmp_path: Path) -> None:
         fetch(DocumentLocation(file=tmp_path / "none"))
 
 
-def test_a_url_with_headers(endpoint: Endpoint) -> None:
+def test_url_is_requested_with_headers(endpoint: Endpoint) -> None:
     url = endpoint.say("/s?key=SECRET", b'{"a": 1}')
     found = document(url, headers={"authorization": "Bearer x", "X-Other": "y"})
     assert found.document.data == {"a": 1}
@@ -74,7 +74,7 @@ def test_a_url_with_headers(endpoint: Endpoint) -> None:
     assert "if-none-match" not in headers
 
 
-def test_etags(endpoint: Endpoint) -> None:
+def test_etag_is_sent_and_304_is_not_modified(endpoint: Endpoint) -> None:
     url = endpoint.say("/s", ETag='"v1"')
     assert document(url).etag == '"v1"'
     endpoint.say("/s", b"", 304, ETag='"v1"')
@@ -91,7 +91,7 @@ def test_etags(endpoint: Endpoint) -> None:
 @pytest.mark.parametrize(
     ("status", "text"), [(404, "HTTP 404 Not Found"), (500, "HTTP 500 Internal Server Error"), (599, "HTTP 599")]
 )
-def test_http_errors(endpoint: Endpoint, status: int, text: str) -> None:
+def test_http_error_is_endpoint_down_without_secrets(endpoint: Endpoint, status: int, text: str) -> None:
     url = endpoint.say("/s?key=SECRET", b"no", status)
     assert down(url, headers={"X": "SECRET"}) == f"{endpoint.url('/s?…')}: {text}"
 
@@ -105,12 +105,12 @@ def test_http_errors(endpoint: Endpoint, status: int, text: str) -> None:
         (b'{"a": 1, "a": 2}', ":1:10: a: stands here twice"),
     ],
 )
-def test_bodies_that_are_no_documents(endpoint: Endpoint, body: bytes, expected: str) -> None:
+def test_invalid_body_is_endpoint_down(endpoint: Endpoint, body: bytes, expected: str) -> None:
     url = endpoint.say("/s", body)
     assert down(url) == url + expected
 
 
-def test_a_body_may_not_be_too_large(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_body_beyond_the_limit_is_endpoint_down(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "LIMIT", 1 << 20)
     assert document(endpoint.say("/s", b"[" + b" " * ((1 << 20) - 2) + b"]")).document.data == []
     with pytest.raises(EndpointDown, match="is larger than 1 MiB"):
@@ -118,7 +118,7 @@ def test_a_body_may_not_be_too_large(endpoint: Endpoint, monkeypatch: pytest.Mon
 
 
 def test_body_shorter_than_its_content_length_is_refused(endpoint: Endpoint) -> None:
-    """Also where what is there is a document by itself."""
+    """Also where the received part is a valid document by itself."""
     url = endpoint.say("/s", b"12", 200, **{"Content-Length": "3"})
     assert down(url) == f"{url}: the answer ends after 2 of 3 bytes"
 
@@ -129,12 +129,12 @@ def test_compressed_body_that_was_not_asked_for_is_refused(endpoint: Endpoint) -
     assert endpoint.requests[-1][1]["accept-encoding"] == "identity"
 
 
-def test_a_body_that_breaks_off(endpoint: Endpoint) -> None:
+def test_truncated_chunked_body_is_endpoint_down(endpoint: Endpoint) -> None:
     url = endpoint.say("/s", b'{"a": [', 200, **{"Transfer-Encoding": "chunked"})
     assert down(url).startswith(f"{url}: ")
 
 
-def test_redirects_to_the_same_origin_keep_the_headers(endpoint: Endpoint) -> None:
+def test_redirect_to_the_same_origin_keeps_the_headers(endpoint: Endpoint) -> None:
     url = endpoint.say("/old", b"", 302, Location="/new")
     endpoint.say("/new", b'{"a": 1}')
     found = document(url, headers={"X-Key": "SECRET"})
@@ -143,7 +143,7 @@ def test_redirects_to_the_same_origin_keep_the_headers(endpoint: Endpoint) -> No
     assert [headers.get("x-key") for _, headers in endpoint.requests] == ["SECRET", "SECRET"]
 
 
-def test_redirects_to_another_origin_lose_the_headers(endpoint: Endpoint) -> None:
+def test_redirect_to_another_origin_drops_the_headers(endpoint: Endpoint) -> None:
     other = Endpoint()
     try:
         url = endpoint.say("/old", b"", 307, Location=other.say("/new", b'{"a": 1}'))
@@ -155,7 +155,7 @@ def test_redirects_to_another_origin_lose_the_headers(endpoint: Endpoint) -> Non
 
 
 @pytest.mark.parametrize("target", ["/old", "ftp://127.0.0.1/SECRET", "file:///etc/passwd"])
-def test_redirects_that_lead_nowhere(endpoint: Endpoint, target: str) -> None:
+def test_unusable_redirect_is_endpoint_down(endpoint: Endpoint, target: str) -> None:
     url = endpoint.say("/old", b"", 302, Location=target)
     assert down(url) == f"{url}: HTTP 302 Found: redirected too often, from https to http, or to another kind of URL"
 
@@ -179,7 +179,7 @@ def test_redirect_from_https_to_http_is_refused(
         secure.stop()
 
 
-def test_nobody_there() -> None:
+def test_refused_connection_is_endpoint_down() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))  # bound and not listening
         url = f"http://127.0.0.1:{sock.getsockname()[1]}/s"
@@ -187,12 +187,12 @@ def test_nobody_there() -> None:
     assert down(f"http://{'a' * 70}.invalid/").startswith(f"http://{'a' * 70}.invalid/: ")
 
 
-def test_what_is_no_http(endpoint: Endpoint) -> None:
+def test_answer_that_is_not_http_is_endpoint_down(endpoint: Endpoint) -> None:
     endpoint.answers["/s"] = lambda handler: handler.wfile.write(b"SSH-2.0-x\r\n")
     assert down(endpoint.url("/s")).startswith(f"{endpoint.url('/s')}: no answer: ")
 
 
-def test_a_secret_that_cannot_be_sent_is_in_no_error(endpoint: Endpoint) -> None:
+def test_invalid_header_value_is_not_shown(endpoint: Endpoint) -> None:
     assert "SECRET" not in down(endpoint.say("/s"), headers={"X": "SECRET\r\nb"})
 
 
@@ -219,7 +219,7 @@ def drip(endpoint: Endpoint, handler: BaseHTTPRequestHandler, start: bytes) -> N
 
 
 @pytest.mark.parametrize("kind", [slow_headers, slow_body, silence])
-def test_the_whole_fetch_has_one_time_limit(
+def test_fetch_has_one_time_limit(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, kind: Callable[[Endpoint], Answer]
 ) -> None:
     monkeypatch.setattr(fetching, "TIMEOUT", 0.2)
@@ -229,7 +229,7 @@ def test_the_whole_fetch_has_one_time_limit(
     assert time.monotonic() - start < 5 * FACTOR
 
 
-def test_the_last_good_copy(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_cached_document_is_used_when_the_endpoint_is_down(endpoint: Endpoint, tmp_path: Path) -> None:
     copies = tmp_path / "state" / "copies"
     spec = DocumentLocation(url=endpoint.say("/s", b'{"a":\r\n "\xc3\xbc"}'))
     first = load(spec, copies)
@@ -250,7 +250,7 @@ def test_the_last_good_copy(endpoint: Endpoint, tmp_path: Path) -> None:
     assert str(again.issue) == f"{spec.url}: HTTP 503 Service Unavailable"
 
 
-def test_a_copy_is_of_one_url_and_gets_replaced(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_cached_document_belongs_to_one_url_and_is_replaced(endpoint: Endpoint, tmp_path: Path) -> None:
     specs = [DocumentLocation(url=endpoint.say(path, b'"old"')) for path in ("/a", "/b")]
     for spec in specs:
         keep(spec, load(spec, tmp_path).document, tmp_path)
@@ -262,7 +262,7 @@ def test_a_copy_is_of_one_url_and_gets_replaced(endpoint: Endpoint, tmp_path: Pa
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_copy_is_used_when_the_endpoint_gives_no_document(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_cached_document_is_used_when_the_body_is_invalid(endpoint: Endpoint, tmp_path: Path) -> None:
     spec = DocumentLocation(url=endpoint.say("/s"))
     keep(spec, load(spec, tmp_path).document, tmp_path)
     endpoint.say("/s", b"<html>")
@@ -271,7 +271,7 @@ def test_copy_is_used_when_the_endpoint_gives_no_document(endpoint: Endpoint, tm
     assert str(copy.issue).endswith("not JSON: Expecting value")
 
 
-def test_a_spoilt_copy_is_none(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_damaged_cached_document_is_ignored(endpoint: Endpoint, tmp_path: Path) -> None:
     spec = DocumentLocation(url=endpoint.say("/s"))
     keep(spec, load(spec, tmp_path).document, tmp_path)
     next(tmp_path.iterdir()).write_text("{")
@@ -280,14 +280,14 @@ def test_a_spoilt_copy_is_none(endpoint: Endpoint, tmp_path: Path) -> None:
         load(spec, tmp_path)
 
 
-def test_no_copy_of_files(tmp_path: Path) -> None:
+def test_files_are_not_cached(tmp_path: Path) -> None:
     spec = DocumentLocation(file=tmp_path / "s.json")
     (tmp_path / "s.json").write_text("{}")
     keep(spec, load(spec, tmp_path / "copies").document, tmp_path / "copies")
     assert not (tmp_path / "copies").exists()
 
 
-def test_a_copy_that_cannot_be_written(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_unwritable_cache_is_an_error(endpoint: Endpoint, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     spec = DocumentLocation(url=endpoint.say("/s"))
     with pytest.raises(ZmsdError, match="the copy of http://.* cannot be written: "):

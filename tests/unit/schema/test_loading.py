@@ -30,7 +30,7 @@ def published(directory: Path, permissions: Any, schema: Any = SCHEMA) -> Loaded
     return load_documents(config.load(directory / "zmsd.json", {}))
 
 
-def test_permissions(tmp_path: Path) -> None:
+def test_permissions_are_loaded(tmp_path: Path) -> None:
     found = published(tmp_path, {"tables": {}})
     assert found.permissions == {"tables": {}}
     assert found.catalog.collections == ("item",)
@@ -40,7 +40,7 @@ def test_permissions(tmp_path: Path) -> None:
     ("permissions", "kind"),
     [([], "a list"), ("x", "text"), (5, "a number"), (None, "nothing")],
 )
-def test_permissions_that_are_none(tmp_path: Path, permissions: Any, kind: str) -> None:
+def test_permissions_that_are_not_an_object_are_an_error(tmp_path: Path, permissions: Any, kind: str) -> None:
     issue = f"{tmp_path}/permissions.json:1:1: must be an object of permissions, not {kind}"
     with pytest.raises(ConfigError) as caught:
         published(tmp_path, permissions)
@@ -130,7 +130,7 @@ BAD: list[Any] = [b"", b"<html></html>", b'{"item', b"\x1f\x8b\x08", [], 5, None
 
 
 @pytest.mark.parametrize("bad", [*BAD, {}, {"item": {"columns": {"id": {"type": "strin"}}, "primaryKey": ["id"]}}])
-def test_schema_that_cannot_be_used_falls_back_to_the_copy(urls: Callable[..., LoadedDocuments], bad: Any) -> None:
+def test_unusable_schema_falls_back_to_the_cached_document(urls: Callable[..., LoadedDocuments], bad: Any) -> None:
     good = urls(SCHEMA, MAPPINGS)
     found = urls(bad, MAPPINGS)
     assert found.catalog == good.catalog
@@ -141,7 +141,7 @@ def test_schema_that_cannot_be_used_falls_back_to_the_copy(urls: Callable[..., L
 
 
 @pytest.mark.parametrize("bad", [*BAD, {"item": {"collection": "a$"}}, {"other": {"collection": "a"}}])
-def test_mappings_that_cannot_be_used_fall_back_to_the_copy(urls: Callable[..., LoadedDocuments], bad: Any) -> None:
+def test_unusable_mappings_fall_back_to_the_cached_document(urls: Callable[..., LoadedDocuments], bad: Any) -> None:
     good = urls(SCHEMA, MAPPINGS)
     assert urls(SCHEMA, bad).catalog == good.catalog
     assert urls(SCHEMA, MAPPINGS).documents[1][1].issue is None
@@ -156,20 +156,20 @@ def test_documents_that_do_not_fit_each_other_fall_back_together(urls: Callable[
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_url_without_a_copy_is_an_endpoint_that_is_down(urls: Callable[..., LoadedDocuments], bad: Any) -> None:
+def test_unusable_document_without_cache_is_endpoint_down(urls: Callable[..., LoadedDocuments], bad: Any) -> None:
     with pytest.raises(EndpointDown):
         urls(bad, MAPPINGS)
 
 
-def test_running_publication_is_kept_when_the_check_finds_a_fault(urls: Callable[..., LoadedDocuments]) -> None:
+def test_running_publication_is_kept_when_the_check_finds_an_error(urls: Callable[..., LoadedDocuments]) -> None:
     good = urls(SCHEMA, MAPPINGS, fall_back=False)
     with pytest.raises(EndpointDown, match="has no such table"):
         urls(SCHEMA, {"other": {"collection": "a"}}, fall_back=False)
     assert urls(b"<html>", MAPPINGS, fall_back=False).catalog == good.catalog
 
 
-def test_file_with_a_fault_is_a_configuration_error(tmp_path: Path) -> None:
-    """Also beside a URL that is down: waiting would not heal it."""
+def test_file_with_an_error_is_a_configuration_error(tmp_path: Path) -> None:
+    """Also beside a URL that is down: waiting would not repair the file."""
     (tmp_path / "schema.json").write_text("{}")
     settings = {
         "mongodb": {"uri": "mongodb://127.0.0.1/db"},

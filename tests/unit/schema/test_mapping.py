@@ -64,37 +64,37 @@ PATHS = (("id", "_id"), ("content", "body.text"), ("created_at", "created_at"))
         {"source": "m", "fields": {"id": "_id", "content": "body.text", "created_at": "created_at"}, "filter": None},
     ],
 )
-def test_the_forms_mean_the_same(form: dict[str, Any]) -> None:
+def test_equivalent_forms_are_equal(form: dict[str, Any]) -> None:
     assert mapping(**form) == Mapping("m", PATHS)
     assert mapping(**form).plain
     assert faults_of(**form) == []
 
 
 @pytest.mark.parametrize("form", [{}, {"fields": {}}, {"projection": {}}, {"projection": {"_id": 0}}, {"pipeline": []}])
-def test_without_fields_each_column_comes_from_its_own_name(form: dict[str, Any]) -> None:
+def test_mapping_without_fields_uses_column_names(form: dict[str, Any]) -> None:
     assert mapping(collection="m", **form).fields == OWN_NAMES
 
 
-def test_included_fields_go_by_the_name_that_is_written() -> None:
+def test_included_fields_keep_their_written_names() -> None:
     fields = dict(mapping(source="m", projection={"createdAt": 1, "id": 2.0}).fields or ())
     assert fields == {"id": "id", "content": "content", "created_at": "createdAt"}
 
 
 @pytest.mark.parametrize("wrapper", ["tables", "mappings"])
-def test_wrapped(wrapper: str) -> None:
+def test_wrapped_mappings_are_read(wrapper: str) -> None:
     assert read({wrapper: {"message": {"collection": "m"}}})[0] == {"messages": Mapping("m", OWN_NAMES)}
 
 
 @pytest.mark.parametrize("key", ["message", "messages", "public.messages"])
-def test_a_table_goes_by_all_of_its_names(key: str) -> None:
+def test_table_is_found_by_each_of_its_names(key: str) -> None:
     assert list(read({key: {"collection": "m"}})[0]) == ["messages"]
 
 
-def test_no_mapping() -> None:
+def test_default_mapping_uses_column_names() -> None:
     assert default_mapping(TABLES[0]) == Mapping("messages", OWN_NAMES)
 
 
-def test_a_filter_of_equalities_is_plain() -> None:
+def test_filter_of_equalities_is_plain() -> None:
     condition = {"kind": "user", "a.b": 1, "c": None, "d": True, "owner": {"$oid": "65f000000000000000000001"}}
     found = mapping(collection="m", filter=condition)
     assert found.filter == {**condition, "owner": ObjectId("65f000000000000000000001")}
@@ -139,7 +139,7 @@ def test_filters_of_comparisons_with_scalars_are_plain(condition: Any) -> None:
         {"filter": {"$expr": True}, "pipeline": [{"$unwind": "$a"}]},
     ],
 )
-def test_all_else_is_for_mongod_to_compute(form: dict[str, Any]) -> None:
+def test_other_filters_and_projections_are_computed(form: dict[str, Any]) -> None:
     assert not mapping(source="m", **form).plain
 
 
@@ -169,9 +169,7 @@ STAY = "a row must stay as it is for as long as its document does"
         ({"projection": {"createdAt": {"year": 1}}}, [("projection.createdAt", "names parts of a field")]),
     ],
 )  # fmt: skip
-def test_what_no_mapping_may_hold_is_refused_where_it_stands(
-    form: dict[str, Any], expected: list[tuple[str, str]]
-) -> None:
+def test_forbidden_expression_is_an_error_with_path(form: dict[str, Any], expected: list[tuple[str, str]]) -> None:
     issues = faults_of(source="m", **form)
     assert len(issues) == len(expected), issues
     for issue, (key_path, reason) in zip(issues, expected, strict=True):
@@ -179,7 +177,7 @@ def test_what_no_mapping_may_hold_is_refused_where_it_stands(
         assert reason in issue
 
 
-def test_every_stage_that_looks_beyond_one_document() -> None:
+def test_each_stage_that_reads_beyond_one_document_is_an_error() -> None:
     stages = ["$lookup", "$graphLookup", "$unionWith", "$group", "$bucket", "$bucketAuto", "$facet", "$sort", "$limit"]
     stages += ["$sortByCount", "$skip", "$sample", "$count", "$setWindowFields", "$densify", "$fill", "$geoNear"]
     stages += ["$search", "$searchMeta", "$vectorSearch"]
@@ -197,11 +195,11 @@ def test_every_stage_that_looks_beyond_one_document() -> None:
         {"projection": {"content": {"text": 1}}},
     ],
 )
-def test_what_only_looks_like_it_is_taken(form: dict[str, Any]) -> None:
+def test_literals_that_resemble_forbidden_expressions_are_accepted(form: dict[str, Any]) -> None:
     assert faults_of(source="m", **form) == []
 
 
-def test_a_mapping_knows_its_place() -> None:
+def test_mapping_error_has_file_and_position() -> None:
     document = parse('{"message":\n {"source": "m", "pipeline": [\n  {"$unset": "a"}]}}', "m.json", kind="json")
     found = parse_mappings(document, TABLES)[0]["messages"]
     assert str(found.issue(("pipeline", 0), "is odd")) == "m.json:3:3: message.pipeline[0]: is odd"
@@ -210,13 +208,13 @@ def test_a_mapping_knows_its_place() -> None:
     assert str(elsewhere.issue(("pipeline", 0), "is odd")) == "mapping of collection m: pipeline[0]: is odd"
 
 
-def test_a_computed_projection_has_every_column_by_its_server_name() -> None:
+def test_computed_projection_has_all_columns_by_server_name() -> None:
     found = mapping(source="m", filter={"a": 1}, projection={"_id": 0, "id": 1, "createdAt": {"$toLong": "$t"}})
     projection = {"id": "$id", "content": "$content", "created_at": {"$toLong": "$t"}}
     assert found == Mapping("m", None, {"a": 1}, projection)
 
 
-def test_a_pipeline_is_kept_as_it_stands() -> None:
+def test_pipeline_is_kept_unchanged() -> None:
     stages = [{"$match": {"a": {"$regex": "x", "$options": "i"}}}, {"$set": {"b": 1, "a": -1}}]
     assert mapping(source="m", pipeline=stages) == Mapping("m", None, pipeline=stages)
 
@@ -241,7 +239,7 @@ def test_a_pipeline_is_kept_as_it_stands() -> None:
         ({"$symbol": "x"}, "x"),
     ],
 )
-def test_literals_of_extended_json(literal: Any, value: Any) -> None:
+def test_extended_json_literals_are_converted(literal: Any, value: Any) -> None:
     found = mapping(collection="m", filter={"a": literal})
     assert found.filter == {"a": value}
     assert type(found.filter["a"]) is type(value)
@@ -341,13 +339,13 @@ def test_unknown_operators_are_refused() -> None:
         1 << 63,
     ],
 )
-def test_literals_that_are_none(literal: Any) -> None:
+def test_invalid_extended_json_literal_is_an_error(literal: Any) -> None:
     (issue,) = faults_of(collection="m", filter={"a": {"$in": [literal]}})
     assert issue.startswith(("message.filter.a.$in[0]: not a ", "message.filter.a.$in[0]: is beyond "))
     assert "class" not in issue
 
 
-def test_deeper_than_mongodb_goes() -> None:
+def test_filter_nested_too_deeply_is_an_error() -> None:
     value: Any = 1
     for _ in range(150):
         value = [value]
@@ -438,11 +436,11 @@ NAMES = ": a name must not be empty, begin with $ or have a NUL in it"
         ),
     ],
 )
-def test_faults(data: Any, issue: str) -> None:
+def test_invalid_mapping_is_an_error(data: Any, issue: str) -> None:
     assert [text.removeprefix(": ") for text in read(data)[1]] == [issue]
 
 
-def test_what_an_unfit_document_makes_of_itself_is_a_fault_and_no_crash() -> None:
+def test_misplaced_value_is_an_error_without_crash() -> None:
     for wrong in ({"$oid": "65f000000000000000000001"}, 5, "x", [{"$oid": "65f000000000000000000001"}]):
         for key in ("fields", "projection", "filter", "pipeline"):
             mappings, issues, warnings = read({"message": {"collection": "m", key: wrong}})
@@ -451,7 +449,7 @@ def test_what_an_unfit_document_makes_of_itself_is_a_fault_and_no_crash() -> Non
 
 
 @pytest.mark.parametrize("form", [{"fields": {"contents": "a"}}, {"projection": {"contents": {"$toUpper": "$a"}}}])
-def test_a_mapped_field_without_a_column_is_a_warning(form: dict[str, Any]) -> None:
+def test_mapped_field_without_a_column_is_a_warning(form: dict[str, Any]) -> None:
     mappings, issues, warnings = read({"message": {"collection": "m", **form}})
     assert not issues
     assert warnings == [f"message.{next(iter(form))}.contents: the table has no such column; did you mean content?"]
@@ -459,8 +457,8 @@ def test_a_mapped_field_without_a_column_is_a_warning(form: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("form", [{"fields": {"content": "a.0.b"}}, {"projection": {"content": "$a.0"}}])
-def test_a_number_in_a_path_is_a_warning(form: dict[str, Any]) -> None:
-    """In a filter it may be an index, in an expression it is not."""
+def test_number_in_a_path_is_a_warning(form: dict[str, Any]) -> None:
+    """In a filter it may be an index, in an expression it may not."""
     _, issues, warnings = read({"message": {"collection": "m", **form, "filter": {"a.0": 1}}})
     assert not issues
     reason = "a number is a field name here, not an array index: use $arrayElemAt for an index"
@@ -468,12 +466,12 @@ def test_a_number_in_a_path_is_a_warning(form: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("path", ["a", "_id", "a.b.c", "a.0", "ü", "a b", "a$", "a\u200cb.\u200d\u00a0", "\n"])
-def test_paths(path: str) -> None:
+def test_valid_path_has_no_problem(path: str) -> None:
     assert path_problem(path) is None
 
 
 @pytest.mark.parametrize("path", ["", ".", "a.", ".a", "a..b", "$a", "a.$b", "a\0", "\ud800"])
-def test_no_paths(path: str) -> None:
+def test_invalid_path_has_a_problem(path: str) -> None:
     assert path_problem(path)
 
 

@@ -40,16 +40,16 @@ def faults_of(data: Any) -> list[str]:
         {"x": {"name": "y", "serverName": "item", "columns": ID, "primaryKey": ["id"]}},
     ],
 )
-def test_the_forms_mean_the_same(document: Any) -> None:
+def test_equivalent_forms_are_equal(document: Any) -> None:
     assert specs(document) == [TableSpec("item", (Column("id", "string"),), ("id",))]
 
 
-def test_tables_may_be_called_like_a_wrapper() -> None:
+def test_tables_may_be_named_as_a_wrapper() -> None:
     document = {name: {"columns": ID, "primaryKey": ["id"]} for name in ("schema", "tables")}
     assert [spec.name for spec in specs(document) if spec] == ["schema", "tables"]
 
 
-def test_zeros_own_schema() -> None:
+def test_schema_of_zero_is_read() -> None:
     table = {
         "name": "userMessage",
         "serverName": "user_messages",
@@ -77,7 +77,7 @@ def test_zeros_own_schema() -> None:
     assert tables[0].column("none") is None
 
 
-def test_an_optional_column_of_the_primary_key_is_not_optional() -> None:
+def test_optional_key_column_is_not_optional() -> None:
     table = {"columns": {"id": {"type": "string", "optional": True}}, "primaryKey": ["id"]}
     assert specs({"a": table}) == [TableSpec("a", (Column("id", "string"),), ("id",))]
 
@@ -159,12 +159,12 @@ def test_an_optional_column_of_the_primary_key_is_not_optional() -> None:
         ),
     ],
 )
-def test_faults(document: Any, issue: str) -> None:
+def test_invalid_schema_is_an_error(document: Any, issue: str) -> None:
     assert faults_of(document) == [issue.replace("\\.", ".")]
 
 
-def test_as_many_columns_as_sqlite_takes() -> None:
-    """With zero-cache's own."""
+def test_table_has_at_most_the_columns_of_sqlite() -> None:
+    """Including those that zero-cache adds."""
 
     def issues(count: int) -> list[str]:
         more = {f"c{n}": {"type": "json"} for n in range(1, count)}
@@ -174,7 +174,7 @@ def test_as_many_columns_as_sqlite_takes() -> None:
     assert issues(2000) == ["a.columns: are 2000, and zero-cache takes no more than 1999"]
 
 
-def test_all_faults_at_once_each_at_its_place() -> None:
+def test_all_errors_are_reported_with_positions() -> None:
     text = """\
 {
 "a": 1,
@@ -200,7 +200,7 @@ def test_unknown_keys_of_columns_are_configuration_errors() -> None:
     ]
 
 
-def test_names_that_cannot_be_printed_are_taken() -> None:
+def test_unprintable_names_are_accepted() -> None:
     names = ["a\u200cb", "\u200d", "a\u00a0b", "a\nb"]
     data = {"a": {"columns": {name: {"type": "string"} for name in names}, "primaryKey": [names[0]]}}
     tables, issues = parse_schema(parse(json.dumps(data), "s.json", kind="json"))

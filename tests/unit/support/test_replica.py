@@ -42,7 +42,7 @@ def replica() -> Replica:
     return replica
 
 
-def test_the_copy_makes_tables_and_rows_and_is_acknowledged() -> None:
+def test_initial_sync_creates_tables_and_rows_and_is_acknowledged() -> None:
     replica = Replica()
     (ack,) = play(replica, transaction(100, [*required_tables(), *ITEM, insert({"id": "a", "n": 1})]))
     assert ack[0] == "status"
@@ -75,7 +75,7 @@ def test_changes_are_applied_at_the_commit(replica: Replica) -> None:
 
 
 @pytest.mark.parametrize("end", ["disconnect", "rollback"])
-def test_what_is_not_committed_never_was(replica: Replica, end: str) -> None:
+def test_uncommitted_changes_are_discarded(replica: Replica, end: str) -> None:
     play(replica, transaction(101, [*create_table("other", {"id": "string"}, ["id"]), delete("a")])[:-1])
     if end == "disconnect":
         replica.disconnected()
@@ -87,7 +87,7 @@ def test_what_is_not_committed_never_was(replica: Replica, end: str) -> None:
     assert "other" in replica.tables
 
 
-def test_schema_changes(replica: Replica) -> None:
+def test_schema_changes_are_applied(replica: Replica) -> None:
     table = {"schema": "public", "name": "item"}
     column = {"name": "extra", "spec": {"pos": 5, "dataType": "text"}}
     play(replica, transaction(101, [data("add-column", table=table, column=column)]))
@@ -107,7 +107,7 @@ def test_reset_required_is_recorded(replica: Replica) -> None:
     assert replica.reset_required == "the position is lost"
 
 
-def test_a_status_is_echoed(replica: Replica) -> None:
+def test_status_is_echoed(replica: Replica) -> None:
     assert play(replica, [["status", {"ack": True}, {"watermark": lexi(200)}]]) == [
         ["status", {"ack": True}, {"watermark": lexi(200)}]
     ]
@@ -128,7 +128,7 @@ NULLABLE = {"schema": "public", "name": "other_n", "tableName": "other", "unique
 VIOLATIONS: dict[str, list[Any]] = {
     "a repeated watermark": transaction(100, []),
     "a watermark that goes back": transaction(99, []),
-    "a watermark that is no LexiVersion": [begin("abc"), commit("abc")],
+    "a watermark that is not a LexiVersion": [begin("abc"), commit("abc")],
     "a watermark that is a number": [begin(101), commit(101)],
     "another watermark at the commit": [begin(lexi(101)), commit(lexi(102))],
     "a begin inside a transaction": [begin(lexi(101)), begin(lexi(102))],
@@ -172,19 +172,19 @@ VIOLATIONS: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("messages", VIOLATIONS.values(), ids=VIOLATIONS.keys())
-def test_violations_are_seen(replica: Replica, messages: list[Any]) -> None:
+def test_violation_is_raised(replica: Replica, messages: list[Any]) -> None:
     with pytest.raises(Violation):
         play(replica, messages)
 
 
-def test_a_number_that_is_not_json_is_seen(replica: Replica) -> None:
+def test_number_that_is_not_json_is_a_violation(replica: Replica) -> None:
     play(replica, [begin(lexi(101))])
     with pytest.raises(Violation, match="NaN"):
         replica.receive(json.dumps(insert({"id": "b", "n": float("nan")})))
 
 
 @pytest.mark.parametrize("missing", ["zero_0.clients", "zero_0.mutations", "zero.permissions", "the permissions row"])
-def test_a_copy_without_what_zero_demands_is_seen(missing: str) -> None:
+def test_initial_sync_without_required_tables_is_a_violation(missing: str) -> None:
     messages = [message for message in required_tables() if missing not in json.dumps(message)]
     if missing == "the permissions row":
         messages = messages[:-1]

@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
 
 def garbage(path: Path) -> None:
     path.parent.mkdir()
-    path.write_bytes(b"this is no database at all, but long enough to be one" * 20)
+    path.write_bytes(b"this is not a database, but long enough to be one" * 20)
 
 
 def newer(path: Path) -> None:
@@ -53,7 +53,7 @@ def file_in_the_way(path: Path) -> None:
         (file_in_the_way, "see that the directory exists"),
     ],
 )
-def test_what_cannot_be_opened_says_what_to_do(path: Path, spoil: Callable[[Path], None], advice: str) -> None:
+def test_unusable_file_is_an_error_with_advice(path: Path, spoil: Callable[[Path], None], advice: str) -> None:
     spoil(path)
     with pytest.raises(StoreError, match=advice) as caught:
         SqliteStore(path)
@@ -61,7 +61,7 @@ def test_what_cannot_be_opened_says_what_to_do(path: Path, spoil: Callable[[Path
     assert "\n" not in str(caught.value)
 
 
-def test_a_newer_file_is_left_as_it_is(path: Path) -> None:
+def test_newer_file_is_not_changed(path: Path) -> None:
     newer(path)
     before = path.read_bytes()
     with pytest.raises(StoreError):
@@ -69,7 +69,7 @@ def test_a_newer_file_is_left_as_it_is(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_migration_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = SqliteStore(path)
     store.record_copy(ZERO, CopyRecord(mark(5), mark(5), "e"))
     store.close()
@@ -86,8 +86,8 @@ def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_file_of_an_older_zmsd_is_taken_over(path: Path, version: int) -> None:
-    """It kept one record for each shard, of whatever replica."""
+def test_file_of_an_older_zmsd_is_migrated(path: Path, version: int) -> None:
+    """An older zmsd kept one record per shard, of whatever replica."""
     path.parent.mkdir()
     db = sqlite3.connect(path)
     for script in sqlite._MIGRATIONS[:version]:
@@ -119,7 +119,7 @@ def test_file_of_an_older_zmsd_is_taken_over(path: Path, version: int) -> None:
     again.close()
 
 
-def test_one_serves_and_others_may_look(path: Path) -> None:
+def test_second_serving_store_is_refused_and_tools_may_open(path: Path) -> None:
     serving = SqliteStore(path, serves=True)
     with pytest.raises(StoreError, match=r"used by another zmsd .*watermarks\.path"):
         SqliteStore(path, serves=True)
@@ -133,7 +133,7 @@ def test_one_serves_and_others_may_look(path: Path) -> None:
     next_one.close()
 
 
-def test_whether_one_serves_can_be_asked(path: Path) -> None:
+def test_claim_of_the_store_can_be_queried(path: Path) -> None:
     assert not sqlite.is_claimed(path), "it is not there"
     tool = SqliteStore(path)
     assert not sqlite.is_claimed(path)
@@ -144,8 +144,8 @@ def test_whether_one_serves_can_be_asked(path: Path) -> None:
     tool.close()
 
 
-def test_who_asks_disturbs_no_one_that_begins_to_serve(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To ask is to hold the file for an instant."""
+def test_query_of_the_claim_does_not_block_a_starting_daemon(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The query locks the file for an instant."""
     SqliteStore(path).close()
     with path.open("rb") as asking:
         fcntl.flock(asking, fcntl.LOCK_SH)

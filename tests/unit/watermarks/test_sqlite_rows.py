@@ -108,7 +108,7 @@ def test_damaged_pages_are_refused(path: Path) -> None:
         SqliteStore(path)
 
 
-def test_database_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_database_of_another_program_is_refused_and_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "other.db"
     write(file, "CREATE TABLE streamer_shards (id TEXT PRIMARY KEY, watermark TEXT)")
     before = file.read_bytes()
@@ -120,7 +120,7 @@ def test_database_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path
 
 
 def test_files_are_private(path: Path) -> None:
-    """Also those that an older zmsd made."""
+    """Also files that an older zmsd created."""
     path.chmod(0o644)
     store = SqliteStore(path, serves=True)
     store.record_ack(ONE, mark(10))
@@ -130,7 +130,7 @@ def test_files_are_private(path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_failing_write_is_the_trouble_of_the_store_until_one_succeeds(path: Path) -> None:
+def test_failed_write_is_the_problem_of_the_store_until_one_succeeds(path: Path) -> None:
     store = SqliteStore(path)
     store._db.execute("PRAGMA max_page_count = 1")  # as a full disk: SQLITE_FULL
     assert store.trouble is None

@@ -25,7 +25,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="%")
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 200_000])
-def test_frames_of_every_length(size: int) -> None:
+def test_frame_of_each_length_is_valid(size: int) -> None:
     wanted = ["x" * size, "é" * (size // 2), "after"]
     frames = [protocol.frame(text) for text in wanted]
     head = {True: 2, False: 4}.get(size < 126, 4) if size < 65536 else 10
@@ -41,7 +41,7 @@ def test_frames_of_every_length(size: int) -> None:
     assert got == [*wanted, ""]
 
 
-def test_a_transaction() -> None:
+def test_transaction_messages_have_their_form() -> None:
     assert messages(protocol.begin("00") + protocol.commit("00", 12) + protocol.ROLLBACK) == [
         ["begin", {"tag": "begin", "json": "s"}, {"commitWatermark": "00"}],
         ["commit", {"tag": "commit", "commitTimeMs": 12}, {"watermark": "00"}],
@@ -49,7 +49,7 @@ def test_a_transaction() -> None:
     ]
 
 
-def test_reset_required() -> None:
+def test_reset_required_has_code_and_details() -> None:
     (message,) = messages(protocol.reset_required('lost "it" \n é', "position-lost", "00", None))
     tag, body = message
     assert (tag, body["tag"], body["message"]) == ("control", "reset-required", 'lost "it" \n é')
@@ -65,7 +65,7 @@ def test_lag_report_has_the_form_of_the_postgres_source() -> None:
     assert message == ["status", {"ack": False, "lagReport": report}, {"watermark": "00"}]
 
 
-def test_row_changes() -> None:
+def test_row_changes_have_their_form() -> None:
     table = TableMessages("t", ["id"])
     frames = [
         table.frame(RowChange("insert", None, '{"id":"1"}')),
@@ -83,7 +83,7 @@ def test_row_changes() -> None:
 
 @settings(derandomize=True, database=None, deadline=None)
 @given(NAMES, st.lists(NAMES, min_size=1, max_size=3))
-def test_tables_and_keys_may_be_called_anything(name: str, key: list[str]) -> None:
+def test_tables_and_keys_may_have_any_name(name: str, key: list[str]) -> None:
     table = TableMessages(name, key)
     relation = {"schema": "public", "name": name, "rowKey": {"columns": key}, "keyColumns": key}
     row = '{"a":"%s {}"}'
@@ -95,13 +95,13 @@ def test_tables_and_keys_may_be_called_anything(name: str, key: list[str]) -> No
     assert data(table.truncate()) == [{"tag": "truncate", "relations": [relation]}]
 
 
-def test_tables_and_keys_may_have_a_percent_sign_in_their_names() -> None:
+def test_names_may_have_a_percent_sign() -> None:
     table = TableMessages("100%s", ["%"])
     (sent,) = data(table.frame(RowChange("insert", None, "{}")))
     assert (sent["relation"]["name"], sent["relation"]["keyColumns"]) == ("100%s", ["%"])
 
 
-def test_create_table() -> None:
+def test_create_table_has_columns_and_index() -> None:
     table, index = data(protocol.create_table(SPEC))
     assert table == {
         "tag": "create-table",
@@ -131,7 +131,7 @@ def test_create_table() -> None:
     assert index["spec"]["name"] not in ("", "t")
 
 
-def test_the_tables_that_zero_cache_demands() -> None:
+def test_required_tables_have_their_columns_and_keys() -> None:
     names = ("clients", "mutations", "permissions", "schemaVersions")
     required = dict(zip(names, protocol.required_tables("zero", 3), strict=True))
     made = {kind: data(protocol.create_table(*spec)) for kind, spec in required.items()}
@@ -175,7 +175,7 @@ def test_the_tables_that_zero_cache_demands() -> None:
         assert index["spec"]["unique"] is True
 
 
-def test_schema_changes() -> None:
+def test_schema_changes_have_their_form() -> None:
     assert data(protocol.add_column(SPEC, SPEC.columns[3]) + protocol.drop_column("t", "n")) == [
         {
             "tag": "add-column",
@@ -186,7 +186,7 @@ def test_schema_changes() -> None:
     ]
 
 
-def test_a_dropped_table_takes_its_index_along() -> None:
+def test_drop_table_drops_its_index_first() -> None:
     _, created = data(protocol.create_table(SPEC))
     index, table = data(protocol.drop_table("t"))
     assert index == {"tag": "drop-index", "id": {"schema": "public", "name": created["spec"]["name"]}}
