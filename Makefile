@@ -11,28 +11,36 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 demo: .venv/demo
 	$(BIN)/zmsd demo $(ARGS)
 
-test: .venv/test
+# Everything that a change must pass, with the short versions of the fault tests.
+test: prepare
 	$(PYTEST) $(ARGS)
 
-unit integration e2e: .venv/test
+unit: .venv/test
+	$(PYTEST) tests/unit $(ARGS)
+
+integration e2e: prepare
 	$(PYTEST) tests/$@ $(ARGS)
 
-# The long versions of the fault tests, one at a time: each wants the machine for itself.
-faults: .venv/test
+# The long versions of the fault tests, one at a time: each needs the machine for itself.
+faults: prepare
 	ZMSD_TEST_LONG=1 $(BIN)/pytest tests/faults $(ARGS)
 
-# Other versions of MongoDB: MONGODS names their binaries (tests/support/fetch_mongods.sh gets some). README.rst has what came of it.
+# Other versions of MongoDB: MONGODS names their binaries (tests/support/fetch_mongods.sh gets some). README.rst has the result.
 MONGODS ?=
-compat-mongodb: .venv/test
+compat-mongodb: prepare
 	@test -n "$(MONGODS)" || { echo "MONGODS is empty: make compat-mongodb MONGODS=\"DIRECTORY/*/mongod\""; exit 1; }
 	for mongod in $(MONGODS); do \
 	    echo "== $$mongod"; \
 	    ZMSD_MONGOD=$$mongod $(PYTEST) $(addprefix tests/,$(addsuffix .py,$(COMPAT_MONGODB))) $(ARGS) || exit 1; \
 	done
 
-# Other versions of zero-cache; the table of README.rst is what came of it.
-compat: .venv/test
+# Other versions of zero-cache; the table of README.rst has the result.
+compat: prepare
 	$(PYTEST) tests/e2e/compat.py $(ARGS)
+
+# Packages of the system that tests need: installed for root, named for other users.
+prepare: .venv/test
+	tests/prepare
 
 # The package and the unit on a bare Debian 12 with a booted systemd: needs root, debootstrap and systemd-container.
 systemd: .venv/test
@@ -89,4 +97,8 @@ clean:
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@
 
-.PHONY: demo test unit integration e2e faults compat compat-mongodb systemd deb bench man install style types clean
+<<<<<<< HEAD
+.PHONY: demo test unit integration e2e faults compat compat-mongodb prepare systemd deb bench man install style types clean
+=======
+.PHONY: demo test unit integration e2e faults compat compat-mongodb prepare systemd deb bench man install style types clean
+>>>>>>> c992359 (Prepare the system for the tests in one script)

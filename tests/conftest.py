@@ -17,7 +17,9 @@ from pymongo.database import Database
 
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
-from tests.support.mongod import Client, ReplicaSet
+from tests.support.mongod import Client, ReplicaSet, missing_library
+
+ROOT = Path(__file__).parent
 
 # A shell ignores SIGINT in what it starts in the background, and so would the processes that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -30,6 +32,14 @@ def _logging_restored() -> Iterator[None]:
     before = root.handlers, root.level, ours.level
     yield
     root.handlers, root.level, ours.level = before
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip all but the unit tests, with the reason, where the packaged mongod cannot be run."""
+    needing = [item for item in items if "unit" not in item.path.relative_to(ROOT).parts]
+    if needing and (reason := missing_library()):
+        for item in needing:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from bson import ObjectId
 from pymongo.database import Database
 
 from tests.e2e import chat
-from tests.support.browser import Page, find_chromium
+from tests.support.browser import Page, require_chromium
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ReplicaSet
 from tests.support.node import CHAT, Workspace
@@ -170,8 +170,7 @@ def test_page_in_browser_sends_and_shows_messages(
     stack: contextlib.ExitStack,
 ) -> None:
     """``npm start``, and the page in a real browser."""
-    if find_chromium() is None:
-        pytest.skip("no Chromium on the PATH (apt-get install chromium)")
+    require_chromium()
     chat.fill(database)
     process = serve(chat.SCHEMA, chat.MAPPINGS, settings=chat.SETTINGS)
     port, replica = free_ports(4), tmp_path / "zero.db"

@@ -16,7 +16,7 @@ import pytest
 from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA, create_collections
-from tests.support.browser import Page
+from tests.support.browser import Page, require_chromium
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ADMIN, ReplicaSet
@@ -144,8 +144,7 @@ class StatusPage(Page):
 
 @pytest.fixture
 def browse() -> Iterator[Callable[[str], StatusPage]]:
-    if os.environ.get("ZMSD_TEST_SKIP_BROWSER") == "1":
-        pytest.skip("ZMSD_TEST_SKIP_BROWSER=1")
+    require_chromium()
     opened: list[StatusPage] = []
 
     def browse(url: str) -> StatusPage:

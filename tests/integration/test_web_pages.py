@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
 from collections.abc import Callable, Iterator
 from threading import Thread
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA
-from tests.support.browser import Page, find_chromium
+from tests.support.browser import Page, require_chromium
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 
@@ -24,9 +23,10 @@ Follow = Callable[..., ChangeSourceClient]
 RESOLVE = "--host-resolver-rules=MAP evil.example 127.0.0.1, MAP rebound.example 127.0.0.1"
 """Chromium asks no DNS server: rebound.example stands for a name whose address the attacker has changed."""
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("ZMSD_TEST_SKIP_BROWSER") == "1" or find_chromium() is None, reason="no browser"
-)
+
+@pytest.fixture(autouse=True)
+def _browser() -> None:
+    require_chromium()
 
 
 @pytest.fixture

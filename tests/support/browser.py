@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
 from simple_websocket import Client
 
 from tests.support.wait import wait_until
@@ -29,8 +31,17 @@ _FLAGS = (
 
 
 def find_chromium() -> str | None:
+    """Return the path of Chromium, or of Google Chrome; None where neither is installed."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return next(filter(None, map(shutil.which, names)), None)
+
+
+def require_chromium() -> None:
+    """Skip the test, with the reason, where no browser can be used."""
+    if os.environ.get("ZMSD_TEST_SKIP_BROWSER") == "1":
+        pytest.skip("ZMSD_TEST_SKIP_BROWSER=1")
+    if find_chromium() is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
 
 
 class Page:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import subprocess
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +18,7 @@ from pymongo.errors import AutoReconnect, OperationFailure
 from pymongo.write_concern import WriteConcern
 
 from tests.support.wait import wait_until
+from zmsd.demo import mongod as demo
 from zmsd.demo.mongod import Mongod, initiate, wait_for_primary
 
 Client = MongoClient[dict[str, Any]]
@@ -25,6 +28,13 @@ ADMIN = ("admin", "admin-password")
 # An election within about a second, instead of ten.
 _SETTINGS = {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200}
 _OPTIONS = ("--setParameter", "enableTestCommands=1")
+
+
+@cache
+def missing_library() -> str | None:
+    """Return which library of the system mongod lacks and what installs it, or None where mongod can be run."""
+    done = subprocess.run([demo.find_binary(), "--version"], capture_output=True, text=True, check=False)
+    return None if done.returncode == 0 else demo.explain(done.returncode, done.stderr)
 
 
 class ReplicaSet:

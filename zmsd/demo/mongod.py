@@ -160,7 +160,7 @@ class Mongod:
             if status is not None:
                 with log.open("rb") as lines:
                     lines.seek(start)
-                    raise MongodError(_explain(status, lines.read().decode(errors="replace")))
+                    raise MongodError(explain(status, lines.read().decode(errors="replace")))
             if time.monotonic() > deadline:
                 self.kill()
                 raise MongodError(f"mongod does not accept connections after {timeout:g} s")
@@ -228,8 +228,12 @@ def _cannot_run(binary: Path, exc: OSError) -> str:
     return f"{binary} does not run on this system ({here}: {exc.strerror}): give --uri with a MongoDB of yours"
 
 
-def _explain(status: int, output: str) -> str:
-    """One line about why mongod ended, from what it wrote."""
+def explain(status: int, output: str) -> str:
+    """Return one line about why mongod ended.
+
+    :param status: its exit status
+    :param output: what it wrote to its standard output and error
+    """
     if missing := re.search(r"error while loading shared libraries: ([^:\s]+)", output):
         library = missing[1]
         advice = _PACKAGES.get(library, "install its package")
