@@ -8,16 +8,16 @@ import logging
 import re
 import secrets
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import Client, ReplicaSet, missing_library
+from tests.support.types import Db, Follow, Serve
 
 ROOT = Path(__file__).parent
 
@@ -56,7 +56,7 @@ def mongo(replica_set: ReplicaSet) -> Iterator[Client]:
 
 
 @pytest.fixture
-def database(mongo: Client, request: pytest.FixtureRequest) -> Iterator[Database[dict[str, Any]]]:
+def database(mongo: Client, request: pytest.FixtureRequest) -> Iterator[Db]:
     """A database of the test's own, gone afterwards."""
     name = re.sub(r"\W+", "_", request.node.name)[:40]
     fresh = mongo[f"{name}_{secrets.token_hex(4)}"]
@@ -80,9 +80,7 @@ def stack() -> Iterator[contextlib.ExitStack]:
 
 
 @pytest.fixture
-def serve(
-    database: Database[dict[str, Any]], replica_set: ReplicaSet, tmp_path: Path, stack: contextlib.ExitStack
-) -> Callable[..., ZmsdProcess]:
+def serve(database: Db, replica_set: ReplicaSet, tmp_path: Path, stack: contextlib.ExitStack) -> Serve:
     """``serve(schema, mappings, …)``: a zmsd on the test's database, ready; arguments as of ZmsdProcess.
 
     ``start=False`` leaves the start to the test.
@@ -99,7 +97,7 @@ def serve(
 
 
 @pytest.fixture
-def follow(stack: contextlib.ExitStack) -> Callable[..., ChangeSourceClient]:
+def follow(stack: contextlib.ExitStack) -> Follow:
     """``follow(zmsd)``: a client that has its copy and streams; arguments as of ChangeSourceClient.
 
     ``wait=False`` does not wait for the copy.

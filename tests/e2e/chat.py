@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bson import ObjectId
-from pymongo.database import Database
 
 from tests.support.node import CHAT, Workspace
 from tests.support.scripts import Api, NodeClient, Row
+from tests.support.types import Db
 from tests.support.zero import ZeroCache
 
 SCHEMA = json.loads((CHAT / "schema.json").read_text())
@@ -22,7 +22,7 @@ MAPPINGS = json.loads((CHAT / "mappings.json").read_text())
 SETTINGS = {"zero": {"clients_collection": "zeroClients", "mutations_collection": "zeroMutations"}}
 
 
-def fill(database: Database[dict[str, Any]]) -> None:
+def fill(database: Db) -> None:
     database.users.insert_many([{"_id": name, "name": name.title(), "online": True} for name in ("ada", "ben")])
     database.rooms.insert_many([{"_id": name, "name": name, "topic": f"about {name}"} for name in ("general", "other")])
     database.messages.insert_one(

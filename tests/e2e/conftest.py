@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.support.compare import expected_rows
 from tests.support.daemon import ZmsdProcess
 from tests.support.node import Workspace, workspace
 from tests.support.postgres import Postgres
 from tests.support.scripts import Api, NodeClient
+from tests.support.types import Db
 from tests.support.zero import ZeroCache
 
 
@@ -101,9 +101,7 @@ def zero(
     return zero
 
 
-def wait_same(
-    client: NodeClient, database: Database[dict[str, Any]], schema: Any, mappings: Any, timeout: float = 120
-) -> None:
+def wait_same(client: NodeClient, database: Db, schema: Any, mappings: Any, timeout: float = 120) -> None:
     """Wait until every view of the client shows what MongoDB holds. Nothing may be writing."""
     for name, spec in schema.items():
         mapping = (mappings or {}).get(name) or {"collection": spec.get("tableName", name)}

@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from pymongo.database import Database
 
 from tests.e2e.conftest import Zero, wait_same
-from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import Client, ReplicaSet
+from tests.support.types import Db, Serve
 from tests.support.wait import wait_until
 from tests.support.writer import Writer, mappings_of, schema_of
 
@@ -26,7 +23,7 @@ def written(writer: Writer, more: int) -> None:
 
 
 def test_kill_of_zmsd_and_zero_cache_loses_nothing(
-    mongo: Client, database: Database[dict[str, Any]], serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero]
+    mongo: Client, database: Db, serve: Serve, zero: Callable[..., Zero]
 ) -> None:
     with Writer(mongo, database.name, COLLECTIONS, pause=0.02) as writer:
         writer.seed(100)
@@ -50,7 +47,7 @@ def test_kill_of_zmsd_and_zero_cache_loses_nothing(
 
 
 def test_kill_of_the_primary_loses_nothing(
-    serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero], tmp_path: Path, stack: contextlib.ExitStack
+    serve: Serve, zero: Callable[..., Zero], tmp_path: Path, stack: contextlib.ExitStack
 ) -> None:
     replicas = stack.enter_context(ReplicaSet(tmp_path / "set", 3))
     mongo = stack.enter_context(replicas.client())

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
-from pymongo.database import Database
 
 from tests.e2e import chat
 from tests.support.browser import Page, require_chromium
@@ -22,6 +21,7 @@ from tests.support.mongod import ReplicaSet
 from tests.support.node import CHAT, Workspace
 from tests.support.postgres import Postgres
 from tests.support.scripts import Api, NodeClient
+from tests.support.types import Db, Serve
 from tests.support.wait import wait_until
 from tests.support.zero import ZeroCache, free_ports, kill_zero_cache
 
@@ -29,15 +29,13 @@ BENS = "65f000000000000000000001"
 
 
 @pytest.fixture
-def api(
-    database: Database[dict[str, Any]], replica_set: ReplicaSet, workspace: Workspace, stack: contextlib.ExitStack
-) -> Api:
+def api(database: Db, replica_set: ReplicaSet, workspace: Workspace, stack: contextlib.ExitStack) -> Api:
     chat.fill(database)
     return stack.enter_context(chat.server(workspace, replica_set.uri(database.name)))
 
 
 @pytest.fixture
-def zmsd(database: Database[dict[str, Any]], serve: Callable[..., ZmsdProcess], api: Api) -> ZmsdProcess:
+def zmsd(database: Db, serve: Serve, api: Api) -> ZmsdProcess:
     return serve(chat.SCHEMA, chat.MAPPINGS, settings=chat.SETTINGS)
 
 
@@ -53,7 +51,7 @@ def ada(workspace: Workspace, cache: ZeroCache) -> Iterator[NodeClient]:
         yield client
 
 
-def test_mutations_are_confirmed_or_refused(database: Database[dict[str, Any]], ada: NodeClient) -> None:
+def test_mutations_are_confirmed_or_refused(database: Db, ada: NodeClient) -> None:
     # The server takes the blanks off and has a clock of its own: its row differs from the optimistic one.
     message, number = chat.send(ada, "  hello ")
     assert ada.result(number, "client") == {"type": "success"}
@@ -106,9 +104,9 @@ def test_mutations_during_restarts_are_confirmed_once(zmsd: ZmsdProcess, cache: 
 
 
 def test_mutation_collections_created_after_start_work(
-    database: Database[dict[str, Any]],
+    database: Db,
     replica_set: ReplicaSet,
-    serve: Callable[..., ZmsdProcess],
+    serve: Serve,
     zero_cache: Callable[..., ZeroCache],
     workspace: Workspace,
     stack: contextlib.ExitStack,
@@ -136,7 +134,7 @@ def post(url: str, body: Any, user: str | None = "ada") -> tuple[int, Any]:
         return error.code, json.load(error)
 
 
-def test_api_server_handles_repeated_and_out_of_order_mutations(database: Database[dict[str, Any]], api: Api) -> None:
+def test_api_server_handles_repeated_and_out_of_order_mutations(database: Db, api: Api) -> None:
     """A client of zero-cache does not normally send these."""
     url = f"{api.mutate_url}?schema=zero_0&appID=zero"
     message = {"id": str(ObjectId()), "roomId": "general", "text": "once"}
@@ -161,9 +159,9 @@ def test_api_server_handles_repeated_and_out_of_order_mutations(database: Databa
 
 
 def test_page_in_browser_sends_and_shows_messages(
-    database: Database[dict[str, Any]],
+    database: Db,
     replica_set: ReplicaSet,
-    serve: Callable[..., ZmsdProcess],
+    serve: Serve,
     workspace: Workspace,
     postgres: Postgres,
     tmp_path: Path,

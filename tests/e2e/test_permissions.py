@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from pymongo.database import Database
 
 from tests.e2e.conftest import Zero
-from tests.support.daemon import ZmsdProcess
+from tests.support.types import Db, Serve
 
 COLUMNS = {"id": {"type": "string"}, "public": {"type": "boolean"}}
 SCHEMA = {name: {"tableName": name, "columns": COLUMNS, "primaryKey": ["id"]} for name in ("note", "secret")}
@@ -26,7 +23,7 @@ PERMISSIONS = {"tables": {"note": {"row": {"select": [["allow", PUBLIC]]}}}}
 
 
 def test_permissions_filter_the_rows_of_a_client(
-    database: Database[dict[str, Any]], serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero], tmp_path: Path
+    database: Db, serve: Serve, zero: Callable[..., Zero], tmp_path: Path
 ) -> None:
     (tmp_path / "permissions.json").write_text(json.dumps(PERMISSIONS))
     for name in SCHEMA:

@@ -8,16 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pymongo.database import Database
-
 from tests.e2e.conftest import Zero
 from tests.support.compare import expected_rows
 from tests.support.daemon import ZmsdProcess
 from tests.support.postgres import Postgres
 from tests.support.scripts import NodeClient, Row
+from tests.support.types import Db, Serve
 from tests.support.wait import wait_until
-
-Db = Database[dict[str, Any]]
 
 
 def table(name: str, /, **columns: str) -> dict[str, Any]:
@@ -175,7 +172,7 @@ def states(client: NodeClient, view: str) -> list[list[Row]]:
 
 
 def test_reload_with_connected_clients_keeps_views_consistent(
-    database: Db, serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero], postgres: Postgres
+    database: Db, serve: Serve, zero: Callable[..., Zero], postgres: Postgres
 ) -> None:
     fill(database)
     edition = first()
@@ -206,9 +203,7 @@ def test_reload_with_connected_clients_keeps_views_consistent(
     assert never_reset(process, app)
 
 
-def test_reload_while_one_part_is_down_needs_no_reset(
-    database: Db, serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero]
-) -> None:
+def test_reload_while_one_part_is_down_needs_no_reset(database: Db, serve: Serve, zero: Callable[..., Zero]) -> None:
     """All changes at once, and back, while one of the three processes was down; MongoDB's documents change too."""
     fill(database)
     edition = first()
@@ -248,7 +243,7 @@ def test_reload_while_one_part_is_down_needs_no_reset(
 
 
 def test_reload_that_zero_cannot_follow_starts_a_new_sync(
-    database: Db, serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero]
+    database: Db, serve: Serve, zero: Callable[..., Zero]
 ) -> None:
     """zero-cache must begin again: it exits with 14, and its supervisor restarts it."""
     fill(database)

@@ -6,12 +6,10 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from pymongo.database import Database
-
 from tests.e2e import chat
-from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ReplicaSet
 from tests.support.node import Workspace
+from tests.support.types import Db, Serve
 from tests.support.wait import wait_until
 from tests.support.zero import ZeroCache
 
@@ -19,9 +17,9 @@ SHARDS = [("zero", 0), ("zero", 1), ("other", 0)]
 
 
 def test_shards_have_their_own_clients_and_results(
-    database: Database[dict[str, Any]],
+    database: Db,
     replica_set: ReplicaSet,
-    serve: Callable[..., ZmsdProcess],
+    serve: Serve,
     zero_cache: Callable[..., ZeroCache],
     workspace: Workspace,
     stack: contextlib.ExitStack,

@@ -8,11 +8,10 @@ from typing import Any
 from uuid import UUID
 
 from bson import Binary, Decimal128, Int64, ObjectId
-from pymongo.database import Database
 
 from tests.e2e.conftest import Zero, wait_same
-from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import Client
+from tests.support.types import Db, Serve
 from tests.support.writer import Writer, mappings_of, schema_of
 
 VALUES: dict[str, Any] = {
@@ -59,9 +58,7 @@ SCHEMA = {
 MAPPINGS = {"value": {"collection": "values", "fields": {"id": "_id", "s": "v", "n": "v", "b": "v", "j": "v"}}}
 
 
-def test_every_value_in_every_column_is_shown(
-    database: Database[dict[str, Any]], serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero]
-) -> None:
+def test_every_value_in_every_column_is_shown(database: Db, serve: Serve, zero: Callable[..., Zero]) -> None:
     database["values"].insert_many([{"_id": f"copied-{name}", "v": value} for name, value in VALUES.items()])
     database["values"].insert_one({"_id": "copied-missing"})
     app = zero(serve(SCHEMA, MAPPINGS), SCHEMA)
@@ -80,7 +77,7 @@ def test_every_value_in_every_column_is_shown(
 
 
 def test_polymorphic_collection_moves_rows_between_tables(
-    database: Database[dict[str, Any]], serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero]
+    database: Db, serve: Serve, zero: Callable[..., Zero]
 ) -> None:
     columns = {"id": {"type": "string"}, "text": {"type": "string", "optional": True}}
     schema = {name: {"tableName": name, "columns": columns, "primaryKey": ["id"]} for name in ("user", "system")}
@@ -99,7 +96,7 @@ def test_polymorphic_collection_moves_rows_between_tables(
 
 
 def test_random_writes_during_initial_sync_are_shown(
-    mongo: Client, database: Database[dict[str, Any]], serve: Callable[..., ZmsdProcess], zero: Callable[..., Zero]
+    mongo: Client, database: Db, serve: Serve, zero: Callable[..., Zero]
 ) -> None:
     collections = ["alpha", "beta", "gamma"]
     schema, mappings = schema_of(collections), mappings_of(collections)

@@ -6,10 +6,8 @@ import contextlib
 import dataclasses
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
-
-from pymongo.database import Database
 
 from tests.faults.tally import Tally
 from tests.support.client import ChangeSourceClient
@@ -17,6 +15,7 @@ from tests.support.compare import assert_same
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ReplicaSet
 from tests.support.stub import lexi
+from tests.support.types import Db
 from tests.support.wait import wait_until
 from tests.support.writer import Writer, mappings_of, schema_of
 from zmsd.watermarks.base import Replica as ReplicaKey
@@ -24,10 +23,6 @@ from zmsd.watermarks.sqlite import SqliteStore
 
 COLLECTIONS = ("a", "b", "c")
 SCHEMA, MAPPINGS = schema_of(COLLECTIONS), mappings_of(COLLECTIONS)
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
 
 
 @contextlib.contextmanager

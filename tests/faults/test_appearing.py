@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import pytest
 from pymongo import UpdateOne
 
-from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, Db, Follow, Serve, caught_up, forget, settle, written
+from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, caught_up, forget, settle, written
 from tests.faults.tally import Tally, pick
 from tests.support.compare import assert_same
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from tests.support.writer import Writer, mappings_of, schema_of
 

@@ -12,9 +12,6 @@ from tests.faults.load import (
     COLLECTIONS,
     MAPPINGS,
     SCHEMA,
-    Db,
-    Follow,
-    Serve,
     a_moment,
     caught_up,
     forget,
@@ -24,6 +21,7 @@ from tests.faults.load import (
     written,
 )
 from tests.faults.tally import Tally, pick
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from tests.support.websocket import WebSocket
 from tests.support.writer import Writer

@@ -8,24 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.faults.load import (
-    COLLECTIONS,
-    MAPPINGS,
-    SCHEMA,
-    Db,
-    Follow,
-    Serve,
-    caught_up,
-    exactly,
-    load,
-    received,
-    stream_from,
-)
+from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, caught_up, exactly, load, received, stream_from
 from tests.faults.tally import LONG, Tally, pick
 from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ReplicaSet
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from tests.support.writer import Writer
 from zmsd.mongodb.errors import LOST, REFUSED, REOPEN_BY_TIME, RESUME, SNAPSHOT_GONE, SNAPSHOT_RETRY

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from bson import Binary, Decimal128, Int64, MaxKey, MinKey, ObjectId, Timestamp
 
-from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, Db, Follow, Serve, caught_up, in_copy, stream_from, written
+from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, caught_up, in_copy, stream_from, written
 from tests.faults.tally import Tally, pick
 from tests.support.compare import assert_same
 from tests.support.mongod import ReplicaSet, wait_history_gone
+from tests.support.types import Db, Follow, Serve
 from tests.support.writer import Writer
 
 SEED = pick(20_000, 200_000)

@@ -12,8 +12,6 @@ from tests.faults.load import (
     COLLECTIONS,
     MAPPINGS,
     SCHEMA,
-    Follow,
-    Serve,
     a_moment,
     caught_up,
     empty,
@@ -26,6 +24,7 @@ from tests.faults.load import (
 from tests.faults.tally import Tally, pick
 from tests.support.compare import assert_same
 from tests.support.mongod import ReplicaSet
+from tests.support.types import Follow, Serve
 from tests.support.writer import Writer
 
 

@@ -18,10 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.integration import chat
-from tests.issues.load import MAPPINGS, SCHEMA, Db, Follow, Serve
+from tests.issues.load import MAPPINGS, SCHEMA
 from tests.issues.tally import Tally, pick
 from tests.issues.test_hostile import INITIAL, masked
 from tests.support.daemon import ZmsdProcess, run_zmsd
+from tests.support.types import Db, Follow, Serve
 from tests.support.websocket import WebSocket
 from zmsd.config import settings as config
 from zmsd.config.document import ConfigDocument, parse

@@ -15,10 +15,11 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.faults.load import MAPPINGS, SCHEMA, Db, Follow, Serve, exactly, load, received
+from tests.faults.load import MAPPINGS, SCHEMA, exactly, load, received
 from tests.faults.tally import LONG, Tally, pick
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from tests.support.websocket import Closed, Refused, WebSocket
 

@@ -7,21 +7,10 @@ import random
 import sqlite3
 from contextlib import closing
 
-from tests.faults.load import (
-    COLLECTIONS,
-    MAPPINGS,
-    SCHEMA,
-    Db,
-    Follow,
-    Serve,
-    a_moment,
-    load,
-    received,
-    settle,
-    written,
-)
+from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, a_moment, load, received, settle, written
 from tests.faults.tally import Tally, pick
 from tests.support.daemon import ZmsdProcess
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from tests.support.writer import Writer
 

@@ -10,10 +10,11 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.faults.load import MAPPINGS, SCHEMA, Db, Follow, Serve, empty, load, received
+from tests.faults.load import MAPPINGS, SCHEMA, empty, load, received
 from tests.faults.tally import Tally, pick
 from tests.support.compare import assert_same
 from tests.support.mongod import ReplicaSet
+from tests.support.types import Db, Follow, Serve
 
 CHANGES = pick(20_000, 200_000)
 MB = 1 << 20

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, Follow, Serve, empty
+from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, empty
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ReplicaSet
+from tests.support.types import Follow, Serve
 from tests.support.wait import wait_until
 
 REASON = "majority commit point has not moved"

@@ -9,10 +9,11 @@ from collections.abc import Callable
 import pytest
 from pymongo.errors import OperationFailure
 
-from tests.faults.load import MAPPINGS, SCHEMA, Db, Follow, Serve, received
+from tests.faults.load import MAPPINGS, SCHEMA, received
 from tests.faults.tally import Tally, pick
 from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same, differences
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from tests.support.writer import Writer
 

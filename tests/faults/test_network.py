@@ -9,11 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.load import MAPPINGS, SCHEMA, Db, Follow, Serve, a_moment, exactly, load, received, written
+from tests.faults.load import MAPPINGS, SCHEMA, a_moment, exactly, load, received, written
 from tests.faults.tally import Tally, pick
 from tests.support.client import ChangeSourceClient
 from tests.support.mongod import ReplicaSet
 from tests.support.proxy import Proxy
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 
 NOTICED = 20.0

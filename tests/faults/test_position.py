@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, Db, Follow, Serve, empty, load, received
+from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, empty, load, received
 from tests.faults.tally import Tally, pick
 from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same
@@ -19,6 +19,7 @@ from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ReplicaSet
 from tests.support.proxy import Proxy
 from tests.support.stub import lexi
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from tests.support.writer import Writer
 

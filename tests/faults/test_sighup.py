@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.faults.load import MAPPINGS, SCHEMA, Db, Follow, Serve, load
+from tests.faults.load import MAPPINGS, SCHEMA, load
 from tests.faults.tally import Tally, pick
 from tests.support.compare import assert_same
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 
 TIMES = pick(100, 500)

@@ -6,8 +6,9 @@ import time
 
 import psutil
 
-from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, Db, Follow, Serve, forget, settle
+from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, forget, settle
 from tests.faults.tally import Tally, pick
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from tests.support.writer import Writer
 

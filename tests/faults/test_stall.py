@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, Db, Follow, Serve, load, received, settle
+from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, load, received, settle
 from tests.faults.tally import Tally
 from tests.support.mongod import ReplicaSet
 from tests.support.proxy import Proxy
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import FACTOR, wait_until
 from tests.support.writer import Writer
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.load import MAPPINGS, SCHEMA, Db, Follow, Serve, load, received
+from tests.faults.load import MAPPINGS, SCHEMA, load, received
 from tests.faults.tally import Tally, pick
 from tests.support.daemon import run_zmsd
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from zmsd.position import lexi
 from zmsd.watermarks.base import Replica

@@ -10,21 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.load import (
-    MAPPINGS,
-    SCHEMA,
-    Db,
-    Follow,
-    Serve,
-    empty,
-    exactly,
-    load,
-    received,
-    written,
-)
+from tests.faults.load import MAPPINGS, SCHEMA, empty, exactly, load, received, written
 from tests.faults.tally import Tally, pick
 from tests.support.clock import Clock
 from tests.support.mongod import ReplicaSet
+from tests.support.types import Db, Follow, Serve
 
 
 def test_suspended_zmsd_loses_nothing(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:

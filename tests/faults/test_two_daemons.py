@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, Db, Follow, Serve, load, received, settle, written
+from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, load, received, settle, written
 from tests.faults.tally import Tally, pick
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.nats import NatsCluster, NatsServer
 from tests.support.proxy import Balancer
 from tests.support.replica import Change, Replica
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from tests.support.writer import Writer
 from zmsd.config.settings import NatsConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pymongo.database import Database
+from tests.support.types import Db
 
 
 def table(**columns: str) -> dict[str, Any]:
@@ -50,7 +50,7 @@ MAPPINGS: dict[str, Any] = {
 COLLECTIONS = ("users", "rooms", "messages")
 
 
-def create_collections(database: Database[dict[str, Any]]) -> None:
+def create_collections(database: Db) -> None:
     """Create what is published, so that nothing of it is reported as missing."""
     for name in COLLECTIONS:
         database.create_collection(name)

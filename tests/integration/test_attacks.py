@@ -17,16 +17,11 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA
-from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
 
 RSS_BOUND_MIB = 200
 LOG_BOUND_BYTES = 200_000

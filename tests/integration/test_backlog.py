@@ -9,10 +9,10 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.support.documents import broken
 from tests.support.mongod import ReplicaSet
+from tests.support.types import Db
 from tests.support.wait import wait_until
 from zmsd.errors import EventUnreadable
 from zmsd.mongodb.change_cursor import BATCH, ChangeCursor
@@ -21,7 +21,6 @@ from zmsd.mongodb.feed import DatabaseFeed
 from zmsd.mongodb.sequencer import TransactionPart
 from zmsd.mongodb.source import Source
 
-Db = Database[dict[str, Any]]
 MANY = 6 * BATCH + 50
 WATCHED = {"a": Watched(None), "b": Watched(None)}
 

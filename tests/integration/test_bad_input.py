@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.daemon import ZmsdProcess, run_zmsd
+from tests.support.daemon import run_zmsd
+from tests.support.types import Serve
 
 CONFIG = """\
 mongodb: {uri: "mongodb://127.0.0.1:1/db?replicaSet=rs0"}
@@ -175,7 +175,7 @@ def test_configuration_error_shows_no_secret(files: dict[str, str], tmp_path: Pa
     assert "hunter2" not in done.stderr + done.stdout
 
 
-def test_server_start_fails_when_port_in_use(serve: Callable[..., ZmsdProcess]) -> None:
+def test_server_start_fails_when_port_in_use(serve: Serve) -> None:
     """A port in use is not a configuration error and may become free: exit status 1, after which systemd starts
     zmsd again.
     """

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import copy
 import signal
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.integration.chat import named, table
 from tests.integration.test_state import COLLECTIONS, FROM_ID, MAPPINGS, SCHEMA, Writes, compare
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import Client, ReplicaSet, wait_history_gone
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import FACTOR, wait_until
 from zmsd.deadline import Deadline
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
 
 
 def come_back(client: Client, database: Db, zmsd: ZmsdProcess, follow: Follow) -> ChangeSourceClient:

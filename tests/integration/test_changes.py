@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
-from pymongo.database import Database
 
 from tests.integration.chat import COLLECTIONS, MAPPINGS, SCHEMA
 from tests.support.client import ChangeSourceClient, watermark_of
 from tests.support.compare import assert_same
-from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import Client
 from tests.support.replica import Change
-
-Db = Database[dict[str, Any]]
+from tests.support.types import Db, Follow, Serve
 
 
 @pytest.fixture
-def client(
-    database: Db, serve: Callable[..., ZmsdProcess], follow: Callable[..., ChangeSourceClient]
-) -> ChangeSourceClient:
+def client(database: Db, serve: Serve, follow: Follow) -> ChangeSourceClient:
     """One that follows the chat, in which ann, a room and a message are."""
     database.users.insert_one({"_id": "ann", "name": "Ann", "address": {"city": "Ulm"}})
     database.rooms.insert_one({"_id": "r1", "title": "Room", "count": 1})

@@ -14,17 +14,16 @@ from typing import Any
 import pytest
 import yaml
 from bson.int64 import Int64
-from pymongo.database import Database
 
 from tests.integration.chat import COLLECTIONS, MAPPINGS, SCHEMA, named, table
 from tests.support.certificates import LOCKED_KEY, ONE, TWO, Certificate
-from tests.support.daemon import ZmsdProcess, run_zmsd
+from tests.support.daemon import run_zmsd
 from tests.support.mongod import ADMIN, ReplicaSet
+from tests.support.types import Db, Serve
 from zmsd.demo.mongod import Mongod, free_port
 from zmsd.watermarks.base import Identity
 from zmsd.watermarks.sqlite import SqliteStore
 
-Db = Database[dict[str, Any]]
 Check = Callable[..., list[str]]
 
 
@@ -195,7 +194,7 @@ def test_unusable_store_and_port_are_errors(checker: Checker) -> None:
     one(checker.lines(1, watermarks={"path": "/"}), "error: store: ")
 
 
-def test_check_beside_a_running_daemon_reports_ok(serve: Callable[..., ZmsdProcess]) -> None:
+def test_check_beside_a_running_daemon_reports_ok(serve: Serve) -> None:
     """As before a reload: the port is in use, by this zmsd."""
     zmsd = serve(SCHEMA, MAPPINGS)
     done = run_zmsd("check", "--config", str(zmsd.config_file), cwd=zmsd.directory)

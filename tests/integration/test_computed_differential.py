@@ -10,11 +10,11 @@ import pytest
 from bson import Decimal128, Int64, ObjectId
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
 from tests.integration.test_plain_differential import NAMES, PATHS, SCALARS, VALUES, store
 from tests.support.mongod import ReplicaSet
+from tests.support.types import Db
 from zmsd.mongodb.client import CODEC
 from zmsd.mongodb.source import Source
 from zmsd.rows.computed import SOURCE_ID, Evaluator, problems
@@ -23,7 +23,6 @@ from zmsd.schema.catalog import Table
 from zmsd.schema.mapping import Mapping
 from zmsd.schema.tables import Column, TableSpec
 
-Db = Database[dict[str, Any]]
 Stages = list[dict[str, Any]]
 
 BATCH = 5

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from pymongo.database import Database
-
 from tests.support.checker import check
-from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same
-from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import Client
 from tests.support.stub import lexi
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from tests.support.writer import Writer, mappings_of, schema_of
 
@@ -21,9 +17,9 @@ COLLECTIONS = ("a", "b", "c")
 
 def test_writes_during_initial_sync_of_50000_documents_arrive(
     mongo: Client,
-    database: Database[dict[str, Any]],
-    serve: Callable[..., ZmsdProcess],
-    follow: Callable[..., ChangeSourceClient],
+    database: Db,
+    serve: Serve,
+    follow: Follow,
 ) -> None:
     schema, mappings = schema_of(COLLECTIONS), mappings_of(COLLECTIONS)
     with Writer(mongo, database.name, COLLECTIONS, threads=2) as writer:
@@ -43,9 +39,9 @@ def test_writes_during_initial_sync_of_50000_documents_arrive(
 
 
 def test_initial_sync_of_a_missing_database_is_empty(
-    database: Database[dict[str, Any]],
-    serve: Callable[..., ZmsdProcess],
-    follow: Callable[..., ChangeSourceClient],
+    database: Db,
+    serve: Serve,
+    follow: Follow,
 ) -> None:
     """Neither the collections nor the database exist yet."""
     client = follow(serve(schema_of(COLLECTIONS), mappings_of(COLLECTIONS)))
@@ -55,9 +51,9 @@ def test_initial_sync_of_a_missing_database_is_empty(
 
 
 def test_initial_sync_reads_ids_of_mixed_types(
-    database: Database[dict[str, Any]],
-    serve: Callable[..., ZmsdProcess],
-    follow: Callable[..., ChangeSourceClient],
+    database: Db,
+    serve: Serve,
+    follow: Follow,
 ) -> None:
     ids: list[Any] = [*range(10), *(f"s{number}" for number in range(10)), *({"of": number} for number in range(10))]
     database.mixed.insert_many([{"_id": key, "name": f"name {number}"} for number, key in enumerate(ids)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 
@@ -12,12 +12,10 @@ from pymongo.errors import PyMongoError
 
 from tests.integration.chat import named, table
 from tests.integration.test_check import Checker, one
-from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ReplicaSet
+from tests.support.types import Follow
 from tests.support.wait import wait_until
-
-Follow = Callable[..., ChangeSourceClient]
 
 SCHEMA = named(a=table(id="string", n="number"))
 BY_ID = {"a": {"collection": "a", "fields": {"id": "_id"}}}

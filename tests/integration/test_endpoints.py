@@ -8,23 +8,18 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA
-from tests.support.client import ChangeSourceClient
-from tests.support.daemon import ZmsdProcess, run_zmsd
+from tests.support.daemon import run_zmsd
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from zmsd.demo.mongod import free_port
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
 
 
 class Api:

@@ -7,24 +7,17 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Callable
-from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA
-from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from tests.support.websocket import Closed, Refused, WebSocket
 
 STREAM = "/changes/v0/stream"
 INITIAL = f"{STREAM}?appID=zero&shardNum=0"
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
 
 
 @pytest.fixture

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from bson import Timestamp
-from pymongo.database import Database
 
 from tests.integration.chat import named, table
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ReplicaSet
+from tests.support.types import Db, Follow, Serve
 from zmsd.demo.mongod import initiate
 
 SCHEMA = named(note=table(id="string", text="string"))
 MAPPINGS = {"note": {"collection": "notes", "fields": {"id": "_id"}}}
-Follow = Callable[..., ChangeSourceClient]
 
 
 @pytest.fixture
@@ -76,7 +74,7 @@ def test_restored_or_other_database_sends_reset(
 
 
 def test_other_database_of_the_same_replica_set_sends_reset(
-    database: Database[dict[str, Any]], replica_set: ReplicaSet, serve: Callable[..., ZmsdProcess], follow: Follow
+    database: Db, replica_set: ReplicaSet, serve: Serve, follow: Follow
 ) -> None:
     """mongodb.database was changed, and the store was kept."""
     other = database.client[f"{database.name}-2"]

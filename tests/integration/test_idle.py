@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from pymongo.database import Database
-
 from tests.integration.chat import MAPPINGS, SCHEMA
-from tests.support.client import ChangeSourceClient
-from tests.support.daemon import ZmsdProcess
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
+from tests.support.types import Db, Follow, Serve
 
 
 def test_idle_client_gets_heartbeats_that_follow_the_oplog(database: Db, serve: Serve, follow: Follow) -> None:

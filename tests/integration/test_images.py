@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
-from pymongo.database import Database
 
 from tests.integration.chat import COLLECTIONS, MAPPINGS, SCHEMA, named, table
-from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same
-from tests.support.daemon import ZmsdProcess
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
 
 OFF = {"feed": {"images": "off"}}
 

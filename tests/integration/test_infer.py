@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bson import ObjectId
-from pymongo.database import Database
 
-from tests.support.client import ChangeSourceClient
-from tests.support.daemon import ZmsdProcess, run_zmsd
+from tests.support.daemon import run_zmsd
 from tests.support.documents import broken
 from tests.support.mongod import ReplicaSet
+from tests.support.types import Db, Follow, Serve
 from zmsd.demo.mongod import free_port
-
-Db = Database[dict[str, Any]]
 
 
 def fill(database: Db) -> None:
@@ -50,8 +46,8 @@ def test_inferred_documents_pass_check_and_serve(
     database: Db,
     replica_set: ReplicaSet,
     tmp_path: Path,
-    serve: Callable[..., ZmsdProcess],
-    follow: Callable[..., ChangeSourceClient],
+    serve: Serve,
+    follow: Follow,
 ) -> None:
     fill(database)
     done = infer(database, replica_set, tmp_path, "--out", "made")

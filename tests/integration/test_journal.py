@@ -8,21 +8,16 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA
-from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.manager import ServiceManager
 from tests.support.mongod import ReplicaSet
-
-Db = Database[dict[str, Any]]
-Follow = Callable[..., ChangeSourceClient]
+from tests.support.types import Db, Follow
 
 
 def journaled(

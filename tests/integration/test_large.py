@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
-from pymongo.database import Database
 
 from tests.integration.chat import named, table
-from tests.support.client import ChangeSourceClient
-from tests.support.daemon import ZmsdProcess
+from tests.support.types import Db, Follow, Serve
 
-Db = Database[dict[str, Any]]
 SCHEMA = named(doc=table(id="string", a="string", b="string", n="number"))
 MAPPINGS = {"doc": {"collection": "docs", "fields": {"id": "_id", "a": "a", "b": "b", "n": "n"}}}
 MB = 1 << 20
@@ -24,8 +18,8 @@ def test_changes_of_documents_near_16_mb_arrive(
     scope: str,
     images: str,
     database: Db,
-    serve: Callable[..., ZmsdProcess],
-    follow: Callable[..., ChangeSourceClient],
+    serve: Serve,
+    follow: Follow,
 ) -> None:
     """With both images such an event has more than 16 MB, which MongoDB does not send."""
     database.docs.insert_one({"_id": "small", "n": 0})

@@ -7,21 +7,17 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.integration.chat import MAPPINGS, SCHEMA
-from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
+from tests.support.types import Follow, Serve
 from tests.support.wait import wait_until
 from tests.support.websocket import Refused, WebSocket
 
 STREAM = "/changes/v0/stream?appID=zero&shardNum=0"
-
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
 
 
 def refused(zmsd: ZmsdProcess, target: str = STREAM) -> Refused:

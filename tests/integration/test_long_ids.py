@@ -3,18 +3,13 @@ entries of the order, which have no documents, can fill the 16 MB of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 from pymongo.client_session import ClientSession
-from pymongo.database import Database
 
 from tests.integration.chat import named, table
-from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same
-from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ReplicaSet
+from tests.support.types import Db, Follow, Serve
 
 SCHEMA = named(a=table(id="string", n="number"), b=table(id="string", n="number"))
 MAPPINGS = {name: {"collection": name, "fields": {"id": "_id", "n": "n"}} for name in "ab"}
@@ -27,9 +22,9 @@ def test_transaction_with_long_ids_arrives_complete(
     count: int,
     scope: str,
     replica_set: ReplicaSet,
-    database: Database[dict[str, Any]],
-    serve: Callable[..., ZmsdProcess],
-    follow: Callable[..., ChangeSourceClient],
+    database: Db,
+    serve: Serve,
+    follow: Follow,
 ) -> None:
     replica_set.take_large_transactions()
     for name in "ab":

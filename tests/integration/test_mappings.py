@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import pytest
 from bson import Code, Decimal128, MaxKey, MinKey, ObjectId, Regex
-from pymongo.database import Database
 
 from tests.integration.chat import named, table
 from tests.support.client import ChangeSourceClient
-from tests.support.daemon import ZmsdProcess, run_zmsd
+from tests.support.daemon import run_zmsd
 from tests.support.mongod import Client
 from tests.support.replica import Change
+from tests.support.types import Db, Follow, Serve
 from zmsd.schema.restrictions import EXPRESSIONS, EXPRESSIONS_SINCE, QUERIES, STAGES, in_expression, in_pipeline
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
 
 
 def arrivals(client: ChangeSourceClient, count: int) -> list[Change]:

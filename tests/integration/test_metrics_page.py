@@ -8,21 +8,15 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
-from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA
-from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ADMIN, Client, ReplicaSet
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from zmsd.replication.dispatcher import STALLED_SECONDS
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
 
 
 class Scrape(dict[str, float]):

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA
-from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ADMIN, ReplicaSet
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from zmsd.demo.mongod import Mongod
-
-Follow = Callable[..., ChangeSourceClient]
 
 
 def start(directory: Path, uri: str, **settings: Any) -> ZmsdProcess:
@@ -113,7 +109,7 @@ def test_administrator_is_served_with_images(secured: ReplicaSet, tmp_path: Path
 
 
 def test_failed_stream_of_an_idle_collection_is_reopened(
-    replica_set: ReplicaSet, database: Database[dict[str, Any]], serve: Callable[..., ZmsdProcess], follow: Follow
+    replica_set: ReplicaSet, database: Db, serve: Serve, follow: Follow
 ) -> None:
     """The other streams continue: no event would otherwise show that this one has ended."""
     database.users.insert_one({"_id": "ann", "name": "Ann"})

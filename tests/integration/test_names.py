@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
-from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
 from tests.integration.chat import named, table
-from tests.support.client import ChangeSourceClient
-from tests.support.daemon import ZmsdProcess, run_zmsd
+from tests.support.daemon import run_zmsd
 from tests.support.mongod import Client, ReplicaSet
+from tests.support.types import Db, Follow, Serve
 from zmsd.config.mongodb_names import collection_problem, database_problem
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
 
 ODD = "\u200c\u200d\u00a0\u00ad\u202e\ufeff"
 """ZWNJ and ZWJ, which Persian and emoji need; NBSP; soft hyphen; an override of the direction; a byte order mark."""

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import pytest
 from bson import Decimal128, ObjectId
-from pymongo.database import Database
 
 from tests.integration.chat import named, table
 from tests.support.client import ChangeSourceClient, watermark_of
-from tests.support.daemon import ZmsdProcess
 from tests.support.documents import broken
 from tests.support.mongod import Client, ReplicaSet
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
 
 SCHEMA = named(a=table(id="string", n="number"), end=table(id="string"))
 END = {"end": {"collection": "ends", "fields": {"id": "_id"}}}

@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.support.mongod import Client
+from tests.support.types import Db
 from zmsd.bson_types import Document
 from zmsd.mongodb import oplog, resume_token
 from zmsd.mongodb.source import Source
-
-Db = Database[dict[str, Any]]
 
 FOREIGN = 20_000
 """Writes of another database after the event."""

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
-from pymongo.database import Database
 
 from tests.support.checker import check
-from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same
-from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import Client
 from tests.support.stub import lexi
+from tests.support.types import Db, Follow, Serve
 from tests.support.writer import Writer, mappings_of, schema_of
 
 COLLECTIONS = ("a", "b", "c", "d", "e")
@@ -24,9 +19,9 @@ def test_mixed_writes_of_4_writers_to_5_collections_arrive_in_cluster_time_order
     scope: str,
     writes: int,
     mongo: Client,
-    database: Database[dict[str, Any]],
-    serve: Callable[..., ZmsdProcess],
-    follow: Callable[..., ChangeSourceClient],
+    database: Db,
+    serve: Serve,
+    follow: Follow,
 ) -> None:
     schema, mappings = schema_of(COLLECTIONS), mappings_of(COLLECTIONS)
     for name in COLLECTIONS:

@@ -12,9 +12,9 @@ from bson.datetime_ms import DatetimeMS
 from bson.dbref import DBRef
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
+from tests.support.types import Db
 from zmsd.mongodb.client import CODEC
 from zmsd.rows.filters import compile_filter, identity
 from zmsd.rows.plain import walk
@@ -74,7 +74,7 @@ unhurried = settings(
 )
 
 
-def test_plain_filters_match_as_mongod(database: Database[dict[str, Any]]) -> None:
+def test_plain_filters_match_as_mongod(database: Db) -> None:
     @unhurried
     @given(batch(DOCUMENTS), batch(FILTERS))
     def check(documents: list[dict[str, Any]], filters: list[dict[str, Any]]) -> None:
@@ -89,7 +89,7 @@ def test_plain_filters_match_as_mongod(database: Database[dict[str, Any]]) -> No
     check()
 
 
-def test_plain_paths_read_as_mongod(database: Database[dict[str, Any]]) -> None:
+def test_plain_paths_read_as_mongod(database: Db) -> None:
     @unhurried
     @given(batch(DOCUMENTS), batch(PATHS))
     def check(documents: list[dict[str, Any]], paths: list[str]) -> None:
@@ -105,7 +105,7 @@ def test_plain_paths_read_as_mongod(database: Database[dict[str, Any]]) -> None:
     check()
 
 
-def test_ids_equal_for_zmsd_are_equal_for_mongod(database: Database[dict[str, Any]]) -> None:
+def test_ids_equal_for_zmsd_are_equal_for_mongod(database: Db) -> None:
     """mongod accepts each of them once, whatever its type."""
     values = [*SCALARS, *OTHERS[1:], Code("x", {"a": 1.0}), Code("x", {}), DBRef("x", 1), DBRef("x", 1.0)]
     inside = [inner for value in [*values, Regex("x")] for inner in ({"a": value}, {"a": [value]}, {"b": [[value], 0]})]
@@ -126,7 +126,7 @@ def batch(items: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
     return st.lists(items, min_size=BATCH, max_size=BATCH)
 
 
-def store(database: Database[dict[str, Any]], documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def store(database: Db, documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Replace what the collection holds; the documents as zmsd gets them."""
     database.c.delete_many({})
     database.c.insert_many([{"_id": number, **document} for number, document in enumerate(documents)])

@@ -9,18 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.integration.chat import named, table
 from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ReplicaSet
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
 
 SCHEMA = named(m=table(id="string", n="number"), end=table(id="string"))
 MAPPINGS = {

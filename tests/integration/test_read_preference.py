@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +12,11 @@ from pymongo.errors import PyMongoError
 
 from tests.integration.chat import named, table
 from tests.integration.test_check import Checker, one
-from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess, run_zmsd
 from tests.support.mongod import ReplicaSet
+from tests.support.types import Follow
 from tests.support.wait import wait_until
 from zmsd.demo.mongod import Mongod
-
-Follow = Callable[..., ChangeSourceClient]
 
 SCHEMA = named(a=table(id="string", n="number"))
 MAPPINGS = {"a": {"collection": "a", "fields": {"id": "_id"}}}

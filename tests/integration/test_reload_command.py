@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
-from typing import Any
-
-from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA
 from tests.support.daemon import ZmsdProcess, run_zmsd
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
+from tests.support.types import Db, Serve
 
 
 def reload(zmsd: ZmsdProcess, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -6,12 +6,9 @@ import contextlib
 import copy
 import itertools
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA
 from tests.integration.test_reload import add_column, reload
@@ -19,10 +16,7 @@ from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess, run_zmsd
 from tests.support.nats import NatsServer
 from tests.support.replica import Replica
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
+from tests.support.types import Db, Follow, Serve
 
 
 @pytest.fixture(params=["sqlite", "nats-kv"])

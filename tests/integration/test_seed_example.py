@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from bson import ObjectId
-from pymongo.database import Database
 
 from tests.support.client import ChangeSourceClient
-from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ReplicaSet
+from tests.support.types import Db, Follow, Serve
 
 SCHEMA = """{
 "message": {
@@ -48,7 +46,7 @@ def row(key: ObjectId, content: str) -> dict[str, Any]:
     return {"id": str(key), "content": content, "createdAt": 1714979289123}
 
 
-def assert_served(database: Database[dict[str, Any]], client: ChangeSourceClient, old: ObjectId) -> None:
+def assert_served(database: Db, client: ChangeSourceClient, old: ObjectId) -> None:
     """One message is there and one is written."""
     assert client.rows("message") == {(str(old),): row(old, "old")}
     new = database.messages.insert_one(a_message("new")).inserted_id
@@ -56,9 +54,9 @@ def assert_served(database: Database[dict[str, Any]], client: ChangeSourceClient
 
 
 def test_seed_example_from_files_is_served(
-    database: Database[dict[str, Any]],
-    serve: Callable[..., ZmsdProcess],
-    follow: Callable[..., ChangeSourceClient],
+    database: Db,
+    serve: Serve,
+    follow: Follow,
 ) -> None:
     old = database.messages.insert_one(a_message("old")).inserted_id
     zmsd = serve(json.loads(SCHEMA), json.loads(MAPPINGS), start=False)
@@ -71,11 +69,11 @@ def test_seed_example_from_files_is_served(
 
 
 def test_seed_example_from_the_environment_is_served(
-    database: Database[dict[str, Any]],
+    database: Db,
     replica_set: ReplicaSet,
     tmp_path: Path,
-    serve: Callable[..., ZmsdProcess],
-    follow: Callable[..., ChangeSourceClient],
+    serve: Serve,
+    follow: Follow,
 ) -> None:
     old = database.messages.insert_one(a_message("old")).inserted_id
     (tmp_path / "zrocket-schema.json").write_text(SCHEMA)

@@ -6,25 +6,18 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA
-from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.manager import ServiceManager
 from tests.support.mongod import ReplicaSet
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import FACTOR, wait_until
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
 
 
 def test_service_manager_is_notified_from_start_to_stop(tmp_path: Path, follow: Follow) -> None:

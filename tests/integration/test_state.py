@@ -6,25 +6,21 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from bson import Timestamp
 from pymongo.client_session import ClientSession
-from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
 from tests.integration.chat import named, table
 from tests.support.client import ChangeSourceClient
-from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import Client, ReplicaSet
 from tests.support.shape import Key, Row
+from tests.support.types import Db, Follow, Serve
 
-Db = Database[dict[str, Any]]
 Doc = dict[str, Any]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
 
 BATCHES = 8
 WRITES = 40

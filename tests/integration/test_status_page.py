@@ -13,18 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA, create_collections
 from tests.support.browser import Page, require_chromium
-from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ADMIN, ReplicaSet
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
 
 BY_COLLECTION = {"feed": {"scope": "collection"}}
 """A reader, and a queue, for each collection."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA
-from tests.support.client import ChangeSourceClient
-from tests.support.daemon import ZmsdProcess, run_zmsd
+from tests.support.daemon import run_zmsd
 from tests.support.nats import NatsServer
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from zmsd import position
 from zmsd.config.settings import NatsConfig
@@ -24,7 +22,6 @@ from zmsd.watermarks.base import Contents, CopyRecord, Identity, Replica, Waterm
 from zmsd.watermarks.nats import SharedStore
 from zmsd.watermarks.sqlite import SqliteStore
 
-Db = Database[dict[str, Any]]
 EDITIONS = [Publication(Catalog(()), name) for name in ("old", "new", "unused")]
 
 
@@ -118,8 +115,8 @@ def test_show_and_prune_work_beside_a_daemon(
     config: Path,
     nats: NatsServer,
     database: Db,
-    serve: Callable[..., ZmsdProcess],
-    follow: Callable[..., ChangeSourceClient],
+    serve: Serve,
+    follow: Follow,
 ) -> None:
     settings = {"watermarks": {"storage": "nats-kv"}, "nats": {"servers": [nats.url]}}
     daemon = serve(SCHEMA, MAPPINGS, settings=settings)

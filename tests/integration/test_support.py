@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.support.checker import check
 from tests.support.client import ChangeSourceClient
@@ -16,6 +15,7 @@ from tests.support.mongod import Client, ReplicaSet
 from tests.support.replica import Change, Replica, Transaction
 from tests.support.shape import Violation
 from tests.support.stub import StubSource, create_table, frames, lexi, relation, required_tables, transaction
+from tests.support.types import Db
 from tests.support.wait import wait_until
 from tests.support.writer import Write, Writer, row_of
 
@@ -85,7 +85,7 @@ def test_client_raises_on_a_truncated_initial_sync() -> None:
 
 
 @pytest.fixture
-def written(mongo: Client, database: Database[dict[str, Any]]) -> Writer:
+def written(mongo: Client, database: Db) -> Writer:
     """A Writer that has made 600 writes."""
     writer = Writer(mongo, database.name, COLLECTIONS, threads=3)
     writer.seed(30)
@@ -94,7 +94,7 @@ def written(mongo: Client, database: Database[dict[str, Any]]) -> Writer:
     return writer
 
 
-def test_writer_log_equals_the_content_of_mongodb(database: Database[dict[str, Any]], written: Writer) -> None:
+def test_writer_log_equals_the_content_of_mongodb(database: Db, written: Writer) -> None:
     expected: dict[str, Any] = {}
     for write in sorted(written.log, key=lambda write: write.position):
         for part in write.parts:
@@ -104,9 +104,7 @@ def test_writer_log_equals_the_content_of_mongodb(database: Database[dict[str, A
     assert written.outages == 0
 
 
-def test_writer_log_has_the_position_of_each_write(
-    replica_set: ReplicaSet, database: Database[dict[str, Any]], written: Writer
-) -> None:
+def test_writer_log_has_the_position_of_each_write(replica_set: ReplicaSet, database: Db, written: Writer) -> None:
     with replica_set.primary().client() as client:
         oplog = client.local["oplog.rs"]
         positions = {

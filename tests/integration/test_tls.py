@@ -5,23 +5,16 @@ from __future__ import annotations
 import contextlib
 import signal
 import ssl
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.integration.chat import COLLECTIONS, MAPPINGS, SCHEMA
 from tests.support.certificates import LOCKED_KEY, ONE, TWO, Certificate
-from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from tests.support.websocket import Closed, WebSocket
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
 
 
 def trust(certificate: Certificate) -> ssl.SSLContext:

@@ -6,23 +6,18 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA, create_collections
 from tests.support.certificates import ONE
-from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ROOT, ZmsdProcess, run_zmsd
+from tests.support.types import Db, Follow, Serve
 from tests.support.wait import FACTOR, wait_until
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
 
 COMMANDS = ("run", "reload", "check", "infer", "tail", "status", "store", "demo")
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.integration.chat import named, table
 from tests.support.certificates import ONE
-from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess, run_zmsd
 from tests.support.mongod import ReplicaSet
+from tests.support.types import Follow
 from tests.support.wait import wait_until
-
-Follow = Callable[..., ChangeSourceClient]
 
 SCHEMA = named(a=table(id="string", n="number"))
 MAPPINGS = {"a": {"collection": "a", "fields": {"id": "_id"}}}

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from bson import Binary, Decimal128, Int64, ObjectId
-from pymongo.database import Database
 
-from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same
-from tests.support.daemon import ZmsdProcess
+from tests.support.types import Db, Follow, Serve
 
 TYPES = ("string", "number", "boolean", "json")
 SCHEMA = {
@@ -47,9 +44,9 @@ VALUES: dict[str, Any] = {
 
 
 def test_each_bson_value_in_each_column_type_arrives(
-    database: Database[dict[str, Any]],
-    serve: Callable[..., ZmsdProcess],
-    follow: Callable[..., ChangeSourceClient],
+    database: Db,
+    serve: Serve,
+    follow: Follow,
 ) -> None:
     docs = [{"_id": name, "value": value} for name, value in VALUES.items()] + [{"_id": "missing"}]
     database.v.insert_many(docs)
@@ -77,9 +74,9 @@ def test_each_bson_value_in_each_column_type_arrives(
 
 
 def test_row_without_its_key_is_rejected_and_logged(
-    database: Database[dict[str, Any]],
-    serve: Callable[..., ZmsdProcess],
-    follow: Callable[..., ChangeSourceClient],
+    database: Db,
+    serve: Serve,
+    follow: Follow,
 ) -> None:
     schema = {"v": {"tableName": "v", "columns": {"code": {"type": "string"}}, "primaryKey": ["code"]}}
     database.v.insert_many([{"code": "a"}, {"code": None}, {}, {"code": {"no": "string"}}])
@@ -93,9 +90,9 @@ def test_row_without_its_key_is_rejected_and_logged(
 
 
 def test_key_of_several_columns_may_change(
-    database: Database[dict[str, Any]],
-    serve: Callable[..., ZmsdProcess],
-    follow: Callable[..., ChangeSourceClient],
+    database: Db,
+    serve: Serve,
+    follow: Follow,
 ) -> None:
     columns = {"year": {"type": "number"}, "name": {"type": "string"}, "text": {"type": "string"}}
     schema = {"v": {"tableName": "v", "columns": columns, "primaryKey": ["year", "name"]}}
@@ -107,9 +104,9 @@ def test_key_of_several_columns_may_change(
 
 
 def test_document_that_looks_like_a_dbref_keeps_its_fields(
-    database: Database[dict[str, Any]],
-    serve: Callable[..., ZmsdProcess],
-    follow: Callable[..., ChangeSourceClient],
+    database: Db,
+    serve: Serve,
+    follow: Follow,
 ) -> None:
     """pymongo makes a DBRef of a document with ``$ref`` and ``$id``, also where all its fields are read."""
     row = {"id": "$$ROOT._id", "string": "$$ROOT.value"}

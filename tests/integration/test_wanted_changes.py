@@ -7,20 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA
-from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same
-from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import Client, ReplicaSet
+from tests.support.types import Db, Follow, Serve
 from zmsd.mongodb.content_reader import Watched
 from zmsd.mongodb.feed import DatabaseFeed
 from zmsd.mongodb.source import Source
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
 
 FILTERS = [{"kind": {"$in": ["a", "b"]}}, {"kind": {"$exists": False}, "deep.x": 1}]
 

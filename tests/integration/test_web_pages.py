@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import http.server
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from threading import Thread
 from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from tests.integration.chat import MAPPINGS, SCHEMA
 from tests.support.browser import Page, require_chromium
-from tests.support.client import ChangeSourceClient
-from tests.support.daemon import ZmsdProcess
-
-Db = Database[dict[str, Any]]
-Serve = Callable[..., ZmsdProcess]
-Follow = Callable[..., ChangeSourceClient]
+from tests.support.types import Db, Follow, Serve
 
 RESOLVE = "--host-resolver-rules=MAP evil.example 127.0.0.1, MAP rebound.example 127.0.0.1"
 """Chromium asks no DNS server: rebound.example stands for a name whose address the attacker has changed."""
