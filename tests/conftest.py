@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.support.client import ChangeSourceClient
@@ -23,6 +24,10 @@ ROOT = Path(__file__).parent
 
 # A shell ignores SIGINT in what it starts in the background, and so would the processes that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples in each run. No deadline: the machine may be busy.
+hypothesis.settings.register_profile("zmsd", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("zmsd")
 
 
 @pytest.fixture(autouse=True)

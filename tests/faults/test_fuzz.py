@@ -35,7 +35,6 @@ few = settings(
     max_examples=pick(100, 20_000),
     deadline=5000,  # ms: nothing hangs
     suppress_health_check=list(HealthCheck),
-    database=None,
     derandomize=pick(True, False),
 )
 on_a_process = settings(few, max_examples=pick(60, 3000), deadline=20_000)

@@ -244,9 +244,6 @@ MAPPINGS = st.one_of(
 
 def test_random_mappings_evaluate_as_in_the_collection(database: Db, source: Source) -> None:
     @settings(
-        derandomize=True,
-        database=None,
-        deadline=None,
         max_examples=CASES // BATCH,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate, Phase.shrink],

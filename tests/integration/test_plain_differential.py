@@ -65,9 +65,6 @@ FILTERS = st.dictionaries(PATHS, OPERATORS, min_size=1, max_size=2)
 
 # The same cases in every run: a difference found here must not depend on luck.
 unhurried = settings(
-    derandomize=True,
-    database=None,
-    deadline=None,
     max_examples=CASES // BATCH,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.generate, Phase.shrink],

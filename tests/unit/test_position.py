@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from bson import Timestamp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zmsd import position
@@ -10,7 +10,6 @@ from zmsd.mongodb import resume_token
 
 positions = st.integers(0, 2**64 - 1)
 minors = st.integers(0, 2**20)
-repeatable = settings(derandomize=True, database=None, deadline=None)
 
 
 @pytest.mark.parametrize(
@@ -22,25 +21,21 @@ def test_watermark_is_a_lexi_version(number: int, text: str) -> None:
     assert position.unlexi(text) == number
 
 
-@repeatable
 @given(positions, minors)
 def test_watermark_parses_to_its_position(at: int, minor: int) -> None:
     assert position.parse(position.watermark(at, minor)) == (at, minor)
 
 
-@repeatable
 @given(st.tuples(positions, minors), st.tuples(positions, minors))
 def test_watermarks_sort_as_text_like_their_positions(one: tuple[int, int], other: tuple[int, int]) -> None:
     assert (position.watermark(*one) < position.watermark(*other)) == (one < other)
 
 
-@repeatable
 @given(st.integers(0, 2**64 - 2), st.integers(1, 2**20))
 def test_minor_watermark_sorts_between_its_position_and_the_next(at: int, minor: int) -> None:
     assert position.watermark(at) < position.watermark(at, minor) < position.watermark(at + 1)
 
 
-@repeatable
 @given(st.text(alphabet="0123456789abcxyzABC.-_ +\n٣é", max_size=18) | st.text(max_size=18))
 def test_any_other_text_is_not_a_watermark(text: str) -> None:
     try:
@@ -76,7 +71,6 @@ def test_invalid_watermark_raises_value_error(text: str) -> None:
         position.parse(text)
 
 
-@repeatable
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
 def test_position_is_a_cluster_time(seconds: int, increment: int) -> None:
     time = Timestamp(seconds, increment)

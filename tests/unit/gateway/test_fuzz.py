@@ -36,7 +36,7 @@ LONG = os.environ.get("ZMSD_TEST_LONG") == "1"
 PART_SECONDS = 200.0
 """Of each of the three tests in the long version, ten minutes together."""
 TOKEN = "secret"
-QUIET = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+QUIET = settings(derandomize=False, max_examples=200, suppress_health_check=list(HealthCheck))
 
 WORDS = [
     *(

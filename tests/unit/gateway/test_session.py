@@ -10,7 +10,7 @@ from typing import Any, cast
 from unittest.mock import MagicMock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.frames import messages
@@ -308,7 +308,6 @@ def follow(transactions: list[tuple[int, int]], takes: list[int]) -> None:
     assert got == [text[1] for one in entries for text in messages(one.frames)]
 
 
-@settings(derandomize=True, database=None, deadline=None, max_examples=100)
 @given(TRANSACTIONS, st.lists(st.integers(0, 4), max_size=12))
 def test_each_transaction_is_sent_once_whatever_is_evicted(gaps: list[tuple[int, int]], takes: list[int]) -> None:
     follow(gaps, takes)

@@ -16,7 +16,6 @@ from zmsd.mongodb.sequencer import Sequencer, TransactionGrouper, TransactionPar
 
 NOW = 1 << 62
 BEGIN = 1 << 33
-repeatable = settings(derandomize=True, database=None, deadline=None, max_examples=200)
 
 
 def token(at: int, number: int | None = None) -> Document:
@@ -48,7 +47,7 @@ BATCHES = st.lists(st.tuples(st.integers(0, 7), st.booleans(), st.none() | st.in
 """(events, whether it says that nothing more was visible, how far beyond them its token is), where that may be."""
 
 
-@repeatable
+@settings(max_examples=200)
 @given(TRANSACTIONS, BATCHES)
 def test_transactions_are_grouped_however_batches_are_split(
     gaps: list[tuple[int, int]], batches: list[tuple[int, bool, int | None]]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from threading import Thread
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.wait import wait_until
@@ -412,10 +412,6 @@ def follow(gaps: list[tuple[int, int]], actions: list[tuple[object, ...]], limit
         assert reader.seen == [one for one in order if one > start]
 
 
-repeatable = settings(derandomize=True, database=None, deadline=None, max_examples=100)
-
-
-@repeatable
 @given(HISTORY, ACTIONS, st.sampled_from([2100, 4500, ALL]), st.booleans())
 def test_each_reader_gets_each_transaction_once(
     gaps: list[tuple[int, int]], actions: list[tuple[object, ...]], limit: int, ahead: bool

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.frames import data
@@ -270,7 +270,6 @@ def strictly(rows: dict[str, Any], entries: Sequence[Entry]) -> None:
         rows[new["name"]] = new
 
 
-@settings(derandomize=True, database=None, deadline=None, max_examples=100)
 @given(st.booleans(), st.lists(WRITES, max_size=5))
 def test_moving_keys_leave_the_current_rows(
     index: bool, transactions: list[list[tuple[int, tuple[str | None, int] | None]]]

@@ -151,7 +151,7 @@ ANY = st.recursive(
 )
 
 
-@settings(derandomize=True, database=None, deadline=None, max_examples=250)
+@settings(max_examples=250)
 @given(ANY)
 def test_any_value_is_valid_for_zero_cache(value: Any) -> None:
     value = stored(value)

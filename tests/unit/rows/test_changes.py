@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zmsd.rows.changes import RowChange, between, between_many
@@ -10,7 +10,6 @@ from zmsd.rows.plain import Row
 
 keys = st.sampled_from(["k1", "k2", "k3"])
 rows = st.builds(lambda key, value: (key, f"{key}={value}"), keys, st.integers(0, 2))
-repeatable = settings(derandomize=True, database=None, deadline=None)
 
 
 def applied(table: dict[str, str], changes: Iterable[RowChange]) -> dict[str, str]:
@@ -33,7 +32,6 @@ def table_of(rows: Iterable[Row | None]) -> dict[str, str]:
     return dict(row for row in rows if row is not None)
 
 
-@repeatable
 @given(st.none() | rows, st.none() | rows)
 def test_change_turns_the_old_row_into_the_new_row(before: Row | None, after: Row | None) -> None:
     change = between(before, after)
@@ -51,7 +49,6 @@ def test_each_pair_of_rows_makes_its_change() -> None:
     assert between(new, ("1", "1=b")) is None
 
 
-@repeatable
 @given(st.lists(rows, max_size=4), st.lists(rows, max_size=4))
 def test_changes_turn_old_rows_into_new_rows(before: list[Row], after: list[Row]) -> None:
     changes = list(between_many(before, after))
@@ -61,7 +58,6 @@ def test_changes_turn_old_rows_into_new_rows(before: list[Row], after: list[Row]
     assert not touched - dict(before).keys() - dict(after).keys()
 
 
-@repeatable
 @given(st.lists(rows, max_size=4))
 def test_equal_rows_make_no_change(same: list[Row]) -> None:
     assert not list(between_many(same, list(same)))

@@ -8,7 +8,7 @@ import pytest
 from bson import Decimal128, Int64, MinKey, ObjectId, Regex, Timestamp
 from bson.datetime_ms import DatetimeMS
 from bson.dbref import DBRef
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zmsd.rows import bson_json
@@ -20,7 +20,6 @@ from zmsd.schema.tables import Column, TableSpec
 
 ID = ("id", "string", "_id")
 Columns = list[tuple[str, str, str]]
-repeatable = settings(derandomize=True, database=None, deadline=None, max_examples=100)
 
 
 def table(columns: Columns, key: tuple[str, ...] = ("id",), condition: dict[str, Any] | None = None) -> Table:
@@ -56,7 +55,6 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x0
 ODD = st.sampled_from(["{c0}", "{{", "}", "'", '"', '"""', "\\", "\\N{DASH}", "\n", "\r", "\x1b", "é", "🎈", "d", "v"])
 
 
-@repeatable
 @given(st.lists(st.tuples(NAMES | ODD, st.lists(NAMES | ODD, min_size=1, max_size=3), st.text(max_size=4)), max_size=5))
 def test_columns_and_paths_may_have_any_name(odd: list[tuple[str, list[str], str]]) -> None:
     columns: Columns = [ID]

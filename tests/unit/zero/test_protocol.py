@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.frame_protocol import FrameProtocol
 
@@ -81,7 +81,6 @@ def test_row_changes_have_their_form() -> None:
     ]
 
 
-@settings(derandomize=True, database=None, deadline=None)
 @given(NAMES, st.lists(NAMES, min_size=1, max_size=3))
 def test_tables_and_keys_may_have_any_name(name: str, key: list[str]) -> None:
     table = TableMessages(name, key)
