@@ -1,4 +1,4 @@
-"""The example of the document that the project was made from, exactly as it is printed there."""
+"""The example of the document that the project was made from is served."""
 
 from __future__ import annotations
 
@@ -11,31 +11,8 @@ from bson import ObjectId
 
 from tests.support.client import ChangeSourceClient
 from tests.support.mongod import ReplicaSet
+from tests.support.seed import MAPPINGS, SCHEMA
 from tests.support.types import Db, Follow, Serve
-
-SCHEMA = """{
-"message": {
-"tableName": "message",
-"columns": {
-"id": { "type": "string" },
-"content": { "type": "string" },
-"createdAt": { "type": "number" }
-},
-"primaryKey": ["id"]
-}
-}"""
-
-MAPPINGS = """{
-"message": {
-"collection": "messages",
-"fields": {
-"id": "_id",
-"content": "content",
-"userId": "author.id",
-"createdAt": "timestamp"
-}
-}
-}"""
 
 
 def a_message(content: str) -> dict[str, Any]:

@@ -7,34 +7,12 @@ from typing import Any
 import pytest
 from bson import Decimal128, Int64, ObjectId
 
+from tests.support import seed
 from zmsd.config.document import ConfigDocument, parse
 from zmsd.errors import ConfigError
 from zmsd.schema.catalog import Catalog, Table, load_catalog
 from zmsd.schema.mapping import Mapping
 from zmsd.schema.tables import Column, TableSpec
-
-SEED_SCHEMA = """{
-"message": {
-"tableName": "message",
-"columns": {
-"id": { "type": "string" },
-"content": { "type": "string" },
-"createdAt": { "type": "number" }
-},
-"primaryKey": ["id"]
-}
-}"""
-SEED_MAPPINGS = """{
-"message": {
-"collection": "messages",
-"fields": {
-"id": "_id",
-"content": "content",
-"userId": "author.id",
-"createdAt": "timestamp"
-}
-}
-}"""
 
 
 def document(data: Any, name: str = "schema.json") -> ConfigDocument:
@@ -57,7 +35,7 @@ def table(name: str = "t", key: str = "id", mapping: Any = None, **columns: str)
 
 
 def test_seed_documents_are_loaded() -> None:
-    catalog = load(SEED_SCHEMA, SEED_MAPPINGS)
+    catalog = load(seed.SCHEMA, seed.MAPPINGS)
     columns = (Column("id", "string"), Column("content", "string"), Column("createdAt", "number"))
     fields = (("id", "_id"), ("content", "content"), ("createdAt", "timestamp"))
     assert catalog.tables == (Table(TableSpec("message", columns, ("id",)), Mapping("messages", fields)),)
