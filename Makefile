@@ -21,9 +21,9 @@ unit: .venv/test
 integration e2e: prepare
 	$(PYTEST) tests/$@ $(ARGS)
 
-# The long versions of the fault tests, one at a time: each needs the machine for itself.
+# The long versions of the fault tests, one at a time: each needs the machine for itself. Then more random cases.
 faults: prepare
-	ZMSD_TEST_LONG=1 $(BIN)/pytest tests/faults $(ARGS)
+	ZMSD_TEST_LONG=1 $(BIN)/pytest tests/faults tests/integration/test_*_differential.py tests/unit/gateway/test_fuzz.py $(ARGS)
 
 # Other versions of MongoDB: MONGODS names their binaries (tests/support/fetch_mongods.sh gets some). README.rst has the result.
 MONGODS ?=

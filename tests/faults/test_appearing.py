@@ -19,6 +19,14 @@ from tests.support.writer import Writer, mappings_of, schema_of
 
 RATES = {18: (1, 0.053), 200: (2, 0.005), 2000: (2, 0.005)}
 """Writes per second -> threads and pause of the writers. At 2000 most of the writes are those of ``in_bulk``."""
+SOME = [
+    ("collection", "auto", 2000),
+    ("database", "auto", 18),
+    ("collection", "required", 200),
+    ("database", "off", 2000),
+]
+ALL = [(scope, images, rate) for scope, images, _ in SOME for rate in RATES]
+"""Scope, images and rate: each mode at one rate, and in the long version at each rate."""
 
 
 class ImagesWatch:
@@ -74,10 +82,7 @@ def in_bulk(database: Db, per_second: int) -> Iterator[list[int]]:
         thread.join(30)
 
 
-@pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize(
-    ("scope", "images"), [("collection", "auto"), ("database", "auto"), ("collection", "required"), ("database", "off")]
-)
+@pytest.mark.parametrize(("scope", "images", "rate"), pick(SOME, ALL))
 def test_collections_created_under_load_get_images_and_lose_nothing(
     scope: str, images: str, rate: int, database: Db, serve: Serve, follow: Follow, tally: Tally
 ) -> None:

@@ -1,4 +1,4 @@
-"""SIGHUP, a hundred times, with documents that are the same, others, or wrong, while everything is written to."""
+"""SIGHUP many times, with documents that are the same, different or invalid, while everything is written to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.compare import assert_same
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 
-TIMES = pick(100, 500)
+TIMES = pick(40, 500)
 
 
 def with_one_more() -> tuple[dict[str, Any], dict[str, Any]]:

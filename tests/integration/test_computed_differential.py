@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pymongo.errors import OperationFailure
 
+from tests.faults.tally import pick
 from tests.integration.test_plain_differential import NAMES, PATHS, SCALARS, VALUES, store
 from tests.support.mongod import ReplicaSet
 from tests.support.types import Db
@@ -26,7 +27,7 @@ from zmsd.schema.tables import Column, TableSpec
 Stages = list[dict[str, Any]]
 
 BATCH = 5
-CASES = 2_000
+CASES = pick(1_000, 20_000)
 
 SPEC = TableSpec("t", (Column("id", "string"),), ("id",))
 ROOT, CURRENT = "$$ROOT", "$$CURRENT"

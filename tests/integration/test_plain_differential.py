@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pymongo.errors import DuplicateKeyError
 
+from tests.faults.tally import pick
 from tests.support.types import Db
 from zmsd.mongodb.client import CODEC
 from zmsd.rows.filters import compile_filter, identity
 from zmsd.rows.plain import walk
 
 BATCH = 10
-CASES = 5_000
+CASES = pick(2_500, 50_000)
 
 NAMES = st.sampled_from(["a", "b", "c"])
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map(".".join)
