@@ -19,7 +19,7 @@ from zmsd.errors import PeerError, StoreError, ZmsdError, reason_of
 from zmsd.gateway import tls
 from zmsd.log import redact_uri, write_line
 from zmsd.schema.loading import LoadedDocuments, load_documents
-from zmsd.watermarks import sqlite
+from zmsd.watermarks import sqlite_file
 
 _LITTLE, _LITTLE_AT_ALL = 16 << 20, 256 << 10
 """Bytes; with less free on the disk of the store, ``check`` warns, or reports an error."""
@@ -94,13 +94,13 @@ def _store(settings: Config, serves: bool) -> Finding:
     if not there:
         return Finding("ok", f"store: {file} will be made")
     try:
-        database = sqlite.look(file)
+        database = sqlite_file.look(file)
     except StoreError as error:
         return Finding("error", f"store: {error}")
     if database not in (None, settings.mongodb.database):
         text = f"is about database {database}, not {settings.mongodb.database}: its clients would have to copy afresh"
         return Finding("error", f"store: {file}: {text}: take another file (watermarks.path), or the right database")
-    if not serves and sqlite.is_claimed(file):
+    if not serves and sqlite_file.is_claimed(file):
         text = "a zmsd that runs uses it, not on this port"
         # No fault: it may be the one that is to be restarted with another port.
         return Finding("warning", f"store: {file}: {text}: end that first, or give each one a file (watermarks.path)")

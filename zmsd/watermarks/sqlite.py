@@ -8,7 +8,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
 from time import sleep
@@ -26,6 +26,7 @@ from zmsd.watermarks.base import (
     Replica,
     ReplicaRecord,
 )
+from zmsd.watermarks.sqlite_file import advice, keep_private, refuse_foreign, translated
 from zmsd.watermarks.sqlite_rows import TABLES, readable
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class SqliteStore:
         """Why the newest write failed; None after one that did not."""
         self._path = path
         self._lock = Lock()
-        with ExitStack() as stack, _said(self._path, "opened"):
+        with ExitStack() as stack, translated(self._path, "opened"):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not path.exists():
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -92,8 +93,8 @@ class SqliteStore:
                 self._claim(stack)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
             stack.callback(self._db.close)  # first: the end of any descriptor of the file ends sqlite's own locks
-            _refuse_foreign(path, self._db)
-            _keep_private(path)
+            refuse_foreign(path, self._db)
+            keep_private(path)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")  # a lost last write is found again by deriving it
             self._migrate()
@@ -101,7 +102,7 @@ class SqliteStore:
             self._end = stack.pop_all()
 
     def replica(self, replica: Replica) -> ReplicaRecord | None:
-        with self._lock, _said(self._path, "read"):
+        with self._lock, translated(self._path, "read"):
             return self._record(replica)
 
     def replicas(self) -> dict[Replica, ReplicaRecord]:
@@ -197,7 +198,7 @@ class SqliteStore:
         self._write("DELETE FROM edition WHERE fingerprint = ?", fingerprint)
 
     def close(self) -> None:
-        with self._lock, _said(self._path, "closed"):
+        with self._lock, translated(self._path, "closed"):
             self._end.close()
 
     def probe(self) -> None:
@@ -263,7 +264,7 @@ class SqliteStore:
         return ReplicaRecord(found[0] if found else None, tuple(CopyRecord(*row) for row in copies)) if copies else None
 
     def _rows(self, query: str, *values: object) -> list[Any]:
-        with self._lock, _said(self._path, "read"):
+        with self._lock, translated(self._path, "read"):
             return self._db.execute(query, values).fetchall()
 
     def _write(self, statement: str, *values: object) -> None:
@@ -273,7 +274,7 @@ class SqliteStore:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         try:
-            with self._lock, _said(self._path, "written"):
+            with self._lock, translated(self._path, "written"):
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._db
@@ -283,66 +284,6 @@ class SqliteStore:
                         self._db.execute("ROLLBACK")
                     raise
         except StoreError as error:
-            self.trouble = f"{error.__cause__}: {_advice(error.__cause__)}" if error.__cause__ else str(error)
+            self.trouble = f"{error.__cause__}: {advice(error.__cause__)}" if error.__cause__ else str(error)
             raise
         self.trouble = None
-
-
-@contextmanager
-def _said(path: Path, what: str) -> Iterator[None]:
-    """sqlite3's errors and the file system's as one line that says what to do."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise StoreError(f"watermark store {path} cannot be {what}: {error}: {_advice(error)}") from error
-
-
-def look(path: Path) -> str | None:
-    """The name of the database that a file is about, where it says so. Changes nothing; raises StoreError."""
-    with _said(path, "read"), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-        _refuse_foreign(path, db)
-        columns = [name for _, name, *_ in db.execute("PRAGMA table_info(identity)")]
-        found = db.execute("SELECT database FROM identity").fetchall() if "database" in columns else []
-    return found[0][0] if found else None
-
-
-def is_claimed(path: Path) -> bool:
-    """Whether a daemon that runs has the file. A lock of this kind cannot be asked for, only tried."""
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # not there, or a file system without such locks
-        pass
-    return False
-
-
-def _refuse_foreign(path: Path, db: sqlite3.Connection) -> None:
-    """Raise StoreError for a database of another program, before anything is changed in it."""
-    tables = {str(name) for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if tables and not {"copy", "edition", "checkpoint"} <= tables:
-        names = ", ".join(sorted(tables)[:5])
-        raise StoreError(
-            f"{path} is a database of another program (it has the tables {names}): "
-            "set watermarks.path to a file of zmsd's own"
-        )
-
-
-def _keep_private(path: Path) -> None:
-    """Let nobody else read the file and its logs, which an older zmsd may have made for all."""
-    for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
-        with suppress(OSError):  # it is not there, or another user's
-            if file.stat().st_mode & 0o077:
-                file.chmod(0o600)
-
-
-def _advice(error: BaseException) -> str:
-    text = str(error)
-    if "malformed" in text or "not a database" in text:
-        return "move the file away and start again, positions are derived from MongoDB"
-    if "full" in text or "No space" in text:
-        return "make room on its disk"
-    if "locked" in text:
-        return "another process uses it, give each zmsd a file of its own"
-    return "see that the directory exists and that zmsd may write there (watermarks.path)"

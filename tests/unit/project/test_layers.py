@@ -55,7 +55,7 @@ OWNERS = {
     "pymongo.errors": ("zmsd.mongodb", "zmsd.commands", "zmsd.demo", "zmsd.config"),
     "simple_websocket": ("zmsd.gateway.websocket", "zmsd.commands.change_source_client"),
     "wsproto": ("zmsd.gateway.websocket", "zmsd.commands.change_source_client"),
-    "sqlite3": ("zmsd.watermarks.sqlite",),
+    "sqlite3": ("zmsd.watermarks.sqlite", "zmsd.watermarks.sqlite_file"),
     "nats": ("zmsd.watermarks.nats_buckets",),
     "yaml": ("zmsd.config",),
 }

@@ -133,19 +133,8 @@ def test_second_serving_store_is_refused_and_tools_may_open(path: Path) -> None:
     next_one.close()
 
 
-def test_claim_of_the_store_can_be_queried(path: Path) -> None:
-    assert not sqlite.is_claimed(path), "it is not there"
-    tool = SqliteStore(path)
-    assert not sqlite.is_claimed(path)
-    serving = SqliteStore(path, serves=True)
-    assert sqlite.is_claimed(path)
-    serving.close()
-    assert not sqlite.is_claimed(path)
-    tool.close()
-
-
-def test_query_of_the_claim_does_not_block_a_starting_daemon(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The query locks the file for an instant."""
+def test_who_asks_disturbs_no_one_that_begins_to_serve(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To ask is to hold the file for an instant."""
     SqliteStore(path).close()
     with path.open("rb") as asking:
         fcntl.flock(asking, fcntl.LOCK_SH)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from zmsd.errors import StoreError
 from zmsd.position import watermark as mark
 from zmsd.watermarks.base import CopyRecord, Identity, Replica, ReplicaRecord
-from zmsd.watermarks.sqlite import SqliteStore, look
+from zmsd.watermarks.sqlite import SqliteStore
 
 ONE, TWO = Replica("zero", 0, mark(5)), Replica("zero", 0, mark(8))
 TOKEN = "82" + "0" * 16
@@ -108,29 +107,7 @@ def test_damaged_pages_are_refused(path: Path) -> None:
         SqliteStore(path)
 
 
-def test_database_of_another_program_is_refused_and_unchanged(tmp_path: Path) -> None:
-    file = tmp_path / "other.db"
-    write(file, "CREATE TABLE streamer_shards (id TEXT PRIMARY KEY, watermark TEXT)")
-    before = file.read_bytes()
-    for open_file in (SqliteStore, look):
-        with pytest.raises(StoreError, match=r"another program .*streamer_shards.*watermarks\.path"):
-            open_file(file)
-    assert file.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_files_are_private(path: Path) -> None:
-    """Also files that an older zmsd created."""
-    path.chmod(0o644)
-    store = SqliteStore(path, serves=True)
-    store.record_ack(ONE, mark(10))
-    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
-    store.close()
-    assert modes == dict.fromkeys(("watermarks.db", "watermarks.db-wal", "watermarks.db-shm"), 0o600)
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-
-
-def test_failed_write_is_the_problem_of_the_store_until_one_succeeds(path: Path) -> None:
+def test_failing_write_is_the_trouble_of_the_store_until_one_succeeds(path: Path) -> None:
     store = SqliteStore(path)
     store._db.execute("PRAGMA max_page_count = 1")  # as a full disk: SQLITE_FULL
     assert store.trouble is None
