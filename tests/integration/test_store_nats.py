@@ -356,7 +356,7 @@ def test_names_that_cannot_be_keys_are_encoded(start: Start, open_store: Open) -
     store.save_publication("f ..", "document")
     again = open_store(server.url)
     assert again.replicas() == {strange: ReplicaRecord(None, (copy(5),))}
-    assert again.contents().editions == {"f ..": "document"}
+    assert again.contents().publications == {"f ..": "document"}
 
 
 def test_large_edition_is_stored(start: Start, open_store: Open) -> None:

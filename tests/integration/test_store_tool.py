@@ -84,7 +84,7 @@ def test_copy_from_sqlite_to_nats_and_back_keeps_all(config: Path, nats: NatsSer
     file = config.parent / "watermarks.db"
     fill(SqliteStore(file))
     before = contents(SqliteStore(file))
-    assert zmsd(config, "copy", "--to", "nats-kv") == "2 replicas and 3 editions copied to nats-kv\n"
+    assert zmsd(config, "copy", "--to", "nats-kv") == "2 replicas and 3 publications copied to nats-kv\n"
     there = contents(SharedStore(NatsConfig((nats.url,)), "db"))
     needed = sorted(before.checkpoints)[-2:]  # what zero_0's position is checked with, and the newest; gone_3 has none
     assert there == before._replace(checkpoints={mark: before.checkpoints[mark] for mark in needed})
@@ -98,17 +98,17 @@ def test_copy_from_sqlite_to_nats_and_back_keeps_all(config: Path, nats: NatsSer
     assert contents(SqliteStore(file)) == there
 
 
-def test_prune_removes_old_replicas_and_unused_editions(config: Path) -> None:
+def test_prune_removes_old_replicas_and_unused_publications(config: Path) -> None:
     file = config.parent / "watermarks.db"
     fill(SqliteStore(file))
     assert zmsd(config, "prune").splitlines() == [
         f"forgotten: gone_3 {GONE.version}, not heard from for 40 days",
-        "1 replicas and 1 editions forgotten, 1 and 2 kept",
+        "1 replicas and 1 publications forgotten, 1 and 2 kept",
     ]
     kept = contents(SqliteStore(file))
     assert set(kept.replicas) == {ZERO}
-    assert set(kept.editions) == {edition.fingerprint for edition in EDITIONS[:2]}
-    assert "0 replicas and 0 editions forgotten" in zmsd(config, "prune")
+    assert set(kept.publications) == {edition.fingerprint for edition in EDITIONS[:2]}
+    assert "0 replicas and 0 publications forgotten" in zmsd(config, "prune")
 
 
 def test_show_and_prune_work_beside_a_daemon(
@@ -138,7 +138,7 @@ def test_show_and_prune_work_beside_a_daemon(
 
     # The client confirms a little after it has the row, and the daemon does not wait for NATS.
     wait_until(lambda: not missing(), "the tool shows it all")
-    assert zmsd(daemon.config_file, "prune") == "0 replicas and 0 editions forgotten, 1 and 1 kept\n"
+    assert zmsd(daemon.config_file, "prune") == "0 replicas and 0 publications forgotten, 1 and 1 kept\n"
 
 
 @pytest.mark.parametrize(

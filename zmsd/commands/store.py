@@ -41,7 +41,7 @@ def copy(path: Path | None, environ: Mapping[str, str], to: Kind) -> int:
         if target.contents().replicas:
             raise StoreError(f"the store {to} knows replicas already: nothing was copied")
         fill(target, found)
-    write_line(f"{len(found.replicas)} replicas and {len(found.editions)} editions copied to {to}")
+    write_line(f"{len(found.replicas)} replicas and {len(found.publications)} publications copied to {to}")
     return 0
 
 
@@ -55,11 +55,13 @@ def prune(path: Path | None, environ: Mapping[str, str], days: int) -> int:
             store.forget_replica(replica)
             write_line(f"forgotten: {_name(replica)}, not heard from for {ages[replica] / 86400:.0f} days")
         kept = store.contents()
-        used = {copy.edition for record in kept.replicas.values() for copy in record.copies} | {*kept.epochs[-1:]}
-        unused = kept.editions.keys() - used
+        used = {copy.publication for record in kept.replicas.values() for copy in record.copies} | {*kept.epochs[-1:]}
+        unused = kept.publications.keys() - used
         for fingerprint in unused:
             store.forget_publication(fingerprint)
-    write_line(f"{len(old)} replicas and {len(unused)} editions forgotten, {len(ages) - len(old)} and {len(used)} kept")
+    write_line(
+        f"{len(old)} replicas and {len(unused)} publications forgotten, {len(ages) - len(old)} and {len(used)} kept"
+    )
     return 0
 
 
@@ -76,7 +78,7 @@ def render(found: Contents, now: float) -> Iterator[str]:
     for number, fingerprint in enumerate(found.epochs, 1):
         state = ", published now" if number == len(found.epochs) else ""
         yield f"epoch {number}: edition {fingerprint[:12]}{state}"
-    for fingerprint, document in found.editions.items():
+    for fingerprint, document in found.publications.items():
         tables = ", ".join(table.name for table in Publication.from_json(document).catalog.tables)
         yield f"edition {fingerprint[:12]}: {tables}"
     for replica, record in sorted(found.replicas.items()):
@@ -85,14 +87,14 @@ def render(found: Contents, now: float) -> Iterator[str]:
         for number, copy in enumerate(record.copies):
             later = "" if copy.stream_from == copy.watermark else f", changes in it up to {copy.stream_from}"
             what = "schema change" if number else "initial sync"
-            yield f"  {what} {_mark(copy.watermark, now)}: {copy.edition[:12]}{later}"
+            yield f"  {what} {_mark(copy.watermark, now)}: {copy.publication[:12]}{later}"
     if found.checkpoints:
         yield f"resume tokens: {len(found.checkpoints)}, {_mark(min(found.checkpoints), now)} and later"
 
 
 def fill(target: WatermarkStore, found: Contents) -> None:
     """Of the resume tokens only those by which a client's place is checked, and the newest."""
-    for fingerprint, document in found.editions.items():
+    for fingerprint, document in found.publications.items():
         target.save_publication(fingerprint, document)
     marks = set(sorted(found.checkpoints)[-1:])
     for replica, record in found.replicas.items():

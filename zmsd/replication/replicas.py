@@ -61,7 +61,7 @@ class ReplicaBook:
             raise ResumeLost(f"this replica is older than {older}, and the publication that it has is unknown", UNKNOWN)
         newest = record.copies[-1].watermark
         watermark = copy.stream_from if copy.watermark == last else last
-        return Base(watermark, self._publication(copy.edition, current), newest if newest > last else None)
+        return Base(watermark, self._publication(copy.publication, current), newest if newest > last else None)
 
     def newest_initial_sync(self) -> str:
         """Return the newest watermark of an initial sync on record for the shard; empty for none."""
@@ -78,7 +78,7 @@ class ReplicaBook:
         if not self.replica.version:
             self.replica = self.replica._replace(version=copy.watermark)
         if self._writes:
-            self._store.save_publication(copy.edition, publication.to_json())
+            self._store.save_publication(copy.publication, publication.to_json())
             self._store.record_copy(self.replica, copy)
 
     def acked(self, watermark: str) -> None:

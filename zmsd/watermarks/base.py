@@ -33,7 +33,7 @@ class CopyRecord(NamedTuple):
     stream_from: str
     """Watermark from which the stream continues: above ``watermark`` where the snapshot scan took so long that changes
     were replayed into it."""
-    edition: str
+    publication: str
     """Fingerprint of the publication from ``watermark`` on."""
 
 
@@ -69,7 +69,9 @@ class ReplicaRecord(NamedTuple):
         others = [other for other in self.copies if other.watermark != copy.watermark]
         kept = sorted([*others, copy])
         while len(kept) > COPIES:
-            same = (number for number in range(1, len(kept) - 1) if kept[number].edition == kept[number - 1].edition)
+            same = (
+                number for number in range(1, len(kept) - 1) if kept[number].publication == kept[number - 1].publication
+            )
             del kept[next(same, 0)]
         return self._replace(copies=tuple(kept))
 
@@ -91,7 +93,7 @@ class Contents(NamedTuple):
     replicas: dict[Replica, ReplicaRecord]
     checkpoints: dict[str, str]
     """Watermark -> token."""
-    editions: dict[str, str]
+    publications: dict[str, str]
     """Fingerprint -> document."""
     epochs: Sequence[str]
     identity: Identity | None

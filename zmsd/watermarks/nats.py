@@ -123,7 +123,7 @@ class SharedStore:
 
     def save_publication(self, fingerprint: str, document: str) -> None:
         if self.load_publication(fingerprint) is None:
-            self._write_now("edition", self._save_publication(fingerprint, document), fingerprint=fingerprint)
+            self._write_now("publication", self._save_publication(fingerprint, document), fingerprint=fingerprint)
 
     def epochs(self) -> Sequence[str]:
         return tuple(self._value("epochs") or ())
@@ -149,12 +149,12 @@ class SharedStore:
 
     def contents(self) -> Contents:
         prefix = "edition."
-        editions = [key for key in self._mirror.values(self._bucket) if key.startswith(prefix)]
+        publications = [key for key in self._mirror.values(self._bucket) if key.startswith(prefix)]
         checkpoints = self._mirror.values(self._checkpoints)
         return Contents(
             self.replicas(),
             {mark: checkpoints[mark].decode() for mark in sorted(checkpoints)},
-            {_text(key): self.load_publication(_text(key)) or "" for key in editions},
+            {_text(key): self.load_publication(_text(key)) or "" for key in publications},
             self.epochs(),
             self.load_identity(),
             self.invalidated_below(),

@@ -518,7 +518,7 @@ class FakeCopy:
         self.at = 30
         self.watermark = watermark(30)
         self.active = SimpleNamespace(publication=PUBLISHED, fingerprint="f")
-        self.record = SimpleNamespace(watermark=watermark(30), stream_from=watermark(40), edition="f")
+        self.record = SimpleNamespace(watermark=watermark(30), stream_from=watermark(40), publication="f")
         self.progress = SimpleNamespace(rows=7, started=0.0)
         self.name = "initial sync"
 

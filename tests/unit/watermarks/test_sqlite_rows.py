@@ -54,8 +54,8 @@ DAMAGES: list[tuple[str, object, Callable[[Any], object]]] = [
     ("UPDATE copy SET watermark = ? WHERE version = '05'", "c1mln~", lambda found: found.replicas.keys() == {TWO}),
     ("UPDATE copy SET stream_from = ? WHERE version = '05'", b"\xff\xfe", lambda found: found.replicas.keys() == {TWO}),
     ("UPDATE replica SET acked = ? WHERE version = '05'", "x", lambda found: found.replicas[ONE].acked is None),
-    ("UPDATE edition SET document = ?", "[1, 2", lambda found: found.editions == {}),
-    ("UPDATE edition SET document = ?", b"\xc3\x28", lambda found: found.editions == {}),
+    ("UPDATE edition SET document = ?", "[1, 2", lambda found: found.publications == {}),
+    ("UPDATE edition SET document = ?", b"\xc3\x28", lambda found: found.publications == {}),
     (
         "UPDATE checkpoint SET token = ? WHERE watermark = '06'",
         "zz",
@@ -88,7 +88,7 @@ def test_unreadable_record_counts_as_unknown(
 def test_undamaged_store_loses_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = known(path)
     assert found.replicas[ONE] == ReplicaRecord(mark(9), (CopyRecord(mark(5), mark(5), "f"),))
-    assert (len(found.replicas), len(found.checkpoints), len(found.editions)) == (2, 2, 1)
+    assert (len(found.replicas), len(found.checkpoints), len(found.publications)) == (2, 2, 1)
     assert found.identity is not None
     assert found.invalid is not None
     assert not caplog.records
