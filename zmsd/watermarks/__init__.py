@@ -1,4 +1,4 @@
-"""The store that the settings name."""
+"""Watermark stores: sqlite for one daemon, NATS KV for several."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from zmsd.watermarks.sqlite import SqliteStore
 
 
 def open_store(settings: Config, *, serves: bool = False) -> WatermarkStore:
-    """Raises StoreError.
+    """Open the store that the settings name. Raises StoreError.
 
-    :param serves: it is for a daemon: what only one of them may use, no other one may have meanwhile
+    :param serves: whether a daemon opens it; a sqlite file that another daemon has open is then refused
     """
     if settings.watermarks.storage == "sqlite":
         return SqliteStore(settings.watermarks.path, serves=serves)

@@ -1,4 +1,4 @@
-"""What a watermark store keeps: the little that cannot be derived from MongoDB."""
+"""The contract of a watermark store, which keeps what cannot be derived from MongoDB."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ class Replica(NamedTuple):
 
     @property
     def shard_name(self) -> str:
+        """Return the app ID and the shard number, joined as Zero joins them in names."""
         return f"{self.app}_{self.shard}"
 
 
 class CopyRecord(NamedTuple):
-    """A transaction that gave a replica its tables: its initial sync, or a schema change."""
+    """A transaction that defined the tables of a replica: its initial sync, or a schema change."""
 
     watermark: str
     stream_from: str
@@ -38,7 +39,7 @@ class CopyRecord(NamedTuple):
 
 
 class ReplicaRecord(NamedTuple):
-    """What a store knows of a replica."""
+    """What a store keeps for a replica."""
 
     acked: str | None
     """The newest watermark that a streaming session of the replica has acknowledged. None: the record is provisional,
@@ -48,12 +49,12 @@ class ReplicaRecord(NamedTuple):
 
     @property
     def confirmed(self) -> str:
-        """The newest watermark that the replica surely has."""
+        """Return the newest watermark that the replica certainly has."""
         return self.acked or self.copies[0].watermark
 
     @property
     def newest(self) -> str:
-        """The newest watermark in the record."""
+        """Return the newest watermark in the record."""
         return max(self.confirmed, self.copies[-1].watermark)
 
     def latest_copy(self, watermark: str) -> CopyRecord | None:
@@ -61,10 +62,10 @@ class ReplicaRecord(NamedTuple):
         return next((copy for copy in reversed(self.copies) if copy.watermark <= watermark), None)
 
     def with_copy(self, copy: CopyRecord) -> ReplicaRecord:
-        """Add a copy, or replace the one at the same watermark.
+        """Return a record with a copy added, or with the copy at the same watermark replaced.
 
-        Beyond ``COPIES`` the oldest copies go whose predecessor has the same publication, then the oldest: a replica
-        that never receives a schema change asks for it again and again, and must not lose its own base by that.
+        Beyond ``COPIES`` copies, the oldest copy whose predecessor has the same publication is dropped, or else the
+        oldest one: a replica that never receives a schema change requests it repeatedly, and must keep its own base.
         """
         others = [other for other in self.copies if other.watermark != copy.watermark]
         kept = sorted([*others, copy])
@@ -77,24 +78,24 @@ class ReplicaRecord(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """What tells this database from another one under the same address."""
+    """What distinguishes this database from another one at the same address."""
 
     set_id: str | None
-    """The replica set's own id, where reading it is allowed."""
+    """The replica set's id; None if the user may not read it."""
     collections: dict[str, str]
     """Collection name -> UUID."""
     database: str | None = None
-    """Its name; None where an older zmsd wrote this."""
+    """The database's name; None in a record of an older zmsd."""
 
 
 class Contents(NamedTuple):
-    """Everything that a store keeps, to be shown or copied."""
+    """Everything that a store keeps, for ``zmsd store``."""
 
     replicas: dict[Replica, ReplicaRecord]
     checkpoints: dict[str, str]
-    """Watermark -> token."""
+    """Watermark -> resume token."""
     publications: dict[str, str]
-    """Fingerprint -> document."""
+    """Fingerprint -> the publication as JSON."""
     epochs: Sequence[str]
     identity: Identity | None
     invalid: tuple[str, str] | None
@@ -102,100 +103,120 @@ class Contents(NamedTuple):
 
 
 COPIES = 100
-"""Copies that a record holds."""
+"""Maximum number of copies in a record."""
 REPLICAS = 100
-"""Replicas of one shard that are kept; the one not heard from for the longest time goes first."""
+"""Maximum number of replicas of a shard; the replica with the oldest newest watermark is dropped first."""
 REPLICA_SECONDS = 30 * 24 * 3600
-"""Age of the newest watermark of a replica after which it is forgotten, once its shard has a newer replica. A client
-that comes back even later is sent reset-required."""
+"""Age of a replica's newest watermark after which its record is dropped, once its shard has a newer replica. A client
+that reconnects later receives reset-required."""
 PROVISIONAL_SECONDS = 3600
-"""The same for a replica that has not acknowledged anything in its stream: most likely it was a visitor."""
+"""The same age for a replica that has never acknowledged a change, as one of a client that connected only once."""
 CHECKPOINTS = 1000
-"""Those that are kept behind the newest one, besides those that some shard has not yet confirmed."""
+"""Checkpoints that are kept below the newest one, in addition to those that some replica has not yet confirmed."""
 CHECKPOINTS_AT_MOST = 100_000
-"""A day of them, for a client that never comes back."""
+"""Maximum number of checkpoints, about a day of them, if a replica never confirms any."""
 
 
 class WatermarkStore(Protocol):
-    """May be used from any thread; each method raises StoreError."""
+    """A watermark store. Thread-safe; each method raises StoreError."""
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing can be written just now, where that passes by itself and is caught up with; None: it can be."""
+        """Return why writing fails at present, or None. Writing resumes without an operator once the cause is gone."""
         ...
 
     def replica(self, replica: Replica) -> ReplicaRecord | None:
-        """Return what is known, including what another daemon wrote just now."""
+        """Return the record of a replica, including what another daemon has just written; None if there is none."""
         ...
 
-    def replicas(self) -> dict[Replica, ReplicaRecord]: ...
+    def replicas(self) -> dict[Replica, ReplicaRecord]:
+        """Return the records of all replicas."""
+        ...
 
     def record_copy(self, replica: Replica, copy: CopyRecord) -> None:
-        """Record an initial sync or a schema change before its commit is sent. Nothing else is removed by it but what
-        ``with_copy`` removes."""
-        ...
+        """Record an initial sync or a schema change. Call it before its commit is sent.
 
-    def record_ack(self, replica: Replica, watermark: str) -> None:
-        """Record an acknowledgement of a streaming session; without effect for an unknown replica."""
-        ...
-
-    def record_checkpoint(self, watermark: str, token: str) -> None:
-        """The resume token of a watermark's last event; those far behind all acks are forgotten."""
-        ...
-
-    def latest_checkpoint(self, watermark: str) -> tuple[str, str] | None:
-        """The newest (watermark, token) at or below a watermark."""
-        ...
-
-    def load_identity(self) -> Identity | None: ...
-
-    def save_identity(self, identity: Identity) -> None: ...
-
-    def invalidated_below(self) -> tuple[str, str] | None:
-        """(watermark, reason): what was copied below belongs to another database, or to a history that is gone."""
-        ...
-
-    def invalidate(self, watermark: str, reason: str) -> None: ...
-
-    def load_publication(self, fingerprint: str) -> str | None:
-        """What was published under a fingerprint, as ``save_publication`` got it."""
-        ...
-
-    def save_publication(self, fingerprint: str, document: str) -> None: ...
-
-    def epochs(self) -> Sequence[str]:
-        """What the daemons that share this store have published, one fingerprint after the other: the last one holds
-        for all of them. Empty for a store that only one daemon uses."""
-        ...
-
-    def append_epoch(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
-        """Make an edition the next epoch of all daemons; False where ``after`` are not the epochs any more.
-
-        Nothing is published later: StoreError where that cannot be done now.
+        It removes no copy but those that ``with_copy`` removes.
         """
         ...
 
-    def on_epoch_change(self, told: Callable[[], None]) -> None:
-        """Have something called, in another thread, when the epochs may have changed. For one caller."""
+    def record_ack(self, replica: Replica, watermark: str) -> None:
+        """Record an ack of a streaming session; without effect for an unknown replica or an older watermark."""
         ...
 
-    def contents(self) -> Contents: ...
+    def record_checkpoint(self, watermark: str, token: str) -> None:
+        """Record the resume token of a watermark's last event, and drop checkpoints far below all acks."""
+        ...
+
+    def latest_checkpoint(self, watermark: str) -> tuple[str, str] | None:
+        """Return the newest (watermark, token) at or below a watermark; None if there is none."""
+        ...
+
+    def load_identity(self) -> Identity | None:
+        """Return the identity of the database that the store belongs to; None before ``save_identity``."""
+        ...
+
+    def save_identity(self, identity: Identity) -> None:
+        """Replace the identity of the database."""
+        ...
+
+    def invalidated_below(self) -> tuple[str, str] | None:
+        """Return (watermark, reason): copies below the watermark belong to another database or a lost history."""
+        ...
+
+    def invalidate(self, watermark: str, reason: str) -> None:
+        """Declare all copies below a watermark invalid."""
+        ...
+
+    def load_publication(self, fingerprint: str) -> str | None:
+        """Return the publication with a fingerprint, as ``save_publication`` received it; None if it is unknown."""
+        ...
+
+    def save_publication(self, fingerprint: str, document: str) -> None:
+        """Save a publication as JSON, unless its fingerprint is known."""
+        ...
+
+    def epochs(self) -> Sequence[str]:
+        """Return the fingerprints that the daemons on this store have published, oldest first.
+
+        All daemons serve the last one. Empty for a store of one daemon.
+        """
+        ...
+
+    def append_epoch(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
+        """Make a publication the next epoch of all daemons. Return False if the epochs are no longer ``after``.
+
+        The write is not queued: StoreError if the store cannot take it now.
+        """
+        ...
+
+    def on_epoch_change(self, notify: Callable[[], None]) -> None:
+        """Call ``notify`` in another thread whenever the epochs may have changed. It replaces an earlier one."""
+        ...
+
+    def contents(self) -> Contents:
+        """Return everything that the store keeps."""
+        ...
 
     def forget_replica(self, replica: Replica) -> None:
-        """Drop everything about a replica."""
+        """Remove the record of a replica."""
         ...
 
-    def forget_publication(self, fingerprint: str) -> None: ...
+    def forget_publication(self, fingerprint: str) -> None:
+        """Remove a publication."""
+        ...
 
     def probe(self) -> None:
-        """Find out whether writing works again after ``trouble``."""
+        """Try to write, which updates ``trouble``."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Write what is queued, within seconds, and release the file or the connection."""
+        ...
 
 
 def outdated(replicas: Mapping[Replica, ReplicaRecord], now: str) -> list[Replica]:
-    """Return the replicas that nobody needs any more.
+    """Return the replicas whose records may be dropped.
 
     :param now: watermark of the database's own time; ages are differences of cluster times
     """

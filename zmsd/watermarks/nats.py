@@ -1,4 +1,4 @@
-"""The watermark store that several daemons share, in buckets of NATS."""
+"""The watermark store that several daemons share, in buckets of NATS KV."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from zmsd.watermarks.base import (
     Identity,
     Replica,
     ReplicaRecord,
+    WatermarkStore,
 )
 from zmsd.watermarks.nats_buckets import Buckets
 from zmsd.watermarks.nats_mirror import Change
@@ -29,23 +30,26 @@ from zmsd.watermarks.nats_mirror import Change
 log = logging.getLogger(__name__)
 
 WRITE_SECONDS = 3.0
-"""Seconds that a write is waited for which should be there before the client has what it is about."""
+"""Seconds for which a write is awaited that should be stored before the client receives what it records."""
 CHECKPOINT_AGE = 24 * 3600.0
-"""Seconds that a resume token is kept at most."""
+"""Seconds after which NATS drops a resume token."""
 _OWN_KEYS = re.compile(r"(replica|shard|edition)\..+|epochs|identity|invalid|database")
 
 
-class SharedStore:
-    """watermarks.storage: nats-kv.
+class SharedStore(WatermarkStore):
+    """The store of several daemons (``watermarks.storage: nats-kv``).
 
     Keys: ``replica.APP.NUMBER.VERSION``, ``edition.FINGERPRINT``, ``epochs``, ``identity``, ``invalid`` and
-    ``database``; in a bucket of their own, where they go after a day, resume tokens by their watermarks.
+    ``database``. A second bucket, whose values expire after a day, has the resume tokens by watermark.
     """
 
     def __init__(self, settings: NatsConfig, database: str) -> None:
-        """Raises StoreError where NATS is not there in time, or the bucket belongs to another database."""
+        """Connect and load the buckets.
+
+        Raises StoreError if NATS does not answer, or the bucket belongs to another database or program.
+        """
         self._bucket, self._checkpoints = settings.bucket, f"{settings.bucket}-checkpoints"
-        self._told: Callable[[], None] = lambda: None
+        self._notify: Callable[[], None] = lambda: None
         self._buckets = Buckets(settings, {self._bucket: None, self._checkpoints: CHECKPOINT_AGE}, self._changed)
         self._mirror = self._buckets.mirror
         self._refuse_foreign()
@@ -58,7 +62,7 @@ class SharedStore:
         return None if trouble is None else f"NATS: {trouble}"
 
     def replica(self, replica: Replica) -> ReplicaRecord | None:
-        # What another daemon wrote before it died must be seen, its clients come here at once.
+        # The clients of a daemon that died connect here immediately, and need what it wrote last.
         self._buckets.refresh(self._bucket, _replica_key(replica), "epochs")
         return self._record(replica)
 
@@ -77,7 +81,7 @@ class SharedStore:
             return record._replace(acked=watermark) if newer else record
 
         known = self._record(replica)
-        # It takes the place of a queued one, so it must not be below that.
+        # It replaces a queued ack, and must not be below it.
         if known is not None and watermark > (known.acked or ""):
             self._change("ack", replica, update)
 
@@ -139,13 +143,13 @@ class SharedStore:
         if not self._mirror.wait(change, WRITE_SECONDS, withdraw=True):
             self._mirror.wait(documented, 0, withdraw=True)
             raise StoreError(
-                "what is published cannot be agreed upon with the other daemons, the watermark store is not there "
-                f"({self.trouble or 'it does not answer'}): try again when it is"
+                "the publication cannot be agreed on with the other daemons: the watermark store is unavailable "
+                f"({self.trouble or 'it does not answer'}): try again once NATS answers"
             )
         return list(self.epochs()) == then
 
-    def on_epoch_change(self, told: Callable[[], None]) -> None:
-        self._told = told
+    def on_epoch_change(self, notify: Callable[[], None]) -> None:
+        self._notify = notify
 
     def contents(self) -> Contents:
         prefix = "edition."
@@ -169,24 +173,24 @@ class SharedStore:
         self._write_now("forgetting", self._mirror.change(("forget", key), self._bucket, key, lambda _: None))
 
     def probe(self) -> None:
-        """Without effect: the connection looks for itself."""
+        """Do nothing: the connection probes by itself."""
 
     def close(self) -> None:
         self._buckets.close()
 
     def _refuse_foreign(self) -> None:
-        """Raise StoreError for a bucket of another program, before anything is written to it."""
+        """Raise StoreError for a bucket of another program, before writing to it."""
         foreign = [key for key in self._mirror.values(self._bucket) if not _OWN_KEYS.fullmatch(key)]
         if foreign:
             self.close()
             names = ", ".join(sorted(foreign)[:3])
             raise StoreError(
-                f"the bucket {self._bucket} is another program's (it has the keys {names[:200]}): "
-                "give zmsd a bucket of its own (nats.bucket)"
+                f"the bucket {self._bucket} belongs to another program (it has the keys {names[:200]}): "
+                "set nats.bucket to a bucket of zmsd's own"
             )
 
     def _claim(self, database: str) -> None:
-        """Two databases in one bucket would make each other's positions void."""
+        """Reserve the bucket for this database: two databases in one bucket would invalidate each other's positions."""
         name = _json(database)
         change = self._mirror.change("claim", self._bucket, "database", lambda old: old or name)
         self._write_now("database", change)
@@ -194,13 +198,13 @@ class SharedStore:
         if owner != database:
             self.close()
             raise StoreError(
-                f"the bucket {self._bucket} belongs to zmsd for database {owner}, this is one for {database}: "
-                "give it a bucket of its own (nats.bucket)"
+                f"the bucket {self._bucket} belongs to zmsd for database {owner}, not {database}: "
+                "set nats.bucket to a bucket of this database"
             )
 
     def _changed(self, bucket: str, key: str) -> None:
         if bucket == self._bucket and key in ("epochs", ""):
-            self._told()
+            self._notify()
 
     def _value(self, key: str) -> Any:
         return _parsed(self._mirror.value(self._bucket, key), None)
@@ -227,8 +231,10 @@ class SharedStore:
         return self._mirror.change((name, key), self._bucket, key, updated)
 
     def _migrate(self) -> None:
-        """Take over what an older zmsd wrote, which kept one record for each shard (``shard.APP.NUMBER``). Daemons that
-        start at once do the same, with the same values."""
+        """Convert the records of an older zmsd, one for each shard (``shard.APP.NUMBER``), to records of replicas.
+
+        Daemons that start at the same time write the same values.
+        """
         old = {key: value for key, value in self._mirror.values(self._bucket).items() if key.startswith("shard.")}
         for key, value in old.items():
             known = json.loads(value)
@@ -242,7 +248,7 @@ class SharedStore:
             self._mirror.change(("forget", key), self._bucket, key, lambda _: None)
 
     def _write_now(self, what: str, change: Change, **fields: object) -> None:
-        """Wait for it; if it takes too long it is written later, by this daemon, should it live until then."""
+        """Wait for a write for ``WRITE_SECONDS``. After that it stays queued, and is lost only if this daemon dies."""
         if not self._mirror.wait(change, WRITE_SECONDS):
             trouble = self.trouble or "NATS does not answer"
             log.warning(kv("written later, other daemons do not know it yet", what=what, **fields, reason=trouble))
@@ -272,12 +278,12 @@ def _parsed(value: bytes | None, default: Any) -> Any:
 
 
 def _key(kind: str, text: str) -> str:
-    """Letters, digits, _ and - as they are; all else as =HEX=, for a key may not hold it."""
+    """Return a key for a text. Characters that NATS does not allow in keys are written as ``=HEX=``."""
     return f"{kind}." + re.sub(r"[^A-Za-z0-9_-]", lambda found: f"={ord(found[0]):x}=", text)
 
 
 def _text(key: str) -> str:
-    """The text of ``_key``."""
+    """Return the text that ``_key`` was given."""
     return re.sub("=([0-9a-f]+)=", lambda found: chr(int(found[1], 16)), key.partition(".")[2])
 
 

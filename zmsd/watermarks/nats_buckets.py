@@ -1,7 +1,7 @@
-"""Buckets of NATS' key-value store: an event loop in a thread of its own keeps their mirror, and the connection.
+"""The connection to NATS KV: an event loop in its own thread keeps the buckets' mirror up to date.
 
-It works the mirror's queue off, one write after the other, each by compare-and-set. Where the connection or the server
-fails, all of it is made anew: connection, buckets, mirror; the queue stays.
+The loop writes what the mirror has queued, one write at a time, by compare-and-set. If the connection or the server
+fails, connection, buckets and mirror are built again; the queue is kept.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ from zmsd.watermarks.nats_mirror import Change, Mirror, Stored
 log = logging.getLogger(__name__)
 
 START_SECONDS = 20.0
-"""Seconds that a start waits for NATS: without what it knows no client can be served rightly."""
+"""Seconds for which a start waits for NATS: clients can only be served with what the store knows."""
 CONNECT_SECONDS = 5.0
-"""Seconds for one round of all servers."""
+"""Seconds for one attempt to connect, over all servers."""
 ANSWER_SECONDS = 2.0
-"""Seconds that the server may take for an answer."""
+"""Deadline of a request, in seconds."""
 PROBE_SECONDS = 2.0
-"""Seconds between looks whether the server still answers, and whether the mirror has all that it has."""
+"""Seconds between checks that the server answers, and that the mirror has all that the server has."""
 REFRESH_SECONDS = 1.0
-"""Seconds that somebody waits at most to see what was written just now, elsewhere."""
+"""Deadline of a read of what another daemon has just written, in seconds."""
 CLOSE_SECONDS = 2.0
-"""Seconds for what is in the queue when it is closed."""
-_WAITS = (0.2, 5.0)
-"""Seconds before the first further try to connect, and before the later ones at most."""
+"""Seconds for writing the queue when the store is closed."""
+_RETRY_SECONDS = (0.2, 5.0)
+"""Seconds before the first retry to connect, and the maximum before a later one."""
 _CHANGED_MEANWHILE = frozenset((10071, 10164))
 _TOO_LARGE = 10054
-"""Codes of JetStream's errors."""
+"""Error codes of JetStream (server/errors.json of nats-io/nats-server)."""
 
 
 class Buckets:
-    """``mirror`` is for any thread, as is everything here but for what stands under the last heading."""
+    """The buckets of a store. Thread-safe but for the methods of the loop's thread; ``mirror`` is thread-safe."""
 
     def __init__(
         self, settings: NatsConfig, ages: Mapping[str, float | None], changed: Callable[[str, str], None]
     ) -> None:
-        """Raises StoreError where NATS cannot be used.
+        """Connect and load all buckets. Raises StoreError if NATS cannot be used.
 
-        :param ages: bucket -> seconds after which its values go by themselves
-        :param changed: told in the loop's thread of each (bucket, key) that has changed on the server, and when all was
-            loaded, the key being empty then
+        :param ages: bucket -> seconds after which NATS drops its values; None: never
+        :param changed: called in the loop's thread with each (bucket, key) that has changed on the server, and with an
+            empty key when a bucket has been loaded
         """
         self._settings = settings
         self._changed = changed
@@ -68,7 +68,7 @@ class Buckets:
         self._wake = asyncio.Event()
         self._end = asyncio.Event()
         self._kv: dict[str, KeyValue] = {}
-        self._watched: dict[str, int] = {}  # bucket -> the newest revision that the watch has brought
+        self._watched: dict[str, int] = {}  # bucket -> the newest revision that the watch has delivered
         self._last_error: Exception | None = None
         self.mirror = Mirror(ages)
         self.mirror.wake = self._wake_up
@@ -78,34 +78,34 @@ class Buckets:
             reason = self.mirror.trouble
             self.close()
             raise StoreError(
-                f"NATS at {_addresses(settings)} cannot be used: {reason}: is it there, with JetStream, and are "
-                "nats.user, password, token, creds and tls right?"
+                f"NATS at {_addresses(settings)} cannot be used: {reason}: check that it runs with JetStream, and "
+                "nats.user, password, token, creds and tls"
             )
 
     def refresh(self, bucket: str, *keys: str) -> None:
-        """See what others have written there up to now. Without an answer in time it stays as it is."""
+        """Read what other daemons have written under some keys. Without an answer in time the mirror stays as it is."""
         if self.mirror.trouble is not None or self.mirror.closed:
             return
         future = asyncio.run_coroutine_threadsafe(self._fetch_all(bucket, keys), self._loop)
         try:
             future.result(REFRESH_SECONDS)
-        except Exception as error:  # the probe finds out what it is
+        except Exception as error:  # the probe reports the cause
             future.cancel()
-            log.warning(kv("NATS was not asked, what is known here is used", error=_text(error)))
+            log.warning(kv("NATS not read, using known values", error=_text(error)))
 
     def close(self) -> None:
-        """Write what is queued, if that goes quickly, and end. A second one does nothing."""
+        """Write what is queued within ``CLOSE_SECONDS``, and disconnect. A second call does nothing."""
         if not self._thread.is_alive():
             return
         if left := self.mirror.close(CLOSE_SECONDS):
-            log.warning(kv("NATS does not get what was not written yet", writes=left))
+            log.warning(kv("closed with unwritten records", writes=left))
         self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join(CLOSE_SECONDS)
 
     def _wake_up(self) -> None:
         self._loop.call_soon_threadsafe(self._wake.set)
 
-    # THE LOOP'S THREAD
+    # Methods of the loop's thread
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
@@ -113,7 +113,7 @@ class Buckets:
 
     async def _keep(self) -> None:
         end = asyncio.create_task(self._end.wait())
-        wait, most = _WAITS
+        wait, most = _RETRY_SECONDS
         while True:
             serve = asyncio.create_task(self._serve())
             await asyncio.wait([serve, end], return_when=asyncio.FIRST_COMPLETED)
@@ -123,7 +123,7 @@ class Buckets:
                 return
             error = serve.exception()
             if self.mirror.trouble is None:
-                wait = _WAITS[0]
+                wait = _RETRY_SECONDS[0]
             text = _text(self._last_error if isinstance(error, NoServersError) else error)
             self.mirror.failed(text)
             self._repeated.failed(text, servers=_addresses(self._settings))
@@ -131,7 +131,7 @@ class Buckets:
             wait = min(wait * 2, most)
 
     async def _serve(self) -> None:
-        """From connecting to the first exception, of any kind: nats-py has its own, asyncio's and those of its bugs."""
+        """Connect, and serve until the first exception. nats-py raises its own, asyncio's and unexpected ones."""
         client, gone = Client(), asyncio.Event()
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -180,7 +180,7 @@ class Buckets:
         return {
             "servers": list(settings.servers),
             "name": "zmsd",
-            # One that was lost is made anew as a whole: so there is one way only, and no state in between.
+            # A lost connection is replaced by a new one: reconnecting would be a second way with states in between.
             "allow_reconnect": False,
             "max_reconnect_attempts": 1,
             "reconnect_time_wait": 0.1,
@@ -192,7 +192,7 @@ class Buckets:
         }
 
     async def _load(self, js: JetStreamContext, bucket: str) -> KeyValue.KeyWatcher:
-        """Open the bucket, made if it is missing, and read all of it; what watches it from there on."""
+        """Open or create a bucket and load it into the mirror. Return what watches it from there on."""
         stream, age = f"KV_{bucket}", self.mirror.ages[bucket]
         try:
             await js.key_value(bucket)
@@ -205,13 +205,13 @@ class Buckets:
                 replicas=self._settings.replicas,
                 storage=StorageType.FILE,
             )
-            log.info(kv("bucket made in NATS", bucket=bucket, replicas=self._settings.replicas))
+            log.info(kv("NATS bucket created", bucket=bucket, replicas=self._settings.replicas))
         info = await js.stream_info(stream)
         if (info.config.num_replicas or 1) < self._settings.replicas:
             log.warning(
                 kv("bucket has fewer replicas than nats.replicas", bucket=bucket, replicas=info.config.num_replicas)
             )
-        # Not direct: that may ask a replica, which may not have what was written just now.
+        # Not direct: a direct get may read a follower, which may lack the newest write (NATS ADR-31).
         self._kv[bucket] = KeyValue(name=bucket, stream=stream, pre=f"$KV.{bucket}.", js=js, direct=False)
         watcher = await self._kv[bucket].watchall()
         loaded: dict[str, Stored] = {}
@@ -236,10 +236,10 @@ class Buckets:
                 await asyncio.sleep(PROBE_SECONDS)
                 missing = missing or self._watched[bucket] < newest
             if missing:
-                raise ConnectionError("the server no longer tells what is written")
+                raise ConnectionError("the watch has stopped delivering changes")
 
     async def _work(self, js: JetStreamContext) -> None:
-        """Work the queue off, for ever."""
+        """Write what is queued, until the task is cancelled."""
         while True:
             self._wake.clear()
             while queued := self.mirror.next():
@@ -249,7 +249,7 @@ class Buckets:
                 except (InvalidKeyError, MaxPayloadError, APIError) as error:
                     if isinstance(error, APIError) and error.err_code != _TOO_LARGE:
                         raise
-                    log.error(kv("NATS never takes it", key=change.key, error=_text(error)))
+                    log.error(kv("NATS refuses a record, dropped", key=change.key, error=_text(error)))
                 self.mirror.done(name, change)
             await self._wake.wait()
 
@@ -281,7 +281,7 @@ class Buckets:
             await self._fetch(bucket, key)
 
     async def _fetch(self, bucket: str, key: str) -> Stored | None:
-        """What the server's leader has; None for what never was."""
+        """Read a key from the leader. Return None for a key that never existed."""
         try:
             found = await self._kv[bucket].get(key)
         except KeyNotFoundError as error:
@@ -318,7 +318,7 @@ def _tls(settings: NatsConfig) -> ssl.SSLContext | None:
 
 
 def _addresses(settings: NatsConfig) -> str:
-    """The servers without what is secret."""
+    """Return the servers' addresses without credentials."""
     return ", ".join(server.rpartition("://")[2].rpartition("@")[2] for server in settings.servers)
 
 

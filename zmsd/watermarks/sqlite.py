@@ -1,4 +1,4 @@
-"""The watermark store in one sqlite3 file: WAL, one connection, migrations."""
+"""The watermark store in one SQLite file: WAL, one connection, migrations."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ from zmsd.watermarks.base import (
     Identity,
     Replica,
     ReplicaRecord,
+    WatermarkStore,
 )
 from zmsd.watermarks.sqlite_file import advice, keep_private, refuse_foreign, translated
 from zmsd.watermarks.sqlite_rows import TABLES, readable
 
 log = logging.getLogger(__name__)
 
-# Each runs once, in a transaction together with the new user_version. Never change one that was released: add another.
+# Each script runs once, in a transaction with the new user_version. Never change a released script: add one.
 _MIGRATIONS = (
     """
     CREATE TABLE shard (
@@ -69,20 +70,19 @@ _MIGRATIONS = (
 )
 
 
-_ASKED = 1.0
-"""Seconds for which a daemon tries to get its file: ``is_claimed`` of another process has it for an instant."""
+_CLAIM_SECONDS = 1.0
+"""Seconds for which a daemon tries to lock its file, which ``is_claimed`` in another process locks for an instant."""
 
 
-class SqliteStore:
-    """watermarks.storage: sqlite. For one daemon; tools may look and write beside it."""
+class SqliteStore(WatermarkStore):
+    """The store of one daemon (``watermarks.storage: sqlite``). Commands may read and write it at the same time."""
 
     def __init__(self, path: Path, *, serves: bool = False) -> None:
-        """Opens or creates the file. Raises StoreError with what to do.
+        """Open or create the file. Raises StoreError.
 
-        :param serves: it is for a daemon; a second one is refused
+        :param serves: whether a daemon opens it; a second daemon is refused
         """
-        self.trouble: str | None = None
-        """Why the newest write failed; None after one that did not."""
+        self._trouble: str | None = None  # why the newest write failed
         self._path = path
         self._lock = Lock()
         with ExitStack() as stack, translated(self._path, "opened"):
@@ -92,14 +92,18 @@ class SqliteStore:
             if serves:
                 self._claim(stack)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-            stack.callback(self._db.close)  # first: the end of any descriptor of the file ends sqlite's own locks
+            stack.callback(self._db.close)  # first: closing any descriptor of the file drops SQLite's locks
             refuse_foreign(path, self._db)
             keep_private(path)
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")  # a lost last write is found again by deriving it
+            self._db.execute("PRAGMA synchronous=NORMAL")  # what a lost last write recorded can be derived
             self._migrate()
             self._check()
             self._end = stack.pop_all()
+
+    @property
+    def trouble(self) -> str | None:
+        return self._trouble
 
     def replica(self, replica: Replica) -> ReplicaRecord | None:
         with self._lock, translated(self._path, "read"):
@@ -176,8 +180,8 @@ class SqliteStore:
     def append_epoch(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
         return True
 
-    def on_epoch_change(self, told: Callable[[], None]) -> None:
-        """Nobody else writes."""
+    def on_epoch_change(self, notify: Callable[[], None]) -> None:
+        """Do nothing: the file has one daemon."""
 
     def contents(self) -> Contents:
         return Contents(
@@ -206,10 +210,10 @@ class SqliteStore:
             db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")  # writes a page
 
     def _claim(self, stack: ExitStack) -> None:
-        """Hold a lock on the file that no other process or store can have meanwhile."""
+        """Lock the file against other daemons until the store is closed (flock(2))."""
         descriptor = os.open(self._path, os.O_RDWR)
         stack.callback(os.close, descriptor)
-        deadline = Deadline(_ASKED)
+        deadline = Deadline(_CLAIM_SECONDS)
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -221,7 +225,7 @@ class SqliteStore:
                     ) from None
                 sleep(0.05)
                 continue
-            except OSError as error:  # a file system without such locks
+            except OSError as error:  # a file system without flock
                 log.debug(kv("watermark store not locked", file=self._path, error=error))
             return
 
@@ -236,7 +240,7 @@ class SqliteStore:
             self._db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
 
     def _check(self) -> None:
-        """Refuse a damaged file, and drop the rows that no zmsd wrote: their subjects count as unknown."""
+        """Refuse a damaged file, and drop the rows that zmsd cannot have written: what they record becomes unknown."""
         (result,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
         if result != "ok":
             raise sqlite3.DatabaseError(f"the file is malformed ({result.splitlines()[-1]})")
@@ -256,7 +260,7 @@ class SqliteStore:
                     db.executemany(f"INSERT INTO {table} ({names}) VALUES ({marks})", kept)
 
     def _record(self, replica: Replica) -> ReplicaRecord | None:
-        """The lock must be held."""
+        """Return the record of a replica. The caller holds the lock."""
         where = "app = ? AND number = ? AND version = ?"
         found = self._db.execute(f"SELECT acked FROM replica WHERE {where}", replica).fetchone()
         columns = "watermark, stream_from, edition"
@@ -280,10 +284,10 @@ class SqliteStore:
                     yield self._db
                     self._db.execute("COMMIT")
                 except BaseException:
-                    if self._db.in_transaction:  # sqlite ends it by itself where the disk is full
+                    if self._db.in_transaction:  # SQLite rolls back by itself if the disk is full
                         self._db.execute("ROLLBACK")
                     raise
         except StoreError as error:
-            self.trouble = f"{error.__cause__}: {advice(error.__cause__)}" if error.__cause__ else str(error)
+            self._trouble = f"{error.__cause__}: {advice(error.__cause__)}" if error.__cause__ else str(error)
             raise
-        self.trouble = None
+        self._trouble = None

@@ -1,4 +1,4 @@
-"""The file of the sqlite store: its errors, its permissions, and whether a daemon has it."""
+"""The file of the sqlite store: errors, permissions, and whether a daemon uses it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zmsd.errors import StoreError
 
 @contextmanager
 def translated(path: Path, what: str) -> Iterator[None]:
-    """sqlite3's errors and the file system's as one line that says what to do."""
+    """Raise errors of SQLite and the file system as StoreError, in one line with advice."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
@@ -21,7 +21,10 @@ def translated(path: Path, what: str) -> Iterator[None]:
 
 
 def look(path: Path) -> str | None:
-    """The name of the database that a file is about, where it says so. Changes nothing; raises StoreError."""
+    """Return the name of the database that a store file belongs to; None if the file does not have it.
+
+    The file is not changed. Raises StoreError.
+    """
     with translated(path, "read"), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
         refuse_foreign(path, db)
         columns = [name for _, name, *_ in db.execute("PRAGMA table_info(identity)")]
@@ -30,19 +33,19 @@ def look(path: Path) -> str | None:
 
 
 def is_claimed(path: Path) -> bool:
-    """Whether a daemon that runs has the file. A lock of this kind cannot be asked for, only tried."""
+    """Return whether a running daemon uses the file. flock(2) has no query: the lock is tried."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # not there, or a file system without such locks
+    except OSError:  # a missing file, or a file system without flock
         pass
     return False
 
 
 def refuse_foreign(path: Path, db: sqlite3.Connection) -> None:
-    """Raise StoreError for a database of another program, before anything is changed in it."""
+    """Raise StoreError for a database of another program, before changing it."""
     tables = {str(name) for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables and not {"copy", "edition", "checkpoint"} <= tables:
         names = ", ".join(sorted(tables)[:5])
@@ -53,14 +56,15 @@ def refuse_foreign(path: Path, db: sqlite3.Connection) -> None:
 
 
 def keep_private(path: Path) -> None:
-    """Let nobody else read the file and its logs, which an older zmsd may have made for all."""
+    """Remove the permissions of group and others from the file and its logs, which an older zmsd granted."""
     for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
-        with suppress(OSError):  # it is not there, or another user's
+        with suppress(OSError):  # a missing file, or another user's
             if file.stat().st_mode & 0o077:
                 file.chmod(0o600)
 
 
 def advice(error: BaseException) -> str:
+    """Return what to do about an error of SQLite or the file system."""
     text = str(error)
     if "malformed" in text or "not a database" in text:
         return "move the file away and start again, positions are derived from MongoDB"

@@ -1,4 +1,4 @@
-"""What a row of the sqlite store must be: a damaged file may open, and hold what no zmsd wrote."""
+"""Checks of each row of the sqlite store: a damaged file may open and contain rows that zmsd did not write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from zmsd import position
 
 _TOKEN = re.compile(r"[0-9A-Fa-f]{18,}(\.([0-9A-Fa-f]{2})*)?")
-"""``position.text_of_token``: a resume token begins with a cluster time of 9 bytes."""
+"""What ``position.text_of_token`` returns: a resume token begins with a cluster time of 9 bytes, in hex."""
 
 Check = Callable[[Any], None]
 
@@ -62,11 +62,11 @@ TABLES: dict[str, dict[str, Check]] = {
     "identity": {"one": _number, "set_id": _maybe(_text), "collections": _json(dict), "database": _maybe(_text)},
     "invalid": {"one": _number, "below": _mark, "reason": _text},
 }
-"""Table -> column -> what raises ValueError or TypeError for a value that no zmsd wrote."""
+"""Table -> column -> check, which raises ValueError or TypeError for a value that zmsd cannot have written."""
 
 
 def readable(table: str, row: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Return a row with its text decoded, or None where it cannot be what a zmsd wrote.
+    """Return a row with its text decoded, or None if zmsd cannot have written it.
 
     :param row: the columns in the order of ``TABLES``; text as bytes
     """

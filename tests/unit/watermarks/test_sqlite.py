@@ -1,4 +1,4 @@
-"""What is sqlite's own; what every store does is in tests/integration/test_store.py."""
+"""What only the sqlite store does; tests/integration/test_store.py has the contract of all stores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
 
 def garbage(path: Path) -> None:
     path.parent.mkdir()
-    path.write_bytes(b"this is not a database, but long enough to be one" * 20)
+    path.write_bytes(b"this is not a database, but long enough for one" * 20)
 
 
 def newer(path: Path) -> None:
@@ -53,7 +53,7 @@ def file_in_the_way(path: Path) -> None:
         (file_in_the_way, "see that the directory exists"),
     ],
 )
-def test_unusable_file_is_an_error_with_advice(path: Path, spoil: Callable[[Path], None], advice: str) -> None:
+def test_unusable_path_is_reported_with_advice(path: Path, spoil: Callable[[Path], None], advice: str) -> None:
     spoil(path)
     with pytest.raises(StoreError, match=advice) as caught:
         SqliteStore(path)
@@ -61,7 +61,7 @@ def test_unusable_file_is_an_error_with_advice(path: Path, spoil: Callable[[Path
     assert "\n" not in str(caught.value)
 
 
-def test_newer_file_is_not_changed(path: Path) -> None:
+def test_store_of_newer_version_is_not_changed(path: Path) -> None:
     newer(path)
     before = path.read_bytes()
     with pytest.raises(StoreError):
@@ -69,7 +69,7 @@ def test_newer_file_is_not_changed(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_failed_migration_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_migration_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = SqliteStore(path)
     store.record_copy(ZERO, CopyRecord(mark(5), mark(5), "e"))
     store.close()
@@ -77,7 +77,7 @@ def test_failed_migration_changes_nothing(path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sqlite, "_MIGRATIONS", (*steps, "CREATE TABLE more (x); CREATE TABLE replica (x);"))
     with pytest.raises(StoreError, match="replica already exists"):
         SqliteStore(path)
-    gc.collect()  # as the end of the process does it: the connection still holds its transaction
+    gc.collect()  # as at the end of a process: the connection still holds its transaction
     monkeypatch.setattr(sqlite, "_MIGRATIONS", (*steps, "CREATE TABLE more (x);", "ALTER TABLE more ADD y;"))
     for _ in range(2):
         again = SqliteStore(path)
@@ -86,8 +86,8 @@ def test_failed_migration_changes_nothing(path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_file_of_an_older_zmsd_is_migrated(path: Path, version: int) -> None:
-    """An older zmsd kept one record per shard, of whatever replica."""
+def test_store_of_older_version_is_migrated(path: Path, version: int) -> None:
+    """The older versions kept one record for each shard, not for each replica."""
     path.parent.mkdir()
     db = sqlite3.connect(path)
     for script in sqlite._MIGRATIONS[:version]:
@@ -119,7 +119,7 @@ def test_file_of_an_older_zmsd_is_migrated(path: Path, version: int) -> None:
     again.close()
 
 
-def test_second_serving_store_is_refused_and_tools_may_open(path: Path) -> None:
+def test_second_daemon_is_refused_and_commands_are_not(path: Path) -> None:
     serving = SqliteStore(path, serves=True)
     with pytest.raises(StoreError, match=r"used by another zmsd .*watermarks\.path"):
         SqliteStore(path, serves=True)
@@ -133,10 +133,10 @@ def test_second_serving_store_is_refused_and_tools_may_open(path: Path) -> None:
     next_one.close()
 
 
-def test_who_asks_disturbs_no_one_that_begins_to_serve(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To ask is to hold the file for an instant."""
+def test_start_succeeds_while_another_process_tests_the_lock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``is_claimed`` holds the lock for an instant."""
     SqliteStore(path).close()
-    with path.open("rb") as asking:
-        fcntl.flock(asking, fcntl.LOCK_SH)
-        monkeypatch.setattr(sqlite, "sleep", lambda seconds: asking.close())
+    with path.open("rb") as testing:
+        fcntl.flock(testing, fcntl.LOCK_SH)
+        monkeypatch.setattr(sqlite, "sleep", lambda seconds: testing.close())
         SqliteStore(path, serves=True).close()

@@ -19,8 +19,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "directory" / "watermarks.db"
 
 
-def test_whether_one_serves_can_be_asked(path: Path) -> None:
-    assert not is_claimed(path), "it is not there"
+def test_is_claimed_only_while_a_daemon_has_the_file(path: Path) -> None:
+    assert not is_claimed(path), "a missing file"
     tool = SqliteStore(path)
     assert not is_claimed(path)
     serving = SqliteStore(path, serves=True)
@@ -30,7 +30,7 @@ def test_whether_one_serves_can_be_asked(path: Path) -> None:
     tool.close()
 
 
-def test_database_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_database_of_another_program_is_refused_and_not_changed(tmp_path: Path) -> None:
     file = tmp_path / "other.db"
     db = sqlite3.connect(file)
     db.execute("CREATE TABLE streamer_shards (id TEXT PRIMARY KEY, watermark TEXT)")
@@ -44,7 +44,7 @@ def test_database_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path
 
 
 def test_files_are_private(path: Path) -> None:
-    """Also those that an older zmsd made."""
+    """Files that an older zmsd created become private too."""
     SqliteStore(path).close()
     path.chmod(0o644)
     store = SqliteStore(path, serves=True)

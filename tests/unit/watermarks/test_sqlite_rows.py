@@ -1,4 +1,4 @@
-"""Every record of the sqlite store is read when it is opened."""
+"""Opening the sqlite store checks each of its rows."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ DAMAGES: list[tuple[str, object, Callable[[Any], object]]] = [
 
 
 @pytest.mark.parametrize(("statement", "value", "expected"), DAMAGES)
-def test_unreadable_record_counts_as_unknown(
+def test_unreadable_record_is_dropped_and_reported(
     path: Path, caplog: pytest.LogCaptureFixture, statement: str, value: object, expected: Callable[[Any], object]
 ) -> None:
     before = known(path)
@@ -82,7 +82,7 @@ def test_unreadable_record_counts_as_unknown(
     assert line.startswith("unreadable records dropped ")
     assert "records=1" in line
     assert known(path) == found
-    assert len(caplog.records) == 1, "the record is gone"
+    assert len(caplog.records) == 1, "the second start finds no unreadable record"
 
 
 def test_undamaged_store_loses_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -107,7 +107,7 @@ def test_damaged_pages_are_refused(path: Path) -> None:
         SqliteStore(path)
 
 
-def test_failing_write_is_the_trouble_of_the_store_until_one_succeeds(path: Path) -> None:
+def test_trouble_lasts_from_failing_write_to_next_success(path: Path) -> None:
     store = SqliteStore(path)
     store._db.execute("PRAGMA max_page_count = 1")  # as a full disk: SQLITE_FULL
     assert store.trouble is None

@@ -1,4 +1,4 @@
-"""The end of the server's certificate."""
+"""The expiry of the server's TLS certificate."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def cert(tmp_path: Path) -> Path:
     return tmp_path / "server.crt"
 
 
-def test_end_of_a_certificate_is_read(cert: Path) -> None:
+def test_expiry_of_certificate_with_text_before_it_is_read(cert: Path) -> None:
     cert.write_text("some words before it\n" + ONE.cert)
     assert tls.expiry(cert) == 4733510400  # 2120-01-01, a GeneralizedTime
 
 
 @pytest.mark.parametrize("days", [1, 29, 31, 400])
-def test_end_of_a_certificate_agrees_with_openssl(cert: Path, days: int) -> None:
+def test_expiry_agrees_with_openssl(cert: Path, days: int) -> None:
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", str(days), "-subj", "/CN=a/O=b"]
     try:
         subprocess.run([*command, "-keyout", "/dev/null", "-out", str(cert)], check=True, capture_output=True)
@@ -41,7 +41,7 @@ def test_end_of_a_certificate_agrees_with_openssl(cert: Path, days: int) -> None
 
 
 @pytest.mark.parametrize("text", ["", "x", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"])
-def test_end_of_what_is_not_a_certificate_is_unknown(cert: Path, text: str) -> None:
+def test_expiry_of_unreadable_certificate_is_unknown(cert: Path, text: str) -> None:
     assert tls.expiry(cert) is None
     cert.write_text(text)
     assert tls.expiry(cert) is None
