@@ -190,9 +190,9 @@ class Daemon:
         if retry:
             self._reload_at = time.monotonic() + REFUSED_WAIT_SECONDS
         faults = reason.splitlines()
+        self._monitor.reloaded(faults)
         for line in faults:
             log.error(kv("reload refused", fault=line))
-        self._monitor.reloaded(faults)
         self._results.end(faults=faults)
 
     def _apply(
@@ -213,11 +213,11 @@ class Daemon:
         if fixed:
             log.warning(kv("changed settings need a restart", sections=",".join(fixed)))
         self._publish()
+        self._monitor.reloaded(restart=fixed)
         log.info(kv("reloaded", tables=len(loaded.catalog.tables)))
         credentials = credentials_in_use(new)
         if credentials:
             log.info(kv("credentials are those of the start, a new one needs a restart", names=",".join(credentials)))
-        self._monitor.reloaded(restart=fixed)
         self._results.end(restart=fixed, credentials=credentials, tables=len(loaded.catalog.tables))
 
     def dump(self) -> None:

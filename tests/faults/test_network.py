@@ -15,9 +15,9 @@ from tests.support.client import ChangeSourceClient
 from tests.support.mongod import ReplicaSet
 from tests.support.proxy import Proxy
 from tests.support.types import Db, Follow, Serve
-from tests.support.wait import wait_until
+from tests.support.wait import FACTOR, wait_until
 
-NOTICED = 20.0
+NOTICED = 20.0 * FACTOR
 """Seconds within which a silent network is noticed."""
 
 

@@ -21,7 +21,7 @@ import pytest
 from tests.integration.chat import MAPPINGS, SCHEMA
 from tests.support.daemon import ZmsdProcess
 from tests.support.types import Db, Follow, Serve
-from tests.support.wait import wait_until
+from tests.support.wait import FACTOR, wait_until
 
 RSS_BOUND_MIB = 200
 LOG_BOUND_BYTES = 200_000
@@ -188,7 +188,7 @@ def test_client_with_token_connects_during_2000_idle_connections(serve: Serve) -
                 assert answer(sock).startswith(b"HTTP/1.1 101 ")
             waits.append(time.monotonic() - before)
     print(f"{rounds[0]} connections; 79 of 79 in, the slowest in {max(waits):.3f} s")
-    assert max(waits) < 1
+    assert max(waits) < 1 * FACTOR
 
 
 def test_memory_and_log_stay_bounded_under_all_attacks(database: Db, serve: Serve, follow: Follow) -> None:

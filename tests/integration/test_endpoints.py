@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.chat import MAPPINGS, SCHEMA
+from tests.integration.chat import MAPPINGS, SCHEMA, create_collections
 from tests.support.daemon import run_zmsd
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
@@ -126,6 +126,7 @@ def test_changed_document_is_reloaded(
 def test_bad_document_is_logged_once_and_changes_nothing(
     database: Db, api: Api, settings: dict[str, Any], serve: Serve, follow: Follow
 ) -> None:
+    create_collections(database)
     zmsd = serve(None, settings=settings)
     client = follow(zmsd)
     bad = with_age()

@@ -128,7 +128,7 @@ def test_start_returns_while_mongodb_is_away(machine: Machine) -> None:
     machine.write("/etc/credstore/zmsd.token", "first-token", 0o600)
     begun = time.monotonic()
     machine.run("systemctl", "enable", "--now", "zmsd")
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 20 * FACTOR
     assert machine.property("zmsd", "ActiveState") == "active"
     assert status(machine).startswith("not ready: ")
     assert "127.0.0.1:27017" in status(machine)

@@ -30,7 +30,9 @@ class Chat:
         self._random = random.Random(seed)
 
     def fill(self) -> None:
-        """Users, rooms and a history of messages of three kinds in one collection."""
+        """Users, rooms and a history of messages of three kinds in one collection. All collections exist then."""
+        for name in COLLECTIONS:
+            self._db.create_collection(name)
         self._db.users.insert_many([{"_id": name, "name": name.title(), "online": False} for name in _NAMES])
         self._db.rooms.insert_many([{"_id": name, "name": name, "topic": topic} for name, topic in _ROOMS.items()])
         start = datetime.utcnow() - timedelta(seconds=self._messages)

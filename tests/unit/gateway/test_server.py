@@ -243,12 +243,12 @@ def test_log_shows_no_token(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_refusal_is_delayed(monkeypatch: pytest.MonkeyPatch) -> None:
     """zero-cache reconnects at once, without limit."""
-    monkeypatch.setattr(servers, "REFUSAL_DELAY_SECONDS", 0.2)
+    monkeypatch.setattr(servers, "REFUSAL_DELAY_SECONDS", 0.5 * FACTOR)
     with serving(TOKENS) as server:
         for path, status in ((STREAM, 401), (f"{STREAM}&token=secret", 426)):
             before = time.monotonic()
             assert ask(server, path)[0] == status
-            assert (time.monotonic() - before >= 0.2) == (status == 401)
+            assert (time.monotonic() - before >= 0.5 * FACTOR) == (status == 401)
 
 
 def test_delayed_refusal_does_not_delay_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +259,7 @@ def test_delayed_refusal_does_not_delay_a_stop(monkeypatch: pytest.MonkeyPatch) 
             wait_until(lambda: len(server.listener), "the request is looked at")
             before = time.monotonic()
             server.stop(Deadline(10))
-        assert time.monotonic() - before < 5
+        assert time.monotonic() - before < 5 * FACTOR
 
 
 def test_session_beyond_max_sessions_is_503() -> None:
@@ -643,7 +643,7 @@ def test_request_that_does_not_end_is_dropped(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(listeners, "REQUEST_SECONDS", 0.3)
     with serving() as server, socket.create_connection(("127.0.0.1", port(server)), timeout=10) as sock:
         sock.settimeout(0.02)
-        ended = time.monotonic() + 10
+        ended = time.monotonic() + 10 * FACTOR
         sock.sendall(b"GET / HTTP/1.1\r\nx: ")
         while time.monotonic() < ended:
             try:
@@ -662,19 +662,19 @@ def test_request_that_does_not_end_is_dropped(monkeypatch: pytest.MonkeyPatch) -
 def test_tls_handshake_and_request_share_one_deadline(
     shakes_hands: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(listeners, "REQUEST_SECONDS", 0.6)
+    monkeypatch.setattr(listeners, "REQUEST_SECONDS", 0.6 * FACTOR)
     files = ONE.write(tmp_path)
     with serving(context=tls.context(Path(files["cert"]), Path(files["key"]))) as server:
         begin = time.monotonic()
         with socket.create_connection(("127.0.0.1", port(server)), timeout=10) as plain:
-            time.sleep(0.4)  # of the 0.6 s
+            time.sleep(0.4 * FACTOR)  # of 0.6
             sock = plain
             if shakes_hands:
                 sock = ssl.create_default_context(cadata=ONE.cert).wrap_socket(plain, server_hostname="127.0.0.1")
                 sock.sendall(b"GET / HTTP/1.1\r\n")
             with suppress(OSError):
                 assert sock.recv(1) == b""
-            assert 0.5 < time.monotonic() - begin < 5
+            assert 0.5 * FACTOR < time.monotonic() - begin < 5 * FACTOR
             sock.close()
 
 
@@ -685,14 +685,15 @@ def test_flood_of_page_requests_does_not_fill_the_queue(monkeypatch: pytest.Monk
     go = Event()
 
     def slow(allowed: bool) -> Page:
-        go.wait(10)
+        go.wait(60 * FACTOR)
         made.append(1)
         return Page(200, "text/plain", "x")
 
     with serving() as server:
         server.pages = {"/": slow}
-        held = []
-        for _ in range(300):
+        held: list[socket.socket] = []
+        # Under load some connections are closed before their requests are read: then more are needed.
+        while len(held) < 300 or (server._requested_pages.qsize() <= 45 and len(held) < 3000):
             sock = socket.create_connection(("127.0.0.1", port(server)), timeout=10)
             sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             held.append(sock)
@@ -702,7 +703,7 @@ def test_flood_of_page_requests_does_not_fill_the_queue(monkeypatch: pytest.Monk
         wait_until(lambda: not server._requested_pages.qsize(), "the queue is empty")
         for sock in held:
             sock.close()
-    assert len(made) < 150, "of 300"
+    assert len(made) < 150, "of 300 or more"
 
 
 def test_session_outlives_the_request_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -737,7 +738,7 @@ def test_session_that_does_not_stop_is_killed_in_time(monkeypatch: pytest.Monkey
         assert client.receive() == "hello zero_0"
         before = time.monotonic()
         server.stop(Deadline(1))
-        assert 0.4 < time.monotonic() - before < 5
+        assert 0.4 < time.monotonic() - before < 5 * FACTOR
         assert not server._threads
         assert not server.registry.sessions()
 
