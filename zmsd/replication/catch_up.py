@@ -17,7 +17,7 @@ from zmsd.mongodb.content_reader import Watched
 from zmsd.mongodb.feed import DatabaseFeed
 from zmsd.mongodb.source import Source
 from zmsd.replication.active_publication import ActivePublication
-from zmsd.replication.change_log import ChangeLog, Entry, Tail
+from zmsd.replication.change_log import ChangeLog, Entry, LogCursor
 from zmsd.replication.entries import EntryBuilder
 
 log = logging.getLogger(__name__)
@@ -115,14 +115,14 @@ class CatchUp:
         self._released = False
         self._limits = (0, 0)  # rows and bytes of the current take
         self._taken_at: float | None = None  # monotonic seconds: the client is sending since then
-        self._tail: Tail | None = None
+        self._tail: LogCursor | None = None
         self._builder = active.entry_builder()
         self._feed = DatabaseFeed(source, active.watched, position.parse(watermark)[0], stop)
         self._entries = self._read()
         log.info(kv("catching up", watermark=watermark, log_head=change_log.head))
 
     def take(self, rows: int, size: int, timeout: float) -> Sequence[Entry]:
-        """Return the next entries, as ``Tail.take`` does. A batch of the feed may exceed ``rows`` and ``size``.
+        """Return the next entries, as ``LogCursor.take`` does. A batch of the feed may exceed ``rows`` and ``size``.
 
         After an error the object cannot be used any more.
         """

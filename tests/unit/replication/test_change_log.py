@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.support.wait import FACTOR, wait_until
 from zmsd.errors import Evicted
 from zmsd.position import watermark
-from zmsd.replication.change_log import ChangeLog, Entry, Tail
+from zmsd.replication.change_log import ChangeLog, Entry, LogCursor
 
 FINGERPRINT = "edition"
 ALL = 1 << 30
@@ -27,13 +27,13 @@ def started(floor: int = 0, limit: int = ALL) -> ChangeLog:
     return log
 
 
-def tail(log: ChangeLog, after: int) -> Tail:
+def tail(log: ChangeLog, after: int) -> LogCursor:
     found = log.tail(watermark(after), FINGERPRINT)
     assert found is not None
     return found
 
 
-def taken(reader: Tail, rows: int = ALL, size: int = ALL) -> list[str]:
+def taken(reader: LogCursor, rows: int = ALL, size: int = ALL) -> list[str]:
     """What the reader gets without waiting."""
     return [one.frames.decode().strip() for one in reader.take(rows, size, 0)]
 
@@ -204,7 +204,7 @@ def test_reader_within_a_resync_gap_is_evicted() -> None:
     """An entry may hold changes later than its own watermark: readers past it lack the changes that were sent early."""
     log = started()
     waiting, early, late = tail(log, 6), tail(log, 3), tail(log, 9)
-    ahead = Entry(watermark(5), 0, 1, b"5.0", ahead_to=watermark(9))
+    ahead = Entry(watermark(5), 0, 1, b"5.0", resynced_to=watermark(9))
     log.extend([entry(4), ahead, entry(10)])
     with pytest.raises(Evicted):
         taken(waiting)
@@ -217,12 +217,12 @@ def test_reader_within_a_resync_gap_is_evicted() -> None:
 
 def test_resync_gap_is_removed_when_the_log_begins_after_it() -> None:
     log = started(limit=3000)
-    log.extend([Entry(watermark(5), 0, 1, b"", ahead_to=watermark(9)), entry(6), entry(7)])
+    log.extend([Entry(watermark(5), 0, 1, b"", resynced_to=watermark(9)), entry(6), entry(7)])
     log.extend([entry(at, size=1000) for at in (8, 10)])
     assert log.tail(watermark(8), FINGERPRINT) is None
     log.extend([entry(at, size=1000) for at in range(11, 20)])
     assert log.tail(watermark(19), FINGERPRINT) is not None
-    assert not log._gaps
+    assert not log._resync_gaps
 
 
 # THREADS
@@ -313,7 +313,7 @@ class Reader:
 
     position: int
     seen: list[int] = field(default_factory=list)
-    tail: Tail | None = None
+    tail: LogCursor | None = None
     open: list[str] = field(default_factory=list)
 
     def take(self, rows: int, log: ChangeLog, history: dict[int, int], ahead: int) -> None:

@@ -20,7 +20,7 @@ from zmsd.mongodb.reader import Health
 from zmsd.mongodb.sequencer import FeedBatch, TransactionPart
 from zmsd.prometheus import Counter
 from zmsd.replication import dispatcher as dispatchers
-from zmsd.replication.change_log import ChangeLog, Entry, Tail
+from zmsd.replication.change_log import ChangeLog, Entry, LogCursor
 from zmsd.replication.dispatcher import Dispatcher
 from zmsd.replication.hub import Hub, Readiness
 
@@ -141,7 +141,7 @@ class Scene:
         self.made.append(FakeFeed(steps, after))
         return self.made[-1]
 
-    def tail(self, after: int = 0, fingerprint: str = "f") -> Tail:
+    def tail(self, after: int = 0, fingerprint: str = "f") -> LogCursor:
         found = self.log.tail(position.watermark(START + after), fingerprint)
         assert found is not None
         return found
@@ -150,7 +150,7 @@ class Scene:
         wait_until(lambda: self.log.head == position.watermark(START + at), f"the log is at {at}")
 
 
-def texts(tail: Tail) -> list[str]:
+def texts(tail: LogCursor) -> list[str]:
     return [entry.frames.decode() for entry in tail.take(1000, 1 << 30, 0)]
 
 
