@@ -104,7 +104,12 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
         "",
         r"mappings\.json:2:\d+: item.*(collection|source)",
     ),
-    "half of a surrogate pair": ("mappings.json", '"items"', r'"\ud83d"', r"mappings\.json:2:\d+: is no text: .*half"),
+    "half of a surrogate pair": (
+        "mappings.json",
+        '"items"',
+        r'"\ud83d"',
+        r"mappings\.json:2:\d+: is not valid text: .*half",
+    ),
     "a NUL in the name of a field": (
         "mappings.json",
         '"fields"',

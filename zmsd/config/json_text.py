@@ -17,7 +17,7 @@ from zmsd.errors import MAX_ISSUES, ConfigError, ConfigIssue, KeyPath, issue_at
 MAX_DEPTH = 200
 """Objects and lists inside of one another. MongoDB takes 100 levels in a document."""
 TOO_DEEP = "is nested too deeply"
-HALF_OF_A_PAIR = "is no text: it has half of a surrogate pair in it"
+HALF_OF_A_PAIR = "is not valid text: it contains half of a surrogate pair"
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
@@ -36,7 +36,7 @@ def parse_json(text: str, name: str) -> Any:
         return data
 
     def refuse_constant(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON number")
+        raise ValueError(f"{constant} is not a JSON number")
 
     _check_depth(text, name)
     try:
@@ -53,7 +53,7 @@ def parse_json(text: str, name: str) -> Any:
             raise ConfigError(issues)
     if repeated:
         repetitions = itertools.islice(_repeated_keys(text), MAX_ISSUES)
-        raise ConfigError([issue_at(name, text, at, path, "stands here twice") for path, at in repetitions])
+        raise ConfigError([issue_at(name, text, at, path, "is given twice") for path, at in repetitions])
     return data
 
 

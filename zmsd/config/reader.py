@@ -194,7 +194,7 @@ class Reader:
         if not isinstance(value, str):
             self._wrong("text (in quotes)" if isinstance(value, int | float) else "text", value, path, rules)
         elif not value.isprintable() and not rules.get("unprintable"):
-            self.add_issue(path, "holds a character that cannot be printed")
+            self.add_issue(path, "contains an unprintable character")
         elif not value:
             self.add_issue(path, "must not be empty")
         else:

@@ -123,7 +123,7 @@ class _YamlBuilder:
             name = self._word(key, path)
             here = (*path, name)
             if name in data:
-                self._add_issue(key, here, "stands here twice")
+                self._add_issue(key, here, "is given twice")
             mark.children[name] = YamlMarks(key.start_mark.index)
             data[name] = self.build(child, mark.children[name], here)
         return data

@@ -207,7 +207,7 @@ class _Parser:
         forms = [form for form in ("fields", "projection", "pipeline") if data.get(form) is not None]
         ends_projected = forms == ["projection", "pipeline"]  # the projection is the pipeline's end
         for form in () if ends_projected else forms[1:]:
-            self.add_issue((*key_path, form), f"cannot stand beside {forms[0]}")
+            self.add_issue((*key_path, form), f"cannot be combined with {forms[0]}")
         collection = self._collection(data, key_path)
         condition = self._filter(data, key_path)
         paths, expressions = self._columns(data, key_path, table)

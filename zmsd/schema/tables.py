@@ -179,11 +179,11 @@ class _Parser:
             column = columns.get(key) if isinstance(key, str) else None
             if column is None:
                 known = self._document.suggestion(key, columns) if isinstance(key, str) else ""
-                self._add_issue((*key_path, index), f"{key!r} is no column of this table{known}")
+                self._add_issue((*key_path, index), f"{key!r} is not a column of this table{known}")
             elif column.type in ("json", "null"):
                 self._add_issue((*key_path, index), f"a column of type {column.type} cannot be in a primary key")
             elif column.name in names:
-                self._add_issue((*key_path, index), f"{key} stands here twice")
+                self._add_issue((*key_path, index), f"{key} is given twice")
             else:
                 names.append(column.name)
         return tuple(names)

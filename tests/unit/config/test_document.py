@@ -95,16 +95,16 @@ def test_json_positions_are_exact_after_escapes_and_tabs() -> None:
 def test_each_repeated_yaml_key_is_an_error(kind: Kind, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text, "f", kind=kind)
-    assert list(map(str, caught.value.issues)) == ["f:4:3: a.b: stands here twice", "f:6:1: d: stands here twice"]
+    assert list(map(str, caught.value.issues)) == ["f:4:3: a.b: is given twice", "f:6:1: d: stands here twice"]
 
 
 def test_each_repeated_json_key_is_an_error() -> None:
     with pytest.raises(ConfigError) as caught:
         parse('{"a": {"b": 1,\n "b": {"b": 2}},\n "a": [{"c": 1, "c": 2}]}', "f", kind="json")
     assert list(map(str, caught.value.issues)) == [
-        "f:2:2: a.b: stands here twice",
-        "f:3:2: a: stands here twice",
-        "f:3:17: a[0].c: stands here twice",
+        "f:2:2: a.b: is given twice",
+        "f:3:2: a: is given twice",
+        "f:3:17: a[0].c: is given twice",
     ]
 
 
@@ -115,7 +115,7 @@ def test_each_repeated_json_key_is_an_error() -> None:
         ("json", " \n", "file: is empty"),
         ("yaml", "# nothing\n", "file: is empty"),
         ("json", '{"a": 1,\n "b" 2}', "file:2:6: not JSON: Expecting ':' delimiter"),
-        ("json", '{"a": NaN}', "file: not JSON: NaN is no JSON number"),
+        ("json", '{"a": NaN}', "file: not JSON: NaN is not a JSON number"),
         ("json", "[" * 100_000, "file:1:201: is nested too deeply"),
         ("yaml", "[" * 500, "file:1:201: is nested too deeply"),
         ("yaml", "a: &a [*a]", "file: is nested too deeply"),
@@ -126,10 +126,10 @@ def test_each_repeated_json_key_is_an_error() -> None:
         ("yaml", "a: 1\n? [b]\n: 1", "file:2:3: a key must be text"),
         ("yaml", "a:\n  - !!python/name:os.system x", "file:2:5: a[0]: unknown tag tag:yaml.org,2002:python/name"),
         ("yaml", "a: !!int x", "file:1:4: a: invalid literal"),
-        ("json", '{"a":\n "\\ud83d"}', "file:2:2: is no text: it has half of a surrogate pair in it"),
-        ("json", '[{"\\uDE00": 1}]', "file:1:3: is no text"),
-        ("yaml", 'a:\n  - "\\ud83d"', "file:2:5: a[0]: is no text: it has half of a surrogate pair in it"),
-        ("yaml", '"\\ude00": 1', "file:1:1: is no text"),
+        ("json", '{"a":\n "\\ud83d"}', "file:2:2: is not valid text: it contains half of a surrogate pair"),
+        ("json", '[{"\\uDE00": 1}]', "file:1:3: is not valid text"),
+        ("yaml", 'a:\n  - "\\ud83d"', "file:2:5: a[0]: is not valid text: it contains half of a surrogate pair"),
+        ("yaml", '"\\ude00": 1', "file:1:1: is not valid text"),
     ],
 )
 def test_unreadable_document_is_reported_with_position(kind: Kind, text: str, expected: str) -> None:

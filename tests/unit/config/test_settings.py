@@ -179,7 +179,7 @@ nats:
         ({"server": {"port": True}}, "server.port: must be a whole number from 0 to 65535, got True"),
         ({"server": {"allow_anonymous": 1}}, "server.allow_anonymous: must be true or false, got 1"),
         ({"server": {"host": ""}}, "server.host: must not be empty"),
-        ({"server": {"host": "a\nb"}}, "server.host: holds a character that cannot be printed"),
+        ({"server": {"host": "a\nb"}}, "server.host: contains an unprintable character"),
         ({"server": {"token": "a b"}}, "server.token: a token is ASCII without blanks"),
         ({"server": {"token": ["a", ""]}}, "server.token[1]: must not be empty"),
         (
@@ -209,7 +209,7 @@ nats:
         ),
         (
             {"schema": {"url": "http://h", "headers": {"a": "SECRET\r\nb: c"}}},
-            "schema.headers.a: holds a character that cannot be printed",
+            "schema.headers.a: contains an unprintable character",
         ),
         (
             {"schema": {"url": "http://h", "headers": {"a": 5}}},
@@ -538,7 +538,7 @@ def test_default_file_is_read(default_file: Path) -> None:
         (b"- a\n- b\n", ":1:1: must be an object of settings, not a list"),
         (b"text", ":1:1: must be an object of settings, not text"),
         (b"a: [1\n", ":2:1: not YAML: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'"),
-        (b"mongodb: {}\nmongodb: {}\n", ":2:1: mongodb: stands here twice"),
+        (b"mongodb: {}\nmongodb: {}\n", ":2:1: mongodb: is given twice"),
         (b"mongodb:\n  uri: \xff\n", ":2:8: is not UTF-8 text"),
         (None, ": cannot be read: No such file or directory"),
     ],

@@ -102,7 +102,7 @@ def test_http_error_is_endpoint_down_without_secrets(endpoint: Endpoint, status:
         (b"<html>", ":1:1: not JSON: Expecting value"),
         (b"", ": is empty"),
         (b'{"a": "\xff"}', ":1:8: is not UTF-8 text"),
-        (b'{"a": 1, "a": 2}', ":1:10: a: stands here twice"),
+        (b'{"a": 1, "a": 2}', ":1:10: a: is given twice"),
     ],
 )
 def test_invalid_body_is_endpoint_down(endpoint: Endpoint, body: bytes, expected: str) -> None:

@@ -394,7 +394,7 @@ NAMES = ": a name must not be empty, begin with $ or have a NUL in it"
         ),
         (
             {"message": {"collection": "a", "fields": {"id": "_id"}, "pipeline": []}},
-            "message.pipeline: cannot stand beside fields",
+            "message.pipeline: cannot be combined with fields",
         ),
         ({"message": {"collection": "a", "fields": {"id": 1}}}, "message.fields.id: must be the path of a field"),
         (

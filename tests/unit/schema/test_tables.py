@@ -95,10 +95,10 @@ def test_optional_key_column_is_not_optional() -> None:
         ({"a": {"columns": ID, "primaryKey": "id"}}, "a.primaryKey: must be a list of at least one column"),
         (
             {"a": {"columns": ID, "primaryKey": ["idd"]}},
-            "a.primaryKey[0]: 'idd' is no column of this table; did you mean id?",
+            "a.primaryKey[0]: 'idd' is not a column of this table; did you mean id?",
         ),
-        ({"a": {"columns": ID, "primaryKey": ["id", 1]}}, "a.primaryKey[1]: 1 is no column of this table"),
-        ({"a": {"columns": ID, "primaryKey": ["id", "id"]}}, "a.primaryKey[1]: id stands here twice"),
+        ({"a": {"columns": ID, "primaryKey": ["id", 1]}}, "a.primaryKey[1]: 1 is not a column of this table"),
+        ({"a": {"columns": ID, "primaryKey": ["id", "id"]}}, "a.primaryKey[1]: id is given twice"),
         (
             {"a": {"columns": {"id": {"type": "json"}}, "primaryKey": ["id"]}},
             "a.primaryKey[0]: a column of type json cannot be in a primary key",
@@ -185,7 +185,7 @@ def test_all_errors_are_reported_with_positions() -> None:
     assert list(map(str, issues)) == [
         "s.json:2:1: a: must be an object with columns and primaryKey",
         "s.json:3:7: b.columns: must be an object with at least one column",
-        "s.json:3:37: b.primaryKey[0]: 'x' is no column of this table",
+        "s.json:3:37: b.primaryKey[0]: 'x' is not a column of this table",
         "s.json:4:26: c.columns.id.type: must be one of string, number, boolean, json, null, got 'uuid'",
         "s.json:5:1: c.primaryKey: must be a list of at least one column",
     ]

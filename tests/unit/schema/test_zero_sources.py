@@ -87,7 +87,7 @@ def test_projection_beside_a_pipeline_is_its_end() -> None:
     assert before == stages
     assert last["$project"]["_id"] == {"$toString": "$n"}
     assert last["$project"]["a text"] == "$lines.text"
-    with pytest.raises(ConfigError, match="cannot stand beside"):
+    with pytest.raises(ConfigError, match="cannot be combined with"):
         load(EXPORTED, {"message": {"source": "m", "pipeline": stages, "fields": {}}})
 
 
