@@ -32,12 +32,12 @@ from dataclasses import dataclass
 
 
 class ZmsdError(Exception):
-    """Base of all of them; its text is one line for a person."""
+    """Base of all exceptions for which zmsd reports one line instead of a traceback."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigIssue:
-    """One thing wrong in a document, and where: ``etc/zmsd.yaml:5:12: server.port: must be …``."""
+    """A configuration error and its position: ``etc/zmsd.yaml:5:12: server.port: must be …``."""
 
     path: str
     line: int | None
@@ -45,7 +45,7 @@ class ConfigIssue:
     key: str
     reason: str
     transient: bool = False
-    """Time may heal it: an endpoint that does not answer, a certificate that is just being replaced."""
+    """Whether a later attempt may succeed: an endpoint does not answer, a certificate is being replaced."""
 
     def __str__(self) -> str:
         location = self.path if self.line is None else f"{self.path}:{self.line}:{self.column}"
@@ -53,14 +53,17 @@ class ConfigIssue:
 
 
 KeyPath = tuple[str | int, ...]
-"""The way from the top of a document to a value: keys of objects, indexes of lists."""
+"""Where a value is in a document: keys of objects and indexes of lists, from the top."""
 MAX_ISSUES = 100
-"""Errors that a ConfigError shows."""
+"""Maximum of errors that a ConfigError shows."""
 _SHOWN = 300  # characters of a path or reason from a document in a message
 
 
 def dotted(path: KeyPath) -> str:
-    """``nats.servers[0]``; a key that does not print as a literal, a URI (by mistake, and with a password) as ``…``."""
+    """Return a key path as text: ``nats.servers[0]``.
+
+    A key that is not printable is shown as a literal, and a URI, which may have a password, as ``…``.
+    """
     parts = (f"[{part}]" if isinstance(part, int) else f".{_printable(part)}" for part in path)
     return shortened("".join(parts).removeprefix("."))
 
@@ -84,8 +87,10 @@ def issue_at(name: str, text: str, offset: int, path: KeyPath, reason: str) -> C
 
 
 class ConfigError(ZmsdError):
-    """One or more errors in documents that a person wrote; ``str()`` has a line for each of the first MAX_ISSUES, and
-    one that counts the others."""
+    """One or more configuration errors.
+
+    ``str()`` has a line for each of the first MAX_ISSUES, and one that counts the others.
+    """
 
     def __init__(self, issues: Sequence[ConfigIssue]) -> None:
         self.issues = tuple(issues[:MAX_ISSUES])
@@ -96,18 +101,19 @@ class ConfigError(ZmsdError):
 
     @property
     def transient(self) -> bool:
-        """Whether time may heal all of them, so that it makes sense to try again."""
+        """Whether all errors are transient, so that a later attempt may succeed."""
         return all(issue.transient for issue in self.issues)
 
 
 class EndpointDown(ConfigError):
-    """A URL gave no document that can be used: no connection, no answer in time, an HTTP error, or another body.
+    """A URL returned no usable document: no connection, no answer in time, an HTTP error, or another body.
 
-    It may give one later, so this is not final as an error in a file is.
+    A later request may succeed, so this is not final as an error in a file is.
     """
 
     @property
     def transient(self) -> bool:
+        """True: a later request may succeed."""
         return True
 
 

@@ -1,12 +1,12 @@
-"""A document that a person or a program wrote, YAML or JSON: plain data that knows where each value stands.
+"""Settings, schema and mapping documents in YAML or JSON: plain data with the position of each value.
 
-JSON is read by the json module, and its positions are looked for only when an error is asked for. YAML is composed by
-PyYAML and read by the core schema of YAML 1.2: only ``true`` and ``false`` are booleans (``images: off`` is text),
-dates are text, every key is text. In both a key that stands twice in one object is an error.
+JSON is read by the json module, and positions are computed only for errors. YAML is composed by PyYAML and read by the
+core schema of YAML 1.2: only ``true`` and ``false`` are booleans (``images: off`` is text), dates are text, and so is
+every key. In both formats a repeated key in one object is an error.
 
-A document may come from somebody who does not wish us well, or from a program with a bug. Its size, its depth, the
-number of its YAML values and the number of errors with a position are bounded, so that reading and checking a document
-takes seconds and tens of megabytes at most, whatever is in it.
+A document may be malicious, or come from a program with a bug. Its size, its depth, the number of its YAML values and
+the number of errors with a position are bounded, so that reading and checking any document takes at most seconds and
+tens of megabytes.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from zmsd.errors import ConfigError, ConfigIssue, KeyPath, dotted, issue_at, sho
 
 Kind = Literal["json", "yaml"]
 LIMIT = 1 << 20
-"""Bytes; no document is larger."""
+"""Maximum size of a document in bytes."""
 SUGGESTIONS = 20
-"""Errors of a document for which a similar name is looked for: each look takes up to 50 ms."""
+"""Maximum of suggestions for a document: each takes up to 50 ms."""
 
 _LASTING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
-"""Errors of open(2) and read(2) that stay until somebody changes the file or the setting."""
+"""Errors of open(2) and read(2) that last until the file or the setting is changed."""
 _POSITIONS = 300  # errors of a document that get a position; ConfigError shows MAX_ISSUES of them
 _SUGGESTED_FROM = 2000  # known names that are compared
 _LONGEST_NAME = 100  # characters of a name for which a similar one is looked for
 
 
 class ConfigDocument:
-    """Plain data (dict, list, str, int, float, bool, None) and the text it was read from.
+    """Plain data (dict, list, str, int, float, bool, None) and the text from which it was read.
 
-    ``name`` is the file or URL as errors show it.
+    ``name`` is the file or URL that errors show. Documents are equal if their names and data are.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ConfigDocument:
         return ConfigDocument(self.name, self.text, data, self._marks, (*self._above, *path))
 
     def issue(self, path: KeyPath, reason: str) -> ConfigIssue:
-        """Return an error at the key or list item at ``path``; where that is missing, at the nearest thing around it.
+        """Return an error at the key or list item at ``path``; if it is missing, at the nearest value around it.
 
         From the 301st error of a document on, the error has no position.
         """
@@ -92,7 +92,7 @@ class ConfigDocument:
 
 
 def parse(text: str, name: str, *, kind: Kind) -> ConfigDocument:
-    """The document in ``text``; ConfigError for bad syntax, for nothing at all, and for every key that stands twice."""
+    """Return the document in ``text``. Raises ConfigError for bad syntax, an empty text, and each repeated key."""
     if not text.strip():
         raise ConfigError([ConfigIssue(name, None, None, "", "is empty")])
     try:
@@ -104,7 +104,7 @@ def parse(text: str, name: str, *, kind: Kind) -> ConfigDocument:
 
 
 def read(path: Path) -> str:
-    """The text of a UTF-8 file of at most LIMIT bytes; ConfigError says why not."""
+    """Return the text of a UTF-8 file of at most LIMIT bytes. Raises ConfigError."""
     try:
         with path.open("rb") as file:
             return decode(file.read(LIMIT + 1), str(path))
@@ -114,7 +114,7 @@ def read(path: Path) -> str:
 
 
 def decode(raw: bytes, name: str) -> str:
-    """``raw`` as UTF-8 text without a byte order mark; ConfigError if it is none, or more than LIMIT bytes."""
+    """Decode UTF-8 and remove a byte order mark. Raises ConfigError for other text, and for more than LIMIT bytes."""
     if len(raw) > LIMIT:
         raise ConfigError([ConfigIssue(name, None, None, "", f"is larger than {LIMIT >> 20} MiB")])
     try:

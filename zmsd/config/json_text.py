@@ -1,6 +1,6 @@
-"""JSON as plain data, and the offsets of its members.
+"""Read JSON as plain data, and find the offsets of its members.
 
-Reading and looking for offsets take time and memory in proportion to the text, whatever is in it.
+Both take time and memory in proportion to the text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from zmsd.errors import MAX_ISSUES, ConfigError, ConfigIssue, KeyPath, issue_at
 
 MAX_DEPTH = 200
-"""Objects and lists inside of one another. MongoDB takes 100 levels in a document."""
+"""Maximum depth of objects and lists. MongoDB takes 100 levels in a document (manual, "Limits and Thresholds")."""
 TOO_DEEP = "is nested too deeply"
 HALF_OF_A_PAIR = "is not valid text: it contains half of a surrogate pair"
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -58,7 +58,7 @@ def parse_json(text: str, name: str) -> Any:
 
 
 def _check_depth(text: str, name: str) -> None:
-    """Raise ConfigError for JSON with more than MAX_DEPTH brackets open: json's own limit depends on the caller."""
+    """Raise ConfigError for JSON deeper than MAX_DEPTH: the limit of json depends on the stack of its caller."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
     depth = 0
@@ -101,10 +101,10 @@ def _repeated_keys(text: str) -> Iterator[tuple[KeyPath, int]]:
 
 
 class JsonMarks:
-    """Offsets of the members of those containers in which an error was found; ``text`` is JSON that json has accepted.
+    """Offsets of the members of containers in which an error was found; ``text`` is JSON that json has accepted.
 
-    A container is walked once. What is in its members is skipped by json's scanner in C, so that a look costs about as
-    much as reading the document, and memory only for the containers on the way to an error.
+    A container is scanned once. json's scanner in C skips the content of its members, so that a scan costs about as
+    much as reading the document, and memory only for the containers that lead to an error.
     """
 
     def __init__(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Settings read in part: the log section of a file with errors, and what a command that is not the daemon uses."""
+"""Read a part of the settings: the log section of a file with errors, and the settings that one command uses."""
 
 from __future__ import annotations
 

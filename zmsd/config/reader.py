@@ -1,6 +1,6 @@
-"""A document and the environment -> dataclasses, by their annotations, with an error for everything that does not fit.
+"""Build dataclasses from a document and the environment, by the annotations of their fields, and collect all errors.
 
-Knows no setting of zmsd: those are the dataclasses of config.py.
+The settings of zmsd themselves are in config/settings.py.
 """
 
 from __future__ import annotations
@@ -21,19 +21,25 @@ from zmsd.errors import ConfigError, ConfigIssue
 T = TypeVar("T")
 
 Variables = Mapping[str, tuple[str, str, tuple[str, ...]]]
-"""Environment variable -> the section and the key that it sets, and which keys of the section it puts aside by that."""
+"""The section and key that an environment variable sets, and the keys of the section that it replaces."""
 
 
 def setting(default: Any, *, low: float = -math.inf, high: float = math.inf, secret: bool = False, **more: Any) -> Any:
-    """A field with rules: ``low`` and ``high`` bound a number; ``secret`` stays out of repr and of messages; ``same``
-    maps further spellings to a choice; ``credential`` is looked for in $CREDENTIALS_DIRECTORY first; ``readable``
-    is a file that must be there; ``unprintable`` text may have any character; ``state`` left out is in
-    $STATE_DIRECTORY, where that is set. With MISSING as its default it is required."""
+    """Return the field of a setting, with rules for its value. With MISSING as its default it is required.
+
+    :param low: minimum of a number
+    :param high: maximum of a number
+    :param secret: whether the value stays out of repr and messages
+    :param more: ``same``: aliases of a choice. ``credential``: the file is looked for in $CREDENTIALS_DIRECTORY first.
+        ``readable``: the file must be readable. ``state``: the default is in $STATE_DIRECTORY, if that is set.
+        ``unprintable``: text may have any character. ``inline``: the value is the object around it, as a document.
+        ``separated``: an environment variable has a list with commas.
+    """
     return field(default=default, repr=not secret, metadata={"low": low, "high": high, "secret": secret, **more})
 
 
 def kind(value: Any) -> str:
-    """What a value is, in words for messages."""
+    """Return the kind of a value in words, for messages."""
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
     return names.get(type(value), "nothing")
 
@@ -48,7 +54,7 @@ class Credentials(Protocol):
         """Return where ``find`` looks, for an error message; "" for nowhere."""
 
 
-class CredentialDirectory:
+class CredentialDirectory(Credentials):
     """The credentials of this process, in $CREDENTIALS_DIRECTORY (systemd.exec(5))."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -63,11 +69,11 @@ class CredentialDirectory:
 
 
 class Reader:
-    """The settings as plain data, the environment laid over the file, and the errors found in them.
+    """The settings as plain data, in which the environment overrides the file, and the errors found in them.
 
     ``build`` takes dataclasses whose fields are bool, int, float, str, Path, Literal, tuple[str, ...] (one text will
-    do), Mapping[str, str], a dataclass, or any of these ``| None``. A key with nothing behind it is a key left out;
-    what is wrong is None in what is built.
+    do), Mapping[str, str], a dataclass, or any of these ``| None``. A key without a value counts as left out;
+    a setting with an error is None in the result.
     """
 
     def __init__(
@@ -80,21 +86,21 @@ class Reader:
         credentials: Credentials | None = None,
         concerns: Callable[[KeyPath], bool] = lambda path: True,
     ) -> None:
-        """Lay the environment over the document.
+        """Override the document by the environment.
 
-        :param hint: what to add to an error where there is no document to have it
+        :param hint: text to add to an error about a missing setting if there is no document
         :param credentials: where to look for credentials, if not in $CREDENTIALS_DIRECTORY
         :param concerns: whether to report an error of the setting at this path
         """
         self.issues: list[ConfigIssue] = []
         self.faulty_paths: set[KeyPath] = set()
-        """Places of errors, and all that is around them."""
+        """Key paths of errors, and of everything around them."""
         self.data: dict[str, Any] = dict(document.data) if document else {}
         self._document = document
         self._credentials = credentials or CredentialDirectory(environ)
         self._concerns = concerns
         self._missing: dict[KeyPath, str] = {}
-        """Setting that names a credential which was not found -> what to add to an error about its file."""
+        """Text to add to an error about the file of a setting, because it may have meant a credential."""
         self._state = environ.get("STATE_DIRECTORY", "").partition(":")[0]  # systemd may have several in it
         self._known = variables
         self._hint = hint
@@ -118,12 +124,14 @@ class Reader:
         self.issues.append(ConfigIssue("environment", None, None, variable or dotted(path), reason, transient))
 
     def sound(self, path: KeyPath, *keys: str) -> bool:
-        """Whether no error was found in any of these keys of the object at ``path``."""
+        """Return whether none of these keys of the object at ``path`` has an error."""
         return not any((*path, key) in self.faulty_paths for key in keys)
 
     def secret(self, file: Path, path: KeyPath) -> str:
-        """What stands in ``file``, which the setting at ``path`` names, without white space around it; "" after a
-        error."""
+        """Return the text of ``file``, which the setting at ``path`` names, without white space around it.
+
+        After an error return "".
+        """
         try:
             text = read(file).strip()
         except ConfigError as exc:
@@ -135,6 +143,7 @@ class Reader:
         return text
 
     def build(self, cls: type[T], data: dict[str, Any], path: KeyPath = ()) -> T:
+        """Return a ``cls`` with the values of ``data``, the object at ``path``; errors go to ``issues``."""
         known = {entry.name: entry for entry in fields(cls)}  # type: ignore[arg-type]
         hints = typing.get_type_hints(cls)
         for key in [key for key in data if key not in known]:
@@ -225,7 +234,7 @@ class Reader:
         return file
 
     def _locate(self, text: str, path: KeyPath, credential: bool) -> Path:
-        """The file that ``text`` names: relative to the config file, or where the environment says so to the cwd."""
+        """Return the file that ``text`` names, relative to the settings file, or from the environment to the cwd."""
         if credential:
             given = self._credentials.find(text)
             if given is not None:
@@ -239,7 +248,7 @@ class Reader:
     def _overlay(self, variable: str, text: str, section: str, key: str, aside: tuple[str, ...]) -> None:
         old = self.data.get(section) or {}
         if not isinstance(old, dict):
-            return  # an error of the file, which build() finds
+            return  # build() reports this error of the file
         if (section, key) in self._variables:
             if old.get(key) != text:
                 self.add_issue((section, key), f"{variable} is set too, to another value; unset one of them")

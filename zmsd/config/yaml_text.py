@@ -1,4 +1,4 @@
-"""YAML as plain data, and the offsets of its values."""
+"""Read YAML as plain data, with the offsets of its values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zmsd.config.json_text import HALF_OF_A_PAIR, MAX_DEPTH, SURROGATE, TOO_DEEP
 from zmsd.errors import MAX_ISSUES, ConfigError, ConfigIssue, KeyPath, issue_at
 
 MAX_YAML_VALUES = 100_000
-"""Values of a YAML document: PyYAML takes 50 microseconds and 1 kB for one, and aliases multiply them."""
+"""Maximum of values in a YAML document: PyYAML takes 50 microseconds and 1 kB for each, and aliases multiply them."""
 _TOO_MANY = f"has more than {MAX_YAML_VALUES} values; a larger document must be JSON"
 
 
@@ -52,7 +52,7 @@ for _name, _pattern, _first in (
 
 
 def parse_yaml(text: str, name: str) -> tuple[Any, YamlMarks]:
-    """Return plain data and where it stands; raises ConfigError and RecursionError."""
+    """Return plain data and the offsets of its values. Raises ConfigError and RecursionError."""
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as exc:
@@ -77,7 +77,7 @@ def parse_yaml(text: str, name: str) -> tuple[Any, YamlMarks]:
 
 
 class YamlMarks:
-    """Where one value stands (for a member of an object: its key), as an offset in the text, and what is in it."""
+    """The offset of a value in the text (for a member of an object: of its key), and those of the values in it."""
 
     __slots__ = ("_offset", "children")
 
@@ -96,7 +96,7 @@ class YamlMarks:
 
 
 class _YamlBuilder:
-    """Plain data and marks from nodes; what cannot be data goes to ``issues``."""
+    """Build plain data and marks from nodes; errors go to ``issues``."""
 
     def __init__(self, name: str, text: str) -> None:
         self._name, self._text = name, text
@@ -105,7 +105,7 @@ class _YamlBuilder:
 
     def build(self, node: yaml.Node, mark: YamlMarks, path: KeyPath) -> Any:
         self._count += 1
-        if self._count > MAX_YAML_VALUES:  # an alias stands for as many as its anchor has
+        if self._count > MAX_YAML_VALUES:  # an alias counts as many values as its anchor
             raise ConfigError([ConfigIssue(self._name, None, None, "", _TOO_MANY)])
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
@@ -129,7 +129,7 @@ class _YamlBuilder:
         return data
 
     def _word(self, node: yaml.ScalarNode, path: KeyPath) -> str:
-        """Its text, in which a character may be written as in JSON: as a surrogate pair."""
+        """Return the text of a node. A character may be a surrogate pair, as in JSON."""
         value: str = node.value
         if SURROGATE.search(value):
             try:

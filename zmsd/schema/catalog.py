@@ -21,30 +21,32 @@ from zmsd.schema.tables import Column, SchemaTable, TableSpec, parse_schema
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A published table: what it is for Zero, and where it comes from."""
+    """A published table: its columns and primary key, and the mapping that gives its rows."""
 
     spec: TableSpec
     mapping: Mapping
 
     @property
     def name(self) -> str:
+        """Server name of the table."""
         return self.spec.name
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """All published tables. ``warnings`` are lines for the log and no part of what the catalog means."""
+    """All published tables. ``warnings`` are lines for the log; they do not count in comparisons."""
 
     tables: tuple[Table, ...]
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def collections(self) -> tuple[str, ...]:
-        """The watched collections, sorted."""
+        """Return the names of the watched collections, sorted."""
         return tuple(sorted(self.by_collection))
 
     @cached_property
     def by_collection(self) -> MappingOf[str, tuple[Table, ...]]:
+        """Return the tables of each collection."""
         found: dict[str, tuple[Table, ...]] = {}
         for table in self.tables:
             found[table.mapping.collection] = (*found.get(table.mapping.collection, ()), table)
@@ -52,24 +54,24 @@ class Catalog:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 in hex: equal for catalogs that mean the same, in whatever order their documents say it."""
+        """Return the sha256 in hex. It is equal for catalogs with the same tables, in any order."""
         records = sorted((_record(table) for table in self.tables), key=lambda record: str(record["name"]))
         return hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """Everything but the warnings; ASCII."""
+        """Return the catalog without its warnings as JSON in ASCII."""
         return json.dumps([_record(table) for table in self.tables])
 
     @staticmethod
     def from_json(text: str) -> Catalog:
-        """What ``to_json`` gave."""
+        """Return the catalog that ``to_json`` has written."""
         return Catalog(tuple(_table(record) for record in json.loads(text)))
 
 
 def recheck(catalog: Catalog, name: str) -> None:
     """Check a catalog that another daemon published by the rules for documents. Raises ConfigError.
 
-    :param name: what errors are shown at
+    :param name: shown in errors in place of a file's name
     """
     records = [_record(table) for table in catalog.tables]
     if not records:
@@ -93,8 +95,8 @@ def recheck(catalog: Catalog, name: str) -> None:
     load_catalog(*(parse(json.dumps(document), name, kind="json") for document in (schema, mappings)))
 
 
-# A record is a table as plain JSON. What MongoDB is given is text in it, in canonical extended JSON: the order of keys
-# means something there, and an int is not a long.
+# A record is a table as plain JSON. Filter, projection and pipeline are strings in it, in canonical extended JSON: the
+# order of their keys has a meaning for MongoDB, and an int is not a long.
 _COMPUTED = ("filter", "projection", "pipeline")
 
 
@@ -133,10 +135,13 @@ def _from_extended(text: str | None) -> Any:
 
 
 def load_catalog(schema: ConfigDocument, mappings: ConfigDocument | None) -> Catalog:
-    """The catalog of two documents; ConfigError with all errors of both."""
+    """Return the catalog of a schema and its mappings. Raises ConfigError with all errors of both documents.
+
+    :param mappings: None takes those in ``schema``, if it has any, or else the default mapping of each table
+    """
     tables, issues = parse_schema(schema)
     if not tables:
-        raise ConfigError(issues)  # against no schema every mapping would be one more
+        raise ConfigError(issues)  # without tables, each mapping would be another error
     found: dict[str, Mapping] = {}
     warnings: list[ConfigIssue] = []
     mappings = schema if mappings is None and has_mappings(schema) else mappings
@@ -155,7 +160,7 @@ def load_catalog(schema: ConfigDocument, mappings: ConfigDocument | None) -> Cat
 
 
 def _problems_of_names(schema: ConfigDocument, table: SchemaTable, mapping: Mapping) -> list[ConfigIssue]:
-    """Errors where a name of the schema stands in for a collection or field, and MongoDB has no such names."""
+    """Return errors for names of tables and columns that are not valid as the default name of a collection or field."""
     problems: list[tuple[KeyPath, str | None]] = [((), collection_problem(mapping.collection))]
     problems += [(("columns", name), path_problem(path)) for name, path in mapping.fields or ()]
     return [schema.issue((*table.key_path, *key_path), f"{why}; map it") for key_path, why in problems if why]

@@ -1,4 +1,4 @@
-"""Operators that zmsd adds to MongoDB's expressions: each stands for an expression that mongod evaluates.
+"""Operators that zmsd adds to MongoDB's expressions: each is replaced by an expression that mongod evaluates.
 
 ``{"$hexToBase64Url": expression}`` gives the bytes of a text of hexadecimal digits, or of an ObjectId, in base64 with
 the alphabet of URLs and without padding. zero-sources has an operator of that name.

@@ -1,8 +1,8 @@
-"""Documents from files and URLs, and the last good copy of what a URL gave.
+"""Read documents from files and URLs, and keep the last good copy of a document from a URL.
 
-One request serves schema, mappings and permissions alike. A fetch ends within TIMEOUT seconds of waiting for the other
-side, however slowly that sends (only the resolver of names keeps its own time). Headers are sent to the origin that the
-settings name and to no other that it redirects to; they are in no error.
+A fetch waits at most TIMEOUT seconds for the server, however slowly it sends; only the resolver of names has its own
+time limit. Headers are sent to the origin that the settings name, not to other origins that it redirects to, and do not
+appear in errors.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ from zmsd.deadline import Deadline
 from zmsd.errors import ConfigError, ConfigIssue, EndpointDown, ZmsdError
 
 TIMEOUT = 10.0
-"""Seconds for a whole fetch."""
+"""Seconds for a complete fetch."""
 
 
 class NotModified(Enum):
+    """The type of NOT_MODIFIED, which `fetch` returns if a URL still has the document of an ETag."""
+
     NOT_MODIFIED = "not modified"
 
 
@@ -42,10 +44,10 @@ NOT_MODIFIED: Final = NotModified.NOT_MODIFIED
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A document, and the ETag to ask with next time.
+    """A document, and the ETag for the next request.
 
-    ``age`` is None for one that was just fetched; for a copy it is the seconds since that was kept, and ``issue`` is
-    why the endpoint itself could not be asked.
+    ``age`` is None for a document that was just fetched. For a copy it is the seconds since the copy was written, and
+    ``issue`` is the error of the endpoint.
     """
 
     document: ConfigDocument
@@ -55,9 +57,9 @@ class Fetched:
 
 
 def fetch(spec: DocumentLocation, etag: str | None = None) -> Fetched | Literal[NotModified.NOT_MODIFIED]:
-    """The document of ``spec``, or NOT_MODIFIED where a URL still has the one that came with ``etag``.
+    """Return the document of a location, or NOT_MODIFIED if a URL still has the one that came with ``etag``.
 
-    Raises EndpointDown for a URL, and ConfigError for a file, that cannot be read or has no document.
+    Raises EndpointDown for a URL, and ConfigError for a file, that cannot be read or has no valid document.
     """
     if spec.tables is not None:
         return Fetched(spec.tables)
@@ -83,7 +85,7 @@ def fetch(spec: DocumentLocation, etag: str | None = None) -> Fetched | Literal[
 
 
 def load(spec: DocumentLocation, copies: Path) -> Fetched:
-    """Return what `fetch` gives; where a URL gives no document, its last good copy. Raises ConfigError as `fetch`."""
+    """Return the document of a location; if a URL returns none, its last good copy. Raises ConfigError."""
     try:
         fetched = fetch(spec)
     except EndpointDown as exc:
@@ -96,9 +98,9 @@ def load(spec: DocumentLocation, copies: Path) -> Fetched:
 
 
 def last_good(spec: DocumentLocation, copies: Path, issue: ConfigIssue) -> Fetched | None:
-    """Return the copy of a URL's document that ``keep`` has put into ``copies``; None where there is none.
+    """Return the copy of a URL's document that ``keep`` has put into ``copies``; None if there is none.
 
-    :param issue: why it is needed
+    :param issue: why the copy is needed
     """
     if spec.url is None:
         return None
@@ -111,7 +113,7 @@ def last_good(spec: DocumentLocation, copies: Path, issue: ConfigIssue) -> Fetch
 
 
 def keep(spec: DocumentLocation, document: ConfigDocument, copies: Path) -> None:
-    """Keep what a URL gave, once it has proved good; of a file no copy is kept. ZmsdError if it cannot be written."""
+    """Keep a copy of a checked document from a URL. Raises ZmsdError if it cannot be written."""
     if spec.url is None:
         return
     file = _copy(spec, copies)
@@ -152,7 +154,7 @@ def _cause(exc: Exception) -> str:
 
 
 def _get(spec: DocumentLocation, etag: str | None) -> tuple[bytes, str | None]:
-    """The body (at most one byte more than documents take) and its ETag."""
+    """Return the body, at most one byte more than documents have, and its ETag."""
     assert spec.url is not None
     headers = {"Accept": "application/json", "User-Agent": "zmsd", **spec.headers}
     if etag is not None:
@@ -195,8 +197,7 @@ class _Redirects(HTTPRedirectHandler):
 
 
 class _TimedHandler(HTTPHandler, HTTPSHandler):
-    """Opens connections on which every wait ends at the deadline: a time-out of the socket alone starts anew with each
-    byte."""
+    """Open connections on which every wait ends at the deadline: a time-out of a socket restarts with each byte."""
 
     def __init__(self, deadline: Deadline) -> None:
         super().__init__()

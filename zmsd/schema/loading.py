@@ -1,4 +1,4 @@
-"""What the settings publish: the catalog of their documents, and the permissions of the application."""
+"""Load the documents that the settings name: schema, mappings and permissions."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ log = logging.getLogger(__name__)
 
 
 class LoadedDocuments(NamedTuple):
-    """The checked documents of one configuration, and what they give."""
+    """The checked documents of one configuration, and the catalog and permissions in them."""
 
     catalog: Catalog
     permissions: Any
-    """As zero-cache wants them in its permissions row; None for none."""
+    """Content of zero-cache's permissions row; None without permissions."""
     documents: tuple[tuple[DocumentLocation, Fetched], ...]
-    """What they were made of."""
+    """Location and content of each document."""
 
 
 _Documents = dict[str, tuple[DocumentLocation, Fetched]]
-"""By their part: schema, mappings, permissions."""
+"""Location and content by name: schema, mappings, permissions."""
 
 
 def load_documents(settings: Config, *, keep: bool = True, fall_back: bool = True) -> LoadedDocuments:
-    """Fetch and check every document. Where a URL gives none that can be used, its last good copy is, with a warning in
-    the log. Raises ConfigError with all errors; EndpointDown where all of them are in what URLs gave.
+    """Fetch and check every document. If a URL returns no usable document, use its last good copy and log a warning.
 
-    :param keep: whether to keep copies of what URLs gave
-    :param fall_back: whether a copy replaces a document, too, in which only the check finds an error. Where another
-        publication is running, that one goes on, and the error is worth an error.
+    Raises ConfigError with all errors; EndpointDown if all of them are in documents from URLs.
+
+    :param keep: whether to keep copies of documents from URLs
+    :param fall_back: whether a copy also replaces a document in which the check finds an error. A daemon that already
+        has a publication keeps that one instead, and reports the error.
     """
     copies = settings.watermarks.path.parent / "documents"
     parts = {"schema": settings.schema, "mappings": settings.mappings, "permissions": settings.zero.permissions}
@@ -70,7 +71,10 @@ def load_documents(settings: Config, *, keep: bool = True, fall_back: bool = Tru
 
 
 def _check(loaded: _Documents, wanted: Collection[str], issues: Sequence[ConfigIssue]) -> LoadedDocuments:
-    """:param issues: of the documents that could not be loaded"""
+    """Check the documents together. Raises ConfigError.
+
+    :param issues: errors of the documents that could not be loaded
+    """
     issues = list(issues)
     catalog: Catalog | None = None
     found = {part: fetched.document for part, (_, fetched) in loaded.items()}
@@ -88,10 +92,10 @@ def _check(loaded: _Documents, wanted: Collection[str], issues: Sequence[ConfigI
 
 
 def _on_copies(loaded: _Documents, error: ConfigError, copies: Path) -> LoadedDocuments | None:
-    """Return what is published with last good copies in place of a schema with errors, or else of all documents that
-    have errors, or else of all that URLs gave: a mapping may be wrong because it goes with another schema.
+    """Return the documents with last good copies instead of those with errors; None if that has errors as well.
 
-    Return None where that has errors as well.
+    First only the schema is replaced, then all documents with errors, then all documents from URLs: an error in
+    mappings may come from a schema of another version.
     """
     first = {issue.path: issue for issue in reversed(error.issues)}
     schema = {loaded["schema"][0].name} & first.keys()

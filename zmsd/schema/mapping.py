@@ -1,7 +1,7 @@
 """Mapping documents -> where in MongoDB the rows of each table come from.
 
 Three forms with one meaning: ``{collection, fields}``, ``{source, filter, projection}``, ``{source, pipeline}``. What
-can be said as paths becomes ``Mapping.fields``, in whichever form it was written; what needs an expression stays as
+consists of paths becomes ``Mapping.fields``, in whichever form it was written; what needs an expression stays as
 ``projection`` or ``pipeline``, for mongod to evaluate. Literals in extended JSON (``{"$oid": …}``) become BSON values.
 """
 
@@ -46,12 +46,14 @@ class Mapping:
     revision: int = 0
     """Another number means that all rows of the table are sent again (a resync by a change of the mapping)."""
     origin: Origin | None = field(default=None, compare=False, repr=False)
-    """For errors that are found later; no part of what the mapping means."""
+    """For errors that are found later; it does not count in comparisons."""
 
     @property
     def plain(self) -> bool:
-        """Whether Python evaluates it: paths, and a filter of nothing but comparisons with scalars. Otherwise mongod
-        does."""
+        """Whether zmsd evaluates the mapping in Python: it has paths, and a filter that only compares with scalars.
+
+        mongod evaluates all other mappings.
+        """
         return self.fields is not None and all(_is_plain(path, value) for path, value in (self.filter or {}).items())
 
     def issue(self, key_path: KeyPath, reason: str) -> ConfigIssue:
@@ -64,7 +66,7 @@ class Mapping:
 def parse_mappings(
     document: ConfigDocument, tables: Iterable[SchemaTable]
 ) -> tuple[dict[str, Mapping], list[ConfigIssue], list[ConfigIssue]]:
-    """The mappings of a document by the server names of their tables, all that is wrong, and what is only odd."""
+    """Return the mappings of a document by the server names of their tables, its errors, and its warnings."""
     by_name = {table.server_name: table for table in tables} | {table.key: table for table in tables}
     parser = _Parser(document)
     found, key_path = _mappings(document.data, by_name)
@@ -83,7 +85,7 @@ def parse_mappings(
 
 
 def default_mapping(table: SchemaTable) -> Mapping:
-    """The collection of the table's name, each column from the field of its name."""
+    """Return the mapping to the collection of the table's name, each column from the field of its name."""
     assert table.spec is not None
     return Mapping(table.spec.name, _complete(table, {}))
 
@@ -92,7 +94,7 @@ _REFERENCE = re.compile(r"\.\$(?:ref|id|db)\b")  # the members of a DBRef, which
 
 
 def _is_plain(path: str, condition: Any) -> bool:
-    """Whether filters.py takes a member of a filter. A number in a path may be an index, which only mongod knows."""
+    """Return whether rows/filters.py evaluates a member of a filter. In its path a number may be an array index."""
     if any(name.startswith("$") or name.isdigit() for name in path.split(".")):
         return False
     if not isinstance(condition, dict):
@@ -136,12 +138,12 @@ def _mappings(data: Any, tables: dict[str, SchemaTable]) -> tuple[_Written | Non
 
 
 def _wrapped(data: dict[str, Any]) -> Any:
-    """``mapping`` of a document that has ``schema`` beside it, as zero-sources combines them."""
+    """Return ``mapping`` of a document that has ``schema`` as well (zero-sources, ``/api/schema/combined``)."""
     return data.get("mapping") if isinstance(data.get("schema"), dict) else None
 
 
 def _exported(data: dict[str, Any]) -> _Written:
-    """The mappings with the tables of a list, as zero-sources exports them."""
+    """Return the mappings of tables in a list (zero-sources, ``/api/schema/export``)."""
     outer: KeyPath = ("schema",) if isinstance(data.get("schema"), dict) else ()
     if outer and "mapping" in data:
         return []
@@ -154,7 +156,7 @@ def _exported(data: dict[str, Any]) -> _Written:
 
 
 def _path(key: str, value: Any) -> str | None:
-    """The path that a member of a projection stands for, if it is no expression. A number but 0 means "this field"."""
+    """Return the path that a member of a projection selects; None for an expression. A number but 0 means ``key``."""
     if isinstance(value, bool | int | float) and value:
         return key
     if isinstance(value, str) and value.startswith("$") and not value.startswith("$$"):
@@ -167,7 +169,7 @@ def _is_exclusion(value: Any) -> bool:
 
 
 def _includes_parts(value: Any) -> bool:
-    """Whether a member of a projection is ``{part: 1}``, which means the part of the field of its own name."""
+    """Return whether a member of a projection is ``{part: 1}``, which selects a part of the field ``key``."""
     if not isinstance(value, dict) or any(key.startswith("$") for key in value):
         return False
     return any(isinstance(item, bool | int | float) or _includes_parts(item) for item in value.values())
@@ -290,7 +292,7 @@ class _Parser:
     def _columns(
         self, data: dict[str, Any], key_path: KeyPath, table: SchemaTable
     ) -> tuple[dict[str, str], dict[str, Any]]:
-        """Of the columns that fields or projection name: the paths, and the expressions."""
+        """Return the paths and the expressions of the columns that ``fields`` or ``projection`` name."""
         paths: dict[str, str] = {}
         expressions: dict[str, Any] = {}
         for form in ("fields", "projection"):

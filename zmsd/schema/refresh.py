@@ -1,4 +1,4 @@
-"""Looks at the documents behind URLs again, as often as each one's ``refresh`` says."""
+"""Request the documents behind URLs again, at the interval of each location's ``refresh``."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from zmsd.schema.fetch import NOT_MODIFIED, Fetched, fetch
 log = logging.getLogger(__name__)
 
 _REMINDER = 600.0
-"""Seconds between two lines in the log about the same endpoint that is down."""
+"""Seconds between two lines in the log about the same endpoint that fails."""
 
 
 class Refresh:
-    """One thread for all of them. ``watch`` may be called from any other."""
+    """The thread that requests all documents. Its methods are thread-safe."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
-        """:param changed: called, in the thread, when a document is not what it was at the last look"""
+        """:param changed: called in this thread when a document has changed since the last request"""
         self._changed = changed
         self._condition = Condition()
         self._looks: list[_Look] = []
@@ -32,23 +32,24 @@ class Refresh:
         self.thread = Thread(target=self._run, name="refresh", daemon=True)
 
     def start(self) -> None:
+        """Start the thread."""
         self.thread.start()
 
     def stop(self) -> None:
-        """Does not wait: a look may take its ten seconds."""
+        """Stop the thread without waiting for it: a request may take TIMEOUT seconds."""
         with self._condition:
             self._stopped = True
             self._condition.notify()
 
     def watch(self, documents: Iterable[tuple[DocumentLocation, Fetched]]) -> None:
-        """These from now on, and no others."""
+        """Request these documents from now on, instead of those before. Documents in files are left out."""
         looks = [_Look(spec, found) for spec, found in documents if spec.url is not None]
         with self._condition:
             self._looks = looks
             self._condition.notify()
 
     def stale(self) -> dict[tuple[str, ...], float]:
-        """Return for each URL 1 while something older is published than what it gives, or it gives nothing; else 0."""
+        """Return 1 for each URL that fails, or that has a newer document than the published one; 0 for the others."""
         with self._condition:
             return {(look.name,): float(look.stale) for look in self._looks}
 
@@ -56,7 +57,7 @@ class Refresh:
         while (look := self._next()) is not None:
             try:
                 differs = look.look()
-            except Exception:  # an error of ours must not end the looking
+            except Exception:  # a bug must not end the thread
                 log.exception(kv("look at a document failed", document=look.name))
                 continue
             with self._condition:
@@ -66,7 +67,7 @@ class Refresh:
                 self._changed()
 
     def _next(self) -> _Look | None:
-        """Wait until one is due."""
+        """Wait until a document is due. Return None after `stop`."""
         with self._condition:
             while not self._stopped:
                 first = min(self._looks, key=lambda look: look.due, default=None)
@@ -78,11 +79,11 @@ class Refresh:
 
 
 class _Look:
-    """What is known of one document. For the thread alone."""
+    """One document and the results of its requests. Refresh thread only, except ``name`` and ``stale``."""
 
     def __init__(self, spec: DocumentLocation, found: Fetched) -> None:
         self.name = spec.name
-        self._every = spec.refresh or math.inf  # without refresh only a reload looks
+        self._every = spec.refresh or math.inf  # without refresh only a reload requests it
         self.due = time.monotonic() + self._every
         self.stale = found.issue is not None
         self._spec = spec
@@ -91,7 +92,7 @@ class _Look:
         self._trouble = RetryLog(log, "look at a document", every=_REMINDER)
 
     def look(self) -> bool:
-        """Whether it is another one now. One that is no document at all is said, and is no change."""
+        """Request the document. Return whether it has changed; a failure is logged and is not a change."""
         try:
             found = fetch(self._spec, self._etag)
         except ConfigError as error:

@@ -1,8 +1,8 @@
-"""Schema documents -> table specs.
+"""Read the tables of schema documents.
 
 Two forms that one reading serves: the plain one, ``{key: {tableName, columns, primaryKey}}``, and the JSON of Zero's
 own schema, where tables have a ``name``, and tables and columns may have a ``serverName``. Either may stand at the top,
-under ``tables``, or under ``schema.tables``; what else stands there or in a table is not zmsd's.
+under ``tables``, or under ``schema.tables``; other members there and in a table are ignored.
 
 In both a *Zero name* (the key of a table or column) is what clients say, and a *server name* is what is sent to
 zero-cache; everything after this module knows server names only.
@@ -30,7 +30,7 @@ _DATA_TYPES = {
     **dict.fromkeys(("json", "jsonb"), "json"),
 }
 _MOST_COLUMNS = 1999
-"""SQLite takes 2000, and one is zero-cache's own."""
+"""SQLite takes 2000 columns, and zero-cache adds one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class TableSpec:
 
 @dataclass(frozen=True, slots=True)
 class SchemaTable:
-    """A table as the document has it. ``spec`` is None where the document is wrong."""
+    """A table of a document. ``spec`` is None if it has errors."""
 
     key_path: KeyPath
     key: str
@@ -63,12 +63,12 @@ class SchemaTable:
     """Zero name -> server name."""
 
     def column(self, name: str) -> str | None:
-        """The server name of a column by either of its names (Zero's goes first)."""
+        """Return the server name of a column by either of its names, first Zero's; None for an unknown column."""
         return self.columns.get(name) or (name if name in self.columns.values() else None)
 
 
 def parse_schema(document: ConfigDocument) -> tuple[list[SchemaTable], list[ConfigIssue]]:
-    """The tables of a document in its order, and everything that is wrong with them."""
+    """Return the tables of a document in its order, and its errors."""
     top, key_path = _tables(document.data)
     if not top:
         return [], [document.issue(key_path, "names no table")]
@@ -114,7 +114,7 @@ class _Parser:
         return SchemaTable(key_path, key, name, spec, {zero: column.name for zero, column in columns.items()})
 
     def unique(self, names: Iterable[tuple[str, KeyPath]]) -> None:
-        """SQLite, where zero-cache keeps its replica, does not tell names apart by case."""
+        """Report repeated names. Case does not count: SQLite, which holds zero-cache's replica, ignores it."""
         seen: dict[str, str] = {}
         for name, key_path in names:
             if name.lower() in seen:
@@ -143,7 +143,7 @@ class _Parser:
         return columns
 
     def _column(self, key: str, data: Any, key_path: KeyPath) -> Column:
-        """The column; after an error one that at least has the name, so that the primary key finds it."""
+        """Return the column; after an error a column of that name, so that the primary key finds it."""
         if not isinstance(data, dict):
             self._add_issue(key_path, f"must be an object with a type ({', '.join(TYPES)})")
             return Column(key, "string")

@@ -95,7 +95,7 @@ def test_json_positions_are_exact_after_escapes_and_tabs() -> None:
 def test_each_repeated_yaml_key_is_an_error(kind: Kind, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text, "f", kind=kind)
-    assert list(map(str, caught.value.issues)) == ["f:4:3: a.b: is given twice", "f:6:1: d: stands here twice"]
+    assert list(map(str, caught.value.issues)) == ["f:4:3: a.b: is given twice", "f:6:1: d: is given twice"]
 
 
 def test_each_repeated_json_key_is_an_error() -> None:
