@@ -54,7 +54,7 @@ def check(log: Iterable[Write], replica: Replica, *, exact: bool = True, copied_
     report = Report(len(replica.transactions), writes=len(streamed))
     _check_copy(copied, replica.initial.changes, tables, report)
     sent_in = _match(streamed, replica, tables, report)
-    _check_places(streamed, sent_in, [end, *(one.watermark for one in replica.transactions)], report, exact)
+    _check_positions(streamed, sent_in, [end, *(one.watermark for one in replica.transactions)], report, exact)
     return report
 
 
@@ -113,7 +113,7 @@ def _match(streamed: list[Write], replica: Replica, tables: set[str], report: Re
     return sent_in
 
 
-def _check_places(
+def _check_positions(
     streamed: list[Write], sent_in: dict[int, list[int]], watermarks: list[str], report: Report, exact: bool
 ) -> None:
     """Each write is whole in one transaction, and in the one that its position belongs to."""

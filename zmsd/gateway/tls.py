@@ -33,7 +33,7 @@ def context(cert: Path, key: Path) -> ssl.SSLContext:
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise ZmsdError(
-            f"server.tls: {cert} and {key} are no certificate and its key, in PEM and without a password: {reason}"
+            f"server.tls: {cert} and {key} are not a certificate and its key, in PEM without a password: {reason}"
         ) from error
     return made
 
