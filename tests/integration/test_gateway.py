@@ -186,3 +186,41 @@ def test_connection_that_is_not_http_is_reset_at_once(zmsd: ZmsdProcess) -> None
         postgres.sendall(bytes.fromhex("0000000804d2162f"))  # SSLRequest
         with pytest.raises(ConnectionResetError):
             postgres.recv(1)
+
+
+def commits(stream: WebSocket, count: int) -> list[str]:
+    """Receive as many commits; their watermarks. Nothing is acknowledged."""
+    found: list[str] = []
+    while len(found) < count:
+        for message in json.loads(f"[{stream.receive()}]"):
+            if message[0] == "commit":
+                found.append(message[2]["watermark"])
+    return found
+
+
+def test_stream_without_acknowledgement_repeats_the_same_commits(
+    database: Db, zmsd: ZmsdProcess, follow: Follow
+) -> None:
+    """zero-cache's replica may have a commit that its change log, from which zero-cache resumes, has not.
+
+    It must find that commit's watermark in the change log later, or it is refused for ever.
+    """
+    client = follow(zmsd)
+    client.close()
+    version = client.replica.version
+    target = f"{INITIAL}&lastWatermark={version}&replicaVersion={version}"
+    stream = WebSocket(zmsd.port)
+    stream.upgrade(target, {})
+    first: list[str] = []
+    for number in range(10):  # one after the other: each is sent by itself
+        database.users.insert_one({"_id": f"u{number}"})
+        first += commits(stream, 1)
+    stream.abort()
+    for number in range(10, 20):
+        database.users.insert_one({"_id": f"u{number}"})
+    stream = WebSocket(zmsd.port)
+    stream.upgrade(target, {})
+    assert commits(stream, 10) == first
+    stream.close()
+    client = follow(zmsd, replica=client.replica)
+    client.wait_rows("user", 20)

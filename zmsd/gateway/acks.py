@@ -7,6 +7,7 @@ import logging
 from zmsd.errors import PeerProtocolError
 from zmsd.replication.replicas import ReplicaBook
 from zmsd.replication.throttled_write import ThrottledWrite
+from zmsd.replication.unacknowledged import Unacknowledged
 from zmsd.zero import protocol
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,8 @@ class Acks:
         """
         self.newest: str | None = None
         """The highest acknowledged watermark: zero-cache 1.10 repeats an older one after a reconnect."""
+        self.commits = Unacknowledged()
+        """As of the session's joiner."""
         self._streaming = streaming
         # The client itself sends where it continues, so a failed write loses nothing.
         self._write = ThrottledWrite(book.acked, log, "keeping an acknowledgement")
@@ -38,6 +41,7 @@ class Acks:
             raise PeerProtocolError(f"acknowledged {mark[:40]}, above {sent or 'nothing'}, which was sent last")
         if self.newest is None or mark > self.newest:
             self.newest = mark
+            self.commits.acknowledged(mark)
             if self._streaming:
                 self._write.put(mark)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from zmsd.replication.change_log import Entry
+from zmsd.replication.unacknowledged import Unacknowledged
 from zmsd.zero import protocol
 
 
@@ -17,6 +18,8 @@ class TransactionJoiner:
         """Watermark of the transaction that was begun and not committed yet."""
         self.committed = committed
         """Watermark of the newest commit."""
+        self.commits = Unacknowledged()
+        """The commits sent and not acknowledged; those of all connections, once the client has a replica."""
         self._shard = shard_name
         self._oldest_ms = 0  # commit time of the oldest change in the open transaction
 
@@ -48,4 +51,5 @@ class TransactionJoiner:
         self.open = None if end.last else end.watermark
         if end.last:
             self.committed = end.watermark
+            self.commits.sent(end.watermark)
             yield protocol.commit(end.watermark, self._oldest_ms)

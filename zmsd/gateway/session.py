@@ -30,6 +30,7 @@ from zmsd.replication.hub import Hub
 from zmsd.replication.initial_sync import InitialSync
 from zmsd.replication.replicas import Base, ReplicaBook
 from zmsd.replication.schema_change import SchemaChange
+from zmsd.replication.unacknowledged import split
 from zmsd.retry import retry_while_unavailable
 from zmsd.watermarks.base import CopyRecord
 from zmsd.zero import protocol
@@ -168,7 +169,7 @@ class Session:
             if subscription.observer:
                 self._resume(base)
                 return
-            self._hub.replicas.add(self._book.replica)
+            self._joiner.commits = self._acks.commits = self._hub.replicas.add(self._book.replica)
             try:
                 self._resume(base)
             finally:
@@ -283,6 +284,7 @@ class Session:
         if self._client_publication.fingerprint != active.fingerprint or self._passes is not None:
             self._apply_schema_change(active)
         changes = self._hub.catch_up.changes(self._watermark, active, self._stop, self._is_given_up, self.kill)
+        again = self._joiner.commits.after(self._watermark)
         self.state = "streaming"
         try:
             while self._joiner.open is not None or not (
@@ -295,7 +297,7 @@ class Session:
                 if self._joiner.open is None and self._hub.active is not active:
                     break  # another stream of the replica may have got the schema change already
                 if entries:
-                    frames = b"".join(self._joiner.join(entries))
+                    frames = b"".join([frame for part in split(entries, again) for frame in self._joiner.join(part)])
                     if self._joiner.committed != self.sent:
                         self._watermark = self.sent = self._joiner.committed or ""
                     self.rows += sum([entry.rows for entry in entries])

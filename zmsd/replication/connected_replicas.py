@@ -7,6 +7,7 @@ from collections import Counter
 from threading import Lock
 
 from zmsd.log import kv
+from zmsd.replication.unacknowledged import Unacknowledged
 from zmsd.watermarks.base import Replica, WatermarkStore, outdated
 
 log = logging.getLogger(__name__)
@@ -19,6 +20,7 @@ class ConnectedReplicas:
         self._store = store
         self._streams: Counter[Replica] = Counter()
         self._announced: dict[tuple[str, int], frozenset[str]] = {}
+        self._unacknowledged: dict[Replica, Unacknowledged] = {}
         self._lock = Lock()
 
     def counts(self) -> dict[Replica, int]:
@@ -26,8 +28,11 @@ class ConnectedReplicas:
         with self._lock:
             return dict(self._streams)
 
-    def add(self, replica: Replica) -> None:
-        """Count a stream that begins. Log a warning if another replica of the same shard is connected too."""
+    def add(self, replica: Replica) -> Unacknowledged:
+        """Count a stream that begins. Log a warning if another replica of the same shard is connected too.
+
+        :return: the commits that the replica was sent, on any connection, and has not acknowledged
+        """
         with self._lock:
             self._streams[replica] += 1
             versions = frozenset(one.version for one in self._streams if one[:2] == replica[:2])
@@ -44,6 +49,7 @@ class ConnectedReplicas:
                     "each zero-cache its own ZERO_APP_ID",
                 )
             )
+        return self._unacknowledged.setdefault(replica, Unacknowledged())
 
     def remove(self, replica: Replica) -> None:
         """Count a stream that has ended."""
@@ -62,3 +68,4 @@ class ConnectedReplicas:
             if replica not in connected:
                 log.info(kv("replica forgotten", app=replica.app, shard=replica.shard, replica=replica.version))
                 self._store.forget_replica(replica)
+                self._unacknowledged.pop(replica, None)

@@ -24,6 +24,7 @@ from zmsd.position import watermark
 from zmsd.replication import throttled_write
 from zmsd.replication.change_log import Entry
 from zmsd.replication.hub import Hub, Readiness
+from zmsd.replication.unacknowledged import Unacknowledged
 from zmsd.watermarks.base import CopyRecord, Replica, ReplicaRecord
 from zmsd.zero import protocol
 
@@ -111,7 +112,7 @@ class Scene:
             counters=MagicMock(),
             lineage=SimpleNamespace(check_replica=lambda place, begun: None, distrust_count=0),
             catch_up=SimpleNamespace(changes=self._changes),
-            replicas=MagicMock(),
+            replicas=MagicMock(add=MagicMock(side_effect=lambda replica: Unacknowledged())),
             probes=SimpleNamespace(current=None),
             lag_report=30.0,
             source=MagicMock(),
