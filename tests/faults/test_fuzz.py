@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.faults.load import MAPPINGS, SCHEMA
-from tests.integration import chat
 from tests.faults.tally import Tally, pick
 from tests.faults.test_hostile import INITIAL, masked
+from tests.integration import chat
 from tests.support.daemon import ZmsdProcess, run_zmsd
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import FACTOR
