@@ -97,8 +97,4 @@ clean:
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@
 
-<<<<<<< HEAD
 .PHONY: demo test unit integration e2e faults compat compat-mongodb prepare systemd deb bench man install style types clean
-=======
-.PHONY: demo test unit integration e2e faults compat compat-mongodb prepare systemd deb bench man install style types clean
->>>>>>> c992359 (Prepare the system for the tests in one script)
