@@ -1,350 +1,201 @@
-"""The main thread: a mailbox of signals and deaths, the order of start and stop, the watchdog."""
+"""The main thread: its mailbox, the order of start and stop, and the watchdog.
+
+``assembly.py`` constructs the parts, and ``reloading.py`` reloads them. The main thread never waits for MongoDB, a
+client or an endpoint, so it can always feed systemd's watchdog and take a signal.
+"""
 
 from __future__ import annotations
 
-import errno
 import faulthandler
 import gc
 import logging
 import os
 import signal
-import ssl
 import sys
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Event, Thread
 from typing import Any
 
 from zmsd import __version__, systemd
 from zmsd import log as logs
+from zmsd.assembly import Requests, assemble
 from zmsd.config import settings as config
-from zmsd.config.partial import credentials_in_use
 from zmsd.config.settings import Config
 from zmsd.deadline import Deadline
-from zmsd.errors import SourceUnavailable, StoreError, ZmsdError, reason_of
-from zmsd.gateway import tls
-from zmsd.gateway.http import Limits
-from zmsd.gateway.registry import SessionRegistry
-from zmsd.gateway.server import Server
+from zmsd.errors import StoreError
 from zmsd.log import kv
-from zmsd.metadata.metrics import register
-from zmsd.metadata.monitor import Monitor
-from zmsd.metadata.pages import pages
-from zmsd.mongodb.feed import Feed, open_feed
-from zmsd.mongodb.source import Source
-from zmsd.prometheus import Registry
-from zmsd.reload_result import ReloadRecorder
-from zmsd.replication.active_publication import ActivePublication
-from zmsd.replication.change_log import ChangeLog
-from zmsd.replication.counters import Counters
-from zmsd.replication.dispatcher import Dispatcher
-from zmsd.replication.hub import Hub, Readiness
-from zmsd.replication.lineage import Lineage
-from zmsd.replication.preparation import prepare
-from zmsd.replication.publication_history import PublicationHistory
-from zmsd.retry import REFUSED_WAIT_SECONDS
-from zmsd.rows.rejects import Rejects
+from zmsd.reloading import Reloader
+from zmsd.replication.hub import Readiness
 from zmsd.schema.loading import LoadedDocuments, load_documents
-from zmsd.schema.publication import Publication
-from zmsd.schema.refresh import Refresh
-from zmsd.watermarks import open_store
 
 log = logging.getLogger(__name__)
 
-_FIXED = ("mongodb", "feed", "watermarks", "nats")
-"""Sections that a reload does not change in a running daemon."""
 STOP_SECONDS = 25.0
-"""The Deadline of a stop; systemd's is 30 s (TimeoutStopSec of the unit)."""
+"""Seconds that a stop may take; systemd allows 30 s (TimeoutStopSec of the unit)."""
 
 
 class Daemon:
-    """One zmsd. ``run`` is for the main thread, ``tell`` for any."""
+    """The process ``zmsd run``. Main thread only, except for ``call_soon``, ``stop``, ``address`` and ``readiness``."""
 
-    def __init__(self, settings: Config, loaded: LoadedDocuments, path: Path | None, env: Mapping[str, str]) -> None:
-        self._config = settings
-        """As it was started. What a reload changes is not kept here but handed on."""
-        self._loaded_documents = loaded
-        self._path = path
-        self._environ = env
-        self._results = ReloadRecorder(settings.watermarks.path.parent)
+    def __init__(
+        self, settings: Config, documents: LoadedDocuments, path: Path | None, environ: Mapping[str, str]
+    ) -> None:
+        """Open the store and bind the port; nothing runs before ``run``.
+
+        :param settings: the settings that ``path`` and ``environ`` gave
+        :param documents: the documents that ``settings`` name
+        :param path: the settings file, for reloads; None for the default file
+        :param environ: the environment variables, for reloads
+        :raises StoreError: the store cannot be opened
+        :raises ZmsdError: the port cannot be bound, or the certificate cannot be loaded
+        """
+        self._settings = settings
+        self._documents = documents
         self._mailbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._exit: int | None = None
-        self._reload_at: float | None = None  # monotonic seconds: a reload waits for MongoDB
-        self._reloading = self._reload_again = False
-        self._halt = Event()
-        self._refresh = Refresh(lambda: self.tell(self.reload))
-        self._manager = systemd.Conversation()
-        self._rejects = Rejects()
-        self._registry = Registry()
-        self._source = Source(settings.mongodb.uri, settings.mongodb.database)
-        self._store = open_store(settings, serves=True)
-        self._publications = PublicationHistory(self._store, _publication_of(settings, loaded))
-        self._prepared = Event()
-        self._sessions = SessionRegistry(_limits(settings))
-        self.hub = self._make_hub()
-        self._dispatcher = self._make_dispatcher()
-        self._store.on_epoch_change(lambda: self.tell(self._settle))
-        self._monitor = Monitor(self.hub, self._dispatcher, self._sessions.sessions)
-        register(self._registry, self._monitor, self._refresh)
-        self.server = self._make_server()
+        self._exit_code: int | None = None
+        self._systemd = systemd.Conversation()
+        requests = Requests(
+            reload=partial(self.call_soon, self.reload),
+            sync_publications=partial(self.call_soon, self._sync_publications),
+            report_thread_death=lambda thread: self.call_soon(partial(self._on_thread_death, thread)),
+        )
+        self._services = assemble(settings, documents, requests)
+        self._reloader = Reloader(settings, path, environ, self._services, self._systemd, self.call_soon)
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it listens."""
-        return self.server.server_address
+        """Host and port that the server is bound to. Thread-safe."""
+        return self._services.server.server_address
+
+    @property
+    def readiness(self) -> Readiness:
+        """Whether the feed runs. Thread-safe."""
+        return self._services.hub.readiness
 
     def run(self) -> int:
-        """Serve until told to stop; the exit code. Does not install signal handlers (``handle_signals`` does)."""
-        log.info(kv("zmsd starts", version=__version__, database=self._config.mongodb.database))
-        for warning in self._loaded_documents.catalog.warnings:
-            log.warning(kv("catalog", warning=warning))
-        self._results.clear()
-        self.server.start()
-        self._dispatcher.thread.start()
-        self._refresh.watch(self._loaded_documents.documents)
-        self._refresh.start()
-        self._monitor.watch_certificate(self._config.server.tls)
-        self._monitor.start()
-        log.info(kv("listening", address="{}:{}".format(*self.address)))
-        while self._exit is None:
-            self._tick()
-            ready = self.hub.readiness.reason is None
-            if self._reload_at is not None and ready and time.monotonic() >= self._reload_at:
-                self.reload()
+        """Serve until ``stop``, and return the exit code. Signal handlers are the caller's (``handle_signals``)."""
+        self._start()
+        while self._exit_code is None:
+            self._notify_systemd()
+            self._reloader.retry_if_due()
             try:
-                self._mailbox.get(timeout=self._manager.pause)()
+                self._mailbox.get(timeout=self._systemd.pause)()
             except Empty:
                 continue
         self._stop()
-        return self._exit
+        return self._exit_code
 
-    def tell(self, what: Callable[[], None]) -> None:
-        """Have the main thread call something."""
-        self._mailbox.put(what)
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Have the main thread call a function. Thread-safe; a signal handler may call this."""
+        self._mailbox.put(function)
 
     def stop(self, code: int = 0) -> None:
-        self.tell(lambda: self._end(code))
+        """End ``run`` with an exit code; of several codes the highest. Thread-safe."""
+        self.call_soon(partial(self._set_exit_code, code))
 
     def handle_signals(self) -> None:
-        """SIGTERM and SIGINT stop, a second one kills; SIGHUP reloads, SIGUSR1 has the state of all threads logged.
+        """Install the signal handlers, which only enqueue.
 
-        The handlers only enqueue.
+        SIGTERM and SIGINT stop, a second one kills; SIGHUP reloads; SIGUSR1 logs the stacks of all threads.
         """
-        faulthandler.enable()  # the watchdog kills with SIGABRT: the stacks then stand in the journal
+        faulthandler.enable()  # systemd's watchdog kills with SIGABRT: the stacks of all threads go to the journal
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop_signal)
-        signal.signal(signal.SIGHUP, lambda *_: self.tell(self.reload))
-        signal.signal(signal.SIGUSR1, lambda *_: self.tell(self.dump))
+        signal.signal(signal.SIGHUP, lambda *_: self.call_soon(self.reload))
+        signal.signal(signal.SIGUSR1, lambda *_: self.call_soon(self.dump))
 
     def reload(self) -> None:
-        """Begin to read settings and documents again; an error in them changes nothing. Main thread only.
-
-        A thread of its own reads and checks them and asks MongoDB, so that the watchdog is fed meanwhile. A reload
-        that is asked for while one is under way follows it.
-        """
-        self._reload_at = None
-        if self._reloading:
-            self._reload_again = True
-            return
-        self._reloading = True
-        self._results.begin()
-        self._manager.reloading()
-        Thread(target=self._load, name="reload", daemon=True).start()
-
-    def _load(self) -> None:
-        """Read everything, and have the main thread apply it. Reload thread only."""
-        outcome: Callable[[], None]
-        try:
-            new = config.load(self._path, self._environ)
-            context = _tls(new.server)
-            loaded = load_documents(new, fall_back=False)
-            active = self._make_active(_publication_of(new, loaded))
-            if active.fingerprint != self.hub.active.fingerprint:
-                prepare(self._source, self._store, self.hub.lineage, active, self._config.feed.images)
-        except SourceUnavailable as error:
-            reason = f"MongoDB cannot be asked whether it takes what is new, this is tried again: {error}"
-            outcome = partial(self._refuse, reason, retry=True)
-        except ZmsdError as error:
-            outcome = partial(self._refuse, str(error))
-        except Exception as error:  # a bug must not end the reloading
-            log.exception("reload failed")
-            outcome = partial(self._refuse, f"failed: {error!r}")
-        else:
-            outcome = partial(self._apply, new, context, loaded, active)
-        self.tell(partial(self._loaded, outcome))
-
-    def _loaded(self, outcome: Callable[[], None]) -> None:
-        """Finish a reload whose thread has ended. Main thread only."""
-        self._reloading = False
-        outcome()
-        self._manager.reloaded(self._monitor.words())
-        if self._reload_again:
-            self._reload_again = False
-            self.reload()
-
-    def _refuse(self, reason: str, *, retry: bool = False) -> None:
-        """:param retry: whether to try again by itself, once MongoDB can be reached"""
-        if retry:
-            self._reload_at = time.monotonic() + REFUSED_WAIT_SECONDS
-        faults = reason.splitlines()
-        self._monitor.reloaded(faults)
-        for line in faults:
-            log.error(kv("reload refused", fault=line))
-        self._results.end(faults=faults)
-
-    def _apply(
-        self, new: Config, context: ssl.SSLContext | None, loaded: LoadedDocuments, active: ActivePublication
-    ) -> None:
-        try:
-            self._publications.reload(active.publication)
-        except ZmsdError as error:
-            self._refuse(str(error))
-            return
-        logs.setup(new.log.level, new.log.format)
-        self.server.apply(_limits(new), context)
-        self._monitor.watch_certificate(new.server.tls)
-        self._refresh.watch(loaded.documents)
-        fixed = [name for name in _FIXED if getattr(new, name) != getattr(self._config, name)]
-        if _fixed_server(new) != _fixed_server(self._config):
-            fixed.append("server")
-        if fixed:
-            log.warning(kv("changed settings need a restart", sections=",".join(fixed)))
-        self._publish()
-        self._monitor.reloaded(restart=fixed)
-        log.info(kv("reloaded", tables=len(loaded.catalog.tables)))
-        credentials = credentials_in_use(new)
-        if credentials:
-            log.info(kv("credentials are those of the start, a new one needs a restart", names=",".join(credentials)))
-        self._results.end(restart=fixed, credentials=credentials, tables=len(loaded.catalog.tables))
+        """Read settings and documents again, and apply them."""
+        self._reloader.reload()
 
     def dump(self) -> None:
-        """What every thread is doing, and how full the queues are, into the log."""
+        """Log the stack of every thread and the fill of the queues."""
         for name, stack in logs.stacks():
             log.info("stack of thread %s:\n%s", name, stack)
-        queues = {name: f"{held}/{limit}" for name, (held, limit) in self._dispatcher.queues.items()}
-        log.info(kv("queues", **queues, log_bytes=self.hub.log.size, sessions=len(self._sessions.sessions())))
+        services = self._services
+        queues = {name: f"{held}/{limit}" for name, (held, limit) in services.dispatcher.queues.items()}
+        sessions = len(services.sessions.sessions())
+        log.info(kv("queues", **queues, log_bytes=services.hub.log.size, sessions=sessions))
+
+    def _start(self) -> None:
+        """Start the parts. ``docs/architecture.rst`` has the start from the command line on."""
+        log.info(kv("zmsd starts", version=__version__, database=self._settings.mongodb.database))
+        for warning in self._documents.catalog.warnings:
+            log.warning(kv("catalog", warning=warning))
+        services = self._services
+        # 1. Remove the result of an earlier process's reload, before a signal can start one of this process.
+        self._reloader.results.clear()
+        # 2. Accept connections first: health checks are answered while MongoDB is away, and clients may wait.
+        services.server.start()
+        # 3. Watch the store before the dispatcher prepares MongoDB, after which publications are compared.
+        services.hub.store.on_epoch_change(partial(self.call_soon, self._sync_publications))
+        # 4. Read MongoDB. The dispatcher retries by itself, for as long as MongoDB is away.
+        services.dispatcher.thread.start()
+        # 5. Look for changed documents, beginning with those that the dispatcher's publication was made of.
+        services.refresh.watch(self._documents.documents)
+        services.refresh.start()
+        # 6. Sample the parts last, when all of them run.
+        services.monitor.watch_certificate(self._settings.server.tls)
+        services.monitor.start()
+        log.info(kv("listening", address="{}:{}".format(*self.address)))
+
+    def _stop(self) -> None:
+        """Stop the parts under one deadline of STOP_SECONDS. Nothing depends on it: ``kill -9`` loses no change."""
+        services = self._services
+        deadline = Deadline(STOP_SECONDS)
+        # 1. Tell systemd first: whatever takes long below, ``systemctl status`` shows that the daemon is stopping.
+        systemd.stopping()
+        # 2. Ask the threads to end that nothing else waits for, so that they end during the next steps.
+        services.refresh.stop()
+        services.monitor.stop()
+        services.dispatcher.stop()
+        # 3. End waits for MongoDB, in the dispatcher and in sessions: a session in a retry would use up the deadline.
+        services.hub.stop.set()
+        # 4. Refuse new clients, and end each session after a complete transaction; it may still use store and MongoDB.
+        services.server.stop(deadline)
+        # 5. Wait for the dispatcher, which closes its change streams and writes a last checkpoint into the store.
+        services.dispatcher.thread.join(deadline.remaining())
+        # 6. Close the store and the connection to MongoDB, which no thread uses any more.
+        services.hub.store.close()
+        services.hub.source.close()
+        log.info(kv("zmsd stopped"))
 
     def _on_stop_signal(self, number: int, frame: Any) -> None:
-        signal.signal(number, signal.SIG_DFL)  # the second one kills
+        signal.signal(number, signal.SIG_DFL)  # the second signal kills
         self.stop()
-
-    def _end(self, code: int) -> None:
-        self._exit = code if self._exit is None else max(code, self._exit)
 
     def _on_thread_death(self, thread: str) -> None:
         log.critical(kv("thread died, exiting", thread=thread))
-        self.stop(1)
+        self._set_exit_code(1)
 
-    def _tick(self) -> None:
-        """Tell systemd how it is; the watchdog is fed while the feed makes progress, or waits in a retry it knows."""
-        serves = self.hub.readiness.reason is None
-        self._manager.tick(serves, self._dispatcher.is_alive(), self._monitor.words())
+    def _set_exit_code(self, code: int) -> None:
+        self._exit_code = code if self._exit_code is None else max(code, self._exit_code)
 
-    def _stop(self) -> None:
-        systemd.stopping()
-        deadline = Deadline(STOP_SECONDS)
-        self._refresh.stop()
-        self._monitor.stop()
-        self._dispatcher.stop()
-        self.hub.stop.set()
-        self.server.stop(deadline)
-        self._dispatcher.thread.join(deadline.remaining())
-        self.hub.store.close()
-        self.hub.source.close()
-        log.info(kv("zmsd stopped"))
+    def _notify_systemd(self) -> None:
+        """Send the state. The watchdog is fed while the feed makes progress, or waits in a retry of its own."""
+        serves = self.readiness.reason is None
+        self._systemd.tick(serves, self._services.dispatcher.is_alive(), self._services.monitor.words())
 
-    def _settle(self) -> None:
-        """Publish what all daemons on this store publish, once MongoDB takes what this one has to offer."""
+    def _sync_publications(self) -> None:
+        """Publish what all daemons on this store publish, once MongoDB is prepared for what this daemon offers."""
+        services = self._services
         try:
-            if self._prepared.is_set() and self._publications.settle():
-                self._publish()
+            if services.mongodb_prepared.is_set() and services.publications.settle():
+                services.publish_current()
         except StoreError as error:
             log.critical(kv("cannot go on, exiting", error=error))
-            self.stop(1)
-
-    def _publish(self) -> None:
-        current, running = self._publications.current, self.hub.active
-        same = current.fingerprint == running.fingerprint
-        self._dispatcher.publish(running if same else self._make_active(current))
-
-    def _make_active(self, publication: Publication) -> ActivePublication:
-        def shards() -> set[str]:
-            known = {replica.shard_name for replica in self._store.replicas()}
-            return known.union(session.subscription.shard_name for session in self._sessions.sessions())
-
-        return ActivePublication(publication, self._source, self._rejects, self._halt, shards)
-
-    def _make_hub(self) -> Hub:
-        settings = self._config
-        return Hub(
-            source=self._source,
-            active=self._make_active(self._publications.current),
-            store=self._store,
-            lineage=Lineage(self._source, self._store),
-            log=ChangeLog(),
-            readiness=Readiness(),
-            rejects=self._rejects,
-            counters=Counters(self._registry),
-            catch_up_feeds=settings.feed.catch_up,
-            lag_report=settings.feed.lag_report,
-            stop=self._halt,
-        )
-
-    def _make_dispatcher(self) -> Dispatcher:
-        feed, hub = self._config.feed, self.hub
-
-        def open_live(active: ActivePublication, after: int) -> Feed:
-            return open_feed(feed.scope, hub.source, active.watched, after, hub.stop)
-
-        def prepared(active: ActivePublication) -> int:
-            now = prepare(self._source, self._store, hub.lineage, active, self._config.feed.images)
-            self._prepared.set()
-            self.tell(self._settle)
-            return now
-
-        return Dispatcher(hub, prepared, open_live, feed.heartbeat, self._on_thread_death)
-
-    def _make_server(self) -> Server:
-        server = self._config.server
-        try:
-            return Server(
-                (server.host, server.port),
-                self.hub,
-                self._sessions,
-                pages(self._monitor, self._registry),
-                _tls(server),
-                self._on_thread_death,
-            )
-        except OSError as error:
-            hint = "the port is in use by another process" if error.errno == errno.EADDRINUSE else reason_of(error)
-            raise ZmsdError(
-                f"cannot listen on {server.host}:{server.port}: {hint} (server.host, server.port)"
-            ) from error
-
-
-def _publication_of(settings: Config, loaded: LoadedDocuments) -> Publication:
-    zero = settings.zero
-    return Publication(loaded.catalog, loaded.permissions, zero.clients_collection, zero.mutations_collection)
-
-
-def _fixed_server(settings: Config) -> tuple[object, ...]:
-    return settings.server.host, settings.server.port
-
-
-def _limits(settings: Config) -> Limits:
-    server = settings.server
-    return Limits(server.token, server.max_sessions, server.max_sessions_per_address, server.host)
-
-
-def _tls(server: config.ServerConfig) -> ssl.SSLContext | None:
-    return None if server.tls is None else tls.context(server.tls.cert, server.tls.key)
+            self._set_exit_code(1)
 
 
 def run(path: Path | None) -> int:
-    """``zmsd run``. Raises ConfigError and ZmsdError before it serves."""
+    """Run the daemon in the main thread, and return the exit code of the process.
+
+    :param path: the settings file; None for the default file
+    :raises ConfigError: settings or documents are wrong, before anything is served
+    :raises ZmsdError: store, port or certificate cannot be used, before anything is served
+    """
     environ = dict(os.environ)
     settings = config.load(path, environ)
     daemon = Daemon(settings, load_documents(settings), path, environ)
@@ -352,6 +203,7 @@ def run(path: Path | None) -> int:
     # Objects alive now stay alive, and documents have no cycles: frequent collections would only cost processor time.
     gc.freeze()
     gc.set_threshold(100_000)
-    # A session that catches up keeps the interpreter busy, and a live change needs it about eight times on its way.
+    # A session that catches up keeps the interpreter busy, and a live change needs the interpreter about eight times
+    # on its way: the usual 5 ms before another thread's turn would add up.
     sys.setswitchinterval(0.0005)
     return daemon.run()

@@ -134,8 +134,8 @@ def _served(uri: str, port: int) -> Iterator[Daemon]:
         thread = Thread(target=daemon.run, name="zmsd", daemon=True)
         thread.start()
         try:
-            if not daemon.hub.readiness.wait(30):
-                raise ZmsdError(f"not ready: {daemon.hub.readiness.reason}")
+            if not daemon.readiness.wait(30):
+                raise ZmsdError(f"not ready: {daemon.readiness.reason}")
             yield daemon
         finally:
             daemon.stop()

@@ -24,6 +24,8 @@ LEVELS = (
     ("zmsd.demo",),
     ("zmsd.commands",),
     ("zmsd.daemon",),
+    ("zmsd.reloading",),
+    ("zmsd.assembly",),
     ("zmsd.metadata",),
     ("zmsd.gateway",),
     ("zmsd.replication",),

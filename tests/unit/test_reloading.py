@@ -1,0 +1,41 @@
+"""Reloads of a daemon whose MongoDB cannot be reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.main_thread import running_daemon, write_settings
+from tests.support.wait import wait_until
+from zmsd.reload_result import ReloadResult, read_result
+
+
+def result(directory: Path) -> ReloadResult:
+    wait_until(lambda: read_result(directory) is not None, "the reload has ended")
+    found = read_result(directory)
+    assert found is not None
+    return found
+
+
+def test_reload_with_an_error_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    with running_daemon(write_settings(tmp_path)) as started:
+        write_settings(tmp_path, server={"port": "x"})
+        started.daemon.call_soon(started.daemon.reload)
+        (fault,) = result(tmp_path).faults
+        assert "server.port" in fault
+
+
+def test_reload_of_settings_that_need_a_restart_names_their_sections(tmp_path: Path) -> None:
+    with running_daemon(write_settings(tmp_path)) as started:
+        write_settings(tmp_path, server={"port": 1234}, feed={"heartbeat": 5})
+        started.daemon.call_soon(started.daemon.reload)
+        found = result(tmp_path)
+        assert (found.faults, found.tables) == ((), 1)
+        assert sorted(found.restart) == ["feed", "server"]
+
+
+def test_reload_of_settings_that_apply_needs_no_restart(tmp_path: Path) -> None:
+    with running_daemon(write_settings(tmp_path)) as started:
+        write_settings(tmp_path, server={"port": 0, "max_sessions": 3})
+        started.daemon.call_soon(started.daemon.reload)
+        assert result(tmp_path).restart == ()
+        assert started.daemon._services.sessions.limits.max_sessions == 3
