@@ -55,14 +55,14 @@ class Daemon:
         self._documents = documents
         self._mailbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._exit_code: int | None = None
-        self._systemd = systemd.Conversation()
+        self._notifier = systemd.Notifier()
         requests = Requests(
             reload=partial(self.call_soon, self.reload),
             sync_publications=partial(self.call_soon, self._sync_publications),
             report_thread_death=lambda thread: self.call_soon(partial(self._on_thread_death, thread)),
         )
         self._services = assemble(settings, documents, requests)
-        self._reloader = Reloader(settings, path, environ, self._services, self._systemd, self.call_soon)
+        self._reloader = Reloader(settings, path, environ, self._services, self._notifier, self.call_soon)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -81,7 +81,7 @@ class Daemon:
             self._notify_systemd()
             self._reloader.retry_if_due()
             try:
-                self._mailbox.get(timeout=self._systemd.pause)()
+                self._mailbox.get(timeout=self._notifier.pause)()
             except Empty:
                 continue
         self._stop()
@@ -176,7 +176,7 @@ class Daemon:
     def _notify_systemd(self) -> None:
         """Send the state. The watchdog is fed while the feed makes progress, or waits in a retry of its own."""
         serves = self.readiness.reason is None
-        self._systemd.tick(serves, self._services.dispatcher.is_alive(), self._services.monitor.words())
+        self._notifier.update(serves, self._services.dispatcher.is_alive(), self._services.monitor.words())
 
     def _sync_publications(self) -> None:
         """Publish what all daemons on this store publish, once MongoDB is prepared for what this daemon offers."""

@@ -22,7 +22,7 @@ from zmsd.replication.active_publication import ActivePublication
 from zmsd.replication.preparation import prepare
 from zmsd.retry import REFUSED_WAIT_SECONDS
 from zmsd.schema.loading import LoadedDocuments, load_documents
-from zmsd.systemd import Conversation
+from zmsd.systemd import Notifier
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Reloader:
         path: Path | None,
         environ: Mapping[str, str],
         services: Services,
-        systemd: Conversation,
+        notifier: Notifier,
         call_soon: Callable[[Callable[[], None]], None],
     ) -> None:
         """Prepare for reloads.
@@ -53,7 +53,7 @@ class Reloader:
         self._path = path
         self._environ = environ
         self._services = services
-        self._systemd = systemd
+        self._notifier = notifier
         self._call_soon = call_soon
         self._retry_at: float | None = None
         """Monotonic seconds at which a reload that could not reach MongoDB is tried again."""
@@ -75,7 +75,7 @@ class Reloader:
         self._running = True
         # 2. Note the time, by which ``zmsd reload`` knows the result of this reload, and tell systemd.
         self.results.begin()
-        self._systemd.reloading()
+        self._notifier.reloading()
         # 3. Read and check in a thread of its own: endpoints and MongoDB may take longer than the watchdog allows.
         Thread(target=self._load, name="reload", daemon=True).start()
 
@@ -118,7 +118,7 @@ class Reloader:
         self._running = False
         outcome()
         # 10. Tell systemd that the reload has ended, refused or not, and begin a reload that waits for this one.
-        self._systemd.reloaded(self._services.monitor.words())
+        self._notifier.reloaded(self._services.monitor.words())
         if self._requested_again:
             self._requested_again = False
             self.reload()

@@ -1,4 +1,4 @@
-"""systemd's side of it: the whole conversation over a real NOTIFY_SOCKET, and SIGUSR1."""
+"""The messages to systemd over a real NOTIFY_SOCKET, and SIGUSR1."""
 
 from __future__ import annotations
 

@@ -134,7 +134,6 @@ WITHOUT_MODULE: set[str] = {
     "gateway/test_fuzz.py",
     "mongodb/test_reader_health.py",
     "schema/test_zero_sources.py",
-    "test_conversation.py",
 }
 """Unit tests of more than one module, or of one that has several files of tests."""
 
