@@ -1,28 +1,28 @@
-"""Every exception that zmsd raises on purpose, except those that do not leave their module.
+"""Every exception that zmsd raises on purpose, except exceptions that one module raises and catches itself.
 
 ZmsdError
-    ConfigError            a settings, schema or mapping document is wrong; exit code 78, a reload keeps the old one
-        EndpointDown       a URL gave no document that can be used; exit code 1
-    SourceError            MongoDB
+    ConfigError            a settings, schema or mapping file is wrong: exit code 78, and a reload changes nothing
+        EndpointDown       a URL gives no usable document: exit code 1
+    SourceError            MongoDB did not do what was asked
         SourceUnavailable  network, election, time-out: retry with backoff at the same position
-            SourceTimeout  no complete answer came within the request's deadline
-            SequenceError  the change streams disagree about the order: a bug; the feed begins again
-            OptionRefused  the server does not take an option of a change stream: look at it again, then retry
-        SourceRefused      credentials, privileges, topology: an operator must act; logged once, retried slowly
-            NotWatchable   the name is that of a view or a time series: watch the database instead
-        ResumeLost         the changes after a position are gone, or belong to another database: reset-required
-        TokenUnfit         the server does not take a resume token: reopen by time, once the lineage is checked
-        EventUnreadable    a change event is over 16 MB, or not valid BSON: read it without its documents
-        EvaluationError    mongod cannot evaluate a mapping, or not for some document
-    PeerError              the other end of a WebSocket
-        PeerGone           it closed, or the connection broke: the normal end of a session
-        PeerProtocolError  it sent what the protocol does not allow: close with 1002
-        RequestRefused     an HTTP request is answered with a status of 400 or above
+            SourceTimeout  no complete answer arrived within the request's deadline
+            SequenceError  the change streams disagree about the order, a bug: restart the feed at its position
+            OptionRefused  the server refuses an option of a change stream: ask for its version, then retry
+        SourceRefused      credentials, privileges, topology: an operator must act; retried slowly
+            NotWatchable   the name belongs to a view or a time series: watch the database instead
+        ResumeLost         the changes after a position are lost, or belong to another database: reset-required
+        TokenUnfit         the server refuses a resume token: reopen by time, after a check of the lineage
+        EventUnreadable    a change event is over 16 MB or not valid BSON: read it without its documents
+        EvaluationError    mongod cannot evaluate a mapping, for any document or for some
+    PeerError              the client of a connection is the cause
+        PeerGone           the client closed, or the connection broke: the normal end of a session
+        PeerProtocolError  the client violated the protocol: close with 1002
+        RequestRefused     a request is answered with an HTTP status of 400 or above
     StoreError             the watermark store cannot be read or written
-    MongodError            ``zmsd demo`` cannot start a mongod; the text says what to install
+    MongodError            ``zmsd demo`` cannot start a mongod; the text names what to install
 
-Stopped                    a wait ended because the daemon, a session or a channel stops; not an error
-Evicted                    the change log no longer has what its reader needs next: read it from MongoDB
+Stopped                    a wait ended because the daemon, a session or a channel stops: not an error
+Evicted                    the change log no longer has what its reader needs next: read that from MongoDB
 """
 
 from __future__ import annotations
@@ -81,7 +81,12 @@ def _printable(key: str) -> str:
 
 
 def issue_at(name: str, text: str, offset: int, path: KeyPath, reason: str) -> ConfigIssue:
-    """Return the error at an offset in the text of a document."""
+    """Return the configuration error at an offset in a text.
+
+    :param name: file or URL of the text
+    :param offset: index of a character in the text
+    :param path: path to the value
+    """
     line, column = text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
     return ConfigIssue(name, line, column, dotted(path), shortened(reason))
 
@@ -122,11 +127,11 @@ class SourceError(ZmsdError):
 
 
 class SourceUnavailable(SourceError):
-    """It may do it when asked again: network, election, time-out."""
+    """MongoDB may succeed when asked again: network, election, time-out."""
 
 
 class SourceTimeout(SourceUnavailable):
-    """No complete answer came within the deadline: the connection stalled, or the request needs longer."""
+    """No complete answer arrived within the deadline: the connection stalled, or the request needs longer."""
 
     def __init__(self, text: str, *, busy: bool = False) -> None:
         """:param busy: the server itself reported that it needs longer"""
@@ -135,62 +140,66 @@ class SourceTimeout(SourceUnavailable):
 
 
 class SequenceError(SourceUnavailable):
-    """The streams disagree about the order: a bug, here or in MongoDB. The feed begins again at its position."""
+    """The change streams disagree about the order: a bug of zmsd or MongoDB. The feed restarts at its position."""
 
 
 class OptionRefused(SourceUnavailable):
-    """The server does not take an option of a command (code 2), which depends on what it is: look at it again."""
+    """The server refuses an option of a command (code 2, BadValue): ask for its version again."""
 
 
 class SourceRefused(SourceError):
-    """It will not do it until an operator acts: credentials, privileges, topology."""
+    """MongoDB refuses until an operator acts: credentials, privileges, topology."""
 
 
 class NotWatchable(SourceRefused):
-    """The name is that of a view or a time series (166): MongoDB has no change streams for those."""
+    """The name belongs to a view or a time series, which have no change streams (code 166,
+    CommandNotSupportedOnView)."""
 
 
 class ResumeLost(SourceError):
-    """The changes after a position can no longer be had."""
+    """The changes after a position can no longer be read."""
 
     def __init__(self, reason: str, code: str = "position-lost") -> None:
-        """:param code: what a program needs to know (``RESET_ADVICE`` of the protocol module)"""
+        """:param code: the cause, for programs; ``RESET_ADVICE`` of zmsd/zero/protocol.py has all codes"""
         super().__init__(reason)
         self.code = code
 
 
 class TokenUnfit(SourceError):
-    """The resume token does not fit (280, 260): the position may still be had by its time."""
+    """The server refuses a resume token (codes 280, ChangeStreamFatalError, and 260, InvalidResumeToken).
+
+    The position may still be resumed by its cluster time.
+    """
 
 
 class EventUnreadable(SourceError):
-    """A change event over 16 MB that the server cannot split, or one with bytes in it that are not BSON."""
+    """A change event is over 16 MB and the server cannot split it, or it holds bytes that are not BSON."""
 
 
 class EvaluationError(SourceError):
-    """A mapping's stages are wrong, or fail on a document."""
+    """mongod refuses the stages of a mapping, or they fail on a document."""
 
 
 class PeerError(ZmsdError):
-    """The other end of a WebSocket."""
+    """The client of a connection is the cause."""
 
 
 class PeerGone(PeerError):
-    """It closed, or its connection broke."""
+    """The client closed the connection, or the connection broke."""
 
 
 class PeerProtocolError(PeerError):
-    """It sent what the protocol does not know."""
+    """The client sent bytes or messages that the protocol does not allow."""
 
 
 class RequestRefused(PeerError):
-    """A request that is not answered with what it asks for."""
+    """A request is answered with an HTTP error."""
 
     def __init__(self, status: int, kind: str, reason: str, headers: Mapping[str, str] | None = None) -> None:
         """
-        :param status: of HTTP
+        :param status: HTTP status
         :param kind: a fixed phrase, one for each reason, by which refusals are counted in the log
-        :param reason: may quote the request, cut and escaped
+        :param reason: a sentence for the client, which may quote the request, cut and escaped
         """
         super().__init__(reason)
         self.status = status
@@ -204,11 +213,11 @@ class StoreError(ZmsdError):
 
 
 class MongodError(ZmsdError):
-    """No mongod could be started here; the text says what to install, or to give a URI."""
+    """``zmsd demo`` cannot start a mongod; the text names what to install, or asks for a URI."""
 
 
 class Stopped(Exception):
-    """A wait has ended: the other side of a channel is gone, or what waited is to stop."""
+    """A wait ended because the other side of a channel closed it, or because the waiting thread shall stop."""
 
 
 class Evicted(Exception):
@@ -216,5 +225,5 @@ class Evicted(Exception):
 
 
 def reason_of(error: OSError) -> str:
-    """The system's words for it, without what Python appends to them."""
+    """Return the operating system's message, without the context that Python appends."""
     return (error.strerror or str(error)).partition(" (while ")[0]

@@ -23,10 +23,11 @@ Format = Literal["text", "json"]
 _PRIORITIES = ((logging.DEBUG, 7), (logging.INFO, 6), (logging.WARNING, 4), (logging.ERROR, 3))
 
 OUTSIDE_CHARACTERS = 200
-"""Characters that a log line shows of one text from outside: of a request, a client's message, a document."""
+"""Characters that a log line shows of one text from outside: a request, a client's message, a document."""
 _SENTENCES = ("error", "reason", "fault", "warning")
 _SENTENCE_CHARACTERS = 1000
-"""Characters of a field of these names, which holds a sentence; texts from outside in it are cut where it is made."""
+"""Characters of a field with one of these names, which holds a sentence; the code that makes the sentence cuts the
+texts from outside in it."""
 _LINE_CHARACTERS = 4000
 """Characters of a line of a traceback."""
 
@@ -38,7 +39,7 @@ _UNSAFE = re.compile(
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
-# The options of a URI that may be seen; any other may carry a password or a session token.
+# The options of a URI that are shown; any other option may carry a password or a session token.
 _PUBLIC_OPTIONS = frozenset(
     ("appname", "authmechanism", "authsource", "directconnection", "loadbalanced", "maxpoolsize", "readconcernlevel")
     + ("readpreference", "replicaset", "retryreads", "retrywrites", "ssl", "tls", "w")
@@ -46,9 +47,9 @@ _PUBLIC_OPTIONS = frozenset(
 
 
 def escape(text: str) -> str:
-    """Return ``text`` so that it can be written to a terminal or a log as part of one line.
+    """Return ``text`` with an escape for each character that is unsafe in one line of a terminal or a log.
 
-    The only function for this: every text from outside (documents, requests, servers' answers) passes through it.
+    Every text from outside (documents, requests, servers' answers) passes through this function.
     """
     return _UNSAFE.sub(_escaped, text) if not text.isprintable() else text
 
@@ -59,12 +60,17 @@ def cut(text: str, limit: int) -> str:
 
 
 def outside(value: object) -> str:
-    """Return a text from outside, cut and escaped, to be part of a sentence in a log line or an answer."""
+    """Return a text from outside, cut and escaped, for a sentence in a log line or an answer."""
     return escape(cut(str(value), OUTSIDE_CHARACTERS))
 
 
 def write_line(text: str, file: TextIO | None = None, begin: str = "", end: str = "\n") -> None:
-    """Write one line of a command's output, escaped, to ``file``, by default stdout, at once."""
+    """Write one line of a command's output, escaped, and flush.
+
+    :param file: stdout by default
+    :param begin: written before the text, not escaped: a line break, or the return to the begin of the line
+    :param end: written after the text, not escaped
+    """
     print(f"{begin}{escape(cut(text, _LINE_CHARACTERS))}", end=end, file=file, flush=True)
 
 
@@ -74,7 +80,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 class kv:
-    """A phrase and fields, rendered as logfmt only when a handler writes it."""
+    """The message of a log record: a phrase and fields, rendered as logfmt when a handler writes the record."""
 
     __slots__ = ("fields", "phrase")
 
@@ -89,10 +95,10 @@ class kv:
 
 
 def setup(level: str, format: Format = "text", stream: TextIO | None = None) -> None:
-    """Log at ``level`` (debug, info, warning, error) to ``stream``, by default stderr.
+    """Set up logging, or change the set-up. Thread-safe: lines that other threads log meanwhile are not lost.
 
-    Called again it changes what it set up, and loses no line of the threads that log meanwhile.
-    Raises ValueError for an unknown level.
+    :param level: debug, info, warning or error; ValueError for another
+    :param stream: stderr by default
     """
     stream = sys.stderr if stream is None else stream
     root = logging.getLogger()
@@ -107,25 +113,25 @@ def setup(level: str, format: Format = "text", stream: TextIO | None = None) -> 
 
 
 def priority_prefix(level: int, stream: TextIO) -> str:
-    """Return what a line of this level begins with where ``stream`` is the journal (sd-daemon(3)), else ""."""
+    """Return the prefix of a line for the journal, by sd-daemon(3); "" if ``stream`` is not the journal."""
     return f"<{_priority(level)}>" if _is_journal(stream) else ""
 
 
 def stacks() -> Iterator[tuple[str, str]]:
-    """(name, stack) of every thread, the innermost call last."""
+    """Yield (name, stack) of every thread, the innermost call last."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     for number, frame in sys._current_frames().items():
         yield names.get(number, str(number)), "".join(traceback.format_stack(frame)).rstrip()
 
 
 def redact_uri(uri: str) -> str:
-    """``uri`` without user and password, and with ``***`` for every option that is not known to be public."""
+    """Return ``uri`` without user and password, and with ``***`` for every option that is not known to be public."""
     match = re.match(r"[a-z][a-z0-9+.-]*://", uri, re.IGNORECASE)
     scheme = match[0] if match else ""
-    # A password that nobody escaped may hold any character: what stands before the last @ goes, wherever that is.
+    # A password without percent-encoding may hold any character: remove everything before the last @.
     rest = uri[len(scheme) :].rpartition("@")[2].partition("#")[0]
-    place, question, query = rest.partition("?")
-    return scheme + place + question + re.sub(r"[^&;]+", _redact_option, query)
+    address, question, query = rest.partition("?")
+    return scheme + address + question + re.sub(r"[^&;]+", _redact_option, query)
 
 
 def _redact_option(match: re.Match[str]) -> str:
@@ -136,7 +142,7 @@ def _redact_option(match: re.Match[str]) -> str:
 
 
 def _shortened(key: str, value: object) -> object:
-    """A field's value, and where it is a text no more of it than a line should hold."""
+    """Return the value of a field, cut if it is a text."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return cut(str(value), _SENTENCE_CHARACTERS if key in _SENTENCES else OUTSIDE_CHARACTERS)
@@ -156,10 +162,10 @@ def _logfmt(value: object) -> str:
 
 
 def _is_journal(stream: TextIO) -> bool:
-    """Whether systemd has connected this stream to the journal; it says so by device and inode."""
+    """Return whether systemd has connected this stream to the journal: JOURNAL_STREAM of systemd.exec(5) names it."""
     try:
         stat = os.fstat(stream.fileno())
-    except (OSError, ValueError):  # no file behind it (io.UnsupportedOperation is both), or closed
+    except (OSError, ValueError):  # not a file (io.UnsupportedOperation is both), or closed
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
 
@@ -186,7 +192,7 @@ class _Text(logging.Formatter):
     default_msec_format = "%s.%03d"
 
     def __init__(self, journal: bool) -> None:
-        # The journal has time, pid and priority by itself.
+        # The journal records time, pid and priority by itself.
         super().__init__("%(message)s" if journal else "%(asctime)s %(levelname)-7s %(threadName)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
@@ -194,7 +200,7 @@ class _Text(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """An object a line: time, level, thread, logger, message and the fields."""
+    """One JSON object a line: time, level, thread, logger, message and the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = record.msg

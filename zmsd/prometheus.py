@@ -1,7 +1,8 @@
-"""Counters, histograms and callbacks, and their text for Prometheus (format 0.0.4).
+"""Counters, histograms and callbacks, and their text for Prometheus.
 
-A daemon makes one Registry and hands it down; there is no global one. What several threads count is a Counter or a
-Histogram, without labels. Everything else, and everything with labels, is read by a callback at each rendering.
+The text format is https://prometheus.io/docs/instrumenting/exposition_formats/, version 0.0.4. A daemon has one
+Registry, which is handed to the parts; there is no global registry. A number that several threads count is a Counter or
+a Histogram, without labels. A callback reads every other metric, and every metric with labels, at each rendering.
 """
 
 from __future__ import annotations
@@ -20,17 +21,19 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 log = logging.getLogger(__name__)
 
-Labels = tuple[str, ...]  # the values of a metric's labels, in the order of their names
-Reading = float | Mapping[Labels, float] | None  # what a callback returns; None: not known now
+Labels = tuple[str, ...]
+"""The values of a metric's labels, in the order of their names."""
+Reading = float | Mapping[Labels, float] | None
+"""The result of a callback: a number, a number for each tuple of label values, or None if not known now."""
 
 
 class Counter:
-    """A number that only grows; any thread may add to it."""
+    """A number that only grows. Thread-safe."""
 
     # `self._value += n` reads, adds and writes: between these, another thread's addition can be lost (CPython 3.11
-    # seldom switches there, other versions do). itertools.count() is atomic, but counts only ones. So a lock: about
-    # 0.2 µs, and no wait worth naming, for it is held for three bytecodes. Who counts single events in a tight loop
-    # adds once a batch, or keeps an attribute that only its own thread writes and gives Registry.callback() a reader.
+    # seldom switches there, other versions do). itertools.count() is atomic, but adds only 1. The lock is held for
+    # three bytecodes. Code that counts single events in a tight loop adds once a batch, or keeps an attribute that
+    # only its own thread writes and registers a callback that reads the attribute.
 
     __slots__ = ("_lock", "_value")
 
@@ -44,15 +47,16 @@ class Counter:
             self._value += n
 
     def value(self) -> float:
-        """What it stands at."""
+        """Return the current value."""
         return self._value
 
     def samples(self) -> Iterator[tuple[Labels, Sample]]:
+        """Yield the line of the counter."""
         yield (), Sample("", None, self._value)
 
 
 class Histogram:
-    """How many observations fell at or below each of some bounds; any thread may observe."""
+    """Counts of observations at or below each of several bounds. Thread-safe."""
 
     __slots__ = ("_bounds", "_counts", "_lock", "_sum")
 
@@ -63,19 +67,20 @@ class Histogram:
         self._sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Count ``value``."""
-        place = bisect_left(self._bounds, value)
+        """Count an observation, in the unit of the bounds."""
+        bucket = bisect_left(self._bounds, value)
         with self._lock:
-            self._counts[place] += 1
+            self._counts[bucket] += 1
             self._sum += value
 
     def value(self) -> Distribution:
-        """All of it, at one moment."""
+        """Return a consistent copy of the counts."""
         with self._lock:
             counts, total = list(self._counts), self._sum
         return Distribution(tuple(zip((*self._bounds, math.inf), accumulate(counts), strict=True)), total, sum(counts))
 
     def samples(self) -> Iterator[tuple[Labels, Sample]]:
+        """Yield the lines of the buckets, the sum and the count."""
         held = self.value()
         for bound, cumulated in held.buckets:
             yield (), Sample("_bucket", _number(float(bound)), cumulated)
@@ -85,36 +90,45 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """What a Histogram holds: (bound, observations at or below it), the last bound being infinity; sum; count."""
+    """The contents of a Histogram."""
 
     buckets: tuple[tuple[float, int], ...]
+    """(bound, observations at or below the bound); the last bound is infinity."""
     sum: float
     count: int
 
 
 class Sample(NamedTuple):
-    """One line of a metric: what is added to the metric's name, the ``le`` label if any, the number."""
+    """One line of a metric."""
 
     suffix: str
+    """Appended to the name of the metric."""
     le: str | None
+    """Upper bound of a bucket, as text; None for other lines."""
     value: float
 
 
 class Registry:
-    """All metrics of a daemon. Names and help are checked when they are added: ValueError."""
+    """All metrics of a daemon. Thread-safe. Adding a metric with an invalid or repeated name raises ValueError."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._metrics: dict[str, _Metric] = {}
 
     def counter(self, name: str, help: str) -> Counter:
-        """Return a new counter; its name ends in ``_total``."""
+        """Return a new counter.
+
+        :param name: must end in ``_total``
+        """
         made = Counter()
         self._add("counter", name, help, (), made.samples)
         return made
 
     def histogram(self, name: str, help: str, bounds: Sequence[float]) -> Histogram:
-        """Return a new histogram with these bounds: rising, finite; infinity is added."""
+        """Return a new histogram.
+
+        :param bounds: upper bounds of the buckets, finite and rising; infinity is added
+        """
         if list(bounds) != sorted(set(bounds)) or not all(map(math.isfinite, bounds)):
             raise ValueError(f"{name}: bounds must be finite and rise, got {bounds}")
         made = Histogram(bounds)
@@ -129,10 +143,10 @@ class Registry:
         read: Callable[[], Reading],
         labels: Sequence[str] = (),
     ) -> None:
-        """A metric that ``read`` gives at each rendering, in the thread that renders.
+        """Add a metric that is read at each rendering, in the thread that renders.
 
-        It returns a number, or with ``labels`` a number for each tuple of their values, or None when it is not known.
-        What it raises is logged and leaves this metric out.
+        :param read: returns the value; an exception in it is logged, and the metric is left out of this rendering
+        :param labels: names of the labels; ``read`` then returns a number for each tuple of their values
         """
 
         def samples() -> Iterator[tuple[Labels, Sample]]:
@@ -147,7 +161,7 @@ class Registry:
         self._add(kind, name, help, labels, samples)
 
     def render(self) -> str:
-        """The text of ``GET /metrics``, of type CONTENT_TYPE."""
+        """Return the text of ``GET /metrics``, of type CONTENT_TYPE."""
         with self._lock:
             metrics = list(self._metrics.values())
         return "".join(f"{line}\n" for metric in metrics for line in metric.lines())
@@ -161,13 +175,13 @@ class Registry:
         samples: Callable[[], Iterator[tuple[Labels, Sample]]],
     ) -> None:
         if not re.fullmatch(r"[a-zA-Z_:][a-zA-Z0-9_:]*", name) or (kind == "counter") != name.endswith("_total"):
-            raise ValueError(f"{name!r} is no name for a {kind}")
+            raise ValueError(f"not a valid name for a {kind}: {name!r}")
         for label in labels:
             if not re.fullmatch(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", label):
-                raise ValueError(f"{name}: {label!r} is no name for a label")
+                raise ValueError(f"{name}: not a valid name for a label: {label!r}")
         with self._lock:
             if name in self._metrics:
-                raise ValueError(f"{name} exists")
+                raise ValueError(f"metric {name} exists already")
             self._metrics[name] = _Metric(kind, name, help, tuple(labels), samples)
 
 
@@ -184,7 +198,7 @@ class _Metric(NamedTuple):
         try:
             for key, (suffix, le, value) in self.samples():
                 lines.append(f"{self.name}{suffix}{self._labels(key, le)} {_number(value)}")
-        except Exception as error:  # of a callback; the other metrics are the more needed then
+        except Exception as error:  # of a callback: render the other metrics nevertheless
             log.warning("metric cannot be read metric=%s error=%r", self.name, error)
             return []
         return lines

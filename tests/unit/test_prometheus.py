@@ -134,15 +134,15 @@ def test_failing_callback_omits_only_its_metric(registry: Registry, caplog: pyte
 
 @pytest.mark.parametrize("name", ["", "1x", "a-b", "a b", "x_total"])
 def test_bad_gauge_name_is_refused(registry: Registry, name: str) -> None:
-    with pytest.raises(ValueError, match="no name for a gauge"):
+    with pytest.raises(ValueError, match="not a valid name for a gauge"):
         registry.callback("gauge", name, "", lambda: 1)
 
 
 def test_bad_definition_is_refused(registry: Registry) -> None:
-    with pytest.raises(ValueError, match="no name for a counter"):
+    with pytest.raises(ValueError, match="not a valid name for a counter"):
         registry.counter("zmsd_events", "")
     for label in ("", "a-b", "__x"):
-        with pytest.raises(ValueError, match="no name for a label"):
+        with pytest.raises(ValueError, match="not a valid name for a label"):
             registry.callback("gauge", "zmsd_x", "", lambda: 1, [label])
     for bounds in ([2, 1], [1, 1], [1, math.inf]):
         with pytest.raises(ValueError, match="bounds must"):
