@@ -62,7 +62,7 @@ def demo(directory: Path, *arguments: str) -> Iterator[Demo]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_demo_ended_by_a_signal_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     with demo(tmp_path) as shown:
-        shown.wait_for("copy complete at watermark")
+        shown.wait_for("initial sync complete at watermark")
         shown.wait_for("    + ")
         with ChangeSourceClient(shown.port) as client:  # as a zero-cache that somebody points at it
             client.wait_initial()

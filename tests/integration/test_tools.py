@@ -66,7 +66,7 @@ def test_tail_shows_initial_sync_and_stream(database: Db, serve: Serve, follow: 
     beside = follow(zmsd)
     with tail(tmp_path, f"ws://127.0.0.1:{zmsd.port}") as shown:
         shown.wait_for(r"rows/s: .*user 10")
-        shown.wait_for(r"copy complete at watermark \w+")
+        shown.wait_for(r"initial sync complete at watermark \w+")
         database.users.insert_one({"_id": "ann", "name": "Ann"})
         shown.wait_for(r'\+ user .*"ann"')
         database.users.delete_one({"_id": "ann"})
@@ -99,7 +99,7 @@ def test_tail_from_a_watermark_shows_later_changes_only(
 def test_tail_fails_when_the_stream_ends(serve: Serve, tmp_path: Path) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     with tail(tmp_path, "--config", str(zmsd.config_file)) as shown:
-        shown.wait_for("copy complete")
+        shown.wait_for("initial sync complete")
         zmsd.stop()
         assert shown.process.wait(10 * FACTOR) == 1
         assert "error: the stream ended: Connection closed: 1001" in shown.text()
@@ -112,13 +112,13 @@ def test_tail_and_status_use_token_and_tls(database: Db, serve: Serve, tmp_path:
     zmsd.launch()
     zmsd.wait_log("listening")
     with tail(tmp_path, "--config", str(zmsd.config_file)) as shown:
-        shown.wait_for("copy complete")
+        shown.wait_for("initial sync complete")
         assert "s3cret" not in shown.text()
     trust = {"SSL_CERT_FILE": str(tmp_path / "server.crt")}
     with tail(tmp_path, f"wss://localhost:{zmsd.port}", "--token", "other", **trust) as shown:
-        shown.wait_for("copy complete")
+        shown.wait_for("initial sync complete")
     with tail(tmp_path, f"wss://me:other@localhost:{zmsd.port}/", **trust) as shown:
-        shown.wait_for("copy complete")
+        shown.wait_for("initial sync complete")
 
     def status(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         return run_zmsd("status", *arguments, cwd=tmp_path, environment=environment)

@@ -92,7 +92,7 @@ class Viewer:
         if self._copying:
             self._copying = False
             write_line(f"  {self._progress()}", self._out, begin="\r" if self._live else "")
-            self._print(f"  copy complete at watermark {watermark}")
+            self._print(f"  initial sync complete at watermark {watermark}")
             return
         now = time.time()
         self.transactions += 1

@@ -1,1 +1,1 @@
-"""zmsd demo: a MongoDB of its own, a small chat that writes into it, its changes on the terminal."""
+"""The demo: a temporary MongoDB, a small chat that writes to it, and its changes on the terminal."""

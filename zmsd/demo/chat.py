@@ -1,4 +1,4 @@
-"""The demo's application: a small chat that fills a database and goes on writing."""
+"""The application of the demo: a small chat that fills a database and continues to write."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pymongo.errors import PyMongoError
 Document = dict[str, Any]
 
 COLLECTIONS = ("users", "rooms", "messages", "zeroClients", "zeroMutations")
-"""The last two are for an application with mutations of its own, such as examples/chat."""
+"""The last two stay empty here: an application with mutations, such as examples/chat, writes to them."""
 
 _NAMES = ("ada", "barbara", "edsger", "grace", "ken", "leslie", "margaret", "niklaus", "radia", "tony")
 _ROOMS = {"general": "anything at all", "help": "ask here", "random": "not work"}
@@ -22,15 +22,20 @@ _TEXTS = ("good morning", "who has seen the build?", "it works here", "look at t
 
 
 class Chat:
-    """For one thread."""
+    """The chat. For one thread."""
 
     def __init__(self, db: Database[Document], messages: int = 20_000, seed: int = 1) -> None:
+        """Write nothing yet.
+
+        :param messages: length of the history that ``fill`` writes
+        :param seed: seed of the random numbers
+        """
         self._db = db
         self._messages = messages
         self._random = random.Random(seed)
 
     def fill(self) -> None:
-        """Users, rooms and a history of messages of three kinds in one collection. All collections exist then."""
+        """Write users, rooms and a history of messages of three kinds in one collection."""
         for name in COLLECTIONS:
             self._db.create_collection(name)
         self._db.users.insert_many([{"_id": name, "name": name.title(), "online": False} for name in _NAMES])
@@ -40,7 +45,7 @@ class Chat:
         self._db.messages.bulk_write(history, ordered=False)
 
     def go_on(self, stop: Event, pause: float = 0.4) -> None:
-        """Write something every ``pause`` seconds until stopped, or until MongoDB goes."""
+        """Write a change about every ``pause`` seconds, until stopped or until MongoDB is gone."""
         acts = (self._say, self._say, self._say, self._edit, self._remove, self._presence, self._move)
         try:
             while not stop.wait(self._random.uniform(0.5, 1.5) * pause):
@@ -73,7 +78,7 @@ class Chat:
         self._db.users.update_one({"_id": self._random.choice(_NAMES)}, [{"$set": {"online": {"$not": "$online"}}}])
 
     def _move(self) -> None:
-        """One transaction over two collections: a room gets a new topic, and a system message says so."""
+        """Change the topic of a room and add a system message, in one transaction over two collections."""
         room, topic = self._random.choice(list(_ROOMS)), self._random.choice(_TEXTS)
         message = {"room": room, "t": "system", "sentAt": datetime.utcnow(), "text": f"the topic is now: {topic}"}
         with self._db.client.start_session() as session, session.start_transaction():

@@ -1,4 +1,4 @@
-"""``zmsd demo``: a MongoDB, a small chat that writes into it, zmsd, and its stream on the terminal."""
+"""``zmsd demo``: a MongoDB, a small chat that writes to it, zmsd, and its stream on the terminal."""
 
 from __future__ import annotations
 
@@ -35,26 +35,32 @@ _FILES = Path(__file__).parent
 
 
 def demo(uri: str | None, port: int, seconds: float | None) -> int:
-    """Runs until ``seconds`` are over, Ctrl-C, SIGTERM or SIGHUP. Raises ZmsdError."""
+    """Run the demo until ``seconds`` are over, or until Ctrl-C, SIGTERM or SIGHUP, and return the exit code.
+
+    :param uri: URI of a replica set to use; None starts a temporary one
+    :param port: port on 127.0.0.1 to serve on
+    :param seconds: None without a limit
+    :raises ZmsdError: something cannot be started
+    """
     logs.setup("warning")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    # The driver tells of every connection that ends with the mongod; here that is the plan.
+    # The driver logs every connection that ends with the mongod, and here all of them do.
     logging.getLogger("pymongo").setLevel(logging.CRITICAL)
     stop = Event()
     try:
         with ExitStack() as stack:
             if uri is None:
-                print("starting a MongoDB of its own …", flush=True)
+                print("starting a temporary MongoDB …", flush=True)
                 uri = stack.enter_context(temporary_replica_set()).uri(DATABASE)
             chat = stack.enter_context(_chat(uri))
             daemon = stack.enter_context(_served(uri, port))
             address = "{}:{}".format(*daemon.address)
-            print(f"the MongoDB:  {redact_uri(uri)}")
-            print(f"zmsd serves it:  ws://{address}{PATH}")
-            print(f"for a zero-cache:  ZERO_UPSTREAM_TYPE=custom ZERO_UPSTREAM_DB=ws://{address}{PATH}")
-            print(f"see also:  http://{address}/  http://{address}/readyz  (Ctrl-C ends the demo)\n")
-            client = SourceClient(f"ws://{address}", app=DATABASE)  # not as the zero-cache that may come too
+            print(f"MongoDB:        {redact_uri(uri)}")
+            print(f"change source:  ws://{address}{PATH}")
+            print(f"zero-cache:     ZERO_UPSTREAM_TYPE=custom ZERO_UPSTREAM_DB=ws://{address}{PATH}")
+            print(f"status page:    http://{address}/status  (Ctrl-C ends the demo)\n")
+            client = SourceClient(f"ws://{address}", app=DATABASE)  # a zero-cache may connect too, with its own appID
             stack.callback(client.close)
             writer = Thread(target=chat.go_on, args=(stop,), name="chat", daemon=True)
             writer.start()
@@ -83,7 +89,7 @@ def _show(client: SourceClient, seconds: float | None) -> None:
 
 @contextmanager
 def _chat(uri: str) -> Iterator[Chat]:
-    """The chat's data in the URI's database, taken away again at the end."""
+    """Fill the database of the URI with the data of the chat, and remove them at the end."""
     with classified_errors():
         client: MongoClient[dict[str, object]] = MongoClient(uri, serverSelectionTimeoutMS=5000)
         with client:
@@ -92,8 +98,8 @@ def _chat(uri: str) -> Iterator[Chat]:
             there = sorted(set(COLLECTIONS).intersection(db.list_collection_names()))
             if there:
                 raise ZmsdError(
-                    f"database {db.name} has collections {', '.join(there)} already, and the demo would "
-                    f"write into them: name another database in --uri (mongodb://HOST/{DATABASE}?…)"
+                    f"database {db.name} has collections {', '.join(there)} already, which the demo would write to: "
+                    f"name another database in --uri (mongodb://HOST/{DATABASE}?…)"
                 )
             chat = Chat(db)
             print(f"filling database {db.name} with a small chat …", flush=True)
@@ -105,7 +111,7 @@ def _chat(uri: str) -> Iterator[Chat]:
                     for name in COLLECTIONS:
                         db.drop_collection(name)
                 except PyMongoError:
-                    pass  # it went with its server
+                    pass  # the server is gone, and its temporary data with it
 
 
 def _database(uri: str) -> str:
@@ -117,7 +123,7 @@ def _database(uri: str) -> str:
 
 @contextmanager
 def _served(uri: str, port: int) -> Iterator[Daemon]:
-    """zmsd as ``zmsd run`` would start it, in a thread of this process."""
+    """Run zmsd as ``zmsd run`` does, in a thread of this process."""
     with tempfile.TemporaryDirectory(prefix="zmsd-demo-") as directory:
         file = Path(directory, "zmsd.json")
         settings = {

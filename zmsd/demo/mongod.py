@@ -1,4 +1,4 @@
-"""A MongoDB of one's own, for the demo and the tests: the packaged mongod as a replica set, gone afterwards.
+"""A temporary MongoDB for the demo and the tests: the packaged mongod as a replica set.
 
 with temporary_replica_set() as mongod:
     client = MongoClient(mongod.uri("chat"))
@@ -32,7 +32,7 @@ _POLL = 0.02  # seconds
 _REPLICA_SET = "rs0"
 _ADDRESS_IN_USE = 48  # mongod's exit status
 
-# Small, quiet, loopback only, and gone at once on SIGTERM. Journal files of 10 MB: the usual ones take 300 MB of disk.
+# Small, quiet, loopback only, and ends at once on SIGTERM. Journal files of 10 MB: the default takes 300 MB of disk.
 _OPTIONS = (
     *("--bind_ip", "127.0.0.1", "--nounixsocket", "--wiredTigerCacheSizeGB", "1"),
     *("--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=10MB)"),
@@ -67,7 +67,7 @@ def find_binary() -> Path:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1, below those that outgoing connections take: it stays free until it is bound."""
+    """Return a free port of 127.0.0.1, below the ports of outgoing connections, so that it stays free until bound."""
     for port in random.sample(range(15000, 32000), 100):
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
@@ -75,10 +75,14 @@ def free_port() -> int:
 
 
 class Mongod:
-    """One mongod process, its data in ``directory``; stopped or killed, it starts again on the same port and data."""
+    """One mongod process with its data in ``directory``. After a stop it starts again with the same port and data."""
 
     def __init__(self, directory: Path, arguments: Sequence[str] = (), *, standalone: bool = False) -> None:
-        """``arguments`` are added to the command line. Nothing is started yet."""
+        """Start nothing yet.
+
+        :param arguments: added to the command line
+        :param standalone: not a member of a replica set
+        """
         self.directory = directory
         self.port = 0  # chosen by the first start
         self._arguments = (*(() if standalone else ("--replSet", _REPLICA_SET)), *arguments)
@@ -86,22 +90,24 @@ class Mongod:
 
     @property
     def address(self) -> str:
+        """HOST:PORT."""
         return f"127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int | None:
-        """None while it does not run."""
+        """Process id; None while mongod does not run."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def uri(self, database: str = "") -> str:
+        """Return the URI of a database."""
         return f"mongodb://{self.address}/{database}?replicaSet={_REPLICA_SET}"
 
     def client(self, **options: Any) -> MongoClient[dict[str, Any]]:
-        """A client of this very process, whatever its state in the replica set."""
+        """Return a client of this process, whatever its state in the replica set."""
         return MongoClient("127.0.0.1", self.port, directConnection=True, **options)
 
     def start(self, timeout: float = 30) -> None:
-        """Returns when it accepts connections. Raises MongodError."""
+        """Start mongod, and return when it accepts connections. Raises MongodError."""
         first = not self.port
         for attempt in range(3):
             if first:
@@ -118,7 +124,7 @@ class Mongod:
                 raise
 
     def stop(self, timeout: float = 10) -> None:
-        """End it as SIGTERM does; what does not end within ``timeout`` seconds is killed."""
+        """Stop mongod with SIGTERM, and kill it after ``timeout`` seconds."""
         if self._process is None:
             return
         self._process.terminate()
@@ -128,14 +134,14 @@ class Mongod:
             self.kill()
 
     def kill(self) -> None:
-        """``kill -9``: as a crash, or to be rid of it quickly."""
+        """Kill mongod with SIGKILL, as in a crash."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send any other signal, as SIGSTOP."""
+        """Send another signal, such as SIGSTOP."""
         assert self._process is not None
         self._process.send_signal(number)
 
@@ -148,7 +154,7 @@ class Mongod:
         start = log.stat().st_size if log.exists() else 0
         with log.open("ab") as output:
             try:
-                # A session of its own: Ctrl-C at the terminal goes to us, and we end it.
+                # A process session of its own: Ctrl-C at the terminal reaches only zmsd, which then ends mongod.
                 self._process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
                 )
@@ -170,9 +176,9 @@ class Mongod:
 def initiate(
     nodes: Sequence[Mongod], settings: Mapping[str, Any] | None = None, timeout: float = 30, *, arbiters: int = 0
 ) -> None:
-    """Make started nodes one replica set with a primary. Raises MongodError.
+    """Form a replica set of started nodes and wait for its primary. Raises MongodError.
 
-    :param arbiters: so many of the nodes, the last ones, are arbiters
+    :param arbiters: number of arbiters, the last ones of the nodes
     """
     members = [
         {"_id": number, "host": node.address, "arbiterOnly": number >= len(nodes) - arbiters}
@@ -183,12 +189,12 @@ def initiate(
         try:
             client.admin.command("replSetInitiate", config)
         except PyMongoError as exc:
-            raise MongodError(f"mongod refuses to begin a replica set: {exc}") from exc
+            raise MongodError(f"mongod cannot initiate the replica set: {exc}") from exc
     wait_for_primary(nodes, timeout)
 
 
 def wait_for_primary(nodes: Sequence[Mongod], timeout: float = 30) -> Mongod:
-    """The running node that is primary, as soon as there is one. Raises MongodError."""
+    """Wait for a primary among the running nodes, and return it. Raises MongodError."""
     deadline = time.monotonic() + timeout
     with contextlib.ExitStack() as clients:
         running = [(node, clients.enter_context(node.client(timeoutMS=1000))) for node in nodes if node.pid]
@@ -204,7 +210,7 @@ def wait_for_primary(nodes: Sequence[Mongod], timeout: float = 30) -> Mongod:
 
 @contextlib.contextmanager
 def temporary_replica_set(arguments: Sequence[str] = ()) -> Iterator[Mongod]:
-    """A replica set of one in a temporary directory, ready for writes; both are gone afterwards. Raises MongodError."""
+    """Run a replica set of one node in a temporary directory, ready for writes. Raises MongodError."""
     with tempfile.TemporaryDirectory(prefix="zmsd-mongod-", ignore_cleanup_errors=True) as directory:
         mongod = Mongod(Path(directory), arguments)
         try:
@@ -243,7 +249,7 @@ def explain(status: int, output: str) -> str:
     for line in output.splitlines():
         try:
             entry = json.loads(line)
-        except ValueError:  # what it says before its log begins: about the command line, or the system
+        except ValueError:  # before its log begins, mongod writes plain lines about the command line or the system
             return f"mongod ended with status {status}: {line}"
         if entry["s"] in "EF":
             return f"mongod ended with status {status}: {entry['msg']} {json.dumps(entry.get('attr', {}))}"
