@@ -1,4 +1,4 @@
-"""A small client of a change source: its messages as they come, each transaction confirmed."""
+"""A small client of a change source: it yields the messages and acknowledges each transaction."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from simple_websocket import Client, ConnectionClosed
 from simple_websocket import ConnectionError as HandshakeError
 from wsproto.utilities import ProtocolError
 
-from zmsd.errors import PeerError, PeerGone
+from zmsd.errors import PeerError, PeerGone, reason_of
 from zmsd.zero.protocol import PATH
 
 Message = list[Any]
 
 _REFUSALS = {
-    400: "HTTP 400, it does not take appID, shardNum or lastWatermark as they are",
+    400: "HTTP 400, it refuses appID, shardNum or lastWatermark",
     401: "HTTP 401, wrong or missing token",
-    404: "HTTP 404, it has no such path",
+    404: "HTTP 404, it does not serve this path",
     503: "HTTP 503, it has too many clients",
 }
 
 
 class _Client(Client):  # type: ignore[misc]
     def handshake(self) -> None:
-        """Looks at once at frames that came together with the answer; else they would lie there until more come."""
+        """Handle frames that arrived together with the answer; otherwise they would wait for the next frame."""
         super().handshake()
         self.connected = self._handle_events()
 
 
 class SourceClient:
-    """A connection to a change source. For one thread, but ``close`` may be called from another."""
+    """A connection to a change source. For one thread; ``close`` may be called from another."""
 
     def __init__(
         self,
@@ -48,11 +48,11 @@ class SourceClient:
         tls: ssl.SSLContext | None = None,
         **query: str,
     ) -> None:
-        """Raises PeerError when it does not answer, or does not let us in.
+        """Connect. Raises PeerError if there is no answer, or the change source refuses.
 
         :param url: ``ws://HOST:PORT`` or ``wss://…``, with or without the path
-        :param tls: for wss, if not what the system trusts
-        :param query: added to what the URL has
+        :param tls: for wss, instead of the authorities of the system
+        :param query: added to the query of the URL
         """
         parts = urlsplit(url)
         wanted = urlencode({"appID": app, "shardNum": shard, **query})
@@ -67,12 +67,13 @@ class SourceClient:
                 thread_class=partial(Thread, daemon=True),
             )
         except (HandshakeError, ProtocolError, OSError, ValueError) as error:
-            reason = _REFUSALS.get(getattr(error, "status_code", None) or 0, str(error))
+            text = reason_of(error) if isinstance(error, OSError) else str(error)
+            reason = _REFUSALS.get(getattr(error, "status_code", None) or 0, text)
             shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}"
             raise PeerError(f"{shown} does not answer as a change source: {reason}") from error
 
     def messages(self, timeout: float) -> Iterator[Message | None]:
-        """One after the other; None when ``timeout`` seconds brought nothing. Raises PeerGone at the end."""
+        """Yield each message, and None after ``timeout`` seconds without one. Raises PeerGone at the end."""
         while True:
             try:
                 text = self._socket.receive(timeout)
@@ -84,5 +85,6 @@ class SourceClient:
             yield message
 
     def close(self) -> None:
+        """Close the connection. Thread-safe."""
         with contextlib.suppress(ConnectionClosed, OSError):
             self._socket.close()

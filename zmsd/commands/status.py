@@ -1,4 +1,4 @@
-"""``zmsd status``: what ``/status.json`` of a running daemon says, for a terminal."""
+"""``zmsd status``: ``/status.json`` of a running daemon, rendered for a terminal."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from zmsd.log import write_line
 Data = dict[str, Any]
 
 _REJECTS = 5
-"""Of the newest rejected rows that are shown."""
+"""The newest rejected rows that are shown."""
 
 
 def status(target: Target) -> int:
-    """The exit code: 0 when it is ready. Raises PeerError when it does not answer."""
+    """Print the state of a daemon, and return the exit code: 0 if it is ready, else 1.
+
+    :raises PeerError: the daemon does not answer, or refuses the token
+    """
     answer = target.get("/status.json")
     if answer.status == 401:
         raise PeerError(f"{target}: wrong or missing token (--token, or --config with the daemon's settings)")
@@ -28,14 +31,15 @@ def status(target: Target) -> int:
         if answer.status != 200 or not isinstance(data, dict):
             raise ValueError
     except ValueError:
-        raise PeerError(f"{target} answers HTTP {answer.status} to /status.json: is it a zmsd?") from None
+        text = f"{target} answers HTTP {answer.status} to /status.json: check that zmsd is running there"
+        raise PeerError(text) from None
     for line in render(data):
         write_line(line.rstrip())
     return 0 if data.get("ready") else 1
 
 
 def render(data: Data) -> Iterator[str]:
-    """Lines; what is not there or unknown is ``-``."""
+    """Yield the lines of the report; ``-`` stands for a value that is missing or unknown."""
     yield f"zmsd {_get(data, 'version')}: {_get(data, 'state')}"
     facts = [f"database {_get(data, 'database')}", f"MongoDB {_get(data, 'mongodb')}"]
     if isinstance(data.get("now"), float) and isinstance(data.get("started"), float):
@@ -92,7 +96,7 @@ def render(data: Data) -> Iterator[str]:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Columns, after an empty line; nothing without rows."""
+    """Yield an empty line, then the rows in columns; nothing without rows."""
     lines = [[head.upper() for head in heads], *rows]
     if len(lines) == 1:
         return

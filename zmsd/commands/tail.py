@@ -1,4 +1,4 @@
-"""``zmsd tail``, and what the demo shows: a source's stream, the copy with a progress line, then each transaction."""
+"""``zmsd tail`` and the output of the demo: the initial sync with a progress line, then each transaction."""
 
 from __future__ import annotations
 
@@ -14,18 +14,25 @@ from zmsd.errors import PeerGone, ZmsdError
 from zmsd.log import write_line
 
 _SHOWN = 8
-"""Row changes of one transaction that are shown."""
+"""Changes of one transaction that are shown."""
 _WIDTH = 100
+"""Characters of a line that shows a change."""
 _SIGNS = {"insert": "+", "update": "~", "delete": "-", "truncate": "0"}
 
 
 def tail(target: Target, app: str, shard: int, last_watermark: str | None) -> int:
-    """``zmsd tail``, until Ctrl-C: the exit code. Raises ZmsdError, also when the source ends the stream."""
+    """Print a stream until Ctrl-C, and return the exit code.
+
+    :param app: appID to connect with
+    :param shard: shardNum to connect with
+    :param last_watermark: skip the initial sync and start after this watermark
+    :raises ZmsdError: the daemon does not answer, or ends the stream
+    """
     client = target.follow(app, shard, last_watermark)
     viewer = Viewer()
     try:
         if last_watermark is None:
-            viewer.expect_copy()
+            viewer.expect_initial_sync()
         for message in client.messages(1.0):
             if message is not None:
                 viewer.show(message)
@@ -39,24 +46,26 @@ def tail(target: Target, app: str, shard: int, last_watermark: str | None) -> in
 
 
 class Viewer:
-    """Takes messages, writes lines."""
+    """Take the messages of a stream and write lines. For one thread."""
 
     def __init__(self, out: TextIO = sys.stdout) -> None:
+        """Write to ``out``, with a moving progress line if it is a terminal."""
         self._out = out
         self._live = out.isatty()
-        self._copying = False
+        self._initial_sync = False
         self._rows: Counter[str] = Counter()
         self._lines: list[str] = []
-        self._changes = 0  # of this transaction: rows and changes of tables
+        self._changes = 0  # changes of rows and tables in this transaction
         self._begun = time.monotonic()
         self._shown_at = 0.0
         self.transactions = 0
 
-    def expect_copy(self) -> None:
-        """The next transaction is the first copy."""
-        self._copying = True
+    def expect_initial_sync(self) -> None:
+        """Show the next transaction as the initial sync, without its rows."""
+        self._initial_sync = True
 
     def show(self, message: Message) -> None:
+        """Take the next message of the stream."""
         kind, body = message[0], message[1]
         if kind == "begin":
             self._rows.clear()
@@ -74,7 +83,7 @@ class Viewer:
         tag = body["tag"]
         table = body["relation"]["name"] if "relation" in body else _named(body)
         self._rows[table] += tag in _SIGNS
-        if self._copying:
+        if self._initial_sync:
             if tag == "create-table":
                 columns = ", ".join(f"{name} {spec['dataType']}" for name, spec in body["spec"]["columns"].items())
                 self._print(f"  create table {table} ({columns})")
@@ -89,8 +98,8 @@ class Viewer:
             self._lines.append(_cut(f"    {_SIGNS.get(tag, tag)} {table} {shown}".rstrip()))
 
     def _commit(self, commit_ms: int, watermark: str) -> None:
-        if self._copying:
-            self._copying = False
+        if self._initial_sync:
+            self._initial_sync = False
             write_line(f"  {self._progress()}", self._out, begin="\r" if self._live else "")
             self._print(f"  initial sync complete at watermark {watermark}")
             return
@@ -98,7 +107,7 @@ class Viewer:
         self.transactions += 1
         clock = time.strftime("%H:%M:%S", time.localtime(commit_ms / 1000)) + f".{commit_ms % 1000:03d}"
         after = f"{max(now * 1000 - commit_ms, 0):.0f} ms"
-        if commit_ms % 1000 == 0:  # without the wall time, which MongoDB has since 6.0, it is known to the second
+        if commit_ms % 1000 == 0:  # before MongoDB 6.0 events have no wallTime: the time is known to the second
             after = f"{max(round(now - commit_ms / 1000), 0)} s ± 1 s"
         tables = ", ".join(f"{table} {count}" for table, count in self._rows.items()) or "empty"
         self._print(f"{clock}  {watermark}  {tables}  ({after} after MongoDB's commit)")
@@ -125,7 +134,7 @@ def _named(body: dict[str, Any]) -> str:
 
 
 def _column(body: dict[str, Any]) -> str:
-    """The column that a change of a table is about: added with its type, or dropped by its name."""
+    """Return the column of a schema change: an added one with its type, a dropped one by its name."""
     column = body.get("column")
     return f"{column['name']} {column['spec']['dataType']}" if isinstance(column, dict) else column or ""
 

@@ -75,7 +75,7 @@ def demo(uri: str | None, port: int, seconds: float | None) -> int:
 def _show(client: SourceClient, seconds: float | None) -> None:
     end = None if seconds is None else time.monotonic() + seconds
     viewer = Viewer()
-    viewer.expect_copy()
+    viewer.expect_initial_sync()
     try:
         for message in client.messages(0.2):
             if message is not None:

@@ -32,11 +32,8 @@ LONG_MODULES: dict[str, int] = {
 
 UNDOCUMENTED: dict[str, int] = {
     "zmsd/cli.py": 1,
-    "zmsd/commands/change_source_client.py": 1,
-    "zmsd/commands/daemon_client.py": 1,
     "zmsd/commands/infer_tables.py": 2,
     "zmsd/commands/store.py": 2,
-    "zmsd/commands/tail.py": 1,
     "zmsd/commands/unit.py": 2,
     "zmsd/config/reader.py": 3,
     "zmsd/daemon.py": 1,

@@ -40,7 +40,6 @@ ALLOWED: dict[str, int] = {
     "zmsd/cli.py": 1,
     "zmsd/commands/check.py": 2,
     "zmsd/commands/check_mongodb.py": 1,
-    "zmsd/commands/daemon_client.py": 4,
     "zmsd/commands/infer_tables.py": 1,
     "zmsd/log.py": 1,
     "zmsd/prometheus.py": 3,
