@@ -14,6 +14,7 @@ from zmsd import log as logs
 from zmsd.assembly import Services, limits_of, publication_of, tls_context
 from zmsd.config import settings as config
 from zmsd.config.partial import credentials_in_use
+from zmsd.config.restart import sections_needing_restart
 from zmsd.config.settings import Config
 from zmsd.errors import SourceUnavailable, ZmsdError
 from zmsd.log import kv
@@ -25,9 +26,6 @@ from zmsd.schema.loading import LoadedDocuments, load_documents
 from zmsd.systemd import Notifier
 
 log = logging.getLogger(__name__)
-
-_FIXED = ("mongodb", "feed", "watermarks", "nats")
-"""Sections that a reload does not change in a running daemon."""
 
 
 class Reloader:
@@ -141,17 +139,15 @@ class Reloader:
         # 8. Have the dispatcher publish the new publication from the end of a transaction on.
         services.publish_current()
         # 9. Report the result, with the changes that need a restart.
-        fixed = [name for name in _FIXED if getattr(new, name) != getattr(self._started_with, name)]
-        if _fixed_server(new) != _fixed_server(self._started_with):
-            fixed.append("server")
-        if fixed:
-            log.warning(kv("changed settings need a restart", sections=",".join(fixed)))
-        services.monitor.reloaded(restart=fixed)  # before the log line, whose reader looks at /status
+        restart = sections_needing_restart(self._started_with, new)
+        if restart:
+            log.warning(kv("changed settings need a restart", sections=",".join(restart)))
+        services.monitor.reloaded(restart=restart)  # before the log line, whose reader looks at /status
         log.info(kv("reloaded", tables=len(documents.catalog.tables)))
         credentials = credentials_in_use(new)
         if credentials:
             log.info(kv("credentials are those of the start, a new one needs a restart", names=",".join(credentials)))
-        self.results.end(restart=fixed, credentials=credentials, tables=len(documents.catalog.tables))
+        self.results.end(restart=restart, credentials=credentials, tables=len(documents.catalog.tables))
 
     def _refuse(self, reason: str, *, retry: bool = False) -> None:
         """Report why a reload changes nothing.
@@ -166,7 +162,3 @@ class Reloader:
         for line in faults:
             log.error(kv("reload refused", fault=line))
         self.results.end(faults=faults)
-
-
-def _fixed_server(settings: Config) -> tuple[object, ...]:
-    return settings.server.host, settings.server.port

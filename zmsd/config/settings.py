@@ -20,6 +20,8 @@ from zmsd.errors import MAX_ISSUES, ConfigError
 
 DEFAULT_FILE = Path("/etc/zmsd/zmsd.yaml")
 """The settings file if none is named."""
+_RESTART = {"restart": True}
+"""Metadata of a section that a reload does not apply; ``setting(…, restart=True)`` marks a single setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,9 @@ class TlsConfig:
 class ServerConfig:
     """Section ``server``: the gateway, which serves zero-cache and the HTTP pages."""
 
-    host: str = "127.0.0.1"
+    host: str = setting("127.0.0.1", restart=True)
     """Address or name to listen on."""
-    port: int = setting(3000, low=0, high=65535)
+    port: int = setting(3000, low=0, high=65535, restart=True)
     """Port to listen on; 0 takes any free port."""
     token: tuple[str, ...] = setting((), secret=True)
     """Tokens, one of which a client must send. After `load`, those of ``token_file`` if it was set."""
@@ -178,7 +180,7 @@ class LogConfig:
 class Config:
     """All settings."""
 
-    mongodb: MongodbConfig = field(default_factory=MongodbConfig)
+    mongodb: MongodbConfig = field(default_factory=MongodbConfig, metadata=_RESTART)
     """MongoDB."""
     schema: DocumentLocation = field(default_factory=DocumentLocation)
     """Location of the schema."""
@@ -188,11 +190,11 @@ class Config:
     """The gateway."""
     zero: ZeroConfig = field(default_factory=ZeroConfig)
     """Zero."""
-    feed: FeedConfig = field(default_factory=FeedConfig)
+    feed: FeedConfig = field(default_factory=FeedConfig, metadata=_RESTART)
     """How MongoDB is read."""
-    watermarks: WatermarksConfig = field(default_factory=WatermarksConfig)
+    watermarks: WatermarksConfig = field(default_factory=WatermarksConfig, metadata=_RESTART)
     """The store."""
-    nats: NatsConfig = field(default_factory=NatsConfig)
+    nats: NatsConfig = field(default_factory=NatsConfig, metadata=_RESTART)
     """NATS."""
     log: LogConfig = field(default_factory=LogConfig)
     """The log."""
