@@ -22,12 +22,16 @@ from zmsd.log import kv, write_line
 logger = logging.getLogger(__name__)
 
 EX_CONFIG = 78
-"""A configuration error that time does not heal (sysexits.h). The unit is not restarted after it."""
+"""A configuration error that only a change to a file corrects (sysexits.h). The unit is not restarted after it."""
 
 Command = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and end the process with its exit code.
+
+    :param arguments: the command line without the program's name; None: of this process
+    """
     sys.exit(_main(arguments))
 
 
@@ -35,12 +39,12 @@ def _main(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
-        sys.stdout.flush()  # here a reader that has gone is no surprise
+        sys.stdout.flush()  # now, so that the error of a closed pipe is handled below
     except ZmsdError as error:
         return _failed(error)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output has gone
+    except BrokenPipeError:  # the reader of the output is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
@@ -105,14 +109,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     infer.add_argument("--force", action="store_true", help="overwrite existing files")
 
-    about = "print what a change source sends: the initial sync, then each transaction"
+    about = "print what a running zmsd sends: the initial sync, then each transaction"
     tail = command("tail", _tail, about, "zmsd tail ws://127.0.0.1:3000 | grep user")
     _target_options(tail)
     tail.add_argument(
         "--app",
         default="zmsd_tail",
         metavar="ID",
-        help="appID to connect with (default: %(default)s); not that of a zero-cache",
+        help="appID to connect with (default: %(default)s); not the appID of a zero-cache",
     )
     tail.add_argument(
         "--shard", type=int, default=0, metavar="N", help="shardNum to connect with (default: %(default)s)"
@@ -123,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     status = command("status", _status, about, "zmsd status http://127.0.0.1:3000")
     _target_options(status)
 
-    about = "show the watermark store, copy it to the other kind of store, or remove old clients from it"
+    about = "show the watermark store, copy it to the other kind of store, or remove old replicas from it"
     store = command("store", _store, about, "zmsd store copy --to nats-kv --config zmsd.yaml")
     store.add_argument("action", choices=("show", "copy", "prune"), help="what to do")
     _config_option(store)
@@ -133,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=30,
         metavar="N",
-        help="prune clients without an ack for this many days (default: %(default)s)",
+        help="prune replicas without an ack for this many days (default: %(default)s)",
     )
 
     about = "run a demo: a MongoDB, a small chat that writes to it, its changes on the terminal"
@@ -173,7 +177,7 @@ def _number(text: str, low: int, high: int) -> int:
     return int(text)
 
 
-# What only one command needs is loaded by no other.
+# Each command imports what it needs when it runs, so that the others start faster.
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -186,7 +190,7 @@ def _run(options: argparse.Namespace) -> int:
     except ZmsdError as error:
         code = _failed(error, log.format)
     except Exception:
-        logger.critical(kv("zmsd failed, which is a bug"), exc_info=True)
+        logger.critical(kv("zmsd failed, this is a bug"), exc_info=True)
         code = 1
     if code == 1:
         systemd.pause_before_restart()

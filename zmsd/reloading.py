@@ -97,7 +97,7 @@ class Reloader:
             if active.fingerprint != hub.active.fingerprint:
                 prepare(hub.source, hub.store, hub.lineage, active, self._started_with.feed.images)
         except SourceUnavailable as error:
-            reason = f"MongoDB cannot be asked whether it takes what is new, this is tried again: {error}"
+            reason = f"cannot check the publication with MongoDB, zmsd will try again: {error}"
             outcome = partial(self._refuse, reason, retry=True)
         except ZmsdError as error:
             outcome = partial(self._refuse, str(error))
@@ -146,7 +146,7 @@ class Reloader:
         log.info(kv("reloaded", tables=len(documents.catalog.tables)))
         credentials = credentials_in_use(new)
         if credentials:
-            log.info(kv("credentials are those of the start, a new one needs a restart", names=",".join(credentials)))
+            log.info(kv("changed credentials need a restart", names=",".join(credentials)))
         self.results.end(restart=restart, credentials=credentials, tables=len(documents.catalog.tables))
 
     def _refuse(self, reason: str, *, retry: bool = False) -> None:

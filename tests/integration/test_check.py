@@ -87,7 +87,7 @@ def test_check_of_a_good_deployment_reports_ok_and_changes_nothing(database: Db,
         r"ok: config: mongodb://127\.0\.0\.1.*, database test_check_of_a_good_deployment",
     )
     one(lines, r"ok: table user from users: id string, name string, city string")
-    one(lines, r"ok: store: .*/watermarks\.db will be made")
+    one(lines, r"ok: store: .*/watermarks\.db will be created")
     one(lines, r"ok: port: 127\.0\.0\.1:\d+ is free")
     one(lines, r"ok: mongodb: replica set rs0")
     one(lines, r"ok: version: MongoDB \d+\.\d+")
@@ -199,7 +199,7 @@ def test_check_beside_a_running_daemon_reports_ok(serve: Serve) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     done = run_zmsd("check", "--config", str(zmsd.config_file), cwd=zmsd.directory)
     assert done.returncode == 0, done.stdout
-    one(done.stdout.splitlines(), "ok: port: .*a zmsd serves there now")
+    one(done.stdout.splitlines(), "ok: port: .*zmsd serves there now")
     one(done.stdout.splitlines(), r"ok: store: .*/watermarks\.db$")
 
 
@@ -207,7 +207,7 @@ def test_store_in_use_by_a_daemon_on_another_port_is_reported(tmp_path: Path) ->
     checker, file = Checker(tmp_path, "mongodb://127.0.0.1:1/db"), tmp_path / "watermarks.db"
     serving = SqliteStore(file, serves=True)
     warning = one(checker.lines(0, SCHEMA, MAPPINGS, "--offline"), "warning: store: ")
-    assert warning.startswith(f"warning: store: {file}: a zmsd that runs uses it, not on this port: end that first")
+    assert warning.startswith(f"warning: store: {file}: a running zmsd uses it, on another port: stop it first")
     one(checker.lines(0, SCHEMA, MAPPINGS, "--offline", server={"port": 0}), "ok: store: ")
     serving.close()
     one(checker.lines(0, SCHEMA, MAPPINGS, "--offline"), "ok: store: ")
@@ -307,7 +307,7 @@ def test_store_of_another_database_is_an_error(database: Db, checker: Checker) -
     store = SqliteStore(file)
     store.save_identity(Identity("set", {}, "other"))
     fault = one(checker.lines(1), "error: store: ")
-    assert f"is about database other, not {database.name}" in fault
+    assert f"belongs to database other, not {database.name}" in fault
     store.save_identity(Identity("set", {}, database.name))
     store.close()
     one(checker.lines(0), "ok: store: ")

@@ -270,7 +270,7 @@ def test_reload_while_mongodb_refuses_is_tried_again(
     with replica_set.failing("hello", "listCollections", errorCode=262):
         reload(zmsd, add_table)
         (said,) = zmsd.wait_log("reload refused")
-        assert "MongoDB cannot be asked" in said
+        assert "cannot check the publication with MongoDB" in said
     database.users.insert_one({"_id": "later", "name": "later"})
     client.wait_rows("user", 51)
     client.wait_rows("tag", 30, 60)

@@ -91,7 +91,7 @@ def test_copy_from_sqlite_to_nats_and_back_keeps_all(config: Path, nats: NatsSer
     done = run_zmsd("store", "copy", "--to", "nats-kv", "--config", str(config), cwd=config.parent)
     assert (done.returncode, done.stderr) == (
         1,
-        "error: the store nats-kv knows replicas already: nothing was copied\n",
+        "error: the store nats-kv has replicas already: nothing was copied\n",
     )
     file.unlink()
     zmsd(config, "copy", "--to", "sqlite")
@@ -102,13 +102,13 @@ def test_prune_removes_old_replicas_and_unused_publications(config: Path) -> Non
     file = config.parent / "watermarks.db"
     fill(SqliteStore(file))
     assert zmsd(config, "prune").splitlines() == [
-        f"forgotten: gone_3 {GONE.version}, not heard from for 40 days",
-        "1 replicas and 1 publications forgotten, 1 and 2 kept",
+        f"removed: gone_3 {GONE.version}, no ack for 40 days",
+        "1 replicas and 1 publications removed, 1 and 2 kept",
     ]
     kept = contents(SqliteStore(file))
     assert set(kept.replicas) == {ZERO}
     assert set(kept.publications) == {edition.fingerprint for edition in EDITIONS[:2]}
-    assert "0 replicas and 0 publications forgotten" in zmsd(config, "prune")
+    assert "0 replicas and 0 publications removed" in zmsd(config, "prune")
 
 
 def test_show_and_prune_work_beside_a_daemon(
@@ -125,10 +125,10 @@ def test_show_and_prune_work_beside_a_daemon(
     client.wait_rows("user", 1)
     fingerprint = contents(SharedStore(NatsConfig((nats.url,)), database.name)).epochs[0][:12]
     parts = (
-        f"epoch 1: edition {fingerprint}, published now\n",
-        f"replica zero_0 {client.replica.version}:\n  confirmed " + client.replica.watermark,
+        f"epoch 1: publication {fingerprint}, published now\n",
+        f"replica zero_0 {client.replica.version}:\n  acknowledged " + client.replica.watermark,
         f"  initial sync {client.replica.version} (",
-        f"edition {fingerprint}: ",
+        f"publication {fingerprint}: ",
         "resume tokens: 1, ",
     )
 
@@ -138,7 +138,7 @@ def test_show_and_prune_work_beside_a_daemon(
 
     # The client confirms a little after it has the row, and the daemon does not wait for NATS.
     wait_until(lambda: not missing(), "the tool shows it all")
-    assert zmsd(daemon.config_file, "prune") == "0 replicas and 0 publications forgotten, 1 and 1 kept\n"
+    assert zmsd(daemon.config_file, "prune") == "0 replicas and 0 publications removed, 1 and 1 kept\n"
 
 
 @pytest.mark.parametrize(

@@ -221,10 +221,10 @@ def test_reload_of_bad_files_fails_with_the_reason(wrong: str, machine: Machine)
 def test_reload_reports_a_rotated_credential_that_needs_a_restart(machine: Machine) -> None:
     machine.write("/etc/credstore/zmsd.token", "second-token", 0o600)
     done = machine.run("zmsd", "reload")
-    assert "credential token is not that of the start any more (/etc/credstore/zmsd.token)" in done.stdout
+    assert "credential token has changed since the start (/etc/credstore/zmsd.token)" in done.stdout
     assert "mongodb_uri" not in done.stdout
     machine.run("systemctl", "reload", "zmsd")
-    assert "credentials are those of the start" in journal(machine)
+    assert "changed credentials need a restart" in journal(machine)
     assert "serving" in machine.run("zmsd", "status").stdout, "with the token of the running daemon"
     machine.run("systemctl", "restart", "zmsd")
     wait_until(lambda: serving(machine), "zmsd serves", 30)

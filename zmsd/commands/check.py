@@ -1,4 +1,4 @@
-"""``zmsd check``: the configuration and its documents, then everything around it that has to be so for zmsd to run."""
+"""``zmsd check``: the configuration and its documents, then store, port, certificate and MongoDB."""
 
 from __future__ import annotations
 
@@ -21,12 +21,18 @@ from zmsd.log import redact_uri, write_line
 from zmsd.schema.loading import LoadedDocuments, load_documents
 from zmsd.watermarks import sqlite_file
 
-_LITTLE, _LITTLE_AT_ALL = 16 << 20, 256 << 10
-"""Bytes; with less free on the disk of the store, ``check`` warns, or reports an error."""
+_WARNING_BYTES, _ERROR_BYTES = 16 << 20, 256 << 10
+"""With fewer bytes free on the disk of the store ``check`` warns, or reports an error."""
 
 
 def check(path: Path | None, environ: Mapping[str, str], offline: bool) -> int:
-    """The exit code: 1 with a fault. Raises ConfigError for what is wrong in the configuration itself."""
+    """Check everything and print the findings; return the exit code, 1 with an error.
+
+    :param path: the settings file; None for the default file
+    :param environ: the environment variables
+    :param offline: do not connect to MongoDB
+    :raises ConfigError: the configuration itself is wrong
+    """
     logs.setup("error")
     settings = load_settings(path, environ)
     loaded = load_documents(settings, keep=False)
@@ -39,7 +45,7 @@ def check(path: Path | None, environ: Mapping[str, str], offline: bool) -> int:
 
 
 def _report(findings: Iterable[Finding]) -> int:
-    """Print each as it is found; the number of faults."""
+    """Print each finding at once, and return the number of errors."""
     faults = 0
     for finding in findings:
         write_line(f"{finding.level}: {finding.text}")
@@ -69,11 +75,14 @@ def _around(settings: Config) -> Iterator[Finding]:
 
 
 def _store(settings: Config, serves: bool) -> Finding:
-    """:param serves: a zmsd runs with these settings, and has the store"""
+    """Return the finding about the watermark store.
+
+    :param serves: a zmsd runs with these settings, and uses the store
+    """
     if settings.watermarks.storage == "nats-kv":
         if importlib.util.find_spec("nats") is None:
             return Finding("error", "store: watermarks.storage nats-kv needs nats-py: pip install 'nats-py[nkeys]'")
-        return Finding("ok", f"store: NATS bucket {settings.nats.bucket} (it is not asked)")
+        return Finding("ok", f"store: NATS bucket {settings.nats.bucket} (not connected to)")
     file = settings.watermarks.path.absolute()
     try:
         there = file.exists()
@@ -83,34 +92,36 @@ def _store(settings: Config, serves: bool) -> Finding:
         return Finding("error", f"store: {file}: {error.strerror} (watermarks.path)")
     if in_the_way is not None:
         return Finding("error", f"store: {file}: {in_the_way} is in the way (watermarks.path)")
-    for place, wanted in ((folder, os.W_OK | os.X_OK), *([(file, os.R_OK | os.W_OK)] if there else [])):
-        if not os.access(place, wanted):
-            return Finding("error", f"store: {file}: this user may not write {place} (watermarks.path)")
+    for needed, mode in ((folder, os.W_OK | os.X_OK), *([(file, os.R_OK | os.W_OK)] if there else [])):
+        if not os.access(needed, mode):
+            return Finding("error", f"store: {file}: this user may not write {needed} (watermarks.path)")
     disk = os.statvfs(folder)
     free = disk.f_bavail * disk.f_frsize
-    room = f"store: {file}: {free >> 10} KiB are free on its disk: make room"
-    if free < _LITTLE_AT_ALL:  # sqlite may not even read then
-        return Finding("error", room)
+    full = f"store: {file}: only {free >> 10} KiB are free on its disk: free some space"
+    if free < _ERROR_BYTES:  # sqlite may not even read then
+        return Finding("error", full)
     if not there:
-        return Finding("ok", f"store: {file} will be made")
+        return Finding("ok", f"store: {file} will be created")
     try:
         database = sqlite_file.look(file)
     except StoreError as error:
         return Finding("error", f"store: {error}")
     if database not in (None, settings.mongodb.database):
-        text = f"is about database {database}, not {settings.mongodb.database}: its clients would have to copy afresh"
-        return Finding("error", f"store: {file}: {text}: take another file (watermarks.path), or the right database")
+        text = f"belongs to database {database}, not {settings.mongodb.database}: its clients would be reset"
+        return Finding("error", f"store: {file}: {text}: set another file (watermarks.path), or the right database")
     if not serves and sqlite_file.is_claimed(file):
-        text = "a zmsd that runs uses it, not on this port"
-        # No fault: it may be the one that is to be restarted with another port.
-        return Finding("warning", f"store: {file}: {text}: end that first, or give each one a file (watermarks.path)")
-    if free < _LITTLE:
-        return Finding("warning", room)
+        text = "a running zmsd uses it, on another port"
+        # A warning only: it may be the daemon that is about to be restarted with this port.
+        return Finding(
+            "warning", f"store: {file}: {text}: stop it first, or give each zmsd its own file (watermarks.path)"
+        )
+    if free < _WARNING_BYTES:
+        return Finding("warning", full)
     return Finding("ok", f"store: {file}")
 
 
 def _port(settings: Config) -> tuple[Finding, bool]:
-    """Also whether a zmsd serves there now; on any free port one may."""
+    """Return the finding about the port, and whether a zmsd may be serving with these settings now."""
     host, port = settings.server.host, settings.server.port
     where = f"port: {host}:{port}"
     try:
@@ -119,8 +130,8 @@ def _port(settings: Config) -> tuple[Finding, bool]:
         if error.errno != errno.EADDRINUSE:
             return Finding("error", f"{where}: {reason_of(error)} (server.host, server.port)"), False
         if _is_zmsd(of_config(settings)):
-            return Finding("ok", f"{where}: a zmsd serves there now"), True
-        advice = "another process uses it: end that, or choose another port (server.port)"
+            return Finding("ok", f"{where}: zmsd serves there now"), True
+        advice = "another process uses it: stop that process, or choose another port (server.port)"
         return Finding("error", f"{where}: {advice}"), False
     return Finding("ok", f"{where} is free"), port == 0
 

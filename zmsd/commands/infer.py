@@ -1,4 +1,4 @@
-"""``zmsd infer``: looks at a sample of a database and writes the schema and the mappings that it suggests."""
+"""``zmsd infer``: read a sample of a database and write a schema and mappings that fit it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,21 @@ from zmsd.mongodb.source import Source
 from zmsd.schema.catalog import load_catalog
 
 SCHEMA, MAPPINGS = "schema.json", "mappings.json"
-_BYTES = 64 << 20
-"""Of a collection's sample."""
+_SAMPLE_BYTES = 64 << 20
+"""Largest sample of a collection."""
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 
 
 def infer(uri: str, database: str | None, out: Path, sample: int, force: bool) -> int:
-    """The exit code. Raises ZmsdError; no file is written over without ``force``."""
+    """Write schema.json and mappings.json, and return the exit code.
+
+    :param uri: URI of MongoDB
+    :param database: name of the database; None: the name in the URI
+    :param out: directory to write to
+    :param sample: documents to read of each collection
+    :param force: overwrite existing files
+    :raises ZmsdError: the database cannot be read, or a file cannot be written
+    """
     logs.setup("error")
     try:
         named = mongodb_uri.database_of(uri)
@@ -46,14 +54,14 @@ def infer(uri: str, database: str | None, out: Path, sample: int, force: bool) -
     files = [out / name for name in (SCHEMA, MAPPINGS)]
     there = [str(file) for file in files if file.exists()]
     if there and not force:
-        raise ZmsdError(f"{' and '.join(there)} there already: give another --out, or --force to write over")
+        raise ZmsdError(f"{' and '.join(there)} exists already: give another --out, or --force to overwrite")
     source = Source(uri, name)
     try:
         tables = list(_tables(source, sample))
     finally:
         source.close()
     if not tables:
-        raise ZmsdError(f"database {name} has no documents to look at (is the name right?)")
+        raise ZmsdError(f"database {name} has no documents: check its name")
     texts = [_text({"tables": {table.name: table.schema for table in tables}}), _text(_mappings(tables))]
     load_catalog(*(documents.parse(text, str(file), kind="json") for text, file in zip(texts, files, strict=True)))
     try:
@@ -62,12 +70,15 @@ def infer(uri: str, database: str | None, out: Path, sample: int, force: bool) -
             file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ZmsdError(f"{out}: cannot be written: {error.strerror or error}") from error
-    write_line(f"wrote {files[0]} and {files[1]}: read them, they are a suggestion; then zmsd check", begin="\n")
+    write_line(
+        f"wrote {files[0]} and {files[1]}: correct these suggestions, then run zmsd check",
+        begin="\n",
+    )
     return 0
 
 
 def _tables(source: Source, sample: int) -> Iterator[Table]:
-    """The tables of every collection; says what is made of each."""
+    """Yield the tables of every collection, and print a line for each."""
     names: set[str] = set()
     for name, info in sorted(source.collections().items()):
         kind = info.get("type", "collection")
@@ -84,7 +95,7 @@ def _tables(source: Source, sample: int) -> Iterator[Table]:
             write_line(f"{name}: left out: {reason}")
         if len(tables) > 1:
             field = next(iter(tables[0].filter or {}))
-            write_line(f"{name}: {len(tables)} tables by {field}; documents with another {field} are in none")
+            write_line(f"{name}: {len(tables)} tables by {field}; documents with another {field} are in no table")
         for table in tables:
             where = "".join(f" where {key} is {value}" for key, value in (table.filter or {}).items())
             write_line(
@@ -96,11 +107,11 @@ def _tables(source: Source, sample: int) -> Iterator[Table]:
 
 
 def _sample(source: Source, name: str, size: int) -> list[Document]:
-    """Documents at random; of a collection that has no more, all of them in their order."""
+    """Return random documents; all documents in their order if there are no more than ``size``."""
     found: list[Document] = []
     total = 0
     with classified_errors():
-        # By command: pymongo's Collection refuses a few names that MongoDB takes, such as "a..b".
+        # A command, because pymongo's Collection refuses a few names that MongoDB allows, such as "a..b".
         db = source.content
         few = db.command({"count": name})["n"] <= size
         stages = [{"$limit": size}] if few else [{"$sample": {"size": size}}]
@@ -112,7 +123,7 @@ def _sample(source: Source, name: str, size: int) -> list[Document]:
             except (InvalidBSON, MemoryError) as error:
                 raise undecodable(name, error) from error
             total += len(raw.raw)
-            if total > _BYTES:
+            if total > _SAMPLE_BYTES:
                 break
     return found
 
@@ -122,10 +133,10 @@ def _mappings(tables: list[Table]) -> Document:
 
 
 def _text(value: Document) -> str:
-    """JSON, in which what is short stands on one line."""
+    """Return JSON in which a short list or object is on one line."""
 
     def joined(match: re.Match[str]) -> str:
-        text = match[0]  # a bracket may stand in a string, a line's end never does
+        text = match[0]  # a string may hold a bracket, but never a line break
         line = re.sub(r"\n\s*", " ", re.sub(r"(?<=[\[{])\n\s*|\n\s*(?=[\]}])", "", text))
         return text if len(line) > 100 else line
 

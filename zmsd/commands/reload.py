@@ -17,18 +17,18 @@ from zmsd.log import write_line
 from zmsd.reload_result import ReloadResult, read_result
 from zmsd.schema.loading import load_documents
 
-_SECONDS = 75.0
+_TIMEOUT_SECONDS = 75.0
 """Time for the daemon to end a reload; systemd gives ExecReload= 90 s."""
 _INTERVAL_SECONDS = 0.05
 
 
 def reload(path: Path | None, environ: Mapping[str, str], pid: int | None) -> int:
-    """Check the files, send SIGHUP and wait for the result; return the exit code, 1 when the daemon refused.
+    """Check the files, send SIGHUP and wait for the result; return the exit code, 1 if the daemon refuses.
 
-    Raises ConfigError for errors in the files, after which no signal was sent. Credentials are left to the daemon:
-    before systemd 255 the process of ExecReload= may not see them.
+    Raises ConfigError for errors in the files, and then sends no signal. Only the daemon reads the credentials: before
+    systemd 255 the process of ExecReload= may not see them.
 
-    :param pid: the daemon; None for the main process of the unit that runs with this file
+    :param pid: process id of the daemon; None for the main process of the unit that runs with this file
     """
     logs.setup("error")
     settings = load_settings(path, environ, concerns=without_credentials())
@@ -45,9 +45,9 @@ def reload(path: Path | None, environ: Mapping[str, str], pid: int | None) -> in
         write_line(f"changed settings need a restart: {', '.join(result.restart)}")
     if unit is not None:
         for name, source in unit.changed(result.credentials):
-            write_line(f"credential {name} is not that of the start any more ({source}): systemctl restart {unit.name}")
+            write_line(f"credential {name} has changed since the start ({source}): systemctl restart {unit.name}")
     elif result.credentials:
-        write_line(f"credentials are those of the start, a new one needs a restart: {', '.join(result.credentials)}")
+        write_line(f"a changed credential needs a restart: {', '.join(result.credentials)}")
     return 0
 
 
@@ -64,15 +64,15 @@ def _signal(pid: int, state: Path) -> ReloadResult:
     began = time.monotonic()
     try:
         os.kill(pid, signal.SIGHUP)
-        while time.monotonic() - began < _SECONDS:
+        while time.monotonic() - began < _TIMEOUT_SECONDS:
             result = read_result(state)
-            # A reload that was under way at the signal may have read the files as they were before.
+            # A reload that was running at the signal may have read the files before they were changed.
             if result is not None and result.pid == pid and result.began >= began:
                 return result
             time.sleep(_INTERVAL_SECONDS)
             os.kill(pid, 0)
     except ProcessLookupError as error:
-        raise ZmsdError(f"there is no process {pid} any more, its log has the reason") from error
+        raise ZmsdError(f"no process {pid}, it has ended or --pid is wrong: see the log of zmsd") from error
     except OSError as error:
         raise ZmsdError(f"process {pid}: {reason_of(error)}") from error
-    raise ZmsdError(f"process {pid} did not end its reload within {_SECONDS:.0f} s, its log has the reason")
+    raise ZmsdError(f"process {pid} did not end its reload within {_TIMEOUT_SECONDS:.0f} s: see its log")

@@ -1,4 +1,4 @@
-"""``zmsd store``: look into the watermark store, move it from sqlite to NATS or back, clear it of what is old."""
+"""``zmsd store``: show the watermark store, copy it from sqlite to NATS or back, remove old replicas from it."""
 
 from __future__ import annotations
 
@@ -25,27 +25,32 @@ Kind = Literal["sqlite", "nats-kv"]
 
 
 def show(path: Path | None, environ: Mapping[str, str]) -> int:
+    """Print the contents of the store, and return the exit code. Raises StoreError."""
     settings = _settings(path, environ)
     with _opened(settings, settings.watermarks.storage) as store:
-        for line in [*render(store.contents(), time.time())] or ["nothing yet"]:
+        for line in [*render(store.contents(), time.time())] or ["the store is empty"]:
             write_line(line)
     return 0
 
 
 def copy(path: Path | None, environ: Mapping[str, str], to: Kind) -> int:
-    """From the other one. Raises StoreError where the target has clients already."""
+    """Copy the other kind of store to ``to``, and return the exit code.
+
+    :raises StoreError: a store cannot be used, or the target has replicas already
+    """
     settings = _settings(path, environ)
     with _opened(settings, "sqlite" if to == "nats-kv" else "nats-kv") as source:
         found = source.contents()
     with _opened(settings, to, make=True) as target:
         if target.contents().replicas:
-            raise StoreError(f"the store {to} knows replicas already: nothing was copied")
+            raise StoreError(f"the store {to} has replicas already: nothing was copied")
         fill(target, found)
     write_line(f"{len(found.replicas)} replicas and {len(found.publications)} publications copied to {to}")
     return 0
 
 
 def prune(path: Path | None, environ: Mapping[str, str], days: int) -> int:
+    """Remove replicas without an ack for ``days`` days, then unused publications; return the exit code."""
     settings = _settings(path, environ)
     with _opened(settings, settings.watermarks.storage) as store:
         found = store.contents()
@@ -53,20 +58,20 @@ def prune(path: Path | None, environ: Mapping[str, str], days: int) -> int:
         old = sorted(replica for replica, age in ages.items() if age > days * 86400)
         for replica in old:
             store.forget_replica(replica)
-            write_line(f"forgotten: {_name(replica)}, not heard from for {ages[replica] / 86400:.0f} days")
+            write_line(f"removed: {_name(replica)}, no ack for {ages[replica] / 86400:.0f} days")
         kept = store.contents()
         used = {copy.publication for record in kept.replicas.values() for copy in record.copies} | {*kept.epochs[-1:]}
         unused = kept.publications.keys() - used
         for fingerprint in unused:
             store.forget_publication(fingerprint)
     write_line(
-        f"{len(old)} replicas and {len(unused)} publications forgotten, {len(ages) - len(old)} and {len(used)} kept"
+        f"{len(old)} replicas and {len(unused)} publications removed, {len(ages) - len(old)} and {len(used)} kept"
     )
     return 0
 
 
 def render(found: Contents, now: float) -> Iterator[str]:
-    """Lines.
+    """Yield the lines that show the contents of a store.
 
     :param now: seconds since the epoch
     """
@@ -74,18 +79,20 @@ def render(found: Contents, now: float) -> Iterator[str]:
         set_id, collections, name = found.identity
         yield f"database {name or '-'}: replica set {set_id or '-'}, {len(collections)} collections"
     if found.invalid is not None:
-        yield f"void below {_mark(found.invalid[0], now)}: {found.invalid[1]}"
+        yield f"invalid below {_mark(found.invalid[0], now)}: {found.invalid[1]}"
     for number, fingerprint in enumerate(found.epochs, 1):
         state = ", published now" if number == len(found.epochs) else ""
-        yield f"epoch {number}: edition {fingerprint[:12]}{state}"
+        yield f"epoch {number}: publication {fingerprint[:12]}{state}"
     for fingerprint, document in found.publications.items():
         tables = ", ".join(table.name for table in Publication.from_json(document).catalog.tables)
-        yield f"edition {fingerprint[:12]}: {tables}"
+        yield f"publication {fingerprint[:12]}: {tables}"
     for replica, record in sorted(found.replicas.items()):
         yield f"replica {_name(replica)}:"
-        yield f"  confirmed {_mark(record.acked, now)}" if record.acked else "  nothing confirmed in its stream yet"
+        yield (
+            f"  acknowledged {_mark(record.acked, now)}" if record.acked else "  nothing acknowledged in its stream yet"
+        )
         for number, copy in enumerate(record.copies):
-            later = "" if copy.stream_from == copy.watermark else f", changes in it up to {copy.stream_from}"
+            later = "" if copy.stream_from == copy.watermark else f", includes changes up to {copy.stream_from}"
             what = "schema change" if number else "initial sync"
             yield f"  {what} {_mark(copy.watermark, now)}: {copy.publication[:12]}{later}"
     if found.checkpoints:
@@ -93,7 +100,7 @@ def render(found: Contents, now: float) -> Iterator[str]:
 
 
 def fill(target: WatermarkStore, found: Contents) -> None:
-    """Of the resume tokens only those by which a client's place is checked, and the newest."""
+    """Copy the contents of a store, of the resume tokens only the newest and those that check a client's position."""
     for fingerprint, document in found.publications.items():
         target.save_publication(fingerprint, document)
     marks = set(sorted(found.checkpoints)[-1:])
@@ -126,7 +133,7 @@ def _mark(mark: str, now: float) -> str:
 
 
 def _settings(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """Return the settings of the stores. A NATS bucket is of one database, which the URI of MongoDB may name."""
+    """Return the settings of the stores. A NATS bucket belongs to one database, which the URI of MongoDB may name."""
     settings = load_settings(path, environ, concerns=only("watermarks", "nats"))
     if settings.nats.servers:
         settings = load_settings(path, environ, concerns=only("watermarks", "nats", "mongodb"))
