@@ -110,7 +110,7 @@ def test_operators_of_mongod_are_allowed_or_refused_by_name(mongo: Client) -> No
     stages = {*status["metrics"]["aggStageCounters"]}
     assert {*STAGES} <= stages
     for name in stages - {*STAGES}:
-        assert [place for place, _ in in_pipeline([{name: {}}])] == [(0, name)]
+        assert [key_path for key_path, _ in in_pipeline([{name: {}}])] == [(0, name)]
 
 
 EXTENDED: dict[str, Any] = {

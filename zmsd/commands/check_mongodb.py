@@ -133,7 +133,7 @@ class _Preflight:
             yield Finding("ok", text)
         else:
             advice = "enlarge it: db.adminCommand({replSetResizeOplog: 1, size: MEGABYTES})"
-            yield Finding("warning", f"{text}: a client that is away for longer must copy everything afresh: {advice}")
+            yield Finding("warning", f"{text}: a client that is away for longer needs a new initial sync: {advice}")
 
     def _collections(self) -> Iterator[Finding]:
         if not all(map(self._may, _ACTIONS)):

@@ -73,7 +73,8 @@ def guess(collection: str, documents: Sequence[Document], names: set[str]) -> li
 def find_discriminator(documents: Sequence[Document]) -> str | None:
     """The field whose values tell apart what other fields a document has; None where there is none.
 
-    At least two of its values must have fields of their own: a state that adds one (closedAt) is no kind of document.
+    At least two of its values must have fields of their own: a state that adds one (closedAt) does not make a kind of
+    document.
     """
     best: tuple[tuple[int, int], str] | None = None
     shapes = [(document, frozenset(_names(document))) for document in documents]

@@ -7,7 +7,6 @@ address and in total, apart from admitted sessions; for one more, the oldest tha
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import selectors
 import socket
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from threading import Event, Thread
 
+from zmsd.gateway.connection import Connection
 from zmsd.gateway.http import HEAD_END, REQUEST_BYTES
 from zmsd.log import kv
 from zmsd.retry import RetryLog
@@ -42,43 +42,6 @@ _TICK = 0.1
 """Seconds between looks at deadlines."""
 _CHUNK = 4096
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
-
-class Connection:
-    """A connection that has not been admitted. Listener thread only."""
-
-    __slots__ = (
-        "address",
-        "answer",
-        "answer_at",
-        "buffer",
-        "closed",
-        "deadline",
-        "early",
-        "lingers",
-        "network",
-        "shaken",
-        "sock",
-        "trusted",
-    )
-
-    def __init__(self, sock: socket.socket, address: str, now: float, shaken: bool) -> None:
-        self.sock = sock
-        self.address = address
-        self.network = network_of(address)
-        self.deadline = now + REQUEST_SECONDS
-        self.shaken = shaken
-        """Whether there is no TLS handshake to wait for any more."""
-        self.trusted = False
-        """Whether its request carried the right token."""
-        self.buffer = bytearray()
-        self.early = False
-        """Whether bytes have come behind the request."""
-        self.answer: memoryview | None = None
-        self.answer_at = 0.0
-        self.lingers = False
-        self.closed = False
-        """Thread-safe."""
 
 
 class Listener:
@@ -301,7 +264,7 @@ class Listener:
         except OSError:  # gone already
             sock.close()
             return
-        connection = Connection(sock, address, time.monotonic(), context is None)
+        connection = Connection(sock, address, time.monotonic() + REQUEST_SECONDS, context is None)
         own = self._networks.setdefault(connection.network, {})
         if len(own) >= MAX_CONNECTIONS_PER_ADDRESS:
             self._make_room(own)
@@ -373,13 +336,3 @@ class Listener:
     def _wake(self) -> None:
         with suppress(BlockingIOError, OSError):
             self._wake_in.send(b"x")
-
-
-def network_of(address: str) -> str:
-    """Return what connections are counted by: an IPv4 address, or the /64 of an IPv6 address."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if ip.version == 4:
-        return str(ip)
-    if ip.ipv4_mapped is not None:
-        return str(ip.ipv4_mapped)
-    return str(ipaddress.ip_network((ip, 64), strict=False))

@@ -12,6 +12,7 @@ from threading import Event, Thread, current_thread
 
 from zmsd.deadline import Deadline
 from zmsd.errors import PeerError, PeerProtocolError, RequestRefused
+from zmsd.gateway.connection import Connection
 from zmsd.gateway.http import (
     REQUEST_BYTES,
     Limits,
@@ -24,7 +25,7 @@ from zmsd.gateway.http import (
     render,
     text_page,
 )
-from zmsd.gateway.listener import Connection, Listener
+from zmsd.gateway.listener import Listener
 from zmsd.gateway.refusals import Refusals
 from zmsd.gateway.registry import SessionRegistry
 from zmsd.gateway.session import Session

@@ -1,4 +1,4 @@
-"""How ``zmsd status`` shows what it is told, also by a daemon of another version."""
+"""How ``zmsd status`` shows what it receives, also from a daemon of another version."""
 
 from __future__ import annotations
 

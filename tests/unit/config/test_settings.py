@@ -47,12 +47,12 @@ def load(tmp_path: Path) -> Load:
 
 @pytest.fixture
 def faults_of(load: Load) -> Callable[..., list[str]]:
-    """The faults without the file's name; with a text also without the places."""
+    """The faults without the file's name; with a text also without the positions."""
 
-    def faults_of(*args: Any, places: bool = False, **options: Any) -> list[str]:
+    def faults_of(*args: Any, positions: bool = False, **options: Any) -> list[str]:
         with pytest.raises(ConfigError) as caught:
             load(*args, **options)
-        shown = [f"{issue.line}:{issue.column}: " if places and issue.line else "" for issue in caught.value.issues]
+        shown = [f"{issue.line}:{issue.column}: " if positions and issue.line else "" for issue in caught.value.issues]
         keys = [f"{issue.key}: {issue.reason}" if issue.key else issue.reason for issue in caught.value.issues]
         return [key_path + key for key_path, key in zip(shown, keys, strict=True)]
 
@@ -149,7 +149,7 @@ watermark: {}
 nats:
   servers: [nats://h, 5]
 """
-    assert faults_of(text, places=True) == [
+    assert faults_of(text, positions=True) == [
         "3:3: mongodb.databse: unknown setting; did you mean database?",
         "4:1: schema: must be an object, got a list",
         "5:1: mappings: give file, url or tables",
@@ -247,7 +247,7 @@ def test_section_that_is_not_an_object_is_an_error(
 
 @pytest.mark.parametrize("text", ["mongodb: {mongodb://u:SECRET@h/db}", "mongodb://u:SECRET@h/db: ~"])
 def test_uri_written_as_a_key_is_not_shown(faults_of: Callable[..., list[str]], text: str) -> None:
-    issues = faults_of(f"{text}\nschema: {{file: s}}\n", places=True)
+    issues = faults_of(f"{text}\nschema: {{file: s}}\n", positions=True)
     assert any(re.search(r"^1:\d+: (mongodb\.)?…: unknown setting; ", issue) for issue in issues)
     assert "SECRET" not in "".join(issues)
 
@@ -319,7 +319,7 @@ def test_unusable_secret_files_are_errors(faults_of: Callable[..., list[str]], t
     ]
     (tmp_path / "none").write_bytes(b"\xff")
     text = "mongodb:\n  uri_file: none\nschema: {file: s}\nserver:\n  token_file: empty\n"
-    assert faults_of(text, places=True) == [
+    assert faults_of(text, positions=True) == [
         f"2:3: mongodb.uri_file: {tmp_path}/none is not UTF-8 text",
         f"5:3: server.token_file: {tmp_path}/empty is empty",
     ]
@@ -355,7 +355,7 @@ watermarks:
   storage: nats-kv
   pth: w.db
 """
-    assert faults_of(text, places=True) == [
+    assert faults_of(text, positions=True) == [
         "2:3: mongodb.uri: Port must be an integer between 0 and 65535",
         "3:3: mongodb.database: must be text (in quotes), got 5",
         "5:3: schema.url: must be an http or https URL, percent-encoded",

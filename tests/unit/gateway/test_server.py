@@ -26,8 +26,9 @@ from zmsd.deadline import Deadline
 from zmsd.gateway import listener as listeners
 from zmsd.gateway import refusals, tls
 from zmsd.gateway import server as servers
+from zmsd.gateway.connection import network_of
 from zmsd.gateway.http import Limits, Page
-from zmsd.gateway.listener import Listener, network_of
+from zmsd.gateway.listener import Listener
 from zmsd.gateway.registry import SessionRegistry
 from zmsd.gateway.server import PageMaker, Server
 from zmsd.gateway.subscription import Subscription, parse_subscription
@@ -42,7 +43,7 @@ STREAM = f"{PATH}?{QUERY}"
 
 
 class Hello:
-    """A session that greets, and stays until it is told to go; ``stubborn`` ones have to be killed."""
+    """A session that greets, and stays until it is stopped; ``stubborn`` ones have to be killed."""
 
     stubborn = False
 
@@ -758,7 +759,7 @@ def test_death_of_the_listener_is_reported(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Listener, "_look", fail)
     with serving(on_thread_death=deaths.append):
-        wait_until(lambda: deaths == ["listener"], "it is told")
+        wait_until(lambda: deaths == ["listener"], "the death is reported")
 
 
 def test_server_start_fails_when_port_in_use() -> None:

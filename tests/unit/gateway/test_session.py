@@ -110,7 +110,7 @@ class Scene:
             active=SimpleNamespace(publication=PUBLISHED, fingerprint="f"),
             store=self.store,
             counters=MagicMock(),
-            lineage=SimpleNamespace(check_replica=lambda place, begun: None, distrust_count=0),
+            lineage=SimpleNamespace(check_replica=lambda mark, begun: None, distrust_count=0),
             catch_up=SimpleNamespace(changes=self._changes),
             replicas=MagicMock(add=MagicMock(side_effect=lambda replica: Unacknowledged())),
             probes=SimpleNamespace(current=None),
@@ -121,8 +121,8 @@ class Scene:
         subscription = subscription or Subscription("zero", 0, last, watermark(5) if last else None)
         self.session = Session(1, "127.0.0.1", subscription, cast(Hub, self.hub))
 
-    def _changes(self, place: str, *_: object) -> Script:
-        self.watermarks.append(place)
+    def _changes(self, mark: str, *_: object) -> Script:
+        self.watermarks.append(mark)
         if not self.changes:  # all was said
             self.session.stop()
             return Script()
@@ -343,8 +343,8 @@ def test_foreign_watermark_is_answered_with_reset_required() -> None:
 def test_watermark_of_another_lineage_sends_reset_required() -> None:
     scene = Scene()
 
-    def refuse(place: str, begun: str) -> None:
-        raise ResumeLost(f"{place} after {begun} is another database's")
+    def refuse(mark: str, begun: str) -> None:
+        raise ResumeLost(f"{mark} after {begun} is another database's")
 
     scene.hub.lineage.check_replica = refuse
     (message,) = scene.run()
@@ -355,7 +355,7 @@ def test_watermark_of_another_lineage_sends_reset_required() -> None:
 def test_lineage_is_checked_again_after_a_doubt() -> None:
     """The connection to MongoDB was lost: the check follows the end of the current transaction."""
     checks: list[tuple[str, str]] = []
-    lineage = SimpleNamespace(check_replica=lambda *place: checks.append(place), distrust_count=0)
+    lineage = SimpleNamespace(check_replica=lambda *mark: checks.append(mark), distrust_count=0)
 
     def distrust() -> None:
         lineage.distrust_count += 1
@@ -563,9 +563,9 @@ def test_sync_during_a_change_of_lineage_is_not_committed(monkeypatch: pytest.Mo
     monkeypatch.setattr(sessions, "SchemaChange", lambda *_: copy)
     scene.hub.active = SimpleNamespace(publication=PUBLISHED, fingerprint="g")
 
-    def check_watermark(place: str, begun: str) -> None:
-        assert begun == (place if last is None else watermark(5))
-        if place == watermark(30):
+    def check_watermark(mark: str, begun: str) -> None:
+        assert begun == (mark if last is None else watermark(5))
+        if mark == watermark(30):
             raise ResumeLost("restored")
 
     scene.hub.lineage.check_replica = check_watermark
@@ -605,8 +605,8 @@ def test_schema_change_that_fails_is_rolled_back(
 def test_client_resumes_where_its_initial_sync_ended() -> None:
     """The client sends the watermark of the initial sync, which contains the changes up to a later one."""
     record = ReplicaRecord(None, (CopyRecord(watermark(30), watermark(40), "f"),))
-    for last, place in ((30, 40), (31, 31)):
+    for last, at in ((30, 40), (31, 31)):
         scene = Scene(last=watermark(last))
         scene.store.replica.return_value = record
         scene.run()
-        assert scene.watermarks == [watermark(place)]
+        assert scene.watermarks == [watermark(at)]

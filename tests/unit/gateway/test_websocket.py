@@ -22,7 +22,7 @@ from zmsd.zero.protocol import frame
 
 
 class Far:
-    """The other side. Reads only when it is told to."""
+    """The other side. Reads only on request."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock

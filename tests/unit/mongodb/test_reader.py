@@ -152,11 +152,11 @@ def test_stream_resumes_at_its_position_after_transient_errors(first: list[Answe
         with pytest.raises(SourceUnavailable):
             stream.read()
     assert stream.read().events == read(event(T + 10))
-    places = [options for _, options in script.opened]
+    options = [option for _, option in script.opened]
     if first:
-        assert places[1:] == [{"resumeAfter": mark(T + 9)}] * 2
+        assert options[1:] == [{"resumeAfter": mark(T + 9)}] * 2
     else:
-        assert places == [{"startAtOperationTime": Timestamp(T >> 32, 21)}] * 3
+        assert options == [{"startAtOperationTime": Timestamp(T >> 32, 21)}] * 3
 
 
 def test_unfit_token_is_retried_by_time_before_the_position_is_lost() -> None:
@@ -414,7 +414,7 @@ class Oplog(Script):
     def __init__(self) -> None:
         super().__init__()
         self.events: list[Document] = []
-        self._places: list[int] = []  # of each stream: how many events it has seen
+        self._seen: list[int] = []  # of each stream: how many events it has seen
 
     @property
     def newest(self) -> int:
@@ -436,19 +436,19 @@ class Oplog(Script):
                     start = f"82{position.of_timestamp(options['startAtOperationTime']):016X}"
                     seen = [one["_id"]["_data"] < start for one in self.events]
                 self.opened.append((None if command["aggregate"] == 1 else command["aggregate"], options))
-                self._places.append(sum(seen))
-                number = len(self._places)
+                self._seen.append(sum(seen))
+                number = len(self._seen)
             else:
                 number = command["getMore"]
             stream, size = self.opened[number - 1][0], command.get("batchSize") or command["cursor"]["batchSize"]
             found: list[Document] = []
-            while len(found) < size and self._places[number - 1] < len(self.events):
-                one = self.events[self._places[number - 1]]
-                self._places[number - 1] += 1
+            while len(found) < size and self._seen[number - 1] < len(self.events):
+                one = self.events[self._seen[number - 1]]
+                self._seen[number - 1] += 1
                 if stream in (None, one["ns"]["coll"]):
                     found.append(one)
-            place = self._places[number - 1]
-            token = self.events[place - 1]["_id"] if place else mark(T)
+            seen = self._seen[number - 1]
+            token = self.events[seen - 1]["_id"] if seen else mark(T)
         if not found:
             Event().wait(0.005)
         key = "firstBatch" if "aggregate" in command else "nextBatch"

@@ -270,9 +270,9 @@ def test_lost_position_restarts_the_log() -> None:
 def test_lineage_is_checked_after_a_failure_of_a_reader(lost: bool) -> None:
     """The reader has retried by itself; an older state may have been restored meanwhile."""
 
-    def check(place: str, begun: str) -> None:
+    def check(mark: str, begun: str) -> None:
         scene.hub.lineage.distrust.assert_called_once()
-        assert (place, begun) == (position.watermark(START + 2), position.watermark(START))
+        assert (mark, begun) == (position.watermark(START + 2), position.watermark(START))
         assert texts(scene.tail()) == ["a"]
         if lost:
             raise ResumeLost("restored")
@@ -355,7 +355,7 @@ def test_unexpected_error_is_reported_as_thread_death() -> None:
     """systemd restarts the process; continuing with a wrong log would be worse."""
     scene = Scene([parts(part(5), upto=5), parts(part(5), upto=5)])
     with scene.running() as dispatcher:
-        wait_until(lambda: scene.deaths == ["dispatcher"], "it is told")
+        wait_until(lambda: scene.deaths == ["dispatcher"], "the death is reported")
         wait_until(lambda: not dispatcher.is_alive(), "the thread has ended")
     assert scene.made[0].closed
     assert scene.readiness.reason is not None

@@ -173,7 +173,7 @@ def test_transaction_in_parts_is_several_entries() -> None:
         (first, 0, True),
         (second, 1, False),
         (second, 0, True),
-    ], "the end is told if anything was, and only then"
+    ], "the end is sent if anything was, and only then"
 
 
 def test_change_without_pre_image_allows_for_a_missing_row() -> None:

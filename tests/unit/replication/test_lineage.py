@@ -40,8 +40,8 @@ def lineage(store: SqliteStore, oplog: SimpleNamespace) -> Lineage:
 
 
 def test_watermark_of_this_lineage_is_accepted(lineage: Lineage) -> None:
-    for place in (watermark(5), watermark(NOW), watermark(NOW, 1)):
-        lineage.check_replica(place, watermark(5))
+    for mark in (watermark(5), watermark(NOW), watermark(NOW, 1)):
+        lineage.check_replica(mark, watermark(5))
 
 
 def test_watermark_in_the_future_is_lost(lineage: Lineage) -> None:
