@@ -42,10 +42,12 @@ class Table:
 
     @property
     def schema(self) -> Document:
+        """Return the table as it appears in a schema document."""
         return {"columns": self.columns, "primaryKey": self.primary_key}
 
     @property
     def mapping(self) -> Document:
+        """Return the table as it appears in a mapping document."""
         condition = {"filter": self.filter} if self.filter else {}
         return {"collection": self.collection, **condition, "fields": self.fields}
 

@@ -78,11 +78,13 @@ class UnitCredentials:
         self._unit = unit
 
     def find(self, name: str) -> Path | None:
+        """Return the file of a credential, where it can be read; None if there is none. Thread-safe."""
         if "/" in name:
             return None
         return next((file for look in self._order if (file := look(name)) is not None), None)
 
     def searched(self, name: str) -> str:
+        """Return where ``find`` looks, for an error message."""
         return "" if "/" in name else self._unit.searched(name)
 
 

@@ -74,6 +74,7 @@ class Request(NamedTuple):
 
     @property
     def wants_websocket(self) -> bool:
+        """Return whether the request asks for an upgrade to a WebSocket (RFC 6455, 4.1)."""
         return self.headers.get("upgrade", "").lower() == "websocket"
 
 

@@ -93,6 +93,7 @@ class Server:
         self.listener = Listener(self._socket, lambda: self.tls, self._requested, self._tick, on_thread_death)
 
     def start(self) -> None:
+        """Start the threads that listen and make pages. Main thread only."""
         for thread in (*self._makers, self.listener.thread):
             thread.start()
 

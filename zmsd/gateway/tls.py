@@ -97,15 +97,19 @@ class TlsSocket:
         return getattr(self._tls, name)
 
     def settimeout(self, seconds: float | None) -> None:
+        """Set the deadline of later calls, in seconds; None for none."""
         self._seconds = seconds
 
     def recv(self, size: int) -> bytes:
+        """Return up to ``size`` bytes, b"" at the end. Raises TimeoutError and OSError."""
         return self._patiently(lambda: self._tls.recv(size), self._deadline())
 
     def recv_into(self, buffer: Any) -> int:
+        """Read into a buffer, and return how many bytes. Raises TimeoutError and OSError."""
         return self._patiently(lambda: self._tls.recv_into(buffer), self._deadline())
 
     def sendall(self, data: bytes) -> None:
+        """Send all bytes. Raises TimeoutError and OSError."""
         deadline, rest = self._deadline(), memoryview(data)
         while rest:
             rest = rest[self._patiently(partial(self._tls.send, rest[:_CHUNK]), deadline) :]
@@ -116,6 +120,7 @@ class TlsSocket:
         socket.socket.shutdown(self._tls, how)
 
     def close(self) -> None:
+        """Close the socket. Thread-safe."""
         with self._lock:  # never under a call: its number may be the next connection's
             self._tls.close()
 

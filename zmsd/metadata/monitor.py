@@ -102,9 +102,11 @@ class Monitor:
         self.thread = Thread(target=self._run, name="monitor", daemon=True)
 
     def start(self) -> None:
+        """Start the sampling thread. Main thread only."""
         self.thread.start()
 
     def stop(self) -> None:
+        """Ask the sampling thread to end, without waiting for it. Thread-safe."""
         self._stop.set()
 
     def reloaded(self, faults: Sequence[str] = (), restart: Sequence[str] = ()) -> None:

@@ -39,10 +39,14 @@ class ServedPublication(Protocol):
     """What is published."""
 
     @property
-    def watched(self) -> Mapping[str, object]: ...
+    def watched(self) -> Mapping[str, object]:
+        """Watched collections, by name."""
+        ...
 
     @property
-    def catalog(self) -> Catalog: ...
+    def catalog(self) -> Catalog:
+        """Published tables and their mappings."""
+        ...
 
 
 class Problems:

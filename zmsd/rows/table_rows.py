@@ -34,19 +34,39 @@ class DocumentChange(Protocol):
     """What a table needs of a change event of one document (``zmsd/mongodb/events.py``)."""
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """``insert``, ``update``, ``replace`` or ``delete``."""
+        ...
+
     @property
-    def document_id(self) -> Any: ...
+    def document_id(self) -> Any:
+        """``_id`` of the document."""
+        ...
+
     @property
-    def before(self) -> Document | None: ...
+    def before(self) -> Document | None:
+        """The document before the change; None where nothing was there, or where it is unknown."""
+        ...
+
     @property
-    def after(self) -> Document | None: ...
+    def after(self) -> Document | None:
+        """The document after the change; None after a delete."""
+        ...
+
     @property
-    def before_known(self) -> bool: ...
+    def before_known(self) -> bool:
+        """Whether ``before`` is what was there."""
+        ...
+
     @property
-    def computed_before(self) -> Results: ...
+    def computed_before(self) -> Results:
+        """What mongod makes of ``before``, by computed table."""
+        ...
+
     @property
-    def computed_after(self) -> Results: ...
+    def computed_after(self) -> Results:
+        """What mongod makes of ``after``, by computed table."""
+        ...
 
 
 class TableRows:

@@ -112,9 +112,14 @@ class TableMessages:
         self._delete = f'["data",{{"tag":"delete","relation":{self.relation},"key":'
 
     def inserted(self, new: str) -> bytes:
+        """Return the insert message of a row.
+
+        :param new: JSON text of the row
+        """
         return frame(f"{self._insert}{new}}}]")
 
     def frame(self, change: RowChange) -> bytes:
+        """Return the message of a row change."""
         tag, key, new = change
         if tag == "insert":
             assert new is not None
@@ -124,6 +129,7 @@ class TableMessages:
         return frame(f"{self._delete}{key}}}]")
 
     def truncate(self) -> bytes:
+        """Return the message that empties the table."""
         return frame(f'["data",{{"tag":"truncate","relations":[{self.relation}]}}]')
 
 
@@ -145,18 +151,21 @@ def create_table(spec: TableSpec, types: dict[str, str] | None = None) -> bytes:
 
 
 def drop_table(name: str) -> bytes:
+    """Return the messages that drop a table and its unique index, which must go first."""
     return _data({"tag": "drop-index", "id": {"schema": "public", "name": _index_name(name)}}) + _data(
         {"tag": "drop-table", "id": {"schema": "public", "name": name}}
     )
 
 
 def add_column(spec: TableSpec, column: Column) -> bytes:
+    """Return the message that adds a column of a table; existing rows have null in it."""
     pos = spec.columns.index(column) + 1
     added = {"name": column.name, "spec": _column(column, spec, pos, None)}
     return _data({"tag": "add-column", "table": {"schema": "public", "name": spec.name}, "column": added})
 
 
 def drop_column(table: str, column: str) -> bytes:
+    """Return the message that drops a column."""
     return _data({"tag": "drop-column", "table": {"schema": "public", "name": table}, "column": column})
 
 
@@ -182,6 +191,7 @@ def required_tables(app: str, shard: int) -> list[tuple[TableSpec, dict[str, str
 
 
 def schema_versions_row(app: str) -> bytes:
+    """Return the row of ``APP.schemaVersions`` that zero-cache 0.25 asks for."""
     row = RowChange("insert", None, '{"minSupportedVersion":1,"maxSupportedVersion":1,"lock":true}')
     return TableMessages(f"{app}.schemaVersions", ("lock",)).frame(row)
 
