@@ -53,7 +53,7 @@ def test_initial_sync_longer_than_history_replays_changes_since(
         written(writer, 100)
         writer.stop()
     caught_up(client, writer)
-    assert zmsd.log("goes on with majority reads")
+    assert zmsd.log("continues with majority reads")
     assert zmsd.log("replaying changes since")
     tally.survived += 1
     copied_to = stream_from(zmsd, client)

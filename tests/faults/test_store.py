@@ -131,7 +131,7 @@ def test_full_disk_while_streaming_loses_nothing(
             assert re.search("the watermark store cannot be written.*make room", shown)
             checked = run_zmsd("check", *config, cwd=tmp_path)
             assert checked.returncode == 1
-            assert re.search("error: store: .*make room", checked.stdout)
+            assert re.search("error: store: .*free some space", checked.stdout)
             received(client, 20)
             assert len(zmsd.log("make room")) < 5
             (disk / "filler").unlink()

@@ -180,7 +180,7 @@ def test_replica_of_the_new_database_is_not_reset_again(own_set: ReplicaSet, tmp
         replace(own_set)
         write(own_set, "new1")
         zmsd.start(ready=False)
-        zmsd.wait_log("s behind what was read of the one before")
+        zmsd.wait_log("s behind the last position read from the former database")
         assert write_later(own_set, 110, "new2") > cluster_time
         zmsd.wait_log("feed runs", count=2)
         fresh = follow(zmsd)

@@ -31,7 +31,9 @@ def zmsd(database: Db, serve: Serve, tmp_path: Path) -> ZmsdProcess:
 
 def test_initial_sync_and_stream_over_tls_are_exact(database: Db, zmsd: ZmsdProcess, follow: Follow) -> None:
     """With pings all the while: another thread answers them than the one that sends the rows."""
-    database.users.insert_many([{"_id": f"u{number}", "name": "x" * 500} for number in range(5000)])
+    database.users.insert_many(
+        [{"_id": f"u{number}", "name": "x" * 500, "address": {"city": "Ulm"}} for number in range(5000)]
+    )
     client = follow(zmsd, tls=trust(ONE))
     assert len(client.rows("user")) == 5000
     for batch in range(20):

@@ -33,7 +33,7 @@ def kinds_read(
     with DatabaseFeed(source, watched, begin) as feed:
         while feed.progress < end:
             pieces = feed.read()
-            events = [event for piece in pieces.pieces for event in piece.events] if pieces else []
+            events = [event for piece in pieces.parts for event in piece.events] if pieces else []
             found += [(event.kind, event.document_id) for event in events]
     source.close()
     return found

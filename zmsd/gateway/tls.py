@@ -32,8 +32,9 @@ def context(cert: Path, key: Path) -> ssl.SSLContext:
         made.load_cert_chain(cert, key, password="")
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        text = re.sub(r" \(_ssl\.c:\d+\)$", "", str(reason))
         raise ZmsdError(
-            f"server.tls: {cert} and {key} are not a certificate and its key, in PEM without a password: {reason}"
+            f"server.tls: {cert} and {key} are not a certificate and its key, in PEM without a password: {text}"
         ) from error
     return made
 
