@@ -83,7 +83,7 @@ def test_documents_that_swap_keys_with_changed_number_types_are_followed(
     schema = named(a=table(id="number", name="string"), end=table(id="string"))
     mappings = {**END, "a": {"collection": "a", "fields": {"id": "rank"}}}
     client = follow(serve(schema, mappings, settings={"feed": {"scope": scope}}))
-    database.a.insert_many([{"_id": "A", "rank": 1, "name": "A"}, {"_id": "B", "place": 2, "name": "B"}])
+    database.a.insert_many([{"_id": "A", "rank": 1, "name": "A"}, {"_id": "B", "rank": 2, "name": "B"}])
     wait_end(database, client, "before")
     with mongo.start_session() as session, session.start_transaction():
         database.a.update_one({"_id": "A"}, {"$set": {"rank": 2.0}}, session=session)
