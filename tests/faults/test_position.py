@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, empty, load, received
+from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, empty, forget, load, received
 from tests.faults.tally import Tally, pick
 from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same
@@ -186,7 +186,8 @@ def test_database_restored_to_an_older_state_sends_reset(
     zmsd = serve(SCHEMA, MAPPINGS, uri=replica_set.uri(database.name))
     client = follow(zmsd)
     database.a.insert_one({"_id": "before", "n": 1})
-    client.wait_rows("a", 1)
+    received(client)
+    forget(client, "before")
     node.stop()
     shutil.copytree(node.directory, tmp_path / "backup")
     node.start()
