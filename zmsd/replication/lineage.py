@@ -61,11 +61,12 @@ class Lineage:
         self.check_newest(watermark)
 
     def check_replica(self, watermark: str, synced_at: str) -> None:
-        """Check as ``check_watermark`` does, and that the operation at which the replica was copied is in the oplog.
+        """Check as ``check_watermark`` does, and that the oplog has the operations at both watermarks.
 
-        Snapshot scans read majority-committed data, which no election rolls back
+        Snapshot scans and change streams read majority-committed data, which no election rolls back
         (https://www.mongodb.com/docs/manual/reference/read-concern-snapshot/), so a missing operation proves another
-        history.
+        history. The newest checkpoint does not suffice: it may be older than the state that was restored, where zmsd
+        ended before it stored the next one.
 
         :param synced_at: watermark of the replica's initial sync
         """
@@ -73,6 +74,9 @@ class Lineage:
         at = position.parse(synced_at)[0]
         if not self._proves(synced_at, lambda: oplog.has_operation(self._source, at)):
             raise ResumeLost(f"the copy at watermark {synced_at} {_NOT_HERE}", OTHER)
+        # Asked each time: every reconnect brings another watermark, and this is a seek.
+        if watermark != synced_at and not oplog.has_operation(self._source, position.parse(watermark)[0]):
+            raise ResumeLost(f"the change at watermark {watermark} {_NOT_HERE}", OTHER)
 
     def check_newest(self, watermark: str = position.LAST) -> None:
         """Raise ResumeLost if the oplog lacks the event of the newest checkpoint up to a watermark."""
