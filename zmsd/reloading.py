@@ -146,7 +146,7 @@ class Reloader:
         log.info(kv("reloaded", tables=len(documents.catalog.tables)))
         credentials = credentials_in_use(new)
         if credentials:
-            log.info(kv("changed credentials need a restart", names=",".join(credentials)))
+            log.info(kv("credentials stay until a restart", names=",".join(credentials)))
         self.results.end(restart=restart, credentials=credentials, tables=len(documents.catalog.tables))
 
     def _refuse(self, reason: str, *, retry: bool = False) -> None:
