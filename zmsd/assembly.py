@@ -122,10 +122,10 @@ def assemble(settings: Config, documents: LoadedDocuments, requests: Requests) -
 
     died = requests.report_thread_death
     dispatcher = Dispatcher(hub, prepare_feed, open_live_feed, settings.feed.heartbeat, died)
-    refresh = Refresh(requests.reload)
+    refresh = Refresh(requests.reload, documents.documents)
     monitor = Monitor(hub, dispatcher, sessions.sessions)
     register(metrics, monitor, refresh)
-    server = _bind(settings.server, hub, sessions, pages(monitor, metrics), died)
+    server = _bind(settings.server, hub, sessions, pages(monitor, metrics, refresh), died)
     return Services(activate, publications, mongodb_prepared, hub, dispatcher, refresh, sessions, monitor, server)
 
 

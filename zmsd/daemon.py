@@ -133,8 +133,7 @@ class Daemon:
         services.hub.store.on_epoch_change(partial(self.call_soon, self._sync_publications))
         # 4. Read MongoDB. The dispatcher retries by itself, for as long as MongoDB is away.
         services.dispatcher.thread.start()
-        # 5. Look for changed documents, beginning with those that the dispatcher's publication was made of.
-        services.refresh.watch(self._documents.documents)
+        # 5. Look for changed documents: those that the dispatcher's publication was made of.
         services.refresh.start()
         # 6. Sample the parts last, when all of them run.
         services.monitor.watch_certificate(self._settings.server.tls)

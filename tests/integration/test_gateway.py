@@ -46,6 +46,9 @@ def test_pages_answer_with_their_content(zmsd: ZmsdProcess) -> None:
     assert page["version"]
     assert "v0" in page["protocol"]
     assert set(page["tables"]) == set(SCHEMA)
+    assert json.loads(zmsd.get("/health")[1]) == {"status": "ok"}
+    found = json.loads(zmsd.get("/metadata/status")[1])
+    assert (found["status"], found["schemaLoaded"], found["tablesCount"]) == ("healthy", True, len(SCHEMA))
 
 
 def test_unknown_path_is_404_with_reason(zmsd: ZmsdProcess) -> None:

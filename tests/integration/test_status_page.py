@@ -86,7 +86,7 @@ def test_status_json_describes_the_daemon(database: Db, serve: Serve, follow: Fo
     assert status(zmsd)["last_reload"]["faults"] == []
 
 
-@pytest.mark.parametrize("path", ["/status", "/status.json", "/metrics"])
+@pytest.mark.parametrize("path", ["/status", "/status.json", "/metrics", "/metadata/status", "/metadata/tables"])
 def test_pages_need_the_token_when_one_is_set(path: str, serve: Serve) -> None:
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": "right"}})
     for query, headers in (("", {}), ("?token=wrong", {}), ("", {"Authorization": "Bearer wrong"})):

@@ -52,6 +52,11 @@ class DocumentLocation:
     """The document itself, an object with ``tables``, written in the settings file."""
 
     @property
+    def source(self) -> Literal["file", "url", "inline"]:
+        """Return the kind of location."""
+        return "inline" if self.tables is not None else "file" if self.url is None else "url"
+
+    @property
     def name(self) -> str:
         """The file, or the URL without its query, to show to people."""
         if self.tables is not None:

@@ -42,7 +42,7 @@ REFUSAL_DELAY_SECONDS = 1.0
 """Before a refusal is answered: zero-cache tries again after 30 ms, without any backoff."""
 PAGE_THREADS = 2
 """Threads that make pages, so that a page that takes long does not hold up connections."""
-PUBLIC = ("/", "/healthz", "/readyz")
+PUBLIC = ("/", "/health", "/healthz", "/readyz")
 """Pages that need no token, and show details only to who has one."""
 _BACKLOG = 1024
 _REACHABILITY_INTERVAL_SECONDS = 2.0

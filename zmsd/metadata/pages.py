@@ -10,13 +10,15 @@ import re
 from zmsd import __version__
 from zmsd.gateway.http import Page
 from zmsd.gateway.server import PageMaker
+from zmsd.metadata import api
 from zmsd.metadata.monitor import Monitor
 from zmsd.metadata.status import PAGE, status
 from zmsd.prometheus import CONTENT_TYPE, Registry
+from zmsd.schema.refresh import Refresh
 from zmsd.zero import protocol
 
 
-def pages(monitor: Monitor, registry: Registry) -> dict[str, PageMaker]:
+def pages(monitor: Monitor, registry: Registry, refresh: Refresh) -> dict[str, PageMaker]:
     """Path -> what makes the page. Without a token in a request, where one is set, the public pages name no table, host
     or reason: those may quote MongoDB, collections and documents."""
     hub = monitor.hub
@@ -51,8 +53,12 @@ def pages(monitor: Monitor, registry: Registry) -> dict[str, PageMaker]:
 
     return {
         "/": index,
+        "/health": lambda _: _json({"status": "ok"}),
         "/healthz": healthz,
         "/readyz": readyz,
+        "/metadata/schemas": lambda _: _json(api.schemas(monitor, refresh)),
+        "/metadata/status": lambda _: _json(api.metadata_status(monitor, refresh)),
+        "/metadata/tables": lambda _: _json(api.tables(monitor)),
         "/metrics": lambda _: Page(200, CONTENT_TYPE, registry.render()),
         "/status": lambda _: Page(200, "text/html; charset=utf-8", status_page, status_policy),
         "/status.json": lambda _: _json(status(monitor)),

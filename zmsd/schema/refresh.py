@@ -23,13 +23,24 @@ _REMINDER = 600.0
 class Refresh:
     """The thread that requests all documents. Its methods are thread-safe."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
-        """:param changed: called in this thread when a document has changed since the last request"""
+    def __init__(self, changed: Callable[[], None], documents: Iterable[tuple[DocumentLocation, Fetched]] = ()) -> None:
+        """Prepare to request documents.
+
+        :param changed: called in this thread when a document has changed since the last request
+        :param documents: as of ``watch``
+        """
         self._changed = changed
         self._condition = Condition()
         self._looks: list[_Look] = []
+        self._schema_source = ""
         self._stopped = False
         self.thread = Thread(target=self._run, name="refresh", daemon=True)
+        self.watch(documents)
+
+    @property
+    def schema_source(self) -> str:
+        """Where the schema was read: ``file``, ``url`` or ``inline``."""
+        return self._schema_source
 
     def start(self) -> None:
         """Start the thread."""
@@ -42,9 +53,14 @@ class Refresh:
             self._condition.notify()
 
     def watch(self, documents: Iterable[tuple[DocumentLocation, Fetched]]) -> None:
-        """Request these documents from now on, instead of those before. Documents in files are left out."""
+        """Request these documents from now on, instead of those before. Documents in files are left out.
+
+        :param documents: location and content of each, the schema first
+        """
+        documents = list(documents)
         looks = [_Look(spec, found) for spec, found in documents if spec.url is not None]
         with self._condition:
+            self._schema_source = documents[0][0].source if documents else ""
             self._looks = looks
             self._condition.notify()
 

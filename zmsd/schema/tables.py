@@ -154,9 +154,10 @@ class _Parser:
         if name.lower() == "_0_version":
             self._add_issue(key_path, "_0_version is zero-cache's own column")
         kind, optional = data.get("type"), data.get("optional")
+        if optional is None and ("notNull" in data or (kind is None and "dataType" in data)):
+            optional = not data.get("notNull")
         if kind is None and data.get("dataType") is not None:
             kind = _DATA_TYPES.get(str(data["dataType"]))
-            optional = not data.get("notNull") if optional is None else optional
             if kind is None:
                 known = ", ".join(_DATA_TYPES)
                 self._add_issue((*key_path, "dataType"), f"must be one of {known}, got {data['dataType']!r}")
