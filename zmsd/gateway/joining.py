@@ -37,7 +37,7 @@ class TransactionJoiner:
             yield protocol.begin(end.watermark)
         elif end.watermark != self.open:
             # Close the open transaction under the watermark of its begin (invariant 1), then join the rest.
-            number = next(index for index, entry in enumerate(entries) if entry.last) + 1
+            number = next(index for index, entry in enumerate(entries) if entry.ends_transaction) + 1
             yield from self.join(entries[:number])
             yield from self.join(entries[number:])
             return
@@ -48,8 +48,8 @@ class TransactionJoiner:
         # The oldest commit time, as zero-cache keeps when it joins transactions itself, so that its lag metrics show a
         # backlog (packages/zero-cache/src/services/view-syncer/e2e-serving-lag.ts).
         self._oldest_ms = min(self._oldest_ms, min([entry.commit_ms for entry in entries]))
-        self.open = None if end.last else end.watermark
-        if end.last:
+        self.open = None if end.ends_transaction else end.watermark
+        if end.ends_transaction:
             self.committed = end.watermark
             self.commits.sent(end.watermark)
             yield protocol.commit(end.watermark, self._oldest_ms)

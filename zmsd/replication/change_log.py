@@ -26,7 +26,7 @@ class Entry:
     rows: int
     frames: bytes
     """Data messages for all clients."""
-    last: bool = True
+    ends_transaction: bool = True
     """Whether the transaction ends with this entry."""
     shard_frames: Mapping[str, bytes] | None = None
     """Data messages for the clients of one shard only (``app_0``)."""
@@ -96,7 +96,7 @@ class ChangeLog:
         """
         with self._changed:
             for entry in entries:
-                open_part = bool(self._entries) and not self._entries[-1].last
+                open_part = bool(self._entries) and not self._entries[-1].ends_transaction
                 assert self._head is not None, "the log was not started"
                 assert entry.watermark == self._head if open_part else entry.watermark > self._head, (
                     f"watermark {entry.watermark} after {self._head}"
@@ -106,7 +106,7 @@ class ChangeLog:
                 self._head = entry.watermark
                 if entry.resynced_to is not None:
                     self._resync_gaps.append((entry.watermark, entry.resynced_to))
-                if entry.last:
+                if entry.ends_transaction:
                     self._last_complete = entry.watermark
             if self._size > self._limit:
                 self._trim()
@@ -119,7 +119,7 @@ class ChangeLog:
         """Remove the parts of an unfinished transaction: its feed failed, and the next one will read it again."""
         with self._changed:
             kept = len(self._entries)
-            while kept and not self._entries[kept - 1].last:
+            while kept and not self._entries[kept - 1].ends_transaction:
                 kept -= 1
             if kept == len(self._entries):
                 return

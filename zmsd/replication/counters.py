@@ -76,7 +76,7 @@ class Counters:
 
     def made(self, entries: Sequence[Entry]) -> None:
         """Count entries that are ready to send. Dispatcher thread only."""
-        self.transactions += sum(entry.last for entry in entries)
+        self.transactions += sum(entry.ends_transaction for entry in entries)
         self._worst = max(time.time() - entries[0].commit_ms / 1000, self._worst or 0.0)
 
     def sent(self, entries: Sequence[Entry], since: float) -> None:

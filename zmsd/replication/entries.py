@@ -49,7 +49,7 @@ class EntryBuilder:
         if part.first and part.last and len(part.events) == 1:
             frames = self.encoder.change(part.events[0], part.position)
             if frames is not None:
-                return (self._entry(part, frames, {}, last=True),) if frames else ()
+                return (self._entry(part, frames, {}, ends=True),) if frames else ()
         return self._split(part)
 
     def _split(self, part: TransactionPart) -> Iterator[Entry]:
@@ -63,15 +63,15 @@ class EntryBuilder:
             for some in self._resync.frames(event, at) if usual is None else (usual,):
                 frames += some
                 if len(frames) >= _MAX_ENTRY_MESSAGES:
-                    yield self._entry(part, frames, by_shard, last=False)
+                    yield self._entry(part, frames, by_shard, ends=False)
                     frames, by_shard = [], {}
             for shard, data in self._resync.system_frames(event, at) if usual is None else ():
                 by_shard.setdefault(shard, []).append(data)
         if frames or by_shard or (part.last and self._begun):
-            yield self._entry(part, frames, by_shard, last=part.last)
+            yield self._entry(part, frames, by_shard, ends=part.last)
 
     def _entry(
-        self, part: TransactionPart, frames: list[bytes], by_shard: Mapping[str, list[bytes]], *, last: bool
+        self, part: TransactionPart, frames: list[bytes], by_shard: Mapping[str, list[bytes]], *, ends: bool
     ) -> Entry:
         self._begun = True
         if part.events:
@@ -82,7 +82,7 @@ class EntryBuilder:
             self._commit_ms,
             len(frames),
             b"".join(frames),
-            last,
+            ends,
             {shard: b"".join(data) for shard, data in by_shard.items()} if by_shard else None,
             None if resynced_to is None else position.watermark(resynced_to),
         )

@@ -58,7 +58,7 @@ def split(entries: Sequence[Entry], watermarks: list[str]) -> Iterator[Sequence[
     while watermarks and entries and entries[-1].watermark >= watermarks[0]:
         end = watermarks.pop(0)
         count = bisect_right(entries, end, key=lambda entry: entry.watermark)
-        if count and entries[count - 1].watermark == end and not entries[count - 1].last:
+        if count and entries[count - 1].watermark == end and not entries[count - 1].ends_transaction:
             watermarks.insert(0, end)  # the rest of this transaction follows
             break
         if count:

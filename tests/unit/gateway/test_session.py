@@ -36,9 +36,9 @@ def data(text: str) -> bytes:
     return protocol.frame(json.dumps(["data", text]))
 
 
-def entry(at: int, *texts: str, last: bool = True, shards: dict[str, str] | None = None) -> Entry:
+def entry(at: int, *texts: str, ends: bool = True, shards: dict[str, str] | None = None) -> Entry:
     own = {shard: data(text) for shard, text in (shards or {}).items()}
-    return Entry(watermark(at), at, len(texts), b"".join(map(data, texts)), last, own or None)
+    return Entry(watermark(at), at, len(texts), b"".join(map(data, texts)), ends, own or None)
 
 
 class FakePeer:
@@ -193,8 +193,8 @@ def test_large_transaction_stays_open_until_its_end() -> None:
     scene = Scene()
     scene.changes = [
         Script(
-            [entry(11, "a"), entry(20, "b", last=False)],
-            [entry(20, "c", last=False)],
+            [entry(11, "a"), entry(20, "b", ends=False)],
+            [entry(20, "c", ends=False)],
             scene.session.stop,  # it ends at the end of a transaction
             [entry(20, "d")],
         )
@@ -206,7 +206,7 @@ def test_transaction_after_a_large_one_is_sent_separately() -> None:
     """Its watermark was sent in its begin."""
     scene = Scene()
     scene.changes = [
-        Script([entry(11, "a", last=False)], [entry(11, "b"), entry(12, "c"), entry(13, "d")], scene.session.stop)
+        Script([entry(11, "a", ends=False)], [entry(11, "b"), entry(12, "c"), entry(13, "d")], scene.session.stop)
     ]
     assert scene.run() == [*transaction(11, "a", "b"), *transaction(13, "c", "d", oldest=12)]
 
@@ -214,7 +214,7 @@ def test_transaction_after_a_large_one_is_sent_separately() -> None:
 def test_evicted_open_transaction_is_rolled_back_and_repeated() -> None:
     scene = Scene()
     scene.changes = [
-        Script([entry(11, "a")], [entry(12, "b"), entry(20, "c", last=False)], Evicted),
+        Script([entry(11, "a")], [entry(12, "b"), entry(20, "c", ends=False)], Evicted),
         Script([entry(12, "b")], [entry(20, "c")], Evicted),
         Script([entry(21, "d")], scene.session.stop),
     ]
@@ -233,7 +233,7 @@ def test_committed_transaction_is_not_repeated_after_eviction() -> None:
     """A large transaction ended, and the next one had begun when the reader was evicted."""
     scene = Scene()
     scene.changes = [
-        Script([entry(11, "a", last=False)], [entry(11, "b"), entry(12, "c", last=False)], Evicted),
+        Script([entry(11, "a", ends=False)], [entry(11, "b"), entry(12, "c", ends=False)], Evicted),
     ]
     scene.run()
     assert scene.watermarks == [watermark(10), watermark(11)]
@@ -283,7 +283,7 @@ def follow(transactions: list[tuple[int, int]], takes: list[int]) -> None:
     at = 10
     for gap, parts in transactions:
         at += gap
-        entries += [entry(at, f"{at}.{part}", last=part == parts - 1) for part in range(parts)]
+        entries += [entry(at, f"{at}.{part}", ends=part == parts - 1) for part in range(parts)]
     scene = Scene()
     scene.hub.catch_up.changes = FakeChanges(scene, entries, iter(takes)).changes
     got: list[str] = []
@@ -318,7 +318,7 @@ def test_each_transaction_is_sent_once_whatever_is_evicted(gaps: list[tuple[int,
 
 
 def test_lost_position_sends_only_reset_required() -> None:
-    scene = Scene(Script([entry(11, "a")], [entry(12, "b", last=False)], ResumeLost("the oplog begins later")))
+    scene = Scene(Script([entry(11, "a")], [entry(12, "b", ends=False)], ResumeLost("the oplog begins later")))
     sent = scene.run()
     assert sent[:-1] == [*transaction(11, "a"), *transaction(12, "b")[:-1], ROLLBACK]
     assert sent[-1] == reset("the oplog begins later", "position-lost", watermark(11))
@@ -360,7 +360,7 @@ def test_lineage_is_checked_again_after_a_doubt() -> None:
     def distrust() -> None:
         lineage.distrust_count += 1
 
-    scene = Scene(Script([entry(11, "a")], distrust, [entry(12, "b", last=False)], [entry(12, "c")], [entry(13, "d")]))
+    scene = Scene(Script([entry(11, "a")], distrust, [entry(12, "b", ends=False)], [entry(12, "c")], [entry(13, "d")]))
     scene.hub.lineage = lineage
     assert scene.run() == [*transaction(11, "a"), *transaction(12, "b", "c")]
     assert checks == [(watermark(10), watermark(5)), (watermark(12), watermark(5))]
@@ -375,7 +375,7 @@ def test_stop_sends_no_reset_required() -> None:
 
 def test_open_transaction_does_not_delay_a_stop() -> None:
     scene = Scene()
-    scene.changes = [Script([entry(11, "a", last=False)], scene.session.stop)]
+    scene.changes = [Script([entry(11, "a", ends=False)], scene.session.stop)]
     thread = Thread(target=scene.run, daemon=True)
     thread.start()
     thread.join(10)

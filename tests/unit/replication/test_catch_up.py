@@ -25,14 +25,14 @@ ALL = 1 << 30
 class FakeBuilder:
     def entries(self, parts: Sequence[TransactionPart]) -> Iterator[list[Entry]]:
         if parts:
-            yield [entry(one.position, f"catch-up {one.position}", last=one.last) for one in parts]
+            yield [entry(one.position, f"catch-up {one.position}", ends=one.last) for one in parts]
 
 
 ACTIVE = cast(ActivePublication, SimpleNamespace(fingerprint="f", watched={}, entry_builder=FakeBuilder))
 
 
-def entry(at: int, text: str, *, last: bool = True) -> Entry:
-    return Entry(watermark(at), 0, 1, text.encode(), last)
+def entry(at: int, text: str, *, ends: bool = True) -> Entry:
+    return Entry(watermark(at), 0, 1, text.encode(), ends)
 
 
 def part(at: int, *, first: bool = True, last: bool = True) -> TransactionPart:
@@ -153,7 +153,7 @@ def test_catch_up_closed_early_closes_its_generators(scene: Scene, monkeypatch: 
     def entries(self: FakeBuilder, parts: Sequence[TransactionPart]) -> Iterator[list[Entry]]:
         try:
             for one in parts:
-                yield [entry(one.position, "private", last=False)]
+                yield [entry(one.position, "private", ends=False)]
         finally:
             ended.append(1)
 

@@ -17,8 +17,8 @@ FINGERPRINT = "edition"
 ALL = 1 << 30
 
 
-def entry(at: int, part: int = 0, *, last: bool = True, size: int = 10, rows: int = 1) -> Entry:
-    return Entry(watermark(at), 0, rows, f"{at}.{part}".ljust(size).encode(), last)
+def entry(at: int, part: int = 0, *, ends: bool = True, size: int = 10, rows: int = 1) -> Entry:
+    return Entry(watermark(at), 0, rows, f"{at}.{part}".ljust(size).encode(), ends)
 
 
 def started(floor: int = 0, limit: int = ALL) -> ChangeLog:
@@ -102,11 +102,11 @@ def test_watermark_that_does_not_rise_is_an_assertion_error(wrong: int) -> None:
 
 def test_parts_of_a_transaction_stay_together() -> None:
     log = started()
-    log.extend([entry(5, 0, last=False)])
+    log.extend([entry(5, 0, ends=False)])
     with pytest.raises(AssertionError):
         log.extend([entry(6)])
     log = started()
-    log.extend([entry(5, 0, last=False), entry(5, 1, last=False)])
+    log.extend([entry(5, 0, ends=False), entry(5, 1, ends=False)])
     log.extend([entry(5, 2)])
     with pytest.raises(AssertionError):
         log.extend([entry(5, 3)])
@@ -142,7 +142,7 @@ def test_cut_removes_an_unfinished_transaction() -> None:
     log = started()
     log.extend([entry(1)])
     torn, waiting = tail(log, 0), tail(log, 1)
-    log.extend([entry(5, 0, last=False), entry(5, 1, last=False)])
+    log.extend([entry(5, 0, ends=False), entry(5, 1, ends=False)])
     assert taken(torn) == ["1.0", "5.0", "5.1"]
     log.cut()
     assert log.head == watermark(1)
@@ -180,10 +180,10 @@ def test_cut_transaction_may_repeat_after_its_parts_were_trimmed() -> None:
     log = started(limit=10_000)
     log.extend([entry(1), entry(2)])
     for part in range(20):
-        log.extend([entry(5, part, last=False, size=1000)])
+        log.extend([entry(5, part, ends=False, size=1000)])
     log.cut()
     assert log.head == watermark(2)
-    log.extend([entry(5, 0, last=False, size=1000), entry(5, 1)])
+    log.extend([entry(5, 0, ends=False, size=1000), entry(5, 1)])
     assert taken(tail(log, 2)) == ["5.0", "5.1"]
 
 
@@ -192,7 +192,7 @@ def test_reader_ahead_of_the_log_gets_nothing_twice() -> None:
     log = started()
     log.extend([entry(1)])
     ahead = tail(log, 6)
-    log.extend([entry(5), entry(6, 0, last=False)])
+    log.extend([entry(5), entry(6, 0, ends=False)])
     assert taken(ahead) == []
     log.extend([entry(6, 1)])
     assert taken(ahead) == []
@@ -336,7 +336,7 @@ class Reader:
             assert one.watermark == watermark(int(at))
             assert int(part) == len(self.open), "each part once, in order"
             self.open.append(part)
-            if one.last:
+            if one.ends_transaction:
                 assert len(self.open) == history[int(at)], "whole"
                 self.open = []
                 self.seen.append(int(at))
@@ -382,7 +382,7 @@ def follow(gaps: list[tuple[int, int]], actions: list[tuple[object, ...]], limit
             for _ in range(numbers[0]):
                 if next_one < len(order):
                     last = next_part == history[order[next_one]] - 1
-                    log.extend([entry(order[next_one], next_part, last=last)])
+                    log.extend([entry(order[next_one], next_part, ends=last)])
                     next_one, next_part = (next_one + 1, 0) if last else (next_one, next_part + 1)
         elif action == "read":
             reader = readers[numbers[0] % len(readers)]
@@ -404,7 +404,7 @@ def follow(gaps: list[tuple[int, int]], actions: list[tuple[object, ...]], limit
     # In the end all of it can be had.
     while next_one < len(order):
         for part in range(next_part, history[order[next_one]]):
-            log.extend([entry(order[next_one], part, last=part == history[order[next_one]] - 1)])
+            log.extend([entry(order[next_one], part, ends=part == history[order[next_one]] - 1)])
         next_one, next_part = next_one + 1, 0
     for reader, start in zip(readers, begun, strict=True):
         for _ in range(3 * len(order)):

@@ -327,7 +327,7 @@ def test_heartbeat_carries_the_position() -> None:
     scene.heartbeat = 0.0
     with scene.running():
         scene.wait_head(7)
-        got = [(entry.watermark, entry.frames, entry.last) for entry in scene.tail().take(100, 1 << 30, 0)]
+        got = [(entry.watermark, entry.frames, entry.ends_transaction) for entry in scene.tail().take(100, 1 << 30, 0)]
     marks = [position.watermark(START + at) for at in (3, 5, 5, 7)]
     assert got == list(zip(marks, (b"", b"a", b"b", b""), (True, False, True, True), strict=True))
 

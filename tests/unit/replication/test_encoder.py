@@ -135,7 +135,7 @@ def test_transaction_is_one_entry() -> None:
     events = [event("insert", "c", str(number), None, {}) for number in range(3)]
     events[-1].wall_time = wall
     (entry,) = entries_of(one, whole(*events))
-    assert (entry.watermark, entry.commit_ms, entry.rows, entry.last, entry.shard_frames) == (
+    assert (entry.watermark, entry.commit_ms, entry.rows, entry.ends_transaction, entry.shard_frames) == (
         position.watermark(AT),
         1709251199999,
         3,
@@ -143,7 +143,8 @@ def test_transaction_is_one_entry() -> None:
         None,
     )
     parts = entries_of(one, TransactionPart(AT + 1, events, True, False), TransactionPart(AT + 1, [], False, True))
-    assert [(part.commit_ms, part.last) for part in parts] == [(1709251199999, False), (1709251199999, True)]
+    found = [(entry.commit_ms, entry.ends_transaction) for entry in parts]
+    assert found == [(1709251199999, False), (1709251199999, True)]
     events[-1].wall_time = None
     assert entries_of(one, whole(*events))[0].commit_ms == (AT >> 32) * 1000
 
@@ -167,7 +168,7 @@ def test_transaction_in_parts_is_several_entries() -> None:
     ]
     entries = [entry for part in parts for entry in entries_of(one, part)]
     first, second = position.watermark(AT), position.watermark(AT + 2)
-    assert [(entry.watermark, entry.rows, entry.last) for entry in entries] == [
+    assert [(entry.watermark, entry.rows, entry.ends_transaction) for entry in entries] == [
         (first, 1, False),
         (first, 1, False),
         (first, 0, True),
@@ -389,7 +390,7 @@ def test_resync_of_many_rows_comes_in_parts() -> None:
     one = encoder(table("t", "c"), documents=[{"_id": str(number)} for number in range(5000)])
     renamed = ChangeEvent({"_data": "82"}, "rename", "b", target="c")
     parts = list(one.entries([whole(renamed)]))
-    assert [entry.last for part in parts for entry in part] == [False, False, True]
+    assert [entry.ends_transaction for part in parts for entry in part] == [False, False, True]
     assert sum(entry.rows for part in parts for entry in part) == 5001
     assert len({entry.watermark for part in parts for entry in part}) == 1
 

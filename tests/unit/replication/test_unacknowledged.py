@@ -10,7 +10,7 @@ from zmsd.replication.unacknowledged import MAX_WATERMARKS, Unacknowledged, spli
 
 def entries(*watermarks: str) -> list[Entry]:
     """A trailing ``+`` marks a part of a transaction that goes on."""
-    return [Entry(mark.rstrip("+"), 0, 1, b"x", last=not mark.endswith("+")) for mark in watermarks]
+    return [Entry(mark.rstrip("+"), 0, 1, b"x", ends_transaction=not mark.endswith("+")) for mark in watermarks]
 
 
 def test_commits_are_kept_in_order_until_they_are_acknowledged() -> None:
@@ -50,5 +50,5 @@ def test_number_of_kept_commits_is_bounded() -> None:
 def test_split_ends_a_part_at_each_commit(commits: list[str], found: str, parts: list[str], left: list[str]) -> None:
     """``b`` between ``a`` and ``c`` without an entry is a heartbeat's."""
     made = list(split(entries(*found.split()), commits))
-    assert [" ".join(entry.watermark + "+" * (not entry.last) for entry in part) for part in made] == parts
+    assert [" ".join(entry.watermark + "+" * (not entry.ends_transaction) for entry in part) for part in made] == parts
     assert commits == left
