@@ -97,7 +97,7 @@ def test_check_of_a_good_deployment_reports_ok_and_changes_nothing(database: Db,
     one(lines, r"ok: collection rooms: pre- and post-images are on")
     one(lines, r"ok: collection users: _id are string")
     options = database["users"].options()
-    assert "changeStreamPreAndPostImages" not in options, "nothing is changed by looking"
+    assert "changeStreamPreAndPostImages" not in options, "the check changed the collection"
     assert not (checker.directory / "watermarks.db").exists()
 
 
@@ -107,14 +107,14 @@ def test_view_and_timeseries_and_missing_collection_are_reported(database: Db, c
     database.command({"create": "rooms", "viewOn": "messages", "pipeline": []})
     lines = checker.lines(1)
     assert "messages" in one(lines, "error: collection rooms: is a view")
-    one(lines, "warning: collection users: is not there")
+    one(lines, "warning: collection users: does not exist")
     database.drop_collection("rooms")
     database.command({"create": "rooms", "timeseries": {"timeField": "t"}})
     one(checker.lines(1), "error: collection rooms: is a timeseries")
 
 
 def test_image_settings_that_tables_need_are_reported(database: Db, checker: Checker) -> None:
-    one(checker.lines(0, feed={"images": "off"}), "warning: collection users: feed.images is off.*torn")
+    one(checker.lines(0, feed={"images": "off"}), "warning: collection users: feed.images is off.*may not stay whole")
     keyed = {"user": {"collection": "users", "fields": {"id": "name", "name": "name", "city": "city"}}}
     schema = {"user": SCHEMA["user"]}
     one(checker.lines(1, schema, keyed, feed={"images": "off"}), "error: collection users: .*table user needs them")
@@ -132,7 +132,7 @@ def test_capped_clustered_and_collated_collections_are_reported(database: Db, ch
     database.create_collection("messages", collation={"locale": "en", "strength": 1})
     lines = checker.lines(0)
     one(lines, "ok: collection users: is capped")
-    one(lines, "warning: collection messages: compares text by its collation")
+    one(lines, "warning: collection messages: compares strings by its collation")
     one(lines, "ok: collection rooms")
 
 
@@ -142,9 +142,9 @@ def test_ids_that_do_not_fit_the_key_are_reported(database: Db, checker: Checker
     database.messages.insert_many([{"_id": "m1", "kind": "user"}])
     numbers = {**SCHEMA, **named(userMessage=table(id="number", roomId="string", text="string", likes="number"))}
     lines = checker.lines(1, numbers)
-    one(lines, r"warning: table user: 1 of 3 _id are object, which do not fit its key id")
+    one(lines, r"warning: table user: 1 of 3 _id are object, which does not fit its key id")
     one(lines, r"warning: collection rooms: _id of several types \(1 \w+, 1 \w+ in a sample\)")
-    one(lines, r"error: table userMessage: 1 of 1 _id are string, which do not fit its key id")
+    one(lines, r"error: table userMessage: 1 of 1 _id are string, which does not fit its key id")
 
 
 def test_primary_key_that_no_document_has_is_an_error(database: Db, checker: Checker) -> None:
@@ -153,8 +153,8 @@ def test_primary_key_that_no_document_has_is_an_error(database: Db, checker: Che
     database.rooms.insert_many([{"_id": n, **({} if n else {"code": "a"})} for n in range(3)])
     schema = named(users=table(id="string", name="string"), room=table(id="string", title="string"))
     lines = checker.lines(1, schema, {"room": {"collection": "rooms", "fields": {"id": "code", "title": "title"}}})
-    fault = one(lines, "^error: ")
-    assert re.search("table users: column id: none of 3 documents .*primary key: no row can be sent: .*_id", fault)
+    error = one(lines, "^error: ")
+    assert re.search("table users: column id: none of 3 documents .*primary key: no row can be sent: .*_id", error)
     one(lines, "warning: table room: column id: 2 of 3 documents have no value in field code, .*not sent")
 
 
@@ -275,13 +275,13 @@ def test_columns_without_values_are_reported(database: Db, checker: Checker) -> 
             column["optional"] = False
     lines = checker.lines(0, schema)
     assert sorted(line for line in lines if line.startswith("warning: ")) == [
-        "warning: table systemMessage: column event: none of 1 documents has a field event: is the name right?",
-        "warning: table systemMessage: column roomId: of 1 documents 1 object do not fit type string: null is sent for "
-        "those",
-        "warning: table userMessage: column likes: of 5 documents 1 string do not fit type number: null is sent for "
-        "those",
+        "warning: table systemMessage: column event: none of 1 documents has a field event: check the name",
+        "warning: table systemMessage: column roomId: values that do not fit type string are sent as null: "
+        "1 object in 1 documents",
+        "warning: table userMessage: column likes: values that do not fit type number are sent as null: "
+        "1 string in 5 documents",
     ]
-    assert not [line for line in checker.lines(0) if "is the name right?" in line]
+    assert not [line for line in checker.lines(0) if "check the name" in line]
 
 
 def test_computed_columns_without_values_are_reported(database: Db, checker: Checker) -> None:
@@ -292,22 +292,22 @@ def test_computed_columns_without_values_are_reported(database: Db, checker: Che
         lines = checker.lines(code, schema, {"user": {"source": "users", **mapping}})
         return [line for line in lines if re.search("^(warning|error): table", line)]
 
-    missing = "warning: table user: column {0}: none of {1} documents has a field {0}: is the name right?"
+    missing = "warning: table user: column {0}: none of {1} documents has a field {0}: check the name"
     assert warnings(projection={"id": "$_id", "name": {"$first": "$lines.name"}}) == []
     unwind = {"$unwind": "$lines"}
-    (fault,) = warnings(1, pipeline=[unwind, {"$project": {"key": "$_id", "name": "$lines.name"}}])
-    assert re.match("error: table user: column id: none of 10 documents .* no row can be sent", fault)
+    (error,) = warnings(1, pipeline=[unwind, {"$project": {"key": "$_id", "name": "$lines.name"}}])
+    assert re.match("error: table user: column id: none of 10 documents .* no row can be sent", error)
     assert warnings(filter={"lines": {"$size": 2}}, fields={"id": "_id"}) == [missing.format("name", 5)]
     fails = {"$toInt": {"$first": "$lines.name"}}
-    assert warnings(projection={"id": "$_id", "name": fails}) == [], "what fails on a document is not said here"
+    assert warnings(projection={"id": "$_id", "name": fails}) == [], "a failing stage is reported elsewhere"
 
 
 def test_store_of_another_database_is_an_error(database: Db, checker: Checker) -> None:
     file = checker.directory / "watermarks.db"
     store = SqliteStore(file)
     store.save_identity(Identity("set", {}, "other"))
-    fault = one(checker.lines(1), "error: store: ")
-    assert f"belongs to database other, not {database.name}" in fault
+    error = one(checker.lines(1), "error: store: ")
+    assert f"belongs to database other, not {database.name}" in error
     store.save_identity(Identity("set", {}, database.name))
     store.close()
     one(checker.lines(0), "ok: store: ")
@@ -337,7 +337,7 @@ def test_missing_privileges_are_reported_with_the_command_to_grant(secured: Repl
 
     found = lines(("reader", "p"), 0)
     one(found, "ok: privileges: reader@admin may find and changeStream on chat")
-    one(found, "warning: oplog: may not be read: grant the role read")
+    one(found, "warning: oplog: the user may not read it: grant the role read")
     assert 'db.runCommand({collMod: "users"' in one(found, "warning: collection users: .*may not switch them on")
     one(lines(("reader", "p"), 1, feed={"images": "required"}), "error: collection users: .*feed.images is required")
 
@@ -347,9 +347,9 @@ def test_missing_privileges_are_reported_with_the_command_to_grant(secured: Repl
     one(found, "warning: collection rooms: .*may not switch them on")
 
     found = lines(("nobody", "p"), 1)
-    fault = one(found, "error: privileges: nobody@admin lacks find, changeStream, listCollections on chat")
+    error = one(found, "error: privileges: nobody@admin lacks find, changeStream, listCollections on chat")
     assert not [line for line in found if line.startswith("error: collections")], "it was said"
-    assert 'grantRolesToUser("nobody", [{role: "read", db: "chat"}])' in fault
+    assert 'grantRolesToUser("nobody", [{role: "read", db: "chat"}])' in error
 
     wrong = one(lines(("reader", "SECRET"), 1), "error: mongodb: Authentication failed")
     assert "check user, password and authSource (mongodb.uri)" in wrong

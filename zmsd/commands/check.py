@@ -12,7 +12,7 @@ from pathlib import Path
 
 from zmsd import log as logs
 from zmsd.commands.check_mongodb import Finding, preflight
-from zmsd.commands.daemon_client import Target, of_config, words
+from zmsd.commands.daemon_client import Target, duration_text, of_config
 from zmsd.commands.unit import load_settings
 from zmsd.config.settings import Config, TlsConfig
 from zmsd.errors import PeerError, StoreError, ZmsdError, reason_of
@@ -57,7 +57,7 @@ def _of_documents(settings: Config, loaded: LoadedDocuments) -> Iterator[Finding
     yield Finding("ok", f"config: {redact_uri(settings.mongodb.uri)}, database {settings.mongodb.database}")
     for _, found in loaded.documents:
         if found.issue is not None:
-            age = "" if found.age is None else f", {words(found.age)} old"
+            age = "" if found.age is None else f", {duration_text(found.age)} old"
             yield Finding("warning", f"{found.issue}; its last good copy{age}, would be used")
     for warning in loaded.catalog.warnings:
         yield Finding("warning", warning)

@@ -1,4 +1,4 @@
-"""What ``zmsd check`` asks MongoDB: nothing is changed there, and of documents only the types of a sample are read."""
+"""The checks of ``zmsd check`` that ask MongoDB. They change nothing, and of documents read the types of a sample."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from zmsd import position
 from zmsd.bson_types import EMPTY, MAX_EXACT_INTEGER, Document, fits
-from zmsd.commands.daemon_client import words
+from zmsd.commands.daemon_client import duration_text
 from zmsd.config.settings import Config
 from zmsd.errors import SourceError
 from zmsd.mongodb.client import classified_errors
@@ -18,24 +18,25 @@ from zmsd.rows.computed import follows_from_id
 from zmsd.schema.catalog import Catalog, Table
 
 _SHORT_OPLOG = 24 * 3600
+"""Seconds below which the window of a full oplog gets a warning."""
 _FULL = 0.8
-"""From so much of its size on, an oplog is taken to be as long as it gets."""
+"""Part of its maximum size above which an oplog counts as full, so that its window grows no further."""
 
 _COMPARED = {"int", "long", "double", "decimal"}
-"""BSON types of which equal values are the same ``_id``."""
+"""BSON types whose equal values are the same ``_id``."""
 _ACTIONS = ("find", "changeStream", "listCollections")
-"""What the user must be allowed in the database."""
+"""Actions that the user must be allowed on the database."""
 
 
 class Finding(NamedTuple):
-    """A line of the report: what is so, and unless it is ok what to do."""
+    """A line of the report: what was found, and what to do about a warning or an error."""
 
     level: Literal["ok", "warning", "error"]
     text: str
 
 
 def preflight(settings: Config, catalog: Catalog) -> Iterator[Finding]:
-    """One after the other, as they are found out."""
+    """Yield the findings about MongoDB, each as soon as it is known."""
     try:
         source = Source(settings.mongodb.uri, settings.mongodb.database)
     except SourceError as error:
@@ -92,7 +93,7 @@ class _Preflight:
         found = self._source.command({"connectionStatus": 1, "showPrivileges": True})["authInfo"]
         users = ", ".join(f"{user['user']}@{user['db']}" for user in found["authenticatedUsers"])
         if not users:
-            yield Finding("ok", "privileges: MongoDB is used without a user")
+            yield Finding("ok", "privileges: zmsd connects without a user")
             return
         self._privileges = found["authenticatedUserPrivileges"]
         missing = [action for action in _ACTIONS if not self._may(action)]
@@ -105,7 +106,7 @@ class _Preflight:
             yield Finding("ok", f"privileges: {users} may find and changeStream on {self._name}")
 
     def _may(self, action: str, collection: str = "") -> bool:
-        """Whether the user may do something with a collection, or ("") with every one of the database."""
+        """Return whether the user is allowed an action on a collection; with "", on all of the database."""
         return self._privileges is None or any(
             action in privilege["actions"] and _covers(privilege["resource"], self._name, collection)
             for privilege in self._privileges
@@ -113,9 +114,11 @@ class _Preflight:
 
     def _oplog(self) -> Iterator[Finding]:
         if not self._source.deployment.sharded and self._source.deployment.set_name is None:
-            return  # it has none
+            return  # a standalone server has no oplog
         if self._source.deployment.sharded:
-            yield Finding("warning", "oplog: not looked at behind mongos: see that each shard's holds a day or more")
+            yield Finding(
+                "warning", "oplog: not checked behind mongos: make sure that each shard's holds a day or more"
+            )
             return
         local = self._source.local["oplog.rs"]
         try:
@@ -123,12 +126,14 @@ class _Preflight:
                 ends = [local.find_one({}, {"ts": 1}, sort=[("$natural", order)]) for order in (1, -1)]
                 (stats,) = local.aggregate([{"$collStats": {"storageStats": {}}}])
         except (SourceError, ValueError):
-            advice = 'grant the role read on "local", and zmsd can tell how far it reaches'
-            yield Finding("warning", f"oplog: may not be read: {advice}")
+            advice = 'grant the role read on "local", so that zmsd can report the oplog window'
+            yield Finding("warning", f"oplog: the user may not read it: {advice}")
             return
         first, last = (position.seconds(position.of_timestamp(end["ts"])) if end else 0 for end in ends)
         size, most = stats["storageStats"]["size"], stats["storageStats"].get("maxSize") or 1
-        text = f"oplog: reaches back {words(last - first)}, {size / most:.0%} of {most / 2**30:.1f} GiB are used"
+        text = (
+            f"oplog: reaches back {duration_text(last - first)}, {size / most:.0%} of {most / 2**30:.1f} GiB are used"
+        )
         if size < _FULL * most or last - first >= _SHORT_OPLOG:
             yield Finding("ok", text)
         else:
@@ -137,7 +142,7 @@ class _Preflight:
 
     def _collections(self) -> Iterator[Finding]:
         if not all(map(self._may, _ACTIONS)):
-            return  # it was said what is missing
+            return  # the missing privileges were reported
         found = self._source.collections()
         zero = self._settings.zero
         shard_tables = {zero.clients_collection, zero.mutations_collection} - {None}
@@ -147,14 +152,12 @@ class _Preflight:
             if name in shard_tables:
                 needing.append("zero-cache's own table")
             if name not in found:
-                text = f"collection {name}: is not there: its tables stay empty until it is made"
-                yield Finding("warning", f"{text} (database {self._name}; is the name right?)")
+                text = f"collection {name}: does not exist in database {self._name}"
+                yield Finding("warning", f"{text}: check the name; its tables stay empty until it is created")
             elif (kind := found[name].get("type", "collection")) != "collection":
                 behind = found[name]["options"].get("viewOn", "the data")
-                reason = "MongoDB has no change streams for those"
-                yield Finding(
-                    "error", f"collection {name}: is a {kind}, {reason}: map the collection behind it, {behind}"
-                )
+                text = f"collection {name}: is a {kind}, which has no change streams"
+                yield Finding("error", f"{text}: map the collection behind it, {behind}")
             else:
                 options = found[name]["options"]
                 yield self._images(name, options, needing)
@@ -180,20 +183,20 @@ class _Preflight:
             return Finding("error", f"{here}{why}, but {needing[0]} needs them: {advice}")
         if mode == "required":
             return Finding("error", f"{here}{why}, but feed.images is required: {advice}")
-        cost = "updates may carry a later document, and a transaction be torn"
+        cost = "an update may carry a later state of its document, so a transaction may not stay whole"
         return Finding("warning", f"{here}{why}: {cost}: {advice}")
 
     def _oddities(self, name: str, options: Document, tables: tuple[Table, ...]) -> Iterator[Finding]:
         if options.get("capped"):
-            yield Finding("ok", f"collection {name}: is capped; what it drops is deleted in Zero too")
+            yield Finding("ok", f"collection {name}: is capped; documents that it drops are deleted in Zero too")
         filtered = [table.name for table in tables if table.mapping.filter or table.mapping.pipeline]
         if filtered and "collation" in options:
             collation = f"{options['collation'].get('locale')}, strength {options['collation'].get('strength')}"
-            text = f"compares text by its collation ({collation}), the mapping of table {filtered[0]} byte by byte"
-            yield Finding("warning", f"collection {name}: {text}: see that the filter means what it should")
+            text = f"compares strings by its collation ({collation}), but the mapping of table {filtered[0]} by bytes"
+            yield Finding("warning", f"collection {name}: {text}: check that the filter selects what it should")
 
     def _ids(self, name: str, tables: tuple[Table, ...]) -> Iterator[Finding]:
-        """Whether the ``_id`` values can be keys."""
+        """Check whether the ``_id`` values can be keys."""
         group = {"$group": {"_id": {"$type": "$_id"}, "count": {"$sum": 1}}}
         found = self._source.aggregate(name, [{"$sample": {"size": SAMPLE}}, {"$project": {"_id": 1}}, group])
         kinds = {str(one["_id"]): int(one["count"]) for one in sorted(found, key=lambda one: -one["count"])}
@@ -201,62 +204,59 @@ class _Preflight:
         bad = [(table, key, kind) for table in tables for key in _keys_of_id(table) for kind in kinds]
         misfits = [(table, key, kind) for table, (key, type_), kind in bad if kind in EMPTY or not fits(type_, kind)]
         for table, key, kind in misfits:
-            text = f"table {table.name}: {kinds[kind]} of {total} _id are {kind}, which do not fit its key {key}"
-            yield Finding(
-                "error" if len(kinds) == 1 else "warning", f"{text}: those rows are not sent: see to its type"
-            )
-        # mongod takes numbers of any type for the same _id if they are equal: they are one kind of key.
+            text = f"table {table.name}: {kinds[kind]} of {total} _id are {kind}, which does not fit its key {key}"
+            level: Literal["warning", "error"] = "error" if len(kinds) == 1 else "warning"
+            yield Finding(level, f"{text}: their rows are not sent: change the type of that column")
+        # Equal numbers of different types are the same _id for mongod, so all numbers are one kind of key.
         if len({"number" if kind in _COMPARED else kind for kind in kinds}) > 1 and not misfits:
             text = f"collection {name}: _id of several types ({shown} in a sample)"
-            yield Finding("warning", f'{text}: values that differ only in type, as 1 and "1", would be the same key')
+            yield Finding("warning", f'{text}: values that differ only in type, such as 1 and "1", are the same key')
         elif kinds and not misfits:
             yield Finding("ok", f"collection {name}: _id are {' and '.join(kinds)}")
 
     def _columns(self, table: Table) -> Iterator[Finding]:
-        """Columns for which a sample has no value, as where a name was written wrong, or one of a wrong type."""
+        """Report columns for which a sample has no value, as after a spelling mistake, or values of another type."""
         types = {column.name: column.type for column in table.spec.columns}
         for one in sample_columns(self._source, table):
             misfits = {kind: count for kind, count in one.kinds.items() if not fits(types[one.name], kind)}
             column, total = f"table {table.name}: column {one.name}", one.total
             if one.is_key and one.without_key == total:
                 text = (
-                    f"{column}: none of {total} documents has a value in field {one.path}, and it is in the primary key"
+                    f"{column}: none of {total} documents has a value in field {one.path}, which is in the primary key"
                 )
-                advice = "correct the name in the mapping (MongoDB's own key is _id)"
+                advice = "correct the field's name in the mapping (MongoDB's own key is _id)"
                 yield Finding("error", f"{text}: no row can be sent: {advice}")
             elif one.without_key:
                 text = f"{column}: {one.without_key} of {total} documents have no value in field {one.path}"
-                yield Finding("warning", f"{text}, and it is in the primary key: those rows are not sent")
+                yield Finding("warning", f"{text}, which is in the primary key: their rows are not sent")
             elif one.is_missing:
-                text = f"{column}: none of {total} documents has a field {one.path}: is the name right?"
+                text = f"{column}: none of {total} documents has a field {one.path}: check the name"
                 yield Finding("warning", text)
             if misfits:
                 shown = ", ".join(f"{count} {kind}" for kind, count in misfits.items())
-                text = (
-                    f"{column}: of {total} documents {shown} do not fit type {types[one.name]}: null is sent for those"
-                )
-                yield Finding("warning", text)
+                text = f"{column}: values that do not fit type {types[one.name]} are sent as null"
+                yield Finding("warning", f"{text}: {shown} in {total} documents")
         for name, path in table.mapping.fields or ():
             if name in table.spec.primary_key and types[name] == "number":
                 yield from self._large_keys(table, name, path)
 
     def _large_keys(self, table: Table, name: str, path: str) -> Iterator[Finding]:
-        """Numbers past 2^53 in a key: JavaScript holds them as the nearest double, so that two keys may become one."""
+        """Report numbers above 2^53 in a key: JavaScript rounds them to a double, so two keys may become one."""
         past = {"$or": [{path: {"$gt": MAX_EXACT_INTEGER}}, {path: {"$lt": -MAX_EXACT_INTEGER}}]}
         first: list[Document] = [{"$match": past}, {"$limit": 1}, {"$project": {path: 1}}]
         # The index of _id finds the first one.
         stages = first if path == "_id" else [{"$sample": {"size": SAMPLE}}, *first]
         found = self._source.aggregate(table.mapping.collection, stages)
         if found:
-            text = f"table {table.name}: its key {name} has numbers past 2^53, as in document {found[0]['_id']}"
-            advice = "they are sent as the nearest double, and two keys may become one: make the column a string"
+            text = f"table {table.name}: its key {name} has numbers above 2^53, as in document {found[0]['_id']}"
+            advice = "they are rounded to a double, and two keys may become one: make the column a string"
             yield Finding("warning", f"{text}: {advice}")
 
     def _mappings(self) -> Iterator[Finding]:
-        faults = issues_of_mappings(self._source, self._catalog)
-        yield from (Finding("error", str(fault)) for fault in faults)
+        issues = issues_of_mappings(self._source, self._catalog)
+        yield from (Finding("error", str(issue)) for issue in issues)
         computed = [table.name for table in self._catalog.tables if not table.mapping.plain]
-        if computed and not faults:
+        if computed and not issues:
             yield Finding("ok", f"mappings: mongod evaluates {', '.join(computed)}")
 
 
@@ -267,7 +267,7 @@ def _covers(resource: dict[str, Any], database: str, collection: str) -> bool:
 
 
 def _keys_of_id(table: Table) -> Iterator[tuple[str, str]]:
-    """(name, type) of the key columns that are the ``_id`` itself."""
+    """Yield (name, type) of the key columns that are mapped to ``_id`` itself."""
     types = {column.name: column.type for column in table.spec.columns}
     for name, path in table.mapping.fields or ():
         if path == "_id" and name in table.spec.primary_key:

@@ -122,7 +122,7 @@ def of_config(settings: Config) -> Target:
     return Target(address, server.tls is not None, token=token, certificate=server.tls.cert if server.tls else None)
 
 
-def words(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """Return a duration in its two largest units, such as ``2 h 5 min``."""
     for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if seconds >= size:

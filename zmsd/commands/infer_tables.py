@@ -1,7 +1,8 @@
-"""Documents of a collection -> the tables that they suggest. Knows no database.
+"""Infer tables from the documents of a collection. No I/O.
 
-An object whose members are the same everywhere becomes columns, ``author.id`` authorId; any other is a json column. A
-text field of few values that tell apart what other fields a document has makes several tables of a collection.
+An object that has the same members in all documents becomes columns: ``author.id`` becomes ``authorId``. Any other
+object becomes a json column. If a text field has few values, and the documents of each value have fields of their own,
+the collection is a discriminated union, and each value gets a table.
 """
 
 from __future__ import annotations
@@ -15,20 +16,23 @@ from typing import Any
 from zmsd.bson_types import MAX_EXACT_INTEGER, Document, type_of
 from zmsd.config.mongodb_names import path_problem
 
-_DEPTH = 4
-_MANY_COLUMNS = 200
-"""With more than so many columns nothing is flattened."""
-_MOST_COLUMNS = 1000
-"""Half of what zero-cache takes."""
-_MOST_VALUES = 12
+_MAX_DEPTH = 4
+"""Levels of objects that are flattened into columns."""
+_MAX_FLATTENED_COLUMNS = 200
+"""Columns above which no object is flattened."""
+_MAX_COLUMNS = 1000
+"""Half of the columns that zero-cache's SQLite accepts."""
+_MAX_VALUES = 12
+"""Values that a discriminator may have."""
 _DOCUMENTS_PER_VALUE = 5
-_ALWAYS = 0.8
-"""The part of the documents of a kind that must have a field for it to belong to the kind."""
+"""Documents that a sample must have for each value of a discriminator."""
+_COMMON = 0.8
+"""Part of the documents with one value that must have a field for it to be a field of that value."""
 
 
 @dataclass
 class Table:
-    """A table of the two documents, as plain data."""
+    """A table as it appears in the schema document and the mapping document, as plain data."""
 
     name: str
     collection: str
@@ -37,8 +41,9 @@ class Table:
     primary_key: list[str]
     filter: dict[str, str] | None = None
     documents: int = 0
-    """Of the sample."""
+    """Documents of the sample that make rows of this table."""
     notes: list[str] = field(default_factory=list)
+    """What an operator should check."""
 
     @property
     def schema(self) -> Document:
@@ -53,9 +58,9 @@ class Table:
 
 
 def guess(collection: str, documents: Sequence[Document], names: set[str]) -> list[Table]:
-    """The tables of a collection; none where its documents have no key.
+    """Return the tables of a collection; none if its documents have no usable key.
 
-    :param names: of tables that there are already, in lower case; the new ones are added
+    :param names: names of the tables so far, in lower case; the new ones are added
     """
     discriminator = find_discriminator(documents)
     if discriminator is None:
@@ -73,10 +78,10 @@ def guess(collection: str, documents: Sequence[Document], names: set[str]) -> li
 
 
 def find_discriminator(documents: Sequence[Document]) -> str | None:
-    """The field whose values tell apart what other fields a document has; None where there is none.
+    """Return the field whose value decides which other fields a document has; None if no field does.
 
-    At least two of its values must have fields of their own: a state that adds one (closedAt) does not make a kind of
-    document.
+    At least two of its values must have fields of their own: a state that adds a field (``closedAt``) does not make
+    another kind of document.
     """
     best: tuple[tuple[int, int], str] | None = None
     shapes = [(document, frozenset(_names(document))) for document in documents]
@@ -84,7 +89,7 @@ def find_discriminator(documents: Sequence[Document]) -> str | None:
         if _name_problem(name):
             continue
         values = Counter(value for one in documents if isinstance(value := one.get(name), str))
-        few = 2 <= len(values) <= min(_MOST_VALUES, len(documents) // _DOCUMENTS_PER_VALUE)
+        few = 2 <= len(values) <= min(_MAX_VALUES, len(documents) // _DOCUMENTS_PER_VALUE)
         if values.total() < len(documents) or not few or min(values.values()) < 2:
             continue
         counts: dict[str, Counter[str]] = {value: Counter() for value in values}
@@ -92,7 +97,7 @@ def find_discriminator(documents: Sequence[Document]) -> str | None:
             counts[document[name]].update(shape)
         own = {
             value: sum(
-                count >= _ALWAYS * values[value] and not any(counts[other][path] for other in values if other != value)
+                count >= _COMMON * values[value] and not any(counts[other][path] for other in values if other != value)
                 for path, count in counts[value].items()
             )
             for value in values
@@ -104,7 +109,7 @@ def find_discriminator(documents: Sequence[Document]) -> str | None:
 
 
 def camel(*parts: str) -> str:
-    """A name of a table or column: ``author.first-name`` is authorFirstName; ``_id`` is id."""
+    """Return the name of a table or column: ``author.first-name`` becomes ``authorFirstName``; ``_id``, ``id``."""
     words = [word for part in parts for word in re.split(r"\W+", "id" if part == "_id" else part) if word]
     rest = [word.lstrip("_") for word in words[1:]]
     name = "".join([*words[:1], *(word[:1].upper() + word[1:] for word in rest)])
@@ -112,7 +117,10 @@ def camel(*parts: str) -> str:
 
 
 def unique(name: str, taken: set[str]) -> str:
-    """``name``, or with a number behind it; case does not count, as in zero-cache's SQLite."""
+    """Return ``name``, with a number after it if it is taken, and add it to ``taken``.
+
+    Upper and lower case count as equal, as in zero-cache's SQLite.
+    """
     names = (f"{name}{number}" if number > 1 else name for number in range(1, len(taken) + 2))
     found = next(one for one in names if one.lower() not in taken)
     taken.add(found.lower())
@@ -120,12 +128,12 @@ def unique(name: str, taken: set[str]) -> str:
 
 
 class _Node:
-    """What a sample has at one path."""
+    """The values that a sample has at one path."""
 
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()
         self.large = False
-        """An integer that no double has."""
+        """Whether a value is an integer that a double cannot represent."""
         self.members: dict[str, _Node] = {}
 
     def add(self, value: Any, depth: int = 0) -> None:
@@ -135,13 +143,13 @@ class _Node:
         self.kinds[kind] += 1
         if kind == "int":
             self.large = self.large or abs(value) > MAX_EXACT_INTEGER
-        elif kind == "object" and depth < _DEPTH:
+        elif kind == "object" and depth < _MAX_DEPTH:
             for name, member in value.items():
                 self.members.setdefault(name, _Node()).add(member, depth + 1)
 
     @property
     def regular(self) -> bool:
-        """Whether it is an object with the same members everywhere, whose names can stand in a path."""
+        """Return whether the value is an object with the same members everywhere, whose names may be used in a path."""
         if set(self.kinds) != {"object"} or not self.members:
             return False
         if any(_name_problem(name) or _is_data(name) for name in self.members):
@@ -159,11 +167,11 @@ class _Node:
         return "string" if exact or kinds == {"text"} else "json"
 
     def key_type(self) -> str | None:
-        """As column_type, of a part of the primary key; None where no column holds it."""
+        """Return the column type for a part of the primary key; None if no type can hold the values."""
         if self.kinds.keys() & {"object", "other"}:
             return None
         type_ = self.column_type()
-        return "string" if type_ == "json" or self.large else type_  # two large integers may be one number
+        return "string" if type_ == "json" or self.large else type_  # two large integers may round to one number
 
 
 def _table(collection: str, documents: Sequence[Document], condition: dict[str, str] | None) -> Table | None:
@@ -183,22 +191,24 @@ def _table(collection: str, documents: Sequence[Document], condition: dict[str, 
         if type_ is None:
             return None
         if type_ == "string" and len(member.kinds) > 1:
-            table.notes.append(f'{".".join(path)} has values of several types, all become text: 1 and "1" are one key')
+            table.notes.append(
+                f'{".".join(path)} has values of several types; all become text, so 1 and "1" are one key'
+            )
         table.primary_key.append(_add(table, path, {"type": type_}, taken))
     leaves = list(_leaves(top, (), True))
-    if len(leaves) > _MANY_COLUMNS:
+    if len(leaves) > _MAX_FLATTENED_COLUMNS:
         leaves = list(_leaves(top, (), False))
-        table.notes.append("has many fields: objects were left whole, as json")
-    if len(leaves) > _MOST_COLUMNS:
-        table.notes.append(f"has {len(leaves)} fields: the {_MOST_COLUMNS} most frequent ones became columns")
-        leaves = sorted(leaves, key=lambda leaf: -leaf[1].kinds.total())[:_MOST_COLUMNS]
+        table.notes.append("has many fields: objects became json columns")
+    if len(leaves) > _MAX_COLUMNS:
+        table.notes.append(f"has {len(leaves)} fields: the {_MAX_COLUMNS} most frequent ones became columns")
+        leaves = sorted(leaves, key=lambda leaf: -leaf[1].kinds.total())[:_MAX_COLUMNS]
     for path, node in leaves:
         problem = next(filter(None, map(_name_problem, path)), None)
         if problem:
             table.notes.append(f"field left out: {problem}")
             continue
         if not node.kinds:
-            table.notes.append(f"{'.'.join(path)} is null wherever it is: it became json")
+            table.notes.append(f"{'.'.join(path)} is null in every document: it became json")
         type_ = node.column_type()
         optional = {} if node.kinds.total() == len(documents) else {"optional": True}
         _add(table, path, {"type": type_, **optional}, taken)
@@ -213,19 +223,19 @@ def _add(table: Table, path: tuple[str, ...], column: Document, taken: set[str])
 
 
 def _leaves(node: _Node, path: tuple[str, ...], flat: bool) -> Iterator[tuple[tuple[str, ...], _Node]]:
-    """Every path that becomes a column, but for the key's."""
+    """Yield every path that becomes a column, except those of the key."""
     for name, member in node.members.items():
         here = (*path, name)
         if here == ("_id",):
             continue
-        if flat and member.regular and len(here) < _DEPTH:
+        if flat and member.regular and len(here) < _MAX_DEPTH:
             yield from _leaves(member, here, flat)
         else:
             yield here, member
 
 
 def _names(document: Document) -> Iterator[str]:
-    """Its fields, and those of the objects in it."""
+    """Yield the names of a document's fields, and of the fields of objects in it."""
     for name, value in document.items():
         if value is not None:
             yield name
@@ -234,7 +244,7 @@ def _names(document: Document) -> Iterator[str]:
 
 
 def _kind(value: Any) -> str | None:
-    """Return the family of a value's BSON type, or None for a value that is null."""
+    """Return the family of a value's BSON type; None for null."""
     found = type_of(value)
     if found is None:
         return "other"
@@ -242,10 +252,10 @@ def _kind(value: Any) -> str | None:
 
 
 def _is_data(name: str) -> bool:
-    """Whether the name of a member is data itself: a number, an id, an address."""
+    """Return whether the name of a member is data itself: a number, an id or an address."""
     return name.isdigit() or "@" in name or re.fullmatch(r"[0-9a-f]{24}|[0-9a-f-]{36}", name) is not None
 
 
 def _name_problem(name: str) -> str | None:
-    """Why no path can have it."""
+    """Return why a path cannot have this name; None if it can."""
     return path_problem(name) or (f"{name!r} has a dot in its name" if "." in name else None)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from zmsd.commands.daemon_client import Target, words
+from zmsd.commands.daemon_client import Target, duration_text
 from zmsd.errors import PeerError
 from zmsd.gateway.tls import SOON_SECONDS
 from zmsd.log import write_line
@@ -43,7 +43,7 @@ def render(data: Data) -> Iterator[str]:
     yield f"zmsd {_get(data, 'version')}: {_get(data, 'state')}"
     facts = [f"database {_get(data, 'database')}", f"MongoDB {_get(data, 'mongodb')}"]
     if isinstance(data.get("now"), float) and isinstance(data.get("started"), float):
-        facts.append(f"up {words(data['now'] - data['started'])}")
+        facts.append(f"up {duration_text(data['now'] - data['started'])}")
     yield ", ".join([*facts, f"{_size(data.get('memory_bytes'))} of memory"])
     lost = _seconds(data.get("oplog_headroom"))
     if data.get("oplog_headroom") is None and data.get("oplog_note"):
@@ -116,7 +116,7 @@ def _state(session: Data) -> str:
     if not isinstance(copy, dict):
         return _get(session, "state")
     done, of = copy.get("documents") or 0, copy.get("estimated") or 0
-    left = f", {words(copy['eta_seconds'])} left" if copy.get("eta_seconds") is not None else ""
+    left = f", {duration_text(copy['eta_seconds'])} left" if copy.get("eta_seconds") is not None else ""
     return f"copying {_get(copy, 'collection')}, {min(done / of, 1):.0%}{left}" if of else "copying"
 
 
@@ -133,7 +133,7 @@ def _queue(value: Any) -> str:
 def _seconds(value: Any) -> str:
     if not isinstance(value, (int, float)):
         return "-"
-    return f"{value * 1000:.0f} ms" if value < 1 else words(value)
+    return f"{value * 1000:.0f} ms" if value < 1 else duration_text(value)
 
 
 def _ago(value: Any) -> str:

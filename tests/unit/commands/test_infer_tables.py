@@ -54,7 +54,7 @@ def test_column_type_is_inferred_from_values(values: list[Any], expected: str) -
 def test_field_that_is_always_null_becomes_json_with_a_note() -> None:
     found = table({"value": None})
     assert found.columns["value"] == {"type": "json", "optional": True}
-    assert found.notes == ["value is null wherever it is: it became json"]
+    assert found.notes == ["value is null in every document: it became json"]
 
 
 def test_missing_fields_are_optional_in_first_seen_order() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from zmsd.commands.daemon_client import words
+from zmsd.commands.daemon_client import duration_text
 from zmsd.commands.status import render
 
 
@@ -55,4 +55,4 @@ def test_problems_are_shown() -> None:
     [(0.04, "0.0 s"), (9.5, "9.5 s"), (59, "59 s"), (60, "1 min"), (3725, "1 h 2 min"), (90_000, "1 d 1 h")],
 )
 def test_duration_is_shown_in_words(seconds: float, expected: str) -> None:
-    assert words(seconds) == expected
+    assert duration_text(seconds) == expected
