@@ -175,7 +175,7 @@ class Daemon:
     def _notify_systemd(self) -> None:
         """Send the state. The watchdog is fed while the feed makes progress, or waits in a retry of its own."""
         serves = self.readiness.reason is None
-        self._notifier.update(serves, self._services.dispatcher.is_alive(), self._services.monitor.words())
+        self._notifier.update(serves, self._services.dispatcher.is_alive(), self._services.monitor.summary())
 
     def _sync_publications(self) -> None:
         """Publish what all daemons on this store publish, once MongoDB is prepared for what this daemon offers."""

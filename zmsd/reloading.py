@@ -116,7 +116,7 @@ class Reloader:
         self._running = False
         outcome()
         # 10. Tell systemd that the reload has ended, refused or not, and begin a reload that waits for this one.
-        self._notifier.reloaded(self._services.monitor.words())
+        self._notifier.reloaded(self._services.monitor.summary())
         if self._requested_again:
             self._requested_again = False
             self.reload()

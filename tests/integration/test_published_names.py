@@ -65,10 +65,10 @@ def reported(zmsd: ZmsdProcess) -> None:
     assert len(zmsd.log("WARNING.*published.*name=m .*no change streams")) == 1
 
 
-def well_again(zmsd: ZmsdProcess) -> None:
-    wait_until(lambda: "m" not in problems(zmsd), "it is well again", 20)
+def problem_solved(zmsd: ZmsdProcess) -> None:
+    wait_until(lambda: "m" not in problems(zmsd), "the problem is no longer reported", 20)
     assert zmsd.get("/readyz") == (200, "ready\n")
-    assert zmsd.log("INFO.*well again.*name=m ")
+    assert zmsd.log("INFO.*published name solved.*name=m ")
 
 
 @WAYS
@@ -87,7 +87,7 @@ def test_name_without_collection_at_start_leaves_other_tables_served(
     database.m.update_one({"_id": "a"}, {"$inc": {"n": 1}})
     end(database, client, "second")
     assert_same(database, SCHEMA, MAPPINGS, client.replica)
-    well_again(zmsd)
+    problem_solved(zmsd)
 
 
 @WAYS
@@ -123,7 +123,7 @@ def test_name_that_stops_being_a_collection_empties_its_table(
     end(database, client, "third")
     for one in (client, newcomer):
         assert_same(database, SCHEMA, MAPPINGS, one.replica)
-    well_again(zmsd)
+    problem_solved(zmsd)
 
 
 @WAYS

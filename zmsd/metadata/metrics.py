@@ -70,7 +70,7 @@ def _add_feed(counter: _Add, gauge: _Add, monitor: Monitor) -> None:
     gauge(
         "zmsd_majority_stalled_seconds",
         "Seconds for which MongoDB's majority commit point has not moved while its primary has written; 0 if it moves",
-        lambda: monitor.progress.majority.stands_for,
+        lambda: monitor.progress.majority.stalled_seconds,
     )
     gauge(
         "zmsd_position_age_seconds",

@@ -1,4 +1,4 @@
-"""What a browser, a monitor or a load balancer may ask for."""
+"""The HTTP pages, for browsers, monitoring systems and load balancers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from zmsd.zero import protocol
 
 
 def pages(monitor: Monitor, registry: Registry, refresh: Refresh) -> dict[str, PageMaker]:
-    """Path -> what makes the page. Without a token in a request, where one is set, the public pages name no table, host
-    or reason: those may quote MongoDB, collections and documents."""
+    """Return the function that makes each page, by path.
+
+    If tokens are configured and a request has none, the public pages show no table, host or reason: a reason may quote
+    MongoDB, collections and documents.
+    """
     hub = monitor.hub
     status_page = PAGE.read_text(encoding="utf-8")
     status_policy = {"Content-Security-Policy": content_security_policy(status_page)}

@@ -1,6 +1,6 @@
-"""``/status``: the page for people, and ``/status.json``, which it and ``zmsd status`` read.
+"""``/status``, the page for people, and ``/status.json``, which that page and ``zmsd status`` read.
 
-The page itself is the same for everybody and always; its script puts values in as text, never as markup.
+The HTML is constant. Its script fetches ``/status.json`` and inserts values as text, never as markup.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from typing import Any
 
 from zmsd import __version__
 from zmsd.gateway.session import Session
-from zmsd.metadata.monitor import EVERY, Monitor, memory_bytes
+from zmsd.metadata.monitor import SAMPLE_INTERVAL_SECONDS, Monitor, memory_bytes
 
 PAGE = Path(__file__).with_name("status.html")
 
 
 def status(monitor: Monitor) -> dict[str, Any]:
-    """What ``/status.json`` says; times are seconds since the epoch, null is unknown. Waits for nobody."""
+    """Return the content of ``/status.json``. Times are seconds since the epoch, and null means unknown.
+
+    Thread-safe. Waits neither for MongoDB nor for the store.
+    """
     hub = monitor.hub
     source, watermark = hub.source, hub.log.head
     return {
@@ -25,7 +28,7 @@ def status(monitor: Monitor) -> dict[str, Any]:
         "now": round(time.time(), 3),
         "started": round(monitor.started, 3),
         "ready": monitor.reason is None,
-        "state": monitor.words(),
+        "state": monitor.summary(),
         "store_trouble": hub.store.trouble,
         "certificate_end": monitor.certificate_end,
         "problems": [problem._asdict() for problem in hub.problems.current],
@@ -45,7 +48,7 @@ def status(monitor: Monitor) -> dict[str, Any]:
         "rejected": _rejected(monitor),
         "last_reload": None if monitor.last_reload is None else monitor.last_reload._asdict(),
         "history": {
-            "every": EVERY,
+            "every": SAMPLE_INTERVAL_SECONDS,
             "when": [round(point.when, 1) for point in monitor.history],
             "rate": [round(point.rate, 1) for point in monitor.history],
             "lag": [round(point.lag, 4) for point in monitor.history],

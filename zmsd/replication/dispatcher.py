@@ -195,7 +195,7 @@ class Dispatcher:
                 self._position = self._log_start = now
             self._hub.active = active
             self._log.start(position.watermark(self._position), active.fingerprint)
-        self._hub.problems.look(self._hub.source, active)
+        self._hub.problems.check(self._hub.source, active)
         builder = active.entry_builder(self._hub.counters.rows, self._mark_progress)
         self._mark_progress()
         with self._open_feed(active, self._position) as feed:

@@ -1,4 +1,4 @@
-"""What is published and is not in the database as it should be: missing or of the wrong kind, or without images."""
+"""Published names that have a problem in the database: missing, of the wrong kind, or without images."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ KINDS: tuple[Kind, ...] = ("collection", "type", "images", "field")
 
 
 class Problem(NamedTuple):
-    """One published name."""
+    """A problem of one published name."""
 
     kind: Kind
     """``collection``: it does not exist. ``type``: it is a view or a time series. ``images``: it should have pre- and
     post-images and has none. ``field``: no document has the field of a column."""
     name: str
-    """The collection; for a field ``TABLE.COLUMN``."""
+    """The collection, or ``TABLE.COLUMN`` for a field."""
     reason: str
-    """What that means and what to do."""
+    """What the problem means and what to do, as the rest of a sentence that begins with the name."""
 
 
 class ServedPublication(Protocol):
-    """What is published."""
+    """The part of ActivePublication that is checked here."""
 
     @property
     def watched(self) -> Mapping[str, object]:
-        """Watched collections, by name."""
+        """Return the watched collections, by name."""
         ...
 
     @property
     def catalog(self) -> Catalog:
-        """Published tables and their mappings."""
+        """Return the published tables and their mappings."""
         ...
 
 
@@ -61,19 +61,22 @@ class Problems:
 
     @property
     def empty_tables(self) -> list[str]:
-        """A line for each published name that is not a collection: its tables are empty until it is one."""
+        """Return a line for each published name that is not a collection: its tables are empty until it is one."""
         return [f"{one.name} {one.reason}" for one in self.current if one.kind == "type"]
 
-    def look(self, source: Source, published: ServedPublication) -> None:
-        """Look at the published collections again, and switch on images that are off. Raises SourceError."""
+    def check(self, source: Source, published: ServedPublication) -> None:
+        """Check the published collections, and switch on images that are off. Raises SourceError."""
         with self._lock:
             if published is not self._published:  # each publication reports its own
                 self._published, self.current = published, ()
-            self._look(source, sorted(published.watched))
+            self._check(source, sorted(published.watched))
 
-    def look_at_fields(self, source: Source) -> None:
-        """Look in a sample of the documents for the fields that columns are mapped to: once for each publication, and
-        from time to time while one is missing. Raises SourceError. May take some seconds."""
+    def check_fields(self, source: Source) -> None:
+        """Search a sample of each collection for the fields that columns are mapped to.
+
+        Done once for each publication, and every ``_SAMPLE_SECONDS`` while a field is missing. Takes up to some
+        seconds. Raises SourceError.
+        """
         published, now = self._published, time.monotonic()
         if published is None or (self._sampled is published and now < self._sample_at):
             return
@@ -87,7 +90,7 @@ class Problems:
                 self._sample_at = now + _SAMPLE_SECONDS if problems else math.inf
                 self._replace(("field",), problems)
 
-    def _look(self, source: Source, names: list[str]) -> None:
+    def _check(self, source: Source, names: list[str]) -> None:
         found = source.look_at(names)
         if source.wants_images:
             for name in sorted(found - source.images):
@@ -115,7 +118,7 @@ class Problems:
                 log.warning(kv("published name has a problem", name=one.name, reason=one.reason))
         for key, one in before.items():
             if key not in now:
-                log.info(kv("published name is well again", name=one.name, problem=one.kind))
+                log.info(kv("problem of a published name solved", name=one.name, problem=one.kind))
         others = [one for one in self.current if one.kind not in kinds]
         self.current = (*problems, *others)
 

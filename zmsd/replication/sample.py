@@ -1,4 +1,4 @@
-"""What a sample of a collection's documents has in the fields that a table's columns are mapped to."""
+"""Sample the fields of a collection that the columns of a table are mapped to."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from zmsd.schema.catalog import Table
 SAMPLE = 1000
 """Documents in a sample."""
 _ENOUGH = 100
-"""Documents from which on a field that none of them has is reported for an optional column, too."""
+"""Documents that a sample must have before a missing field is also reported for an optional column."""
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-"""Paths that mean the same in an expression of mongod as in a mapping: without $, and without an index."""
+"""Paths that mean the same in mongod's expressions as in a mapping: they have neither ``$`` nor an array index."""
 
 
 class ColumnSample(NamedTuple):
@@ -34,19 +34,19 @@ class ColumnSample(NamedTuple):
 
     @property
     def is_missing(self) -> bool:
-        """Whether the field seems not to exist: no document of the sample has it."""
+        """Return whether the field seems not to exist: no document of the sample has it."""
         return set(self.kinds) == {"missing"} and (not self.optional or self.total >= _ENOUGH)
 
     @property
     def without_key(self) -> int:
-        """The number of documents that give no row, since this column of the primary key has no value."""
+        """Return how many documents give no row, because this column of the primary key has no value."""
         return sum(self.kinds[kind] for kind in EMPTY) if self.is_key else 0
 
 
 def sample_columns(source: Source, table: Table) -> Iterator[ColumnSample]:
-    """Read the types of a sample. Nothing comes of an empty collection, nor where mongod cannot compute the table.
+    """Read the BSON types of the columns in a sample of the collection.
 
-    Raises SourceError.
+    Yields nothing if the collection is empty, or if mongod cannot compute the table. Raises SourceError.
     """
     columns = {column.name: column for column in table.spec.columns}
     fields: Sequence[tuple[str, str]] = table.mapping.fields or [(name, name) for name in columns]

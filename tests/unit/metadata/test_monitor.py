@@ -13,7 +13,7 @@ import pytest
 from zmsd import position
 from zmsd.errors import SourceUnavailable
 from zmsd.gateway.session import Session
-from zmsd.metadata.monitor import EVERY, POINTS, Monitor, memory_bytes
+from zmsd.metadata.monitor import HISTORY_SAMPLES, SAMPLE_INTERVAL_SECONDS, Monitor, memory_bytes
 from zmsd.metadata.progress import MajorityCommitPoint
 from zmsd.mongodb.events import ChangeEvent
 from zmsd.mongodb.sequencer import TransactionPart
@@ -60,7 +60,7 @@ class Scene:
         self.hello: dict[str, Any] = {}
         self.store = SimpleNamespace(trouble=None)
         hub = SimpleNamespace(
-            problems=SimpleNamespace(current=(), look=lambda source, active: None, look_at_fields=lambda source: None),
+            problems=SimpleNamespace(current=(), check=lambda source, active: None, check_fields=lambda source: None),
             store=self.store,
             log=self.log,
             readiness=self.readiness,
@@ -103,47 +103,47 @@ def scene() -> Scene:
 
 def test_rates_are_averaged_over_the_samples(scene: Scene) -> None:
     monitor = scene.monitor
-    monitor.look(100.0)
+    monitor.sample(100.0)
     scene.happens([part(0, "users", "users", "rooms")], [entry(0)])
-    monitor.look(102.0)
+    monitor.sample(102.0)
     assert monitor.rates == {"users": 1.0, "rooms": 0.5}
     assert monitor.history[-1].rate == 1.5
     scene.happens([part(0, "users")], [entry(0)])
-    monitor.look(104.0)
+    monitor.sample(104.0)
     assert monitor.rates == {"users": 0.75, "rooms": 0.25}
     assert monitor.history[-1].rate == 0.5
     for step in range(10):
-        monitor.look(106.0 + 2 * step)
+        monitor.sample(106.0 + 2 * step)
     assert monitor.rates == {"users": 0.0, "rooms": 0.0}
     assert scene.counters.events == {"users": 3, "rooms": 1}
     assert scene.counters.transactions == 2
 
 
 def test_late_sample_does_not_exaggerate_the_rate(scene: Scene) -> None:
-    scene.monitor.look(100.0)
+    scene.monitor.sample(100.0)
     scene.happens([part(0, *["users"] * 30)], [entry(0)])
-    scene.monitor.look(115.0)
+    scene.monitor.sample(115.0)
     assert scene.monitor.history[-1].rate == 2.0
     assert scene.monitor.rates["users"] == 2.0
 
 
 def test_history_is_bounded(scene: Scene) -> None:
-    for step in range(POINTS + 20):
-        scene.monitor.look(100.0 + step * EVERY)
-    assert len(scene.monitor.history) == POINTS
+    for step in range(HISTORY_SAMPLES + 20):
+        scene.monitor.sample(100.0 + step * SAMPLE_INTERVAL_SECONDS)
+    assert len(scene.monitor.history) == HISTORY_SAMPLES
 
 
 def test_lag_is_the_longest_since_the_last_sample(scene: Scene) -> None:
     scene.happens([part(3, "users"), part(1, "users")], [entry(3), entry(1)])
     scene.happens([part(0, "users")], [entry(0)])
-    scene.monitor.look(100.0)
+    scene.monitor.sample(100.0)
     assert scene.monitor.history[-1].lag == pytest.approx(3, abs=0.5)
     assert scene.counters.lags["users"] == pytest.approx(0, abs=0.5)
-    scene.monitor.look(102.0)
+    scene.monitor.sample(102.0)
     assert scene.monitor.history[-1].lag == 0
     scene.readiness.set("MongoDB is away")
     scene.dispatcher.position = position_of(30)
-    scene.monitor.look(104.0)
+    scene.monitor.sample(104.0)
     assert scene.monitor.history[-1].lag == pytest.approx(30, abs=2)
 
 
@@ -161,7 +161,7 @@ def test_position_age_and_oplog_headroom_are_measured(scene: Scene) -> None:
     assert monitor.oplog_headroom is None
     scene.dispatcher.position = position_of(5)
     scene.oplog_start = position_of(3605)
-    monitor.look_at_mongodb()
+    monitor.check_mongodb()
     assert monitor.oplog_headroom == pytest.approx(3600, abs=1)
     assert monitor.position_age == pytest.approx(5, abs=2)
     scene.dispatcher.position = None
@@ -213,46 +213,46 @@ def test_idle_database_is_not_behind(scene: Scene) -> None:
     assert monitor.behind == pytest.approx(9, abs=2)
     for _ in range(2):
         scene.operation_time = position_of(9)
-        monitor.look_at_published()
+        monitor.check_published()
     assert monitor.behind == 0.0
     for _ in range(2):
         scene.operation_time = position_of(3)
-        monitor.look_at_published()
+        monitor.check_published()
     assert monitor.behind == pytest.approx(9, abs=2)
 
 
 def test_oplog_note_gives_the_right_reason(scene: Scene) -> None:
     monitor = scene.monitor
     assert monitor.oplog_note == "not read yet"
-    monitor.look_at_mongodb()
+    monitor.check_mongodb()
     assert monitor.oplog_note == "zmsd may not read local.oplog.rs"
     scene.oplog_start = position_of(3600)
-    monitor.look_at_mongodb()
-    assert monitor.oplog_note == "zmsd may be away for so long"
+    monitor.check_mongodb()
+    assert monitor.oplog_note == "zmsd may be stopped for this long"
     scene.away = True
-    monitor.look_at_mongodb()
-    assert monitor.oplog_note == "MongoDB cannot be reached; this was so before"
+    monitor.check_mongodb()
+    assert monitor.oplog_note == "MongoDB cannot be reached; this is an old value"
     assert monitor.oplog_headroom is not None
 
 
 def test_state_is_summarised_in_words(scene: Scene) -> None:
     monitor = scene.monitor
-    assert monitor.words() == "serving 2 collections, no client is connected"
+    assert monitor.summary() == "serving 2 collections, no client is connected"
     scene.client()
-    assert monitor.words() == "serving 2 collections to 1 client"
+    assert monitor.summary() == "serving 2 collections to 1 client"
     scene.client(copy=object())
-    assert monitor.words() == "serving 2 collections to 2 clients, 1 copying"
+    assert monitor.summary() == "serving 2 collections to 2 clients, 1 copying"
     scene.readiness.set("MongoDB is away")
-    assert monitor.words() == "not ready: MongoDB is away; 2 clients waiting"
+    assert monitor.summary() == "not ready: MongoDB is away; 2 clients waiting"
     scene.store.trouble = "NATS is away"
-    assert monitor.words().endswith("; 2 clients waiting; the watermark store cannot be written")
+    assert monitor.summary().endswith("; 2 clients waiting; the watermark store cannot be written")
     scene.store.trouble = None
     monitor.reloaded(["zmsd.yaml:1:1: wrong"])
-    assert monitor.words() == "not ready: MongoDB is away; 2 clients waiting; the last reload was refused"
+    assert monitor.summary() == "not ready: MongoDB is away; 2 clients waiting; the last reload was refused"
     scene.sessions.clear()
     scene.readiness.set(None)
     monitor.reloaded(restart=["mongodb"])
-    assert monitor.words() == "serving 2 collections, no client is connected"
+    assert monitor.summary() == "serving 2 collections, no client is connected"
     assert monitor.reloads == {"ok": 1, "refused": 1}
 
 
@@ -265,15 +265,15 @@ def test_reason_names_what_is_waited_for(scene: Scene, caplog: pytest.LogCapture
     caplog.set_level("INFO")
     assert monitor.reason is None
     scene.dispatcher.stalled = "order: MongoDB has not answered for 16 s"
-    assert monitor.words() == "not ready: order: MongoDB has not answered for 16 s"
+    assert monitor.summary() == "not ready: order: MongoDB has not answered for 16 s"
     for now in (100.0, 102.0, 111.0, 112.0, 122.0):
-        monitor.look(now)
+        monitor.sample(now)
     scene.readiness.set("MongoDB is away")
     assert monitor.reason == "MongoDB is away", "the error says enough"
     scene.dispatcher.stalled = None
     scene.readiness.set("starting")
     scene.lineage.searches = ("the change at watermark x", 1.0)
-    monitor.look(113.0)
+    monitor.sample(113.0)
     assert monitor.reason == "starting"
     scene.lineage.searches = ("the change at watermark x", 12.0)
     assert monitor.reason == "starting; MongoDB has been scanning its oplog for 12 s for the change at watermark x"
@@ -287,17 +287,17 @@ def test_majority_commit_point_that_stands_still_is_the_reason(scene: Scene) -> 
 
     now = 0.0
     watch = scene.monitor.progress.majority = MajorityCommitPoint(lambda: now)
-    watch.look(hello(5, 7))
+    watch.observe(hello(5, 7))
     now = 40.0
-    watch.look(hello(5, 7))
-    assert (watch.stands_for, scene.monitor.reason) == (0, None), "the primary has written nothing either"
-    watch.look(hello(5, 8))
-    assert watch.stands_for == 40
+    watch.observe(hello(5, 7))
+    assert (watch.stalled_seconds, scene.monitor.reason) == (0, None), "the primary has written nothing either"
+    watch.observe(hello(5, 8))
+    assert watch.stalled_seconds == 40
     assert (scene.monitor.reason or "").startswith("MongoDB's majority commit point has not moved for 40 s")
-    watch.look(hello(6, 8))
-    assert (watch.stands_for, scene.monitor.reason) == (0, None)
+    watch.observe(hello(6, 8))
+    assert (watch.stalled_seconds, scene.monitor.reason) == (0, None)
     now = 60.0
-    watch.look(hello(6, 9))
-    assert (watch.stands_for, scene.monitor.reason) == (20, None), "an election takes less"
-    watch.look({"msg": "isdbgrid"})
-    assert watch.stands_for == 0
+    watch.observe(hello(6, 9))
+    assert (watch.stalled_seconds, scene.monitor.reason) == (20, None), "an election takes less"
+    watch.observe({"msg": "isdbgrid"})
+    assert watch.stalled_seconds == 0
