@@ -19,7 +19,7 @@ from zmsd.gateway import tls
 from zmsd.gateway.session import Session
 from zmsd.log import kv
 from zmsd.metadata.progress import Progress
-from zmsd.replication.dispatcher import Dispatcher
+from zmsd.replication.dispatcher import STALLED_SECONDS, Dispatcher
 from zmsd.replication.hub import Hub
 
 log = logging.getLogger(__name__)
@@ -208,6 +208,8 @@ class Monitor:
             text += f" to {_count(len(sessions), 'client')}" if sessions else ", no client is connected"
             copying = sum(session.copy is not None for session in sessions)
             text += f", {copying} copying" if copying else ""
+        if (catch_up := self.hub.catch_up.stalled(STALLED_SECONDS)) is not None:
+            text += f"; {catch_up}"
         if self.hub.store.trouble is not None:
             text += "; the watermark store cannot be written"
         if self.hub.problems.current:
@@ -239,7 +241,8 @@ class Monitor:
 
     def _report(self, now: float) -> None:
         """Log what zmsd waits for, because no error reports it: at once, after ten seconds, and then less often."""
-        waits = self.progress.waits_for_majority or self.progress.waits
+        catch_up = self.hub.catch_up.stalled(STALLED_SECONDS)
+        waits = self.progress.waits_for_majority or self.progress.waits or catch_up
         if waits is None:
             if self._next_report is not None:
                 log.info("progress again")

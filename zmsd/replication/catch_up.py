@@ -86,6 +86,10 @@ class CatchUpFeeds:
         self._open.add(opened)
         return opened
 
+    def stalled(self, seconds: float) -> str | None:
+        """Return which open feeds have waited at least so many seconds for a reply, or None. Thread-safe."""
+        return "; ".join(filter(None, [one.stalled(seconds) for one in self._open.copy()])) or None
+
     def _release(self, one: CatchUp) -> None:
         self._open.discard(one)
         self._slots.release()
@@ -94,7 +98,7 @@ class CatchUpFeeds:
 class CatchUp:
     """One session's change stream from a watermark that the log does not reach, until the log has what comes next.
 
-    For one thread, except ``end_if_stuck``.
+    For one thread, except ``stalled`` and ``end_if_stuck``.
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class CatchUp:
     ) -> None:
         """:param release: called once, when the change stream is closed"""
         self._log = change_log
+        self._watermark = watermark
         self._active = active
         self._end = end
         self._release = release
@@ -134,6 +139,11 @@ class CatchUp:
                 return entries
         assert self._tail is not None
         return self._tail.take(rows, size, timeout)
+
+    def stalled(self, seconds: float) -> str | None:
+        """Return why the feed has waited for a reply for at least so many seconds, or None. Thread-safe."""
+        reason = self._feed.health.stalled(seconds)
+        return None if reason is None else f"catch-up feed of the client at watermark {self._watermark}: {reason}"
 
     def end_if_stuck(self) -> None:
         """End the client if it has not sent the taken entries for STUCK_SECONDS. Thread-safe."""

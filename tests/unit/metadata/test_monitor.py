@@ -59,9 +59,11 @@ class Scene:
         self.lineage = SimpleNamespace(searches=None)
         self.hello: dict[str, Any] = {}
         self.store = SimpleNamespace(trouble=None)
+        self.catch_up_stalled: str | None = None
         hub = SimpleNamespace(
             problems=SimpleNamespace(current=(), check=lambda source, active: None, check_fields=lambda source: None),
             store=self.store,
+            catch_up=SimpleNamespace(stalled=lambda seconds: self.catch_up_stalled),
             log=self.log,
             readiness=self.readiness,
             counters=self.counters,
@@ -279,6 +281,14 @@ def test_reason_names_what_is_waited_for(scene: Scene, caplog: pytest.LogCapture
     assert monitor.reason == "starting; MongoDB has been scanning its oplog for 12 s for the change at watermark x"
     lines = [str(record.msg) for record in caplog.records]
     assert lines == [*['no progress reason="order: MongoDB has not answered for 16 s"'] * 2, "progress again"]
+
+
+def test_stalled_catch_up_feed_is_logged_and_others_are_served(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    scene.catch_up_stalled = "catch-up feed of the client at watermark x: MongoDB has not answered for 16 s"
+    scene.monitor.sample(100.0)
+    assert scene.monitor.reason is None
+    assert scene.monitor.summary() == f"serving 2 collections, no client is connected; {scene.catch_up_stalled}"
+    assert [str(record.msg) for record in caplog.records] == [f'no progress reason="{scene.catch_up_stalled}"']
 
 
 def test_majority_commit_point_that_stands_still_is_the_reason(scene: Scene) -> None:

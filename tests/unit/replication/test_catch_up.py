@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.wait import wait_until
 from zmsd.errors import Evicted, ResumeLost, Stopped
+from zmsd.mongodb.reader import Health
 from zmsd.mongodb.sequencer import FeedBatch, TransactionPart
 from zmsd.position import watermark
 from zmsd.replication import catch_up
@@ -51,6 +52,7 @@ class FakeFeed:
         self.closed = False
         self.in_transaction = False
         self.progress = after
+        self.health = Health()
         self.opened.append(self)
 
     def read(self) -> FeedBatch | None:
@@ -131,6 +133,18 @@ def test_catch_up_buffered_batches_are_joined(scene: Scene, monkeypatch: pytest.
     FakeFeed.batches = [FeedBatch([part(at)], at) for at in range(10, 90, 10)]
     found = changes(scene, 5)
     assert [len(found.take(ALL, ALL, 0)), len(found.take(3, ALL, 0)), len(found.take(ALL, ALL, 0))] == [4, 3, 1]
+
+
+def test_stalled_names_the_feed_that_waits_for_mongodb(scene: Scene, feeds: list[FakeFeed]) -> None:
+    first, second = changes(scene, 75), changes(scene, 85)
+    assert scene.feeds.stalled(0.0) is None
+    feeds[1].health.asks("database")
+    reason = f"catch-up feed of the client at watermark {watermark(85)}: database: MongoDB has not answered for 0 s"
+    assert scene.feeds.stalled(0.0) == reason
+    assert scene.feeds.stalled(15.0) is None
+    second.close()
+    assert scene.feeds.stalled(0.0) is None
+    first.close()
 
 
 def test_catch_up_inside_a_transaction_does_not_switch_to_the_log(scene: Scene) -> None:
