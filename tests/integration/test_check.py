@@ -218,7 +218,7 @@ def test_store_in_use_by_a_daemon_on_another_port_is_reported(tmp_path: Path) ->
     [
         (Certificate(ONE.cert, TWO.key), "KEY_VALUES_MISMATCH"),
         (Certificate(ONE.cert, LOCKED_KEY), "in PEM without a password"),
-        (Certificate("nothing", ONE.key), "are not a certificate and its key"),
+        (Certificate("nothing", ONE.key), "cannot load certificate"),
     ],
     ids=["another key", "a key with a password", "no certificate"],
 )

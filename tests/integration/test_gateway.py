@@ -57,7 +57,7 @@ def test_unknown_path_is_404_with_reason(zmsd: ZmsdProcess) -> None:
     assert "/nothing/here" in body
     for path in ("/changes/v1/stream?appID=zero&shardNum=0", "/"):
         assert refused(zmsd, path).status == 404
-    zmsd.wait_log(f"no WebSocket at /changes/v1/stream: it is at {INITIAL.partition('?')[0]}")
+    zmsd.wait_log(f"no WebSocket at /changes/v1/stream: use {INITIAL.partition('?')[0]}")
     assert len(zmsd.log("no WebSocket at")) == 1, "later refusals of a kind are counted"
 
 

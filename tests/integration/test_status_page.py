@@ -209,7 +209,7 @@ def test_status_page_shows_the_status_in_a_browser(
 
     zmsd.kill()
     page.wait("document.querySelector('#trouble').innerText.includes('does not answer')")
-    assert "What is shown is from" in page.text("#trouble")
+    assert "The data below is from" in page.text("#trouble")
     zmsd.write(mappings=MAPPINGS)
     zmsd.start()
     page.wait("document.querySelector('#trouble').hidden")

@@ -9,7 +9,7 @@ from typing import Any
 
 from zmsd.commands.daemon_client import Target, duration_text
 from zmsd.errors import PeerError
-from zmsd.gateway.tls import SOON_SECONDS
+from zmsd.gateway.tls import EXPIRY_WARNING_SECONDS
 from zmsd.log import write_line
 
 Data = dict[str, Any]
@@ -51,8 +51,8 @@ def render(data: Data) -> Iterator[str]:
     behind = "up to date" if data.get("behind_seconds") == 0 else f"{_seconds(data.get('behind_seconds'))} behind"
     yield f"position {_get(data, 'watermark')}, {behind}; oplog headroom {lost}"
     end, now = data.get("certificate_end"), data.get("now")
-    if isinstance(end, int) and isinstance(now, float) and end - now < SOON_SECONDS:
-        yield f"the server's TLS certificate {'ended' if end < now else 'ends'} {_clock(end)}"
+    if isinstance(end, int) and isinstance(now, float) and end - now < EXPIRY_WARNING_SECONDS:
+        yield f"the server's TLS certificate {'expired' if end < now else 'expires'} {_clock(end)}"
     if data.get("store_trouble"):
         yield f"the watermark store cannot be written: {data['store_trouble']}"
     for problem in data.get("problems") or ():

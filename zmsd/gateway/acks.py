@@ -1,4 +1,4 @@
-"""Acks: what one client has acknowledged."""
+"""Acks: track which commits one client has acknowledged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Acks:
         self.newest: str | None = None
         """The highest acknowledged watermark: zero-cache 1.10 repeats an older one after a reconnect."""
         self.commits = Unacknowledged()
-        """As of the session's joiner."""
+        """The commits that were sent and not acknowledged; the session's joiner has the same object."""
         self._streaming = streaming
         # The client itself sends where it continues, so a failed write loses nothing.
         self._write = ThrottledWrite(book.acked, log, "keeping an acknowledgement")

@@ -31,21 +31,24 @@ class Connection:
         self.network = network_of(address)
         self.deadline = deadline
         self.shaken = shaken
-        """Whether there is no TLS handshake to wait for any more."""
+        """Whether the TLS handshake is complete, or none is needed."""
         self.trusted = False
         """Whether its request carried the right token."""
         self.buffer = bytearray()
         self.early = False
-        """Whether bytes have come behind the request."""
+        """Whether bytes have arrived after the request."""
         self.answer: memoryview | None = None
+        """The rest of the answer that has not been sent."""
         self.answer_at = 0.0
+        """Monotonic seconds at which a delayed answer is sent; 0 for an answer that is being sent."""
         self.lingers = False
+        """Whether the answer was sent and the client has to close."""
         self.closed = False
-        """Thread-safe."""
+        """Whether the listener has closed the connection. Thread-safe to read."""
 
 
 def network_of(address: str) -> str:
-    """Return what connections are counted by: an IPv4 address, or the /64 of an IPv6 address."""
+    """Return the network by which connections are counted: an IPv4 address, or the /64 of an IPv6 address."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if ip.version == 4:
         return str(ip)

@@ -1,4 +1,4 @@
-"""HTTP requests and answers as bytes: parsing, access rules, security headers. No I/O."""
+"""HTTP/1.1 as bytes: parse requests, check access, render answers with security headers. No I/O."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from zmsd.errors import RequestRefused
 from zmsd.log import outside
 
 REQUEST_BYTES = 32 << 10
-"""Bytes that a request's line and headers may have together."""
+"""Most bytes of a request line and its headers together."""
 MAX_HEADERS = 100
-"""Header lines that a request may have."""
+"""Most header lines of a request."""
 HEAD_END = b"\r\n\r\n"
+"""The empty line after the headers."""
 
 _REQUEST_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (/[!-~]*) HTTP/1\.([01])")
 _HEADER_NAME = re.compile(
@@ -40,7 +41,7 @@ SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
         "X-Frame-Options": "DENY",
     }
 )
-"""Sent with every answer; a page may bring a Content-Security-Policy of its own."""
+"""Headers of every answer. A page may replace its Content-Security-Policy."""
 
 
 class Page(NamedTuple):
@@ -50,17 +51,17 @@ class Page(NamedTuple):
     type: str
     body: str
     headers: Mapping[str, str] = MappingProxyType({})
-    """In addition to, or instead of, SECURITY_HEADERS."""
+    """Headers that are added to SECURITY_HEADERS or replace some of them."""
 
 
 class Limits(NamedTuple):
-    """Settings of the server that a reload changes without a restart."""
+    """Settings of the server that a reload applies without a restart."""
 
     tokens: tuple[str, ...] = ()
     max_sessions: int = 64
     max_sessions_per_address: int = 16
     host: str = "127.0.0.1"
-    """``server.host``, which a request's Host may name."""
+    """The setting ``server.host``, which is also accepted in the header Host."""
 
 
 class Request(NamedTuple):
@@ -79,10 +80,10 @@ class Request(NamedTuple):
 
 
 def parse(head: bytes) -> Request:
-    """Parse a request's line and headers, without the empty line at their end.
+    """Parse a request line and its headers, without the empty line after them. Raises RequestRefused.
 
-    Strict where parsers differ (RFC 9112): no folded lines, no blank before a colon, no control characters, no header
-    name with ``_``, no repeated header that decides who gets in. Raises RequestRefused.
+    Strict where HTTP parsers differ (RFC 9112): no folded lines, no space before a colon, no control characters, no
+    header name with ``_``, and no repetition of a header that controls access.
     """
     line, *lines = head.decode("latin-1").split("\r\n")
     match = _REQUEST_LINE.fullmatch(line)
@@ -108,13 +109,13 @@ def parse(head: bytes) -> Request:
 
 
 def check_origin(request: Request, limits: Limits, page: bool) -> None:
-    """Refuse what a web page of another origin can have a browser ask. Raises RequestRefused.
+    """Refuse a request that a web page of another origin makes through a browser. Raises RequestRefused.
 
-    A browser sends Origin with every WebSocket and with requests across origins, and lets no page change Origin or
-    Host; zero-cache sends no Origin. A name in Host that an attacker's DNS server points at this machine (DNS
-    rebinding) makes a page same-origin, so without a token only names are accepted that an attacker cannot own.
+    A browser sends Origin with every WebSocket and with every cross-origin request, and no page can change Origin or
+    Host. zero-cache sends no Origin. An attacker's domain name that resolves to this machine (DNS rebinding) would make
+    the attacker's page same-origin, so without a token only names are accepted that an attacker cannot own.
 
-    :param page: false for the stream, which is not for browsers at all
+    :param page: whether a page is requested; false for the stream, which no browser may open
     """
     host, origin = request.headers.get("host"), request.headers.get("origin")
     if host is not None and not limits.tokens and not _is_own(host, limits.host):
@@ -122,11 +123,11 @@ def check_origin(request: Request, limits: Limits, page: bool) -> None:
         raise RequestRefused(403, "Host refused", f"Host {outside(host)!r} is refused without server.token: {hint}")
     if origin is None or (page and origin.lower() in (f"http://{host}".lower(), f"https://{host}".lower())):
         return
-    raise RequestRefused(403, "Origin refused", f"a request of another origin, {outside(origin)!r}: not for web pages")
+    raise RequestRefused(403, "Origin refused", f"cross-origin requests are refused: Origin {outside(origin)!r}")
 
 
 def accepted_token(request: Request, tokens: Sequence[str]) -> str | None:
-    """Return the one of ``tokens`` that a request carries: in its query, as Bearer or as Basic password."""
+    """Return the token of ``tokens`` that a request carries in its query, as Bearer or as Basic password; else None."""
     given = [text.encode(errors="replace") for key in ("token", "k") for text in request.query.get(key, ())]
     kind, _, credentials = request.headers.get("authorization", "").partition(" ")
     raw = credentials.strip().encode("latin-1")
@@ -135,7 +136,7 @@ def accepted_token(request: Request, tokens: Sequence[str]) -> str | None:
     elif kind.lower() == "basic":
         with contextlib.suppress(binascii.Error):
             given.append(base64.b64decode(raw, validate=True).partition(b":")[2])
-    # Compare all of them, each in constant time, so that the time tells nothing about a token.
+    # Compare all pairs, each in constant time, so that the duration reveals nothing about a token.
     matches = [token for token in tokens for one in given if hmac.compare_digest(one, token.encode())]
     return matches[0] if matches else None
 
@@ -159,7 +160,10 @@ def check_handshake(request: Request) -> None:
 
 
 def render(page: Page, with_body: bool) -> bytes:
-    """Return an answer's bytes; ``with_body`` is false for HEAD."""
+    """Return the bytes of an answer.
+
+    :param with_body: false for HEAD
+    """
     body = page.body.encode(errors="replace")
     headers = {
         "Server": "zmsd",
@@ -183,12 +187,12 @@ def _bad(reason: str) -> RequestRefused:
 
 
 def _without_query(line: str) -> str:
-    """A request line without its query, which may hold a token."""
+    """Return a request line without its query, which may contain a token."""
     return line.partition("?")[0]
 
 
 def _is_own(host: str, configured: str) -> bool:
-    """Whether a Host header names this server without DNS, by localhost or by the configured name."""
+    """Return whether the header Host is an IP address, localhost or the configured name, which need no foreign DNS."""
     match = _HOST.fullmatch(host)
     if match is None:
         return False

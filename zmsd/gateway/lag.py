@@ -1,4 +1,4 @@
-"""Lag reports: how late one session's stream is, for zero-cache's metrics upstream_lag, total_lag and clock skew."""
+"""Lag reports of one session's stream, for zero-cache's metrics ``upstream_lag``, ``total_lag`` and clock skew."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from zmsd.replication.lag_probes import Probe
 from zmsd.zero import protocol
 
 GRACE_SECONDS = 5.0
-"""Time beyond the interval for which a report waits for the stream to reach its probe."""
+"""Seconds beyond the interval for which a report waits until the stream has reached its probe."""
 
 
 class LagReports:
     """One report per interval, about the newest probe that the stream has reached. Session's thread only.
 
     While the stream does not reach a probe, or MongoDB does not answer, the last probe is reported with a growing lag,
-    because zero-cache takes silence for health.
+    because zero-cache takes a missing report for a healthy stream.
     """
 
     def __init__(self, hub: Hub) -> None:
@@ -27,7 +27,7 @@ class LagReports:
         self._commit_ms = 0
 
     def due(self, watermark: str) -> bytes | None:
-        """Return the report that is due, if any. Do not call it inside a transaction.
+        """Return the report that is due, or None. Do not call this inside a transaction.
 
         :param watermark: watermark up to which everything was sent
         """

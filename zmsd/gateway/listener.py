@@ -1,7 +1,8 @@
-"""One thread that accepts connections, shakes hands, reads requests and sends answers, until a session takes over.
+"""Listener: one thread that accepts connections, does TLS handshakes, reads requests and sends answers.
 
-A connection costs a file descriptor and some kB here, not a thread, so idle ones are cheap. They are limited per
-address and in total, apart from admitted sessions; for one more, the oldest that has not shown a token is closed.
+It serves a connection until a session takes over. A connection costs a file descriptor and some kB here, but no thread,
+so idle connections are cheap. Their number is limited per network and in total, not counting admitted sessions. Above a
+limit, the oldest connection without a token is closed to make room.
 """
 
 from __future__ import annotations
@@ -26,26 +27,25 @@ from zmsd.retry import RetryLog
 log = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 10.0
-"""Seconds from accepting a connection until its TLS handshake is done and its request has come; and again for the
-answer."""
+"""Deadline from accepting a connection to the complete TLS handshake and request; and once more for the answer."""
 LINGER_SECONDS = 1.0
-"""Seconds that a client has to close after its answer. Closing first would discard an answer on its way to a client
-that is still sending."""
+"""Time for a client to close after its answer. If the server closed first while the client still sends, TCP would reset
+the connection and discard the answer (RFC 9112, 9.6)."""
 MAX_CONNECTIONS = 512
 """Connections at once that have not been admitted as a session."""
 MAX_CONNECTIONS_PER_ADDRESS = 128
-"""Of them from one IPv4 address, or one /64 of IPv6."""
-_ACCEPTS = 32
-"""Connections accepted before those that have sent something are looked at: fewer than the limits, so that a flood does
-not push out a client that sends its request at once."""
-_TICK = 0.1
-"""Seconds between looks at deadlines."""
-_CHUNK = 4096
-_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""Of these, connections from one IPv4 address or one IPv6 /64."""
+_MAX_ACCEPTS = 32
+"""Connections accepted in one go before received data is read: fewer than the limits, so that a flood does not push out
+a client that sends its request at once."""
+_TICK_SECONDS = 0.1
+"""Seconds between checks of the deadlines."""
+_CHUNK_BYTES = 4096
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Listener:
-    """``thread`` runs the loop; ``post`` and ``stop`` may be called from any thread, the others from that thread."""
+    """The listener thread's loop. ``post``, ``stop`` and ``len`` are thread-safe; the rest is for ``thread`` only."""
 
     def __init__(
         self,
@@ -55,12 +55,14 @@ class Listener:
         tick: Callable[[], None],
         on_thread_death: Callable[[str], None],
     ) -> None:
-        """
-        :param sock: bound and listening
-        :param tls: the context for the next connection
-        :param requested: called with a connection and the head of its request; it answers or releases
+        """Prepare the loop; ``thread`` is not started.
+
+        :param sock: the listening socket
+        :param tls: returns the TLS context for the next connection; None for plain TCP
+        :param requested: called with a connection and the request line and headers; must call ``answer``, ``release``
+            or, later, ``post``
         :param tick: called several times a second
-        :param died: called where the loop fails
+        :param on_thread_death: called with the thread's name if the loop fails
         """
         self._sock = sock
         self._tls = tls
@@ -68,11 +70,11 @@ class Listener:
         self._on_tick = tick
         self._on_thread_death = on_thread_death
         self._stopping = Event()
-        self._connections: dict[Connection, None] = {}  # the oldest first
+        self._connections: dict[Connection, None] = {}  # ordered, the oldest first
         self._networks: dict[str, dict[Connection, None]] = {}
         self._posted: deque[tuple[Connection, bytes]] = deque()
         self._paused = False
-        self._trouble = RetryLog(log, "accepting a connection")
+        self._accept_log = RetryLog(log, "accepting a connection")
         self._wake_in, self._wake_out = socket.socketpair()
         for each in (sock, self._wake_in, self._wake_out):
             each.setblocking(False)
@@ -82,21 +84,25 @@ class Listener:
         self.thread = Thread(target=self._run, name="listener", daemon=True)
 
     def __len__(self) -> int:
-        """Connections that have not been admitted. Thread-safe."""
+        """Return the number of connections that have not been admitted. Thread-safe."""
         return len(self._connections)
 
     def post(self, connection: Connection, answer: bytes) -> None:
-        """Have an answer sent. Thread-safe."""
+        """Have the listener thread send an answer. Thread-safe."""
         self._posted.append((connection, answer))
         self._wake()
 
     def stop(self) -> None:
-        """End the loop and close what has not been admitted. Thread-safe."""
+        """End the loop, which closes all connections that have not been admitted. Thread-safe."""
         self._stopping.set()
         self._wake()
 
     def answer(self, connection: Connection, data: bytes, delay: float = 0.0) -> None:
-        """Send an answer, after ``delay`` seconds, and close."""
+        """Send an answer and close the connection.
+
+        :param data: the answer's bytes
+        :param delay: seconds to wait before
+        """
         if connection not in self._connections:
             return  # closed meanwhile
         now = time.monotonic()
@@ -109,23 +115,23 @@ class Listener:
             self._send(connection)
 
     def release(self, connection: Connection) -> socket.socket:
-        """Take a connection out of the loop; its socket, still without blocking."""
+        """Take a connection out of the loop, and return its socket, which is non-blocking."""
         self._watch(connection, 0)
         self._forget(connection)
         return connection.sock
 
     def _run(self) -> None:
         try:
-            looked = 0.0
+            checked = 0.0
             while not self._stopping.is_set():
-                for key, _ in self._selector.select(_TICK):
+                for key, _ in self._selector.select(_TICK_SECONDS):
                     if isinstance(key.data, Connection):
                         self._guarded(key.data)
                     else:
                         key.data()
-                if time.monotonic() - looked >= _TICK:
-                    looked = time.monotonic()
-                    self._look(looked)
+                if time.monotonic() - checked >= _TICK_SECONDS:
+                    checked = time.monotonic()
+                    self._check_deadlines(checked)
                     self._on_tick()
         except Exception:
             log.exception("listener failed")
@@ -138,12 +144,12 @@ class Listener:
 
     def _woken(self) -> None:
         with suppress(BlockingIOError):
-            self._wake_out.recv(_CHUNK)
+            self._wake_out.recv(_CHUNK_BYTES)
         while self._posted:
             self.answer(*self._posted.popleft())
 
     def _guarded(self, connection: Connection) -> None:
-        """Whatever a client sends ends its own connection only."""
+        """Advance a connection. An error, whatever the client sent, ends only this connection."""
         if connection not in self._connections:
             return  # closed earlier in this round
         try:
@@ -181,9 +187,9 @@ class Listener:
         return True
 
     def _receive(self, connection: Connection) -> bytes | None:
-        """Bytes that have come; None where none have, b"" at the end. Raises OSError."""
+        """Return the bytes that have arrived: None if none have, b"" if the client has closed. Raises OSError."""
         try:
-            return connection.sock.recv(_CHUNK)
+            return connection.sock.recv(_CHUNK_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
 
@@ -221,7 +227,7 @@ class Listener:
         except ssl.SSLWantReadError:
             self._watch(connection, selectors.EVENT_READ)
             return
-        except OSError as error:  # it has gone before its answer
+        except OSError as error:  # the client closed before its answer
             log.debug(kv("connection lost", address=connection.address, error=error))
             self._close(connection)
             return
@@ -235,25 +241,25 @@ class Listener:
         self._watch(connection, selectors.EVENT_READ)
 
     def _accept(self) -> None:
-        for _ in range(_ACCEPTS):
+        for _ in range(_MAX_ACCEPTS):
             try:
                 sock, peer = self._sock.accept()
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in _NO_ROOM:
-                    self._trouble.failed(error.strerror or error)
+                if error.errno in _OUT_OF_RESOURCES:
+                    self._accept_log.failed(error.strerror or error)
                     self._make_room(self._connections)
                     self._pause(True)
                     return
-                continue  # that connection was reset before it was accepted
+                continue  # the connection was reset before it was accepted
             try:
                 self._add(sock, str(peer[0]))
-            except Exception as error:  # such as MemoryError: it costs this connection, not the listener
-                self._trouble.failed(error)
+            except Exception as error:  # such as MemoryError: drop this connection, and keep the listener
+                self._accept_log.failed(error)
                 sock.close()
             else:
-                self._trouble.recovered()
+                self._accept_log.recovered()
 
     def _add(self, sock: socket.socket, address: str) -> None:
         context = self._tls()
@@ -261,7 +267,7 @@ class Listener:
             sock.setblocking(False)
             if context is not None:
                 sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        except OSError:  # gone already
+        except OSError:  # the client has already closed
             sock.close()
             return
         connection = Connection(sock, address, time.monotonic() + REQUEST_SECONDS, context is None)
@@ -275,14 +281,14 @@ class Listener:
         self._watch(connection, selectors.EVENT_READ)
 
     def _make_room(self, connections: dict[Connection, None]) -> None:
-        """Close the oldest of ``connections`` without a token, or the oldest of all."""
+        """Close the oldest of ``connections`` that has no token, or the oldest of all."""
         if connections:
             oldest = next((each for each in connections if not each.trusted), next(iter(connections)))
             log.debug(kv("connection closed, too many", address=oldest.address))
             self._close(oldest)
 
-    def _look(self, now: float) -> None:
-        """Close what has not kept its deadline, and send what is due."""
+    def _check_deadlines(self, now: float) -> None:
+        """Close connections whose deadline has passed, send delayed answers that are due, and accept again."""
         self._pause(False)
         for connection in list(self._connections):
             if now >= connection.deadline:
@@ -292,7 +298,7 @@ class Listener:
                 self._send(connection)
 
     def _pause(self, paused: bool) -> None:
-        """Stop accepting until the next look: a loop that cannot accept would spin."""
+        """Stop accepting until the next check of the deadlines: a loop that cannot accept would spin."""
         if paused != self._paused:
             self._paused = paused
             if paused:
@@ -311,9 +317,11 @@ class Listener:
             self._selector.modify(connection.sock, events, connection)
 
     def _reset(self, connection: Connection) -> None:
-        """Reset a connection that does not speak HTTP. zero-cache 0.25 also takes its upstream for a Postgres: it sends
-        a startup message at its start and is not ready until that has failed. Only a reset fails; after an ordinary
-        close it tries again for ever."""
+        """Reset a connection that does not speak HTTP.
+
+        zero-cache 0.25 also sends a Postgres startup message to its upstream, and is not ready until that has failed.
+        Only a reset counts as a failure; after an ordinary close it tries again without end.
+        """
         log.debug(kv("connection reset, not HTTP", address=connection.address))
         with suppress(OSError):
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

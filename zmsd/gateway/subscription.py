@@ -1,4 +1,4 @@
-"""What a client asks for: the query of its request."""
+"""Subscription: the parameters with which a client asks for the stream."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from zmsd import position
 
 APP_ID_LENGTH = 64
-"""Characters that an appID may have; it becomes part of table names and store keys."""
+"""Most characters of an appID, which becomes part of table names and store keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class Subscription:
     """Watermark up to which the client has everything; None asks for an initial sync."""
     replica_version: str | None
     foreign: str | None = None
-    """Why the watermarks of the request cannot be this change source's; then both are None."""
+    """Why the watermarks of the request are not from zmsd, in which case both are None; else None."""
     observer: bool = False
-    """Whether a person looks (``zmsd tail``): then nothing is recorded about the replica."""
+    """Whether the client is ``zmsd tail``: then nothing is recorded about a replica."""
 
     @property
     def shard_name(self) -> str:
@@ -41,11 +41,11 @@ def parse_subscription(query: Mapping[str, Sequence[str]]) -> Subscription:
 
     app, shard = one("appID"), one("shardNum")
     if app is None or not app.replace("_", "").isalnum() or not app.isascii():
-        raise ValueError("appID must be given, of letters, digits and _")
+        raise ValueError("appID is required, of letters, digits and _")
     if len(app) > APP_ID_LENGTH:
         raise ValueError(f"appID must have {APP_ID_LENGTH} characters at most")
     if shard is None or not shard.isascii() or not shard.isdigit() or len(shard) > 9:
-        raise ValueError("shardNum must be given, a number from 0")
+        raise ValueError("shardNum is required, an integer from 0")
     last, version = one("lastWatermark"), one("replicaVersion")
     observer = one("observer") == "true"
     for name, mark in (("lastWatermark", last), ("replicaVersion", version)):

@@ -1,1 +1,1 @@
-"""Zero's custom change source protocol, and the tables that zero-cache itself demands."""
+"""Zero's custom change source protocol, and the tables that zero-cache itself requires."""

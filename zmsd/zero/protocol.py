@@ -1,7 +1,7 @@
-"""The messages of Zero's change source protocol v0, both ways; those to zero-cache as WebSocket text frames. No I/O.
+"""Encode the messages of Zero's change source protocol v0 as WebSocket frames, and decode those of zero-cache. No I/O.
 
-Source: ``packages/zero-cache/src/services/change-source/protocol/current`` of rocicorp/mono, as zero-cache 0.25 to 1.9
-read it. A frame from a server is not masked, so it is the same bytes for every client: it is made once.
+The protocol is defined in ``packages/zero-cache/src/services/change-source/protocol/current`` of rocicorp/mono; this
+module follows zero-cache 0.25 to 1.10. A server does not mask its frames, so a frame is made once for all clients.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DATA_TYPES = {"string": "text", "number": "double precision", "boolean": "boolea
 
 
 def frame(text: str) -> bytes:
-    """One whole text frame (RFC 6455, 5.2)."""
+    """Return a text message as one complete frame (RFC 6455, 5.2)."""
     payload = text.encode()
     size = len(payload)
     if size < 126:
@@ -33,12 +33,20 @@ def frame(text: str) -> bytes:
 
 
 def begin(watermark: str) -> bytes:
-    """``json: s``: the values of json columns are strings of JSON text, which zero-cache passes on unparsed."""
+    """Return the message that begins a transaction.
+
+    ``json: s`` means that values of json columns are sent as strings of JSON text, which zero-cache need not parse.
+
+    :param watermark: watermark of the transaction's commit
+    """
     return frame(f'["begin",{{"tag":"begin","json":"s"}},{{"commitWatermark":"{watermark}"}}]')
 
 
 def commit(watermark: str, commit_ms: int) -> bytes:
-    """:param commit_ms: ms since the epoch at which MongoDB committed"""
+    """Return the message that commits a transaction.
+
+    :param commit_ms: when MongoDB committed, in ms since the epoch
+    """
     return frame(f'["commit",{{"tag":"commit","commitTimeMs":{commit_ms}}},{{"watermark":"{watermark}"}}]')
 
 
@@ -46,35 +54,39 @@ ROLLBACK = frame('["rollback",{"tag":"rollback"}]')
 
 
 RESET_ADVICE = {
-    "position-lost": "the replica starts again by itself; keep the oplog window longer than any outage, and than the"
+    "position-lost": "zero-cache gets a new initial sync; keep the oplog window longer than any outage, and than the"
     " interval between backups of the replica",
-    "other-history": "another database, or an older state of it, answers: the replica starts again by itself",
-    "publication-unknown": "the replica starts again by itself; do not delete or restore the watermark store alone",
-    "publication-incompatible": "the replica starts again by itself; a change of a primary key or column type needs it",
-    "foreign-watermark": "the replica came from another change source and starts again by itself",
+    "other-history": "zmsd now reads another database, or an older state of it: zero-cache gets a new initial sync",
+    "publication-unknown": "zero-cache gets a new initial sync; do not delete or restore the watermark store alone",
+    "publication-incompatible": "zero-cache gets a new initial sync, as a changed primary key or column type requires",
+    "foreign-watermark": "the replica is from another change source: zero-cache gets a new initial sync",
 }
-"""By the code of ResumeLost."""
+"""Advice for the operator, by the code of ResumeLost."""
 
 
 def reset_required(message: str, code: str, watermark: str | None, oplog_start: str | None) -> bytes:
-    """Ask for a new initial sync. zero-cache publishes ``errorDetails`` in its replication ERROR event
-    (``#handleControlMessage`` in packages/zero-cache/src/services/change-streamer/change-streamer-service.ts).
+    """Return the message that asks for a new initial sync. zero-cache publishes ``errorDetails`` in its replication
+    ERROR event (``#handleControlMessage`` in
+    ``packages/zero-cache/src/services/change-streamer/change-streamer-service.ts``).
 
-    :param watermark: the newest that the replica has, as far as it is known
-    :param oplog_start: watermark at which the oplog begins; None where it may not be read
+    :param message: the reason, for people
+    :param code: code of ResumeLost
+    :param watermark: newest watermark that the replica is known to have; None if unknown
+    :param oplog_start: watermark at which the oplog begins; None if zmsd may not read the oplog
     """
     details = {"code": code, "position": watermark, "oplogStart": oplog_start, "advice": RESET_ADVICE[code]}
     return frame(_json(["control", {"tag": "reset-required", "message": message, "errorDetails": details}]))
 
 
 def lag_report(sent_ms: int, commit_ms: int, received_ms: int, next_ms: int, watermark: str) -> bytes:
-    """Report the lag of the stream, all times in ms since the epoch (``#processLagReport`` in
-    packages/zero-cache/src/services/change-source/pg/change-source.ts).
+    """Return the message that reports the stream's lag (``#processLagReport`` in
+    ``packages/zero-cache/src/services/change-source/pg/change-source.ts``). All times are in ms since the epoch.
 
-    :param sent_ms: when the database was asked for its time
-    :param commit_ms: the database's own time then
+    :param sent_ms: when zmsd asked MongoDB for its time
+    :param commit_ms: the time that MongoDB answered
     :param received_ms: when the stream had reached that time
     :param next_ms: when the next report begins
+    :param watermark: watermark up to which everything was sent
     """
     timings = {"sendTimeMs": sent_ms, "commitTimeMs": commit_ms, "receiveTimeMs": received_ms}
     report = {"lastTimings": timings, "nextSendTimeMs": next_ms}
@@ -84,9 +96,9 @@ def lag_report(sent_ms: int, commit_ms: int, received_ms: int, next_ms: int, wat
 def acknowledged(message: str | bytes) -> str:
     """Return the watermark of ``["status", …, {"watermark": W}]``. Raises ValueError.
 
-    What zero-cache acknowledges is durable. 1.9 sends a message for each commit; 1.10 coalesces them to
-    ``["status",{"tag":"commit"},{"watermark":W}]``, and repeats the last one after a reconnect
-    (packages/zero-cache/src/services/change-streamer/upstream-acker.ts).
+    zero-cache acknowledges what is durable in its database. Version 1.9 sends a message for each commit. Version 1.10
+    joins several commits into one message, ``["status",{"tag":"commit"},{"watermark":W}]``, and repeats the last one
+    after a reconnect (``packages/zero-cache/src/services/change-streamer/upstream-acker.ts``).
     """
     try:
         tag, _, rest = json.loads(message)
@@ -100,10 +112,10 @@ def acknowledged(message: str | bytes) -> str:
 
 
 class TableMessages:
-    """The data messages of one table; the parts of them that never change are made once."""
+    """Make the data messages of one table. Their constant parts are made once."""
 
     def __init__(self, name: str, primary_key: Sequence[str]) -> None:
-        # zero-cache 0.26 and later read rowKey, 0.25 reads keyColumns
+        # zero-cache 0.26 and later read rowKey; 0.25 reads keyColumns.
         keys = list(primary_key)
         relation = {"schema": "public", "name": name, "rowKey": {"columns": keys}, "keyColumns": keys}
         self.relation = _json(relation)
@@ -134,9 +146,9 @@ class TableMessages:
 
 
 def create_table(spec: TableSpec, types: dict[str, str] | None = None) -> bytes:
-    """Table and its unique index, without which zero-cache does not take it.
+    """Return the messages that create a table and its unique index, without which zero-cache ignores the table.
 
-    :param types: PostgreSQL types for columns that need others than their own (the tables of zero-cache itself)
+    :param types: PostgreSQL type of each column, for zero-cache's own tables; None derives them from the column types
     """
     columns = {column.name: _column(column, spec, pos, types) for pos, column in enumerate(spec.columns, 1)}
     table = {"schema": "public", "name": spec.name, "columns": columns, "primaryKey": list(spec.primary_key)}
@@ -151,7 +163,7 @@ def create_table(spec: TableSpec, types: dict[str, str] | None = None) -> bytes:
 
 
 def drop_table(name: str) -> bytes:
-    """Return the messages that drop a table and its unique index, which must go first."""
+    """Return the messages that drop a table. Its unique index is dropped first."""
     return _data({"tag": "drop-index", "id": {"schema": "public", "name": _index_name(name)}}) + _data(
         {"tag": "drop-table", "id": {"schema": "public", "name": name}}
     )
@@ -170,7 +182,10 @@ def drop_column(table: str, column: str) -> bytes:
 
 
 def required_tables(app: str, shard: int) -> list[tuple[TableSpec, dict[str, str]]]:
-    """The tables that zero-cache itself wants in the first copy, with their PostgreSQL types."""
+    """Return the tables that zero-cache itself requires in an initial sync, with the PostgreSQL types of their columns.
+
+    (``packages/zero-cache/src/services/change-source/custom/change-source.ts``)
+    """
 
     def table(name: str, key: Iterable[str], **types: str) -> tuple[TableSpec, dict[str, str]]:
         keys = tuple(key)
@@ -183,7 +198,7 @@ def required_tables(app: str, shard: int) -> list[tuple[TableSpec, dict[str, str
             f"{app}_{shard}.mutations", (*ids, "mutationID"), **ids, mutationID="int8", mutation="json", result="json"
         ),
         table(f"{app}.permissions", ("lock",), permissions="json", hash="text", lock="boolean"),
-        # zero-cache 0.25 alone asks for this one, and for its row; the later ones take it for a table like others.
+        # Only zero-cache 0.25 requires this table and its row; later versions treat it as an ordinary table.
         table(
             f"{app}.schemaVersions", ("lock",), minSupportedVersion="int8", maxSupportedVersion="int8", lock="boolean"
         ),
@@ -191,7 +206,7 @@ def required_tables(app: str, shard: int) -> list[tuple[TableSpec, dict[str, str
 
 
 def schema_versions_row(app: str) -> bytes:
-    """Return the row of ``APP.schemaVersions`` that zero-cache 0.25 asks for."""
+    """Return the insert message of the row of ``APP.schemaVersions`` that zero-cache 0.25 requires."""
     row = RowChange("insert", None, '{"minSupportedVersion":1,"maxSupportedVersion":1,"lock":true}')
     return TableMessages(f"{app}.schemaVersions", ("lock",)).frame(row)
 
@@ -214,5 +229,5 @@ def _json(value: Any) -> str:
 
 
 def json_column(value: Any) -> str:
-    """JSON text of a json column's value under ``json: s``."""
+    """Return the JSON text of a json column's value, as a string (``json: s`` of ``begin``)."""
     return "null" if value is None else quote(_json(value))

@@ -1,8 +1,7 @@
-"""zero-cache's own rows, written by the application: which mutations were done, and how they ended.
+"""zero-cache's own tables ``clients`` and ``mutations``: which mutations the application has applied.
 
-The application's push endpoint writes them into MongoDB in the same transaction as its data (settings
-``zero.clients_collection`` and ``zero.mutations_collection``); each document names the shard (``zero_0``) that it is
-for.
+The application's push endpoint writes these rows into MongoDB in the same transaction as its data (settings
+``zero.clients_collection`` and ``zero.mutations_collection``). Each document names its shard, such as ``zero_0``.
 """
 
 from __future__ import annotations
@@ -28,9 +27,10 @@ _PRIMARY = {"clients": tuple(_KEY), "mutations": (*_KEY, "mutationID")}
 
 
 class ShardTable:
-    """``clients`` or ``mutations``: one collection, a table of that name in every shard."""
+    """One collection that becomes a table ``clients`` or ``mutations`` in every shard. One thread at a time."""
 
     def __init__(self, kind: str, collection: str, rejects: Rejects) -> None:
+        """:param kind: ``clients`` or ``mutations``"""
         self.kind = kind
         self.collection = collection
         columns = _COLUMNS[kind]
@@ -42,7 +42,7 @@ class ShardTable:
         self._messages: dict[str, TableMessages] = {}
 
     def changes(self, event: ChangeEvent) -> Iterator[tuple[str, bytes]]:
-        """(shard, message) for each row change of an event."""
+        """Yield (shard, message) for each row change of an event."""
         after = event.after if event.kind in WITH_AFTER else None
         before = event.before
         if event.kind == "delete" and before is None:
@@ -61,12 +61,12 @@ class ShardTable:
             yield shard, self._message(shard, change)
 
     def emptied(self, shards: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """(shard, message) for each shard: the collection was dropped, or another one took its name."""
+        """Yield (shard, message) that empties the table of each shard, after a drop or rename of the collection."""
         for shard in shards:
             yield shard, self._messages_of(shard).truncate()
 
     def copied(self, shard: str, documents: list[Document]) -> list[bytes]:
-        """Insert messages for one shard."""
+        """Return the insert messages of one shard, for documents of a snapshot scan."""
         rows: list[Row | None] = [self._row(document) for document in documents if document.get("shard") == shard]
         return [self._message(shard, RowChange("insert", None, row[1])) for row in rows if row is not None]
 

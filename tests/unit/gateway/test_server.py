@@ -358,7 +358,8 @@ def test_flood_of_idle_connections_does_not_lock_out_a_client() -> None:
             flooder.join(10)
             for sock in held:
                 sock.close()
-    assert max(waits) < 1 * FACTOR, sorted(waits)[-5:]
+    # A full accept queue drops a SYN, and the client sends it again after 1 s.
+    assert max(waits) < 5 * FACTOR, sorted(waits)[-5:]
 
 
 # REVOKED TOKENS
@@ -757,7 +758,7 @@ def test_death_of_the_listener_is_reported(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(self: Listener, now: float) -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(Listener, "_look", fail)
+    monkeypatch.setattr(Listener, "_check_deadlines", fail)
     with serving(on_thread_death=deaths.append):
         wait_until(lambda: deaths == ["listener"], "the death is reported")
 

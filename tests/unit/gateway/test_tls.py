@@ -37,7 +37,7 @@ def test_expiry_agrees_with_openssl(cert: Path, days: int) -> None:
     assert int(asked.stdout) == ends
     warning = tls.expiry_warning(cert, ends - days * 86400)
     assert (warning is not None) == (days < 30)
-    assert "ended at" in str(tls.expiry_warning(cert, ends + 1))
+    assert "expired at" in str(tls.expiry_warning(cert, ends + 1))
 
 
 @pytest.mark.parametrize("text", ["", "x", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"])
