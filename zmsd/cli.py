@@ -109,6 +109,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     infer.add_argument("--force", action="store_true", help="overwrite existing files")
 
+    about = "make zmsd.yaml, schema.json and mappings.json of a config.yml of zero-sources"
+    imports = command("import", _import, about, "zmsd import config.yml --out config")
+    imports.add_argument("file", type=Path, metavar="FILE", help="config.yml of zero-sources")
+    imports.add_argument(
+        "--out", type=Path, default=Path(), metavar="DIR", help="directory to write to (default: the current one)"
+    )
+    imports.add_argument("--force", action="store_true", help="overwrite existing files")
+
     about = "print what a running zmsd sends: the initial sync, then each transaction"
     tail = command("tail", _tail, about, "zmsd tail ws://127.0.0.1:3000 | grep user")
     _target_options(tail)
@@ -216,6 +224,12 @@ def _infer(options: argparse.Namespace) -> int:
     if not uri:
         options.wrong("give --uri, or set MONGODB_URI")
     return infer(uri, options.database, options.out, options.sample, options.force)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from zmsd.commands.import_config import import_config
+
+    return import_config(options.file, options.out, options.force)
 
 
 def _tail(options: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ from zmsd.errors import ConfigError
 if typing.TYPE_CHECKING:
     from zmsd.config.settings import Config, DocumentLocation, MongodbConfig, ServerConfig, ZeroConfig
 
-_ZERO_SOURCES = (("db",), ("zero", "auth"), ("zero", "kv"))
+_ZERO_SOURCES = (("db",), ("kv",), ("auth",), ("zero", "auth"), ("zero", "kv"))
 """Sections of zero-sources' config.yml that zmsd does not have."""
 
 
@@ -31,10 +31,7 @@ def refuse_zero_sources(document: ConfigDocument) -> None:
     for section, *inner in _ZERO_SOURCES:
         found = document.data.get(section)
         if isinstance(found, dict) and (not inner or isinstance(found.get(inner[0]), dict)):
-            reason = (
-                "is a setting of zero-sources: write mongodb.uri for db.uri, server.token for zero.auth.token, "
-                "nats and watermarks for zero.kv, and the file or URL of each document in schema and mappings"
-            )
+            reason = f"is a setting of zero-sources: zmsd import {document.name} makes a zmsd.yaml of it"
             raise ConfigError([document.issue((section, *inner), reason)])
 
 

@@ -644,12 +644,13 @@ def test_foreign_variables_named() -> None:
         ),
         ("mongodb: {uri: 'mongodb://h/db'}\nzero: {auth: {token: x}}\n", "2:8: zero.auth"),
         ("zero:\n  kv: {bucket: b}\n", "2:3: zero.kv"),
+        ("auth: {token: x}\nkv: {provider: zqlite}\n", "2:1: kv"),
     ],
 )
 def test_settings_of_zero_sources_give_one_error(load: Load, tmp_path: Path, text: str, at: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(text)
     assert str(caught.value).startswith(
-        f"{tmp_path}/zmsd.yaml:{at}: is a setting of zero-sources: write mongodb.uri for"
+        f"{tmp_path}/zmsd.yaml:{at}: is a setting of zero-sources: zmsd import {tmp_path}/zmsd.yaml makes"
     )
     assert len(caught.value.issues) == 1

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,6 +92,20 @@ def test_projection_beside_a_pipeline_is_its_end() -> None:
     assert last["$project"]["a text"] == "$lines.text"
     with pytest.raises(ConfigError, match="cannot be combined with"):
         load(EXPORTED, {"message": {"source": "m", "pipeline": stages, "fields": {}}})
+
+
+def test_example_of_moving_page_is_as_check_reports_it() -> None:
+    page = (Path(__file__).parents[3] / "docs/moving.rst").read_text()
+    parts = re.split(r"^  (\S.*)\n", page.partition("a renamed column::")[2], flags=re.MULTILINE)
+    examples = dict(zip(parts[1::2], map(textwrap.dedent, parts[2::2]), strict=True))
+    catalog = load_catalog(*(parse(examples[name], name, kind="json") for name in ("schema.json", "mappings.json")))
+    assert not catalog.warnings
+    lines = [
+        f"ok: table {table.name} from {table.mapping.collection}: "
+        + ", ".join(f"{column.name} {column.type}" for column in table.spec.columns)
+        for table in catalog.tables
+    ]
+    assert lines == examples["zmsd check --offline"].split("\n")[: len(lines)]
 
 
 def test_unknown_data_type_is_a_configuration_error() -> None:

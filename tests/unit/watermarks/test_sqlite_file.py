@@ -33,11 +33,11 @@ def test_is_claimed_only_while_a_daemon_has_the_file(path: Path) -> None:
 def test_database_of_another_program_is_refused_and_not_changed(tmp_path: Path) -> None:
     file = tmp_path / "other.db"
     db = sqlite3.connect(file)
-    db.execute("CREATE TABLE streamer_shards (id TEXT PRIMARY KEY, watermark TEXT)")
+    db.execute("CREATE TABLE zero_kv (key TEXT PRIMARY KEY, value TEXT)")
     db.close()
     before = file.read_bytes()
     for open_file in (SqliteStore, look):
-        with pytest.raises(StoreError, match=r"another program .*streamer_shards.*watermarks\.path"):
+        with pytest.raises(StoreError, match=r"another program .*zero_kv.*watermarks\.path"):
             open_file(file)
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]
