@@ -103,6 +103,10 @@ class ZeroCache:
             self.wait_ready()
         return self
 
+    def move_to(self, source: str) -> None:
+        """Another change source from the next start on."""
+        self._env["ZERO_UPSTREAM_DB"] = source
+
     def wait_ready(self, timeout: float = 180) -> None:
         def ready() -> bool:
             self.check()
