@@ -148,6 +148,10 @@ def _parser() -> argparse.ArgumentParser:
         help="prune replicas without an ack for this many days (default: %(default)s)",
     )
 
+    about = "print a file that zmsd brings: units, example settings, alerts; without a name, list them"
+    show = command("show-file", _show_file, about, "zmsd show-file zmsd.service")
+    show.add_argument("name", nargs="?", metavar="NAME", help="name of the file")
+
     about = "run a demo: a MongoDB, a small chat that writes to it, its changes on the terminal"
     demo = command("demo", _demo, about, "zmsd demo --seconds 30")
     demo.add_argument("--uri", help="use this MongoDB replica set instead of starting one; writes to its database")
@@ -257,6 +261,12 @@ def _store(options: argparse.Namespace) -> int:
     if options.to is None:
         options.wrong("copy needs --to sqlite or --to nats-kv")
     return store.copy(options.config, os.environ, options.to)
+
+
+def _show_file(options: argparse.Namespace) -> int:
+    from zmsd.commands.show_file import show_file
+
+    return show_file(options.name)
 
 
 def _demo(options: argparse.Namespace) -> int:
