@@ -3,6 +3,9 @@ PYTHON ?= python3
 ARGS ?=
 WORKERS ?= 3
 BIN := .venv/bin
+PIP_OPTIONS := --quiet --disable-pip-version-check
+# The versions of everything that pip installs; /dev/null takes the newest.
+CONSTRAINTS ?= tests/constraints.txt
 # What depends on the version of MongoDB: each kind of write, images, transactions, large events, reads in the past, failures.
 COMPAT_MONGODB := $(addprefix integration/test_,changes copy images before_images order large wanted_changes values resume backlog) \
     faults/test_kill faults/test_failover
@@ -38,6 +41,24 @@ compat-mongodb: prepare
 compat: prepare
 	$(PYTEST) tests/e2e/compat.py $(ARGS)
 
+# The tests that depend on libraries, with the oldest versions that setup.cfg allows, and with the newest of everything.
+# Each has an environment of its own in build/.
+OF_LIBRARIES := unit $(addprefix integration/test_,changes.py values.py gateway.py tls.py store.py store_nats.py)
+oldest newest: prepare
+	$(PYTHON) -m venv build/$@
+	build/$@/bin/pip install $(PIP_OPTIONS) --upgrade --upgrade-strategy eager '.[test]' \
+	    $(if $(filter oldest,$@),--constraint tests/oldest.txt)
+	build/$@/bin/pytest -n $(WORKERS) --dist worksteal $(addprefix tests/,$(OF_LIBRARIES)) $(ARGS)
+
+# Write tests/constraints.txt: the newest versions, in a new environment. Run all tests with them before you commit it.
+lock:
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install $(PIP_OPTIONS) '.[test,man,demo,nats,dist]'
+	sed -n 1p tests/constraints.txt > build/constraints.txt
+	build/lock/bin/pip freeze --all | grep -v -e '^zmsd' -e '^pip==' >> build/constraints.txt
+	mv build/constraints.txt tests/constraints.txt
+
 # Packages of the system that tests need: installed for root, named for other users.
 prepare: .venv/test
 	tests/prepare
@@ -49,6 +70,26 @@ systemd: .venv/test
 # dist/zmsd_VERSION_ARCHITECTURE.deb, for the Debian release that this runs on (its python3 must be that of .venv).
 deb: .venv/test
 	$(BIN)/python packaging/deb.py $(ARGS)
+
+# dist/zmsd-VERSION.tar.gz and the wheel, the same bytes each time.
+dist: .venv/test .venv/dist
+	$(BIN)/python packaging/dist.py $(ARGS)
+	$(BIN)/twine check --strict dist/*.tar.gz dist/*.whl
+
+# dist/zmsd.cdx.json: what an installation with NATS consists of, as CycloneDX.
+TOOLS := build/tools/bin
+sbom:
+	$(PYTHON) -m venv build/tools
+	$(TOOLS)/pip install $(PIP_OPTIONS) --constraint packaging/tools.txt cyclonedx-bom
+	$(PYTHON) -m venv --clear --without-pip build/runtime
+	$(TOOLS)/pip --python build/runtime/bin/python install $(PIP_OPTIONS) --constraint $(CONSTRAINTS) '.[nats]'
+	mkdir -p dist
+	$(TOOLS)/cyclonedx-py environment --output-reproducible --of JSON -o dist/zmsd.cdx.json build/runtime/bin/python
+
+# Known vulnerabilities of what is installed there. Asks the vulnerability service of PyPI, so it needs the Internet.
+audit: sbom
+	$(TOOLS)/pip install $(PIP_OPTIONS) --constraint packaging/tools.txt pip-audit
+	$(TOOLS)/pip-audit --strict --path build/runtime/lib/python3.*/site-packages $(ARGS)
 
 bench: .venv/test
 	$(BIN)/python -m bench $(ARGS)
@@ -92,9 +133,10 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp of an extra: installed again only when what is to be installed has changed.
-.venv/demo .venv/man .venv/test: .venv/%: setup.cfg pyproject.toml
+.venv/demo .venv/man .venv/test .venv/dist: .venv/%: setup.cfg pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	$(BIN)/pip install $(PIP_OPTIONS) --constraint $(CONSTRAINTS) --editable '.[$*]'
 	touch $@
 
-.PHONY: demo test unit integration e2e faults compat compat-mongodb prepare systemd deb bench man install style types clean
+.PHONY: demo test unit integration e2e faults compat compat-mongodb oldest newest lock prepare systemd deb dist sbom audit \
+    bench man install style types clean

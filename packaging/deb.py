@@ -59,14 +59,14 @@ def environment(work: Path, prefix: Path, version: str) -> None:
     """Make /opt/zmsd: what ``python3 -m venv`` makes, with zmsd and what it needs, without pip."""
     source = work / "source"
     source.mkdir(parents=True)
-    for name in ("setup.cfg", "pyproject.toml", "MANIFEST.in", "README.rst", "CHANGELOG.rst", "LICENSE"):
+    for name in ("setup.cfg", "pyproject.toml", "README.rst", "LICENSE"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "zmsd", source / "zmsd", ignore=shutil.ignore_patterns("__pycache__"))
     init = source / "zmsd/__init__.py"
     init.write_text(re.sub('__version__ = ".+"', f'__version__ = "{version}"', init.read_text()))
     packages = prefix / f"lib/python{PYTHON}/site-packages"
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-compile"]
-    run(*pip, "--target", str(packages), f"{source}[nats]")
+    run(*pip, "--constraint", str(ROOT / "tests/constraints.txt"), "--target", str(packages), f"{source}[nats]")
     shutil.rmtree(packages / "bin", ignore_errors=True)
     for shared in packages.rglob("*.so*"):
         run("strip", "--strip-unneeded", str(shared))

@@ -1,3 +1,3 @@
 """zmsd: a custom change source for Rocicorp Zero on MongoDB."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
