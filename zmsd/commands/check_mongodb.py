@@ -11,6 +11,8 @@ from zmsd.commands.daemon_client import duration_text
 from zmsd.config.settings import Config
 from zmsd.errors import SourceError
 from zmsd.mongodb.client import classified_errors
+from zmsd.mongodb.deployment import Deployment
+from zmsd.mongodb.products import NEWER, SHARDED
 from zmsd.mongodb.source import Source
 from zmsd.replication.preparation import issues_of_mappings
 from zmsd.replication.sample import SAMPLE, sample_columns
@@ -48,6 +50,14 @@ def preflight(settings: Config, catalog: Catalog) -> Iterator[Finding]:
         source.close()
 
 
+def support_findings(found: Deployment) -> Iterator[Finding]:
+    """Yield what is known of products and versions that have not been tested; the table in README.rst says the same."""
+    products = [found.product] if found.product.support != "tested" else []
+    for product in [*products, SHARDED] if found.sharded else products:
+        version = f" {found.version_text}" if product is NEWER else ""
+        yield Finding("warning", f"support: {product.name}{version}: {product.words}")
+
+
 class _Preflight:
     def __init__(self, source: Source, settings: Config, catalog: Catalog) -> None:
         self._source = source
@@ -61,6 +71,8 @@ class _Preflight:
             yield from self._deployment()
         except SourceError as error:
             yield Finding("error", f"mongodb: {error}")
+            return
+        if self._source.deployment.product.support == "unsupported":
             return
         for what, look in (
             ("privileges", self._privileges_of_the_user),
@@ -79,9 +91,12 @@ class _Preflight:
             found.check()
         except SourceError as error:
             yield Finding("error", f"mongodb: {error}")
+            if found.product.support == "unsupported":
+                return
         else:
             what = "sharded cluster" if found.sharded else f"replica set {found.set_name}"
             yield Finding("ok", f"mongodb: {what}")
+            yield from support_findings(found)
         if found.version < (5, 0):
             yield Finding("error", f"version: MongoDB {found.version_text} is too old: upgrade to 6.0 or later")
         elif found.stores_images or found.set_name is None:

@@ -7,7 +7,7 @@ The abilities follow the deployment's behaviour, not the binary's version: Mongo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pymongo.errors import OperationFailure
@@ -16,6 +16,7 @@ from zmsd.bson_types import Document
 from zmsd.errors import SourceRefused, SourceUnavailable
 from zmsd.mongodb.cursors import collection_of, kill_cursor
 from zmsd.mongodb.errors import LOST, OPTION_REFUSED, REOPEN_BY_TIME, code_of
+from zmsd.mongodb.products import MONGODB, Product, identify
 
 Command = Callable[[Document], Document]
 
@@ -37,6 +38,7 @@ class Deployment:
     """Whether the member that answers for the primary is the primary (with directConnection it may be another)."""
     stores_images: bool = False
     """Whether pre- and post-images can be switched on and read."""
+    product: Product = MONGODB
 
     @property
     def version_text(self) -> str:
@@ -64,8 +66,10 @@ class Deployment:
         )
 
     def check(self) -> None:
-        """Raise SourceRefused for a deployment without change streams, SourceUnavailable if another member than the
-        primary answers."""
+        """Raise SourceRefused for an unsupported product and for a deployment without change streams, SourceUnavailable
+        if another member than the primary answers."""
+        if self.product.support == "unsupported":
+            raise SourceRefused(f"this is {self.product.name}: {self.product.words}")
         if not self.sharded and self.set_name is None:
             raise standalone()
         if not self.is_primary:
@@ -75,22 +79,27 @@ class Deployment:
             )
 
 
-def ask(primary: Command, read: Command) -> Deployment:
+def ask(primary: Command, read: Command, hosts: Iterable[str] = ()) -> Deployment:
     """Return what a deployment is now. Raises PyMongoError.
 
     :param primary: runs a command on the primary
     :param read: runs a command where change streams are read
+    :param hosts: names of the hosts that the driver knows, without ports
     """
     hello = primary({"hello": 1})
-    version = tuple(primary({"buildInfo": 1})["versionArray"][:3])
+    build_info = primary({"buildInfo": 1})
+    version = tuple(build_info["versionArray"][:3])
+    known = [*hosts, *(address.rpartition(":")[0] for address in hello.get("hosts", ()))]
+    product = identify(build_info, known, version)
     sharded, set_name = hello.get("msg") == "isdbgrid", hello.get("setName")
-    has_streams = sharded or set_name is not None
+    has_streams = (sharded or set_name is not None) and product.support != "unsupported"
     return Deployment(
         version=version,
         sharded=sharded,
         set_name=set_name,
         is_primary=bool(hello.get("isWritablePrimary", True)),
         stores_images=has_streams and version >= _IMAGES_FROM and _takes_images(read),
+        product=product,
     )
 
 

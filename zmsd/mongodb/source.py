@@ -116,8 +116,9 @@ class Source:
 
         An upgrade, or another featureCompatibilityVersion, changes it while connections stay open.
         """
+        hosts = [host for host, _ in self.client.topology_description.server_descriptions()]
         with classified_errors():
-            found = ask(partial(self.db.command, codec_options=CODEC), partial(self.read, pin=self.pin()))
+            found = ask(partial(self.db.command, codec_options=CODEC), partial(self.read, pin=self.pin()), hosts)
         with self._lock:
             if found != self.deployment:
                 if self.deployment.version:
