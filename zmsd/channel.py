@@ -1,4 +1,4 @@
-"""A bounded queue between two threads that either side can close."""
+"""A bounded queue (invariant 8) between two threads that either side can close."""
 
 from __future__ import annotations
 

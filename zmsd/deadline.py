@@ -1,4 +1,4 @@
-"""One time limit for several waits."""
+"""One time limit for several waits (invariant 9)."""
 
 from __future__ import annotations
 

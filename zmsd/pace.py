@@ -1,4 +1,4 @@
-"""How much to ask a server for at once, and how long to wait for it, after requests that took too long."""
+"""How much to ask a server for at once, and how long to wait for its answer (invariant 9), after timeouts."""
 
 from __future__ import annotations
 

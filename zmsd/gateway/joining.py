@@ -24,9 +24,10 @@ class TransactionJoiner:
         self._oldest_ms = 0  # commit time of the oldest change in the open transaction
 
     def join(self, entries: Sequence[Entry]) -> Iterator[bytes]:
-        """Yield frames that send entries as one transaction under the last one's watermark.
+        """Yield frames that send entries as one transaction, under the watermark of the last entry.
 
-        A large transaction of MongoDB may stay open at the end; the next call continues it.
+        A large transaction of MongoDB may stay open at the end; the next call continues it. Raises AssertionError if
+        watermarks do not rise, or if another transaction begins inside an open one (invariant 1).
         """
         end = entries[-1]
         if self.open is None:
@@ -37,6 +38,7 @@ class TransactionJoiner:
             yield protocol.begin(end.watermark)
         elif end.watermark != self.open:
             # Close the open transaction under the watermark of its begin (invariant 1), then join the rest.
+            assert entries[0].watermark == self.open, f"watermark {entries[0].watermark} inside {self.open}"
             number = next(index for index, entry in enumerate(entries) if entry.ends_transaction) + 1
             yield from self.join(entries[:number])
             yield from self.join(entries[number:])

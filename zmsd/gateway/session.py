@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 
 JOIN_ROWS = 1000
 JOIN_BYTES = 1 << 20
-"""Rows and bytes of a backlog that are joined into one Zero transaction: zero-cache applies rows much faster in larger
-transactions (bench/README.rst)."""
+"""Rows and bytes of a backlog that are joined into one Zero transaction (invariant 8): zero-cache applies rows much
+faster in larger transactions (bench/README.rst)."""
 WAIT_SECONDS = 1.0
 """Longest wait for changes, and so between looks at the client's messages and at ``stop``."""
 RESET_SECONDS = 10.0
@@ -235,8 +235,9 @@ class Session:
         self._passes = None
 
     def _send_copy(self, copy: CopyTransaction) -> None:
-        """Send a copy transaction. The last chunk, which has the commit, is held back until the lineage is checked and
-        the store has the record (invariant 4)."""
+        """Send a copy transaction, whose watermark rises too (invariant 1). The last chunk, which has the commit, is
+        held back until the lineage is checked and the store has the record (invariant 4)."""
+        assert self.sent is None or copy.watermark > self.sent, f"watermark {copy.watermark} after {self.sent}"
         self.state, self.copy = "copying", copy
         log.info(kv(f"{copy.name} started", session=self.number, watermark=copy.watermark))
         held = b""

@@ -1,4 +1,4 @@
-"""The class of each error of MongoDB, in one table.
+"""The class of each error of MongoDB, in one table (invariant 10).
 
 A label decides first, then the code, never the text. The exception is code 280, which servers label non-resumable
 although the position may still be good.

@@ -1,4 +1,4 @@
-"""Ask the oplog whether a position belongs to this database's history.
+"""Ask the oplog whether a position belongs to this database's history (invariant 5).
 
 Opening a change stream at a cluster time does not answer that: an older state of the database, or another database,
 opens a stream at any time that is not too old.

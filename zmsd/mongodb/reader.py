@@ -44,7 +44,7 @@ _GIVE_UP_SECONDS = 10.0
 
 
 class Health:
-    """Which readers of a feed fail, and why, and which have a reason to return nothing. Thread-safe."""
+    """Which readers of a feed fail, and why, and which have a reason to be quiet (invariant 9). Thread-safe."""
 
     def __init__(self, failures: Counter | None = None, recoveries: Counter | None = None) -> None:
         """:param failures: counts every failed attempt

@@ -97,7 +97,7 @@ class Sequencer:
 
 
 class TransactionGrouper:
-    """Cuts ordered events into transactions by their cluster time. For one thread."""
+    """Cut ordered events into transactions by their cluster time (invariant 2). For one thread."""
 
     def __init__(self, after: int, *, sharded: bool = False) -> None:
         self.progress = after

@@ -78,7 +78,8 @@ class ChangeLog:
     def start(self, floor: str, fingerprint: str) -> None:
         """Begin a new generation after a watermark, without entries.
 
-        :param edition: fingerprint of what the entries are encoded for
+        :param floor: watermark after which the entries follow
+        :param fingerprint: of the publication that the entries are encoded for
         """
         with self._changed:
             self._generation += 1
@@ -90,7 +91,10 @@ class ChangeLog:
             self._changed.notify_all()
 
     def extend(self, entries: Sequence[Entry], *, more: bool = False) -> None:
-        """Append entries. Raises AssertionError if watermarks do not rise (invariant 1): clients must not see that bug.
+        """Append entries.
+
+        Raises AssertionError if watermarks do not rise (invariant 1), or if another transaction begins inside an open
+        one (invariant 2): clients must not see such a bug.
 
         :param more: further entries follow at once, so waiting readers wake only after _NOTIFY_BYTES
         """
@@ -116,7 +120,8 @@ class ChangeLog:
                 self._changed.notify_all()
 
     def cut(self) -> None:
-        """Remove the parts of an unfinished transaction: its feed failed, and the next one will read it again."""
+        """Remove the parts of an unfinished transaction (invariant 2): its feed failed, and the next feed reads all of
+        it again."""
         with self._changed:
             kept = len(self._entries)
             while kept and not self._entries[kept - 1].ends_transaction:

@@ -38,7 +38,7 @@ class SchemaChange(CopyTransaction):
         :param watermark: watermark up to which the replica has everything
         :param old: the publication that the replica has
         :param recorded: watermark of the newest copy on record of the same replica. The schema change comes after it,
-            so that every watermark of the replica has one publication.
+            so that every watermark of the replica has one publication (invariant 7).
         """
         super().__init__(source, active, app, shard, stop)
         self._after = position.parse(watermark)[0]

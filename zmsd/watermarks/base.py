@@ -9,7 +9,7 @@ from zmsd import position
 
 
 class Replica(NamedTuple):
-    """A zero-cache's copy of the published tables: (appID, shardNum, replicaVersion).
+    """A zero-cache's copy of the published tables: (appID, shardNum, replicaVersion) (invariant 7).
 
     Several replicas of one shard may be live at once: a rolling deploy has the old and the new replication-manager side
     by side, and both stream (``replicaVersion`` in packages/zero-cache/src/services/change-source/custom of
