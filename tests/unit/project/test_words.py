@@ -29,8 +29,13 @@ BANNED = re.compile(
 @cache
 def tracked() -> tuple[str, ...]:
     """Return the text files that are held to the words, relative to the root."""
-    files = subprocess.run(["git", "ls-files", *HELD], cwd=ROOT, capture_output=True, text=True, check=True)
-    return tuple(file for file in files.stdout.splitlines() if file != SELF and (ROOT / file).is_file())
+    if (ROOT / ".git").exists():
+        files = subprocess.run(["git", "ls-files", *HELD], cwd=ROOT, capture_output=True, text=True, check=True)
+        names = files.stdout.splitlines()
+    else:  # an unpacked sdist
+        paths = [path for held in HELD for path in (ROOT / held, *sorted((ROOT / held).rglob("*")))]
+        names = [path.relative_to(ROOT).as_posix() for path in paths if path.suffix != ".pyc"]
+    return tuple(file for file in names if file != SELF and (ROOT / file).is_file())
 
 
 def banned_words(file: str) -> list[str]:
