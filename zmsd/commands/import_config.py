@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from zmsd import log as logs
 from zmsd.commands.import_differences import differences
 from zmsd.config import document as documents
+from zmsd.config import mongodb_uri
 from zmsd.config.document import ConfigDocument, KeyPath
 from zmsd.config.settings import load
 from zmsd.errors import ConfigError, ConfigIssue, EndpointDown, ZmsdError, reason_of
@@ -147,7 +147,10 @@ def _leaves(data: dict[str, Any], above: KeyPath = ()) -> Iterator[KeyPath]:
 def _database(data: Any, settings: dict[str, dict[str, Any]], note: Any) -> None:
     uri, name = _get(data, "db", "uri"), _get(data, "db", "db")
     settings["mongodb"] = {"uri": uri} if uri else {}
-    in_uri = urlsplit(str(uri)).path.strip("/") if uri else ""
+    try:
+        in_uri = mongodb_uri.database_of(str(uri or ""))
+    except ValueError:  # reported when the written settings are checked
+        in_uri = ""
     if name and name != in_uri:
         settings["mongodb"]["database"] = name
     if uri:
