@@ -68,6 +68,8 @@ def environment(work: Path, prefix: Path, version: str) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-compile"]
     run(*pip, "--constraint", str(ROOT / "tests/constraints.txt"), "--target", str(packages), f"{source}[nats]")
     shutil.rmtree(packages / "bin", ignore_errors=True)
+    for file in packages.glob("zmsd-*/direct_url.json"):  # names a directory of this machine
+        file.unlink()
     for shared in packages.rglob("*.so*"):
         run("strip", "--strip-unneeded", str(shared))
     (prefix / "bin").mkdir()
@@ -82,16 +84,15 @@ def environment(work: Path, prefix: Path, version: str) -> None:
 def files(tree: Path) -> None:
     """Put the units, the settings and the examples where Debian has them."""
     for name, target in (
-        ("systemd/zmsd.service", "usr/lib/systemd/system"),
-        ("systemd/zmsd@.service", "usr/lib/systemd/system"),
-        ("systemd/254.conf", "usr/share/zmsd"),
-        ("etc/zmsd.yaml", "etc/zmsd"),
-        ("etc/schema.json", "etc/zmsd"),
-        ("etc/mappings.json", "etc/zmsd"),
-        ("etc/zmsd.rules.yml", "usr/share/doc/zmsd/examples"),
-        ("etc/haproxy.cfg", "usr/share/doc/zmsd/examples"),
+        ("zmsd.service", "usr/lib/systemd/system"),
+        ("zmsd@.service", "usr/lib/systemd/system"),
+        ("254.conf", "usr/share/zmsd"),
+        ("zero-cache.service", "usr/share/doc/zmsd/examples"),
     ):
-        install(ROOT / name, tree / target / Path(name).name)
+        install(ROOT / "systemd" / name, tree / target / name)
+    for file in sorted((ROOT / "etc").iterdir()):
+        configures = file.name in ("zmsd.yaml", "schema.json", "mappings.json")
+        install(file, tree / ("etc/zmsd" if configures else "usr/share/doc/zmsd/examples") / file.name)
     install(ROOT / "systemd/zmsd.sysusers", tree / "usr/lib/sysusers.d/zmsd.conf")
     install(FOLDER / "lintian-overrides", tree / "usr/share/lintian/overrides/zmsd")
     (tree / "usr/bin").mkdir()
