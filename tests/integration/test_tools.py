@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import signal
 import subprocess
@@ -18,8 +19,10 @@ from tests.support.certificates import ONE
 from tests.support.daemon import ROOT, ZmsdProcess, run_zmsd
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import FACTOR, wait_until
+from zmsd import cli
 
-COMMANDS = ("run", "reload", "check", "infer", "tail", "status", "store", "demo")
+(SUBPARSERS,) = (action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction))
+COMMANDS = tuple(SUBPARSERS.choices)
 
 
 class Tail:
@@ -202,7 +205,7 @@ def test_help_of_each_command_has_an_example(command: str, tmp_path: Path) -> No
 
 def test_help_lists_all_commands(tmp_path: Path) -> None:
     done = run_zmsd("--help", cwd=tmp_path)
-    assert re.findall(r"^    (\w+) ", done.stdout, re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^    ([\w-]+)\b", done.stdout, re.MULTILINE) == list(COMMANDS)
 
 
 def test_closed_output_pipe_ends_tail_without_traceback(database: Db, serve: Serve, tmp_path: Path) -> None:
