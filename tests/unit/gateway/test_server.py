@@ -350,8 +350,12 @@ def test_flood_of_idle_connections_does_not_lock_out_a_client() -> None:
             waits = []
             while opened < 2000 or len(waits) < 79:
                 before = time.monotonic()
-                with streaming(server, f"{STREAM}&token=secret") as client:
-                    assert client.receive() == "hello zero_0"
+                # A client that gets no processor between its connection and its request may be among the oldest of the
+                # idle connections, which are closed. Like zero-cache, it tries again, which counts as its wait.
+                served = False
+                while not served:
+                    with suppress(Closed), streaming(server, f"{STREAM}&token=secret") as client:
+                        served = client.receive() == "hello zero_0"
                 waits.append(time.monotonic() - before)
         finally:
             stopped.set()
