@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +87,7 @@ class Writer:
         self._left: int | None = None
         self._lock = threading.Lock()
         self._error: BaseException | None = None
+        self._turns = [threading.Lock() for _ in range(threads)]  # each held by its thread while that writes
         self._threads = [
             threading.Thread(target=self._run, args=(name, random.Random(seed * 1000 + name)), name=f"writer-{name}")
             for name in range(threads)
@@ -113,14 +115,26 @@ class Writer:
             thread.start()
         return self
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Complete the writes under way, and make no others until the end of the ``with``."""
+        with contextlib.ExitStack() as turns:
+            for turn in self._turns:
+                turns.enter_context(turn)
+            yield
+
     def stop(self, timeout: float = 60) -> None:
         """End after the writes under way, and raise what made a thread fail."""
         self._stopping.set()
         self.wait(timeout)
 
+    @property
+    def running(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
+
     def wait(self, timeout: float = 120) -> None:
         """Until ``total`` writes are made. Raises what made a thread fail."""
-        wait_until(lambda: not any(thread.is_alive() for thread in self._threads), "the writers end", timeout)
+        wait_until(lambda: not self.running, "the writers end", timeout)
         if self._error is not None:
             raise self._error
 
@@ -148,7 +162,8 @@ class Writer:
                     number = next(self._numbers)
                     count = rng.randint(2, 6) if rng.random() < self._transactions else 1
                     parts = tuple(self._choose(rng, alive, name, ids, number, count))
-                    self._commit(session, Write(number, 0, parts), rng)
+                    with self._turns[name]:
+                        self._commit(session, Write(number, 0, parts), rng)
                     for part in parts:
                         if part.doc is None:
                             del alive[part.collection, part.id]
