@@ -7,8 +7,10 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 # The versions of everything that pip installs; /dev/null takes the newest.
 CONSTRAINTS ?= tests/constraints.txt
 # What depends on the version of MongoDB: each kind of write, images, transactions, large events, reads in the past, failures.
-COMPAT_MONGODB := $(addprefix integration/test_,changes copy images before_images order large wanted_changes values resume backlog) \
-    faults/test_kill faults/test_failover
+COMPAT_MONGODB := $(addprefix integration/test_,changes copy images before_images order large wanted_changes values resume backlog ttl) \
+    integration/mongodb_5 faults/test_kill faults/test_failover
+COMPAT_FILES := $(addprefix tests/,$(addsuffix .py,$(COMPAT_MONGODB))) \
+    tests/integration/test_mappings.py::test_operators_of_mongod_are_allowed_or_refused_by_name
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 demo: .venv/demo
@@ -28,14 +30,20 @@ integration e2e: prepare
 faults: prepare
 	ZMSD_TEST_LONG=1 $(BIN)/pytest tests/faults tests/integration/test_*_differential.py tests/unit/gateway/test_fuzz.py $(ARGS)
 
-# Other versions of MongoDB: MONGODS names their binaries (tests/support/fetch_mongods.sh gets some). README.rst has the result.
+# Other versions of MongoDB, each with both values of feed.scope; then upgrades from one to another under load.
+# MONGODS names their binaries (tests/support/fetch_mongods.sh gets some). README.rst has the result.
 MONGODS ?=
 compat-mongodb: prepare
 	@test -n "$(MONGODS)" || { echo "MONGODS is empty: make compat-mongodb MONGODS=\"DIRECTORY/*/mongod\""; exit 1; }
-	for mongod in $(MONGODS); do \
-	    echo "== $$mongod"; \
-	    ZMSD_MONGOD=$$mongod $(PYTEST) $(addprefix tests/,$(addsuffix .py,$(COMPAT_MONGODB))) $(ARGS) || exit 1; \
-	done
+	for mongod in $(MONGODS); do for scope in collection database; do \
+	    echo "== $$mongod, feed.scope $$scope"; \
+	    ZMSD_MONGOD=$$mongod ZMSD_TEST_SCOPE=$$scope $(PYTEST) $(COMPAT_FILES) $(ARGS) || exit 1; \
+	done; done
+	ZMSD_TEST_MONGODS="$(MONGODS)" $(BIN)/pytest tests/faults/upgrade.py $(ARGS)
+
+# A sharded cluster of yours, which is not supported before someone has run this: ARGS="--uri mongodb://MONGOS/". Prints a verdict.
+sharded: .venv/test
+	$(BIN)/python -m tests.sharded $(ARGS)
 
 # Other versions of zero-cache; the table of README.rst has the result.
 compat: prepare
@@ -138,5 +146,5 @@ clean:
 	$(BIN)/pip install $(PIP_OPTIONS) --constraint $(CONSTRAINTS) --editable '.[$*]'
 	touch $@
 
-.PHONY: demo test unit integration e2e faults compat compat-mongodb oldest newest lock prepare systemd deb dist sbom audit \
+.PHONY: demo test unit integration e2e faults compat compat-mongodb sharded oldest newest lock prepare systemd deb dist sbom audit \
     bench man install style types clean

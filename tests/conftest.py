@@ -16,8 +16,9 @@ import pytest
 
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
-from tests.support.mongod import Client, ReplicaSet, missing_library
+from tests.support.mongod import Client, ReplicaSet, missing_library, version_of
 from tests.support.types import Db, Follow, Serve
+from zmsd.demo.mongod import find_binary
 
 ROOT = Path(__file__).parent
 
@@ -39,11 +40,17 @@ def _logging_restored() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip all but the unit tests, with the reason, where the packaged mongod cannot be run."""
+    """Skip all but the unit tests, with the reason, where mongod cannot be run; and what an old version cannot do."""
     needing = [item for item in items if "unit" not in item.path.relative_to(ROOT).parts]
     if needing and (reason := missing_library()):
         for item in needing:
             item.add_marker(pytest.mark.skip(reason=reason))
+    elif with_images := [item for item in needing if item.get_closest_marker("images")]:
+        version = version_of(find_binary())
+        for item in with_images if version < (6, 0) else ():
+            item.add_marker(
+                pytest.mark.skip(reason=f"MongoDB {version[0]}.{version[1]} has no images or no $documents")
+            )
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,8 @@ from tests.support.wait import FACTOR, wait_until
 from zmsd.demo.mongod import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
+SCOPE = os.environ.get("ZMSD_TEST_SCOPE")
+"""``feed.scope`` of every daemon of which a test does not choose it (``make compat-mongodb`` runs with both)."""
 
 
 class ZmsdProcess:
@@ -61,6 +63,7 @@ class ZmsdProcess:
             "schema": {"file": "schema.json"},
             "server": {"host": "127.0.0.1", "port": self.port},
             "watermarks": {"path": "watermarks.db"},
+            **({"feed": {"scope": SCOPE}} if SCOPE else {}),
         }
         self.write(schema, mappings, settings)
 

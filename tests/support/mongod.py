@@ -31,10 +31,20 @@ _OPTIONS = ("--setParameter", "enableTestCommands=1")
 
 
 @cache
+def _asked_version(binary: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([binary, "--version"], capture_output=True, text=True, check=False)
+
+
 def missing_library() -> str | None:
     """Return which library of the system mongod lacks and what installs it, or None where mongod can be run."""
-    done = subprocess.run([demo.find_binary(), "--version"], capture_output=True, text=True, check=False)
+    done = _asked_version(demo.find_binary())
     return None if done.returncode == 0 else demo.explain(done.returncode, done.stderr)
+
+
+def version_of(binary: Path) -> tuple[int, ...]:
+    """Return the version of a mongod that can be run."""
+    first = _asked_version(binary).stdout.splitlines()[0]
+    return tuple(map(int, first.rpartition("v")[2].split(".")))
 
 
 class ReplicaSet:
@@ -49,10 +59,12 @@ class ReplicaSet:
         oplog_mb: int | None = None,
         auth: bool = False,
         arguments: Sequence[str] = (),
+        binary: Path | None = None,
     ) -> None:
         """``arbiters``: so many of the nodes, the last ones, are arbiters.
 
-        ``oplog_mb``: as little as 1, for tests in which it rolls over. ``auth``: users are needed, ADMIN is one."""
+        ``oplog_mb``: as little as 1, for tests in which it rolls over. ``auth``: users are needed, ADMIN is one.
+        ``binary``: another mongod than that of all tests."""
         self._auth = auth
         self._arbiters = arbiters
         self._tiny = oplog_mb is not None
@@ -67,6 +79,8 @@ class ReplicaSet:
             key.chmod(0o600)
             options += ["--keyFile", str(key)]
         self.nodes = [Mongod(directory / f"node{number}", options) for number in range(nodes)]
+        for node in self.nodes:
+            node.binary = binary
 
     def __enter__(self) -> ReplicaSet:
         try:
@@ -124,6 +138,15 @@ class ReplicaSet:
         # AutoReconnect: it may hang up on everybody.
         with self.primary().client() as client, contextlib.suppress(AutoReconnect):
             client.admin.command("replSetStepDown", 5, secondaryCatchUpPeriodSecs=3, force=True)
+
+    def replace_binary(self, node: Mongod, binary: Path) -> None:
+        """Shut a node down as an administrator does, and start it with another version of mongod."""
+        with node.client() as client, contextlib.suppress(AutoReconnect):
+            client.admin.command("shutdown", timeoutSecs=5, force=True)
+        wait_until(lambda: node.pid is None, "mongod has ended", 60)
+        node.binary = binary
+        node.start(timeout=60)
+        self.wait_all_healthy()
 
     def oldest_change(self) -> Timestamp:
         """The clusterTime at which the oplog of the primary begins."""

@@ -84,6 +84,8 @@ class Mongod:
         :param standalone: not a member of a replica set
         """
         self.directory = directory
+        self.binary: Path | None = None
+        """The program of the next start; None: what ``find_binary`` returns."""
         self.port = 0  # chosen by the first start
         self._arguments = (*(() if standalone else ("--replSet", _REPLICA_SET)), *arguments)
         self._process: subprocess.Popen[bytes] | None = None
@@ -148,7 +150,7 @@ class Mongod:
     def _start(self, timeout: float) -> None:
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True)
-        binary = find_binary()
+        binary = self.binary or find_binary()
         command = [str(binary), "--dbpath", str(data), "--port", str(self.port), *_OPTIONS, *self._arguments]
         log = self.directory / "mongod.log"
         start = log.stat().st_size if log.exists() else 0
