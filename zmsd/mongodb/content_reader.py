@@ -152,6 +152,13 @@ class DatabaseReader(ContentReader):
             slice_size=raw_batch.EVALUATED if evaluated else raw_batch.SLICE,
         )
         super().__init__(source, "database", cursor, watched, stop, health)
+        self.newest_imaged = False
+        """Whether the server sent the pre-image of the newest event; one that was looked up does not count."""
+
+    def _read(self, wait_ms: int) -> Batch:
+        batch = super()._read(wait_ms)
+        self.newest_imaged = bool(batch.events) and batch.events[-1].before is not None
+        return batch
 
 
 def _evaluate(evaluator: Evaluator, events: list[ChangeEvent]) -> None:

@@ -23,6 +23,7 @@ Command = Callable[[Document], Document]
 _UNRELATED_TO_IMAGES = LOST | REOPEN_BY_TIME | {13}
 """Codes that concern a position or, 13 (Unauthorized), a privilege; src/mongo/base/error_codes.yml of mongodb/mongo."""
 _IMAGES_FROM = (6, 0)
+_WIRE_6_0, _WIRE_7_0 = 17, 21
 _WITH_IMAGES: Document = {"$changeStream": {"fullDocument": "whenAvailable"}}
 
 
@@ -50,10 +51,19 @@ class Deployment:
         """Whether the stage ``$documents`` exists: 6.0 has it with any featureCompatibilityVersion."""
         return self.version >= (5, 1)
 
-    @property
-    def may_group_writes(self) -> bool:
-        """Whether writes outside of transactions may share a cluster time: TTL deletes since 6.1, inserts since 8.0."""
-        return self.version[:2] > (6, 0)
+    def may_group(self, newest_wire_version: int, *, imaged: bool) -> bool:
+        """Return whether a write outside of multi-document transactions may share its cluster time with others.
+
+        Since MongoDB 6.1, TTL deletes and applyOps may, but not in a collection that stores images (measured on 7.0.28;
+        getExecutorDelete in src/mongo/db/query/get_executor.cpp and src/mongo/db/repl/apply_ops.cpp of mongodb/mongo).
+        Since 8.0, insert_many may.
+
+        :param newest_wire_version: of all members, which are upgraded one after the other
+        :param imaged: the server sent the pre-image of the write
+        """
+        if self.version[:2] > (7, 0) or newest_wire_version > _WIRE_7_0:
+            return True
+        return not imaged and (self.version[:2] > (6, 0) or newest_wire_version > _WIRE_6_0)
 
     @property
     def why_no_images(self) -> str:

@@ -136,9 +136,9 @@ class DatabaseFeed(StreamFeed):
         transaction is alone at its cluster time where writes are not grouped, which saves a request.
         """
         return not batch.events or (
-            not self._source.may_group_writes()
-            and not batch.events[-1].in_transaction
+            not batch.events[-1].in_transaction
             and batch.events[-1].kind in OF_DOCUMENTS
+            and not self._source.may_group(imaged=self._reader.newest_imaged)
         )
 
 

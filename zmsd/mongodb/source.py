@@ -38,7 +38,6 @@ from zmsd.prometheus import Counter
 
 log = logging.getLogger(__name__)
 
-_WIRE_6_0 = 17
 _IMAGES_RETRY_SECONDS = 10.0
 _NAMESPACE_NOT_FOUND = 26
 _INDEX_IS_BUILT = (12586, 12587)
@@ -126,15 +125,12 @@ class Source:
                 self.deployment = found
             return self.deployment
 
-    def may_group_writes(self) -> bool:
-        """Return whether events outside of multi-document transactions may share a cluster time.
-
-        They may since MongoDB 6.1 (TTL deletes) and 8.0 (insert_many). The answer comes from the version of each member
-        as the driver knows it, because members are upgraded while zmsd reads.
-        """
+    def may_group(self, *, imaged: bool) -> bool:
+        """Return ``Deployment.may_group`` with the versions of all members, as the driver knows them."""
         members = self.client.topology_description.server_descriptions().values()
         # The driver has no version of a member that it cannot reach.
-        return self.deployment.may_group_writes or any(member.max_wire_version > _WIRE_6_0 for member in members)
+        newest = max((member.max_wire_version for member in members), default=0)
+        return self.deployment.may_group(newest, imaged=imaged)
 
     def command(self, command: Document) -> Document:
         """Run a command on the primary and return its reply."""

@@ -402,10 +402,21 @@ def test_event_outside_transactions_is_complete_at_once(grouped: bool, more: Doc
     a transaction.
     """
     script = Script(database=[batch(event(T + 1, **more))])
-    script.source.may_group_writes.return_value = grouped  # type: ignore[attr-defined]
+    script.source.may_group.return_value = grouped  # type: ignore[attr-defined]
     with reading(DatabaseFeed, script) as feed:
         (part,) = pieces_of(feed, bool)
         assert part.last == known
+
+
+@pytest.mark.parametrize("imaged", [True, False])
+def test_delete_is_complete_at_once_if_the_server_sent_its_image(imaged: bool) -> None:
+    """MongoDB 7.0 groups deletes where there are no images. A document that was looked up does not prove an image."""
+    image = {"fullDocumentBeforeChange": {"_id": 1}} if imaged else {}
+    script = Script(database=[batch(event(T + 1, kind="delete", **image))])
+    script.source.may_group = lambda *, imaged: not imaged  # type: ignore[method-assign]
+    with reading(DatabaseFeed, script) as feed:
+        (part,) = pieces_of(feed, bool)
+        assert part.last == imaged
 
 
 class Oplog(Script):
@@ -508,7 +519,7 @@ def test_auto_scope_is_collection_up_to_ten_collections_on_any_version(
 ) -> None:
     """``grouped``: writes may share their cluster time, as they may since MongoDB 6.1."""
     script = Script()
-    script.source.may_group_writes = lambda: grouped  # type: ignore[method-assign]
+    script.source.may_group = lambda *, imaged: grouped  # type: ignore[method-assign]
     script.source.deployment.sharded = sharded  # type: ignore[misc]
     watched = {f"c{number}": Watched(None) for number in range(collections)}
     with closing(open_feed(setting, script.source, watched, T, Event())) as feed:
