@@ -18,6 +18,8 @@ from tests.support.types import Db, Follow, Serve
 from tests.support.wait import FACTOR, wait_until
 from zmsd.deadline import Deadline
 
+pytestmark = pytest.mark.images
+
 
 def come_back(client: Client, database: Db, zmsd: ZmsdProcess, follow: Follow) -> ChangeSourceClient:
     """A client that was away, with zmsd, while there were no images, and is now where MongoDB is."""

@@ -73,6 +73,7 @@ def test_delete_arrives_as_delete(database: Db, client: ChangeSourceClient) -> N
     assert client.rows("user") == {}
 
 
+@pytest.mark.images
 def test_documents_outside_all_tables_are_not_sent(database: Db, client: ChangeSourceClient) -> None:
     """An unpublished collection, and a document that matches no filter: their inserts, updates and deletes."""
     database.other.insert_one({"_id": 1})
@@ -85,6 +86,7 @@ def test_documents_outside_all_tables_are_not_sent(database: Db, client: ChangeS
     assert change.key == ("end",)
 
 
+@pytest.mark.images
 def test_change_of_unmapped_fields_is_not_sent(database: Db, client: ChangeSourceClient) -> None:
     database.users.update_one({"_id": "ann"}, {"$set": {"password": "secret"}})
     database.users.insert_one({"_id": "end", "name": "End"})
@@ -107,6 +109,7 @@ def test_collection_with_three_tables_fills_the_matching_table(database: Db, cli
     assert_same(database, SCHEMA, MAPPINGS, client.replica)
 
 
+@pytest.mark.images
 def test_document_that_changes_tables_moves_in_one_transaction(database: Db, client: ChangeSourceClient) -> None:
     database.messages.update_one({"_id": "m1"}, {"$set": {"kind": "system", "event": "retracted"}})
     changes = arrivals(client, 2)
@@ -119,6 +122,7 @@ def test_document_that_changes_tables_moves_in_one_transaction(database: Db, cli
     assert client.rows("systemMessage") == {("m1",): {"id": "m1", "roomId": "r1", "event": "retracted"}}
 
 
+@pytest.mark.images
 def test_document_that_leaves_all_tables_and_returns_is_followed(database: Db, client: ChangeSourceClient) -> None:
     database.messages.update_one({"_id": "m1"}, {"$set": {"kind": "draft"}})
     database.messages.update_one({"_id": "m1"}, {"$set": {"text": "edited"}})
@@ -127,6 +131,7 @@ def test_document_that_leaves_all_tables_and_returns_is_followed(database: Db, c
     assert client.rows("userMessage")["m1",]["text"] == "edited"
 
 
+@pytest.mark.images
 def test_transaction_over_three_collections_arrives_as_one(
     mongo: Client, database: Db, client: ChangeSourceClient
 ) -> None:

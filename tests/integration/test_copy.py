@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.support.checker import check
 from tests.support.compare import assert_same
 from tests.support.mongod import Client
@@ -50,6 +52,7 @@ def test_initial_sync_of_a_missing_database_is_empty(
     assert client.wait_rows("b", 1)["first",]["n"] == 1
 
 
+@pytest.mark.images
 def test_initial_sync_reads_ids_of_mixed_types(
     database: Db,
     serve: Serve,

@@ -21,6 +21,7 @@ def with_images(database: Db) -> set[str]:
     }
 
 
+@pytest.mark.images
 def test_images_are_switched_on_before_ready_and_logged(database: Db, serve: Serve) -> None:
     database.create_collection("users")
     database.create_collection("other")
@@ -30,6 +31,7 @@ def test_images_are_switched_on_before_ready_and_logged(database: Db, serve: Ser
     assert "other" not in with_images(database), "what is not published is left alone"
 
 
+@pytest.mark.images
 def test_images_are_switched_on_for_a_later_collection(database: Db, serve: Serve) -> None:
     serve(SCHEMA, MAPPINGS)
     for name in COLLECTIONS:
@@ -54,7 +56,7 @@ def test_images_off_logs_a_warning_and_changes_arrive(database: Db, serve: Serve
     assert with_images(database) == set()
 
 
-@pytest.mark.parametrize("mode", ["off", "auto"])
+@pytest.mark.parametrize("mode", ["off", pytest.param("auto", marks=pytest.mark.images)])
 def test_table_whose_key_needs_images_is_refused_without_them(
     database: Db, serve: Serve, follow: Follow, mode: str
 ) -> None:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import pytest
 from bson import Binary, Decimal128, Int64, ObjectId
 
 from tests.support.compare import assert_same
@@ -73,6 +74,7 @@ def test_each_bson_value_in_each_column_type_arrives(
     assert_same(database, SCHEMA, MAPPINGS, client.replica)
 
 
+@pytest.mark.images
 def test_row_without_its_key_is_rejected_and_logged(
     database: Db,
     serve: Serve,
@@ -89,6 +91,7 @@ def test_row_without_its_key_is_rejected_and_logged(
     assert zmsd.log("v.*code|code.*v"), zmsd.stderr()
 
 
+@pytest.mark.images
 def test_key_of_several_columns_may_change(
     database: Db,
     serve: Serve,
@@ -103,6 +106,7 @@ def test_key_of_several_columns_may_change(
     assert client.rows("v") == {(2025, "a"): {"year": 2025, "name": "a", "text": "t"}}
 
 
+@pytest.mark.images
 def test_document_that_looks_like_a_dbref_keeps_its_fields(
     database: Db,
     serve: Serve,

@@ -39,6 +39,7 @@ def kinds_read(
     return found
 
 
+@pytest.mark.images
 def test_server_drops_only_changes_outside_all_filters(replica_set: ReplicaSet, database: Db) -> None:
     database.create_collection("c")
     database.create_collection("all")
