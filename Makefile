@@ -1,7 +1,8 @@
 # Each target makes its own environment in .venv first. PYTHON chooses the interpreter, ARGS goes to the command.
 PYTHON ?= python3
 ARGS ?=
-WORKERS ?= 3
+# Workers of the tests, which wait more than they compute: about three for each processor.
+WORKERS ?= 6
 BIN := .venv/bin
 PIP_OPTIONS := --quiet --disable-pip-version-check
 # The versions of everything that pip installs; /dev/null takes the newest.
@@ -26,9 +27,11 @@ unit: .venv/test
 integration e2e: prepare
 	$(PYTEST) tests/$@ $(ARGS)
 
-# The long versions of the fault tests, one at a time: each needs the machine for itself. Then more random cases.
+# The long versions of the fault tests, one at a time: each needs the machine for itself. Then those of other tests: more
+# random cases, more combinations of settings.
+LONG = $(shell grep -lwE 'pick|ZMSD_TEST_LONG' -r tests/integration tests/unit --include='test_*.py')
 faults: prepare
-	ZMSD_TEST_LONG=1 $(BIN)/pytest tests/faults tests/integration/test_*_differential.py tests/unit/gateway/test_fuzz.py $(ARGS)
+	ZMSD_TEST_LONG=1 $(BIN)/pytest tests/faults $(LONG) $(ARGS)
 
 # Other versions of MongoDB, each with both values of feed.scope; then upgrades from one to another under load.
 # MONGODS names their binaries (tests/support/fetch_mongods.sh gets some). README.rst has the result.

@@ -29,7 +29,7 @@ def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
         yield replica_set
 
 
-@pytest.mark.parametrize("scope", ["collection", "database"])
+@pytest.mark.parametrize("scope", pick(["database"], ["collection", "database"]))
 def test_initial_sync_longer_than_history_replays_changes_since(
     scope: str, forgetful: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
 ) -> None:

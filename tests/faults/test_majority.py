@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, empty
+from tests.faults.tally import pick
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ReplicaSet
 from tests.support.types import Follow, Serve
@@ -29,7 +30,7 @@ def stalled_seconds(zmsd: ZmsdProcess) -> float:
     return float(found[1])
 
 
-@pytest.mark.parametrize("scope", ["collection", "database"])
+@pytest.mark.parametrize("scope", pick(["collection"], ["collection", "database"]))
 def test_lost_majority_is_the_reason_until_it_is_back(
     scope: str, tmp_path: Path, serve: Serve, follow: Follow, stack: contextlib.ExitStack
 ) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, load, received, settle
-from tests.faults.tally import Tally
+from tests.faults.tally import Tally, pick
 from tests.support.mongod import ReplicaSet
 from tests.support.proxy import Proxy
 from tests.support.types import Db, Follow, Serve
@@ -80,7 +80,7 @@ def test_stream_is_retried_when_reply_stalls(
     client = follow(zmsd)
     longest = 0.0
     with load(loaded, client, tally=tally, threads=2):
-        for _ in range(3):
+        for _ in range(pick(1, 3)):
             received(client, 5)
             begun = stall(to_mongod, of_stream)
             tally.survived += 1
@@ -92,7 +92,7 @@ def test_stream_is_retried_when_reply_stalls(
     assert not client.closings
 
 
-@pytest.mark.parametrize("scope", ["collection", "database"])
+@pytest.mark.parametrize("scope", pick(["collection"], ["collection", "database"]))
 def test_opening_is_retried_when_reply_stalls(
     scope: str, to_mongod: Proxy, through: str, loaded: Db, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
@@ -133,7 +133,7 @@ def test_snapshot_scan_is_retried_when_reply_stalls(
     assert seconds < RETRIED_SECONDS
 
 
-@pytest.mark.parametrize("scope", ["collection", "database"])
+@pytest.mark.parametrize("scope", pick(["database"], ["collection", "database"]))
 def test_lookup_is_retried_when_reply_stalls(
     scope: str, to_mongod: Proxy, through: str, loaded: Db, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
@@ -149,7 +149,7 @@ def test_lookup_is_retried_when_reply_stalls(
     assert seconds < RETRIED_SECONDS
 
 
-@pytest.mark.parametrize("scope", ["collection", "database"])
+@pytest.mark.parametrize("scope", pick(["collection"], ["collection", "database"]))
 def test_evaluation_is_retried_when_reply_stalls(
     scope: str, to_mongod: Proxy, through: str, loaded: Db, serve: Serve, follow: Follow, tally: Tally
 ) -> None:

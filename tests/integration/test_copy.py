@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.tally import pick
 from tests.support.checker import check
 from tests.support.compare import assert_same
 from tests.support.mongod import Client
@@ -15,9 +16,10 @@ from tests.support.wait import wait_until
 from tests.support.writer import Writer, mappings_of, schema_of
 
 COLLECTIONS = ("a", "b", "c")
+DOCUMENTS = pick(20_000, 50_000)
 
 
-def test_writes_during_initial_sync_of_50000_documents_arrive(
+def test_writes_during_initial_sync_of_many_documents_arrive(
     mongo: Client,
     database: Db,
     serve: Serve,
@@ -25,10 +27,10 @@ def test_writes_during_initial_sync_of_50000_documents_arrive(
 ) -> None:
     schema, mappings = schema_of(COLLECTIONS), mappings_of(COLLECTIONS)
     with Writer(mongo, database.name, COLLECTIONS, threads=2) as writer:
-        writer.seed(50_000)
+        writer.seed(DOCUMENTS)
         zmsd = serve(schema, mappings)
         writer.start()
-        wait_until(lambda: len(writer.log) > 50_020, "the writers write")
+        wait_until(lambda: len(writer.log) > DOCUMENTS + 20, "the writers write")
         before = len(writer.log)
         client = follow(zmsd)
         after = len(writer.log)

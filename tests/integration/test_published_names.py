@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.tally import pick
 from tests.integration.chat import named, table
 from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same
@@ -23,9 +24,6 @@ MAPPINGS = {
     "m": {"collection": "m", "fields": {"id": "_id", "n": "n"}},
     "end": {"collection": "ends", "fields": {"id": "_id"}},
 }
-WAYS = pytest.mark.parametrize(
-    ("scope", "images"), [("collection", "auto"), ("database", "auto"), ("collection", "off"), ("database", "off")]
-)
 
 
 def make_view(database: Db) -> None:
@@ -37,7 +35,15 @@ def make_time_series(database: Db) -> None:
     database.create_collection("m", timeseries={"timeField": "at"})
 
 
-KINDS = pytest.mark.parametrize("make", [make_view, make_time_series])
+SOME = [
+    (make_view, "collection", "auto"),
+    (make_time_series, "collection", "off"),
+    (make_time_series, "database", "auto"),
+    (make_view, "database", "off"),
+]
+ALL = [(make, scope, images) for make in (make_view, make_time_series) for _, scope, images in SOME]
+KINDS = pytest.mark.parametrize(("make", "scope", "images"), pick(SOME, ALL))
+"""What has the name, scope and images: each pair of them, and in the long version each combination."""
 
 
 def problems(zmsd: ZmsdProcess) -> dict[str, str]:
@@ -71,7 +77,6 @@ def problem_solved(zmsd: ZmsdProcess) -> None:
     assert zmsd.log("INFO.*published name solved.*name=m ")
 
 
-@WAYS
 @KINDS
 def test_name_without_collection_at_start_leaves_other_tables_served(
     make: Callable[[Db], None], scope: str, images: str, database: Db, serve: Serve, follow: Follow
@@ -90,7 +95,6 @@ def test_name_without_collection_at_start_leaves_other_tables_served(
     problem_solved(zmsd)
 
 
-@WAYS
 @KINDS
 def test_name_that_stops_being_a_collection_empties_its_table(
     make: Callable[[Db], None], scope: str, images: str, database: Db, serve: Serve, follow: Follow
@@ -126,7 +130,7 @@ def test_name_that_stops_being_a_collection_empties_its_table(
     problem_solved(zmsd)
 
 
-@WAYS
+@pytest.mark.parametrize(("scope", "images"), [("collection", "off"), ("database", "auto")])
 def test_name_that_becomes_a_view_while_zmsd_is_down_empties_its_table(
     scope: str, images: str, database: Db, serve: Serve, follow: Follow
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.tally import pick
 from tests.integration.chat import MAPPINGS, SCHEMA
 from tests.integration.test_reload import add_column, reload
 from tests.support.client import ChangeSourceClient
@@ -89,7 +90,9 @@ def test_replicas_reconnect_in_every_order_after_schema_changes(
     first, second = scene.new_replica(), scene.new_replica()
     backup = copy.deepcopy(first)
     assert str(first.version) < str(second.version)
-    for flips, order in itertools.product((1, 2), itertools.permutations(("first", "second", "backup"))):
+    orders = [*itertools.permutations(("first", "second", "backup"))]
+    # The short version takes each order once, and one or two schema changes alternately.
+    for flips, order in pick([*zip((1, 2) * 3, orders, strict=True)], [*itertools.product((1, 2), orders)]):
         replicas = {"first": first, "second": second, "backup": backup}
         newer_backup = copy.deepcopy(first)
         for _ in range(flips):

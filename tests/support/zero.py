@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO
 
 from tests.support.node import Workspace
-from tests.support.wait import wait_until
+from tests.support.wait import FACTOR, wait_until
 
 ENVIRONMENT_FILE = Path(__file__).parents[2] / "etc" / "zero-cache.env"
 
@@ -135,7 +135,7 @@ class ZeroCache:
 
     def wait_exit(self, timeout: float = 30) -> int:
         assert self._process is not None
-        code = self._process.wait(timeout)
+        code = self._process.wait(timeout * FACTOR)
         self.kill()  # a worker may outlive it
         return code
 
