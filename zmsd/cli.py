@@ -55,7 +55,7 @@ def _failed(error: ZmsdError, log_format: logs.Format = "text") -> int:
 
     :param log_format: json writes log records, for which logging must be set up
     """
-    for line in [str(fault) for fault in error.issues] if isinstance(error, ConfigError) else [f"error: {error}"]:
+    for line in [str(issue) for issue in error.issues] if isinstance(error, ConfigError) else [f"error: {error}"]:
         if log_format == "json":
             logger.error(kv("start failed", error=line.removeprefix("error: ")))
         else:

@@ -24,7 +24,7 @@ _PRIORITIES = ((logging.DEBUG, 7), (logging.INFO, 6), (logging.WARNING, 4), (log
 
 OUTSIDE_CHARACTERS = 200
 """Characters that a log line shows of one text from outside: a request, a client's message, a document."""
-_SENTENCES = ("error", "reason", "fault", "warning")
+_SENTENCES = ("error", "reason", "warning")
 _SENTENCE_CHARACTERS = 1000
 """Characters of a field with one of these names, which holds a sentence; the code that makes the sentence cuts the
 texts from outside in it."""

@@ -26,7 +26,7 @@ class ReloadResult:
     pid: int
     began: float
     faults: tuple[str, ...] = ()
-    """Why the reload was refused; () when it was done."""
+    """Configuration errors that refused the reload; () if it was done."""
     restart: tuple[str, ...] = ()
     """Sections whose changes need a restart."""
     credentials: tuple[str, ...] = ()

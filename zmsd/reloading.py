@@ -157,8 +157,8 @@ class Reloader:
         """
         if retry:
             self._retry_at = time.monotonic() + REFUSED_WAIT_SECONDS
-        faults = reason.splitlines()
-        self._services.monitor.reloaded(faults)
-        for line in faults:
-            log.error(kv("reload refused", fault=line))
-        self.results.end(faults=faults)
+        errors = reason.splitlines()
+        self._services.monitor.reloaded(errors)
+        for error in errors:
+            log.error(kv("reload refused", error=error))
+        self.results.end(faults=errors)

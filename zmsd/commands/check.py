@@ -36,21 +36,21 @@ def check(path: Path | None, environ: Mapping[str, str], offline: bool) -> int:
     logs.setup("error")
     settings = load_settings(path, environ)
     loaded = load_documents(settings, keep=False)
-    faults = _report(_of_documents(settings, loaded))
-    faults += _report(_around(settings))
+    errors = _report(_of_documents(settings, loaded))
+    errors += _report(_around(settings))
     if not offline:
-        faults += _report(preflight(settings, loaded.catalog))
-    write_line("no errors" if not faults else f"{faults} error{'s' if faults > 1 else ''}")
-    return 1 if faults else 0
+        errors += _report(preflight(settings, loaded.catalog))
+    write_line("no errors" if not errors else f"{errors} error{'s' if errors > 1 else ''}")
+    return 1 if errors else 0
 
 
 def _report(findings: Iterable[Finding]) -> int:
     """Print each finding at once, and return the number of errors."""
-    faults = 0
+    errors = 0
     for finding in findings:
         write_line(f"{finding.level}: {finding.text}")
-        faults += finding.level == "error"
-    return faults
+        errors += finding.level == "error"
+    return errors
 
 
 def _of_documents(settings: Config, loaded: LoadedDocuments) -> Iterator[Finding]:

@@ -70,7 +70,7 @@ def import_config(path: Path, out: Path, force: bool) -> int:
     except OSError as error:
         raise ZmsdError(f"{out}: cannot be written: {reason_of(error)}") from error
     write_line(f"wrote {', '.join(map(str, files))}")
-    faults, catalog = _checked(settings)
+    errors, catalog = _checked(settings)
     notes = [*map(str, imported.notes)]
     if catalog is not None:
         notes += [*map(str, differences(catalog)), *catalog.warnings]
@@ -79,12 +79,12 @@ def import_config(path: Path, out: Path, force: bool) -> int:
         write_line("means something else than in zero-sources:")
     for note in notes:
         write_line(f"  {note}")
-    if faults:
+    if errors:
         write_line("to be corrected:")
-    for fault in faults:
-        write_line(f"  {fault}")
+    for issue in errors:
+        write_line(f"  {issue}")
     write_line(f"next: zmsd check --config {settings}, and the steps in docs/moving.rst")
-    return 1 if faults else 0
+    return 1 if errors else 0
 
 
 def translated(document: ConfigDocument) -> Imported:

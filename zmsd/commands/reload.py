@@ -36,8 +36,8 @@ def reload(path: Path | None, environ: Mapping[str, str], pid: int | None) -> in
     unit = unit_of(path, environ)
     pid = pid or _main_pid(unit)
     result = _signal(pid, settings.watermarks.path.parent)
-    for fault in result.faults:
-        write_line(f"reload refused: {fault}", sys.stderr, begin=logs.priority_prefix(40, sys.stderr))
+    for error in result.faults:
+        write_line(f"reload refused: {error}", sys.stderr, begin=logs.priority_prefix(40, sys.stderr))
     if result.faults:
         return 1
     write_line(f"reloaded: {result.tables} table{'' if result.tables == 1 else 's'}")

@@ -59,9 +59,9 @@ def render(data: Data) -> Iterator[str]:
         yield f"warning: {_get(problem, 'name')} {_get(problem, 'reason')}"
     reload = data.get("last_reload")
     if isinstance(reload, dict):
-        faults = reload.get("faults") or ()
-        yield f"last reload {_clock(reload.get('when'))}: {'refused' if faults else 'done'}"
-        yield from (f"  {fault}" for fault in faults)
+        errors = reload.get("faults") or ()
+        yield f"last reload {_clock(reload.get('when'))}: {'refused' if errors else 'done'}"
+        yield from (f"  {error}" for error in errors)
         if reload.get("restart"):
             yield f"  a restart is needed for: {', '.join(map(str, reload['restart']))}"
     yield from _table(

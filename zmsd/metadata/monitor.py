@@ -56,7 +56,7 @@ class Reload(NamedTuple):
     when: float
     """Seconds since the epoch."""
     faults: tuple[str, ...]
-    """Why it was refused; () if it was not."""
+    """Configuration errors that refused it; the name is part of ``/status.json``."""
     restart: tuple[str, ...]
     """Sections of the settings that have changed and need a restart."""
 
@@ -114,14 +114,14 @@ class Monitor:
         """Ask the sampling thread to end, without waiting for it. Thread-safe."""
         self._stop.set()
 
-    def reloaded(self, faults: Sequence[str] = (), restart: Sequence[str] = ()) -> None:
+    def reloaded(self, errors: Sequence[str] = (), restart: Sequence[str] = ()) -> None:
         """Record how a reload ended. Main thread only.
 
-        :param faults: configuration errors that refused it
+        :param errors: configuration errors that refused it
         :param restart: sections of the settings whose changes need a restart
         """
-        self.reloads["refused" if faults else "ok"] += 1
-        self.last_reload = Reload(time.time(), tuple(faults), tuple(restart))
+        self.reloads["refused" if errors else "ok"] += 1
+        self.last_reload = Reload(time.time(), tuple(errors), tuple(restart))
 
     @property
     def reason(self) -> str | None:

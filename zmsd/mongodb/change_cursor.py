@@ -156,16 +156,16 @@ class ChangeCursor:
         except PyMongoError as error:
             is_primary = self._pin.is_primary
             self._drop()
-            fault = classify(error)
-            if isinstance(fault, SourceTimeout):
-                self._pace.late(busy=fault.busy)
-            if isinstance(fault, ResumeLost) and not is_primary:
+            classified = classify(error)
+            if isinstance(classified, SourceTimeout):
+                self._pace.late(busy=classified.busy)
+            if isinstance(classified, ResumeLost) and not is_primary:
                 # A recently synced member, or one with a smaller oplog: the primary may have more history.
                 self._pin = Pin()
-                raise SourceUnavailable(f"{fault} (on a secondary; asking the primary)") from error
-            if isinstance(fault, TokenUnfit) and "resumeAfter" not in self._resume_option:
-                fault = ResumeLost(str(fault))  # the oplog does not have its cluster time either
-            raise fault from error
+                raise SourceUnavailable(f"{classified} (on a secondary; asking the primary)") from error
+            if isinstance(classified, TokenUnfit) and "resumeAfter" not in self._resume_option:
+                classified = ResumeLost(str(classified))  # the oplog does not have its cluster time either
+            raise classified from error
         token = one.token or events[-1].token
         self._resume_option = {"resumeAfter": token}
         if not events and resume_token.time_text(token) == self._begin:

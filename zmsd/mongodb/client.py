@@ -101,11 +101,11 @@ def evaluation_errors() -> Iterator[None]:
     try:
         yield
     except OperationFailure as error:
-        fault = classify(error)
-        if isinstance(fault, (SourceRefused, SourceTimeout)):
-            raise fault from error
-        if is_transient(error) or isinstance(fault, (ResumeLost, TokenUnfit)):
-            raise SourceUnavailable(str(fault)) from error
+        classified = classify(error)
+        if isinstance(classified, (SourceRefused, SourceTimeout)):
+            raise classified from error
+        if is_transient(error) or isinstance(classified, (ResumeLost, TokenUnfit)):
+            raise SourceUnavailable(str(classified)) from error
         raise EvaluationError(message_of(error).rpartition(" :: caused by :: ")[2]) from error
     except DocumentTooLarge as error:
         raise EvaluationError(one_line(error)) from error

@@ -175,13 +175,13 @@ class Scan:
             return
         if code == _NO_INDEX and isinstance(error, OperationFailure):
             raise SourceRefused(f"cannot read {self.collection} in the order of _id: {message_of(error)}") from error
-        fault = SourceUnavailable(one_line(error)) if code in SNAPSHOT_RETRY else classify(error)
-        if not isinstance(fault, (SourceUnavailable, SourceRefused)):
-            raise fault from error
-        if isinstance(fault, SourceTimeout):
-            self._pace.late(busy=fault.busy)
-        self._retry_log.failed(str(fault))
-        self._ended.wait(REFUSED_WAIT_SECONDS if isinstance(fault, SourceRefused) else next(self._backoff))
+        classified = SourceUnavailable(one_line(error)) if code in SNAPSHOT_RETRY else classify(error)
+        if not isinstance(classified, (SourceUnavailable, SourceRefused)):
+            raise classified from error
+        if isinstance(classified, SourceTimeout):
+            self._pace.late(busy=classified.busy)
+        self._retry_log.failed(str(classified))
+        self._ended.wait(REFUSED_WAIT_SECONDS if isinstance(classified, SourceRefused) else next(self._backoff))
 
 
 def prefetched(scan: Scan, stop: Event) -> Iterator[list[Document]]:

@@ -34,9 +34,9 @@ def prepare(source: Source, store: WatermarkStore, lineage: Lineage, active: Act
             reason = _why_no_images(source, collection, images)
             needs = f"table {table.name}: its rows do not follow from _id alone, so it needs pre-images of {collection}"
             raise type(reason)(f"{needs}: {reason}")
-    faults = issues_of_mappings(source, active.catalog)
-    if faults:
-        raise SourceRefused("; ".join(map(str, faults)))
+    issues = issues_of_mappings(source, active.catalog)
+    if issues:
+        raise SourceRefused("; ".join(map(str, issues)))
     lineage.distrust()
     _check_identity(source, store, lineage)
     now = source.operation_time()
@@ -66,7 +66,7 @@ def issues_of_mappings(source: Source, catalog: Catalog) -> list[ConfigIssue]:
     """
     computed = [table for table in catalog.tables if not table.mapping.plain]
     if source.deployment.has_documents_stage:
-        return [fault for table in computed for fault in problems(source.run, table)]
+        return [issue for table in computed for issue in problems(source.run, table)]
     version = source.deployment.version_text
     reason = f"is computed by mongod, which needs MongoDB 5.1 ($documents), and this is {version}"
     return [table.mapping.issue((), reason) for table in computed]
