@@ -37,7 +37,7 @@ class ZmsdError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ConfigIssue:
-    """A configuration error and its position: ``etc/zmsd.yaml:5:12: server.port: must be …``."""
+    """A configuration error with file, line and column: ``etc/zmsd.yaml:5:12: server.port: must be …``."""
 
     path: str
     line: int | None

@@ -39,8 +39,8 @@ def copy(path: Path | None, environ: Mapping[str, str], to: Kind) -> int:
     :raises StoreError: a store cannot be used, or the target has replicas already
     """
     settings = _settings(path, environ)
-    with _opened(settings, "sqlite" if to == "nats-kv" else "nats-kv") as source:
-        found = source.contents()
+    with _opened(settings, "sqlite" if to == "nats-kv" else "nats-kv") as other:
+        found = other.contents()
     with _opened(settings, to, make=True) as target:
         if target.contents().replicas:
             raise StoreError(f"the store {to} has replicas already: nothing was copied")

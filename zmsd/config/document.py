@@ -1,12 +1,12 @@
-"""Settings, schema and mapping documents in YAML or JSON: plain data with the position of each value.
+"""Settings, schema and mapping documents in YAML or JSON: plain data with the line and column of each value.
 
-JSON is read by the json module, and positions are computed only for errors. YAML is composed by PyYAML and read by the
-core schema of YAML 1.2: only ``true`` and ``false`` are booleans (``images: off`` is text), dates are text, and so is
-every key. In both formats a repeated key in one object is an error.
+JSON is read by the json module, and lines and columns are computed only for errors. YAML is composed by PyYAML and read
+by the core schema of YAML 1.2: only ``true`` and ``false`` are booleans (``images: off`` is text), dates are text, and
+so is every key. In both formats a repeated key in one object is an error.
 
 A document may be malicious, or come from a program with a bug. Its size, its depth, the number of its YAML values and
-the number of errors with a position are bounded, so that reading and checking any document takes at most seconds and
-tens of megabytes.
+the number of errors with line and column are bounded, so that reading and checking any document takes at most seconds
+and tens of megabytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SUGGESTIONS = 20
 
 _LASTING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
 """Errors of open(2) and read(2) that last until the file or the setting is changed."""
-_POSITIONS = 300  # errors of a document that get a position; ConfigError shows MAX_ISSUES of them
+_LOCATED_ISSUES = 300  # errors of a document that get line and column; ConfigError shows MAX_ISSUES of them
 _SUGGESTED_FROM = 2000  # known names that are compared
 _LONGEST_NAME = 100  # characters of a name for which a similar one is looked for
 
@@ -53,7 +53,7 @@ class ConfigDocument:
         self.text = text
         self.data = data
         self._marks: YamlMarks | JsonMarks | None = marks
-        self._positions_left = _POSITIONS
+        self._located_left = _LOCATED_ISSUES
         self._suggestions_left = SUGGESTIONS
 
     def __repr__(self) -> str:
@@ -63,7 +63,7 @@ class ConfigDocument:
         return isinstance(other, ConfigDocument) and (self.name, self.data) == (other.name, other.data)
 
     def part(self, path: KeyPath) -> ConfigDocument:
-        """Return the object at ``path`` as a document of its own, whose errors have positions in this one."""
+        """Return the object at ``path`` as a document, whose errors have their line and column in this one."""
         data = self.data
         for key in path:
             data = data[key]
@@ -72,12 +72,12 @@ class ConfigDocument:
     def issue(self, path: KeyPath, reason: str) -> ConfigIssue:
         """Return an error at the key or list item at ``path``; if it is missing, at the nearest value around it.
 
-        From the 301st error of a document on, the error has no position.
+        From the 301st error of a document on, the error has no line and column.
         """
         path = (*self._above, *path)
-        if not self._positions_left:
+        if not self._located_left:
             return ConfigIssue(self.name, None, None, dotted(path), shortened(reason))
-        self._positions_left -= 1
+        self._located_left -= 1
         if self._marks is None:
             self._marks = JsonMarks(self.text)
         return issue_at(self.name, self.text, self._marks.offset(path), path, reason)

@@ -73,7 +73,7 @@ class Scan:
         self._pace = Pace(BATCH)
         self._last: bytes | None = None  # the slice with the newest document, once there is one
         self._backoff = backoff()
-        self._retry_log = RetryLog(log, f"copy of {collection}")
+        self._retry_log = RetryLog(log, f"scan of {collection}")
 
     def estimate(self) -> int:
         """Return about how many documents there are, from the collection's metadata. Raises SourceError."""
@@ -170,7 +170,7 @@ class Scan:
         """Wait for the next attempt, or raise an error that does not pass by waiting."""
         code = code_of(error)
         if code in SNAPSHOT_GONE and self.exact:
-            log.info(kv("copy continues with majority reads", collection=self.collection, reason=str(classify(error))))
+            log.info(kv("scan continues with majority reads", collection=self.collection, reason=str(classify(error))))
             self.exact = False
             return
         if code == _NO_INDEX and isinstance(error, OperationFailure):
@@ -190,7 +190,7 @@ def prefetched(scan: Scan, stop: Event) -> Iterator[list[Document]]:
     mongod makes the next batch while the caller works on this one. Raises SourceError, and Stopped once ``stop`` is
     set, so that a part of a collection is never taken for all of it.
     """
-    producer = Producer(f"copy-{scan.collection}", iter(scan), _PREFETCHED_BATCHES)
+    producer = Producer(f"scan-{scan.collection}", iter(scan), _PREFETCHED_BATCHES)
     producer.start()
     try:
         while not stop.is_set():

@@ -83,7 +83,7 @@ class CopyTransaction:
         """
         self.progress = CopyProgress(started=time.monotonic())
         self.active = active
-        self.at = retry_while_unavailable("copy", source.operation_time, stop)
+        self.at = retry_while_unavailable(self.name, source.operation_time, stop)
         """The position of the tables."""
         self.watermark = position.watermark(self.at)
         """The watermark of the commit."""
@@ -122,7 +122,7 @@ class CopyTransaction:
         shards = {table.collection: table for table in self.active.shard_tables if table.kind in system_tables}
         names = sorted(shards.keys() | {name for name, found in chosen.items() if found})
         scans = [self.active.scan(name, self.at) for name in names]
-        self.progress.estimated = sum(retry_while_unavailable("copy", scan.estimate, self._stop) for scan in scans)
+        self.progress.estimated = sum(retry_while_unavailable(self.name, scan.estimate, self._stop) for scan in scans)
         reported = time.monotonic()
         for scan in scans:
             self.progress.collection = scan.collection
@@ -131,7 +131,7 @@ class CopyTransaction:
                 results = self.active.evaluate(scan.collection, documents, [table.name for table in of_collection])
                 frames = encoder.inserts(documents, results, of_collection)
                 if scan.collection in shards:
-                    frames += shards[scan.collection].copied(self._shard_name, documents)
+                    frames += shards[scan.collection].inserts(self._shard_name, documents)
                 self.progress.documents += len(documents)
                 self.progress.rows += len(frames)
                 self.progress.moved = time.monotonic()
@@ -140,7 +140,7 @@ class CopyTransaction:
                     log.info(kv(f"{self.name} progress", **self.progress.as_dict()))
                 yield b"".join(frames)
         if not all(scan.exact for scan in scans):
-            end = retry_while_unavailable("copy", self._source.operation_time, self._stop)
+            end = retry_while_unavailable(self.name, self._source.operation_time, self._stop)
             log.info(kv("replaying changes since the scan began", seconds=position.seconds(end - self.at)))
             yield from self._changes(self.at, end, {})
             self._stream_from = position.watermark(end)

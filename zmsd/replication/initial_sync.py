@@ -37,7 +37,7 @@ class InitialSync(CopyTransaction):
         yield protocol.begin(self.watermark) + b"".join(created) + rows
         tables = {table.name for table in self.active.catalog.tables}
         yield from self._rows(tables, {table.kind for table in self.active.shard_tables})
-        # The commit time is that of the position: the newest change in the copy is as old.
+        # The commit time is that of the position: the newest change in the rows is as old.
         yield protocol.commit(self.watermark, position.seconds(self.at) * 1000)
 
     def _above(self, newest: str) -> str:

@@ -73,7 +73,7 @@ class Lineage:
         self.check_watermark(watermark, synced_at)
         at = position.parse(synced_at)[0]
         if not self._proves(synced_at, lambda: oplog.has_operation(self._source, at)):
-            raise ResumeLost(f"the copy at watermark {synced_at} {_NOT_HERE}", OTHER)
+            raise ResumeLost(f"the initial sync at watermark {synced_at} {_NOT_HERE}", OTHER)
         # Asked each time: every reconnect brings another watermark, and this is a seek.
         if watermark != synced_at and not oplog.has_operation(self._source, position.parse(watermark)[0]):
             raise ResumeLost(f"the change at watermark {watermark} {_NOT_HERE}", OTHER)

@@ -96,8 +96,8 @@ def _check_identity(source: Source, store: WatermarkStore, lineage: Lineage) -> 
         store.save_identity(here)
         return
     reason = (
-        f"database {here.database} is not the one that was read before ({other}): its changes do not follow on the "
-        "client's copy"
+        f"database {here.database} is not the one that was read before ({other}): its changes do not follow on "
+        "what clients have"
     )
     lineage.invalidate(reason)
     store.save_identity(here)  # last: after a crash the next start must detect the difference again

@@ -105,8 +105,8 @@ def _meaning(mapping: Mapping, columns: set[str]) -> tuple[Any, ...]:
     """Return what decides the values of ``columns`` and the set of rows."""
     fields = {name: path for name, path in mapping.fields or () if name in columns}
     projection = {name: extended_json(value) for name, value in (mapping.projection or {}).items() if name in columns}
-    source = mapping.collection, extended_json(mapping.filter), extended_json(mapping.pipeline), mapping.revision
-    return *source, fields, projection
+    rows_of = mapping.collection, extended_json(mapping.filter), extended_json(mapping.pipeline), mapping.revision
+    return *rows_of, fields, projection
 
 
 def _incompatible(old: TableSpec, new: TableSpec) -> list[str]:

@@ -65,7 +65,7 @@ class ShardTable:
         for shard in shards:
             yield shard, self._messages_of(shard).truncate()
 
-    def copied(self, shard: str, documents: list[Document]) -> list[bytes]:
+    def inserts(self, shard: str, documents: list[Document]) -> list[bytes]:
         """Return the insert messages of one shard, for documents of a snapshot scan."""
         rows: list[Row | None] = [self._row(document) for document in documents if document.get("shard") == shard]
         return [self._message(shard, RowChange("insert", None, row[1])) for row in rows if row is not None]
