@@ -1,4 +1,4 @@
-"""What every test may ask for: a real MongoDB, zmsd on it as a process, and clients of that."""
+"""Fixtures of all tests: a real MongoDB, zmsd as a process on it, and clients of zmsd."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zmsd.demo.mongod import find_binary
 
 ROOT = Path(__file__).parent
 
-# A shell ignores SIGINT in what it starts in the background, and so would the processes that the tests start.
+# A shell starts background processes with SIGINT ignored, and the tests' processes would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in each run. No deadline: the machine may be busy.
@@ -32,7 +32,7 @@ hypothesis.settings.load_profile("zmsd")
 
 @pytest.fixture(autouse=True)
 def _logging_restored() -> Iterator[None]:
-    """Undo what a command under test sets up, which would hide log lines from the next test of the process."""
+    """Undo the logging set-up of a command under test, which would hide log lines from the next test."""
     root, ours = logging.getLogger(), logging.getLogger("zmsd")
     before = root.handlers, root.level, ours.level
     yield
@@ -55,7 +55,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def replica_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
-    """One node, shared by the tests of a worker: leave its databases alone that are not yours, and let it run."""
+    """Return a replica set of one node that all tests of a worker share. Do not stop it, and use only your own
+    databases."""
     with ReplicaSet(tmp_path_factory.mktemp("mongod")) as shared:
         yield shared
 
@@ -68,7 +69,8 @@ def mongo(replica_set: ReplicaSet) -> Iterator[Client]:
 
 @pytest.fixture
 def database(mongo: Client) -> Iterator[Db]:
-    """A database of the test's own, gone afterwards. Its name has no words that a test may search the log for."""
+    """Yield a database of the test's own, and drop it afterwards. Its name has no words that a test may search the log
+    for."""
     fresh = mongo[f"test_{secrets.token_hex(4)}"]
     yield fresh
     mongo.drop_database(fresh)
@@ -76,7 +78,7 @@ def database(mongo: Client) -> Iterator[Db]:
 
 @pytest.fixture
 def forgetful(tmp_path: Path) -> Iterator[ReplicaSet]:
-    """A replica set of the test's own that keeps no history for reads in the past."""
+    """Yield a replica set of the test's own that keeps no history for reads in the past."""
     arguments = ("--setParameter", "minSnapshotHistoryWindowInSeconds=0")
     with ReplicaSet(tmp_path / "forgetful", arguments=arguments) as own:
         yield own
@@ -84,16 +86,16 @@ def forgetful(tmp_path: Path) -> Iterator[ReplicaSet]:
 
 @pytest.fixture
 def stack() -> Iterator[contextlib.ExitStack]:
-    """Entered here, left when the test ends, before its database goes."""
+    """Yield an exit stack that is closed when the test ends, before the test's database is dropped."""
     with contextlib.ExitStack() as entered:
         yield entered
 
 
 @pytest.fixture
 def serve(database: Db, replica_set: ReplicaSet, tmp_path: Path, stack: contextlib.ExitStack) -> Serve:
-    """``serve(schema, mappings, …)``: a zmsd on the test's database, ready; arguments as of ZmsdProcess.
+    """Return ``serve(schema, mappings, …)``, which starts a zmsd on the test's database and waits until it is ready.
 
-    ``start=False`` leaves the start to the test.
+    Its arguments are those of ZmsdProcess. With ``start=False`` the test starts it.
     """
     numbers = itertools.count()
 
@@ -108,9 +110,9 @@ def serve(database: Db, replica_set: ReplicaSet, tmp_path: Path, stack: contextl
 
 @pytest.fixture
 def follow(stack: contextlib.ExitStack) -> Follow:
-    """``follow(zmsd)``: a client that has its copy and streams; arguments as of ChangeSourceClient.
+    """Return ``follow(zmsd)``, which connects a client and waits for the end of its initial sync.
 
-    ``wait=False`` does not wait for the copy.
+    Its arguments are those of ChangeSourceClient. With ``wait=False`` it does not wait.
     """
 
     def follow(process: ZmsdProcess, *, wait: bool = True, **options: Any) -> ChangeSourceClient:

@@ -39,18 +39,18 @@ def fill(database: Db) -> None:
 
 
 def server(workspace: Workspace, uri: str, **env: str) -> Api:
-    """The API server on a database."""
+    """Run the API server on a database."""
     return Api(workspace, "chat/server.mjs", {"MONGODB_URI": uri, **env})
 
 
 def token(user: str) -> str:
-    """What the server gives to one who logs in."""
+    """Return the token that the server gives to a user who logs in."""
     proof = hmac.new(b"an example", user.encode(), hashlib.sha256).digest()
     return f"{user}:{base64.urlsafe_b64encode(proof).decode().rstrip('=')}"
 
 
 def client(workspace: Workspace, cache: ZeroCache, user: str = "ada") -> NodeClient:
-    """A client logged in, with the user's messages of the room general as the view ``messages``."""
+    """Return a client that is logged in, with the user's messages of the room general as the view ``messages``."""
     env = {"USER_ID": user, "AUTH": token(user)}
     opened = NodeClient(workspace, cache, app="chat/app.mjs", every=True, env=env)
     opened.materialize("messages", "messages.user", {"roomId": "general"})
@@ -58,13 +58,13 @@ def client(workspace: Workspace, cache: ZeroCache, user: str = "ada") -> NodeCli
 
 
 def send(client: NodeClient, text: str, room: str = "general") -> tuple[str, int]:
-    """Send a message: its id and the mutation's number."""
+    """Send a message, and return its id and the mutation's number."""
     message = str(ObjectId())
     return message, client.mutate("message.send", {"id": message, "roomId": room, "text": text})
 
 
 def versions(client: NodeClient, message: str) -> list[Row | None]:
-    """How the view has shown a message: each change of it, None while it is not there."""
+    """Return each state in which the view has shown a message; None while the message is missing."""
     shown: list[Row | None] = []
     for _, rows, _ in client.history("messages"):
         row = next((row for row in rows if row["id"] == message), None)
@@ -74,7 +74,7 @@ def versions(client: NodeClient, message: str) -> list[Row | None]:
 
 
 def push(client_id: str, number: int, name: str, arguments: Any) -> dict[str, Any]:
-    """The body of a request to /mutate, as zero-cache makes it."""
+    """Return the body of a request to /mutate, as zero-cache makes it."""
     mutation = {"type": "custom", "id": number, "clientID": client_id, "name": name, "args": [arguments]}
     return {
         "clientGroupID": "group",

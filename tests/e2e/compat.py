@@ -1,4 +1,4 @@
-"""Other versions of Zero, each with a client of its own version: ``make compat``; no part of ``make test``."""
+"""Run other versions of Zero, each with a client of its own version: ``make compat``. Not a part of ``make test``."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def _workspace() -> Workspace:
 
 @pytest.fixture(scope="session")
 def postgres(workspace: Workspace) -> Iterator[Postgres]:
-    """For zero-cache's own databases; shared by the tests of a worker."""
+    """Return the Postgres for zero-cache's own databases, which the tests of a worker share."""
     with Postgres() as shared:
         yield shared
 
@@ -40,9 +40,9 @@ def postgres(workspace: Workspace) -> Iterator[Postgres]:
 def zero_cache(
     workspace: Workspace, postgres: Postgres, tmp_path: Path, stack: contextlib.ExitStack
 ) -> Callable[..., ZeroCache]:
-    """``zero_cache(zmsd, …)``: one that has its copy; arguments as of ZeroCache.
+    """Return ``zero_cache(zmsd, …)``, which starts a zero-cache and waits for its initial sync.
 
-    ``start=False`` leaves the start to the test.
+    Its arguments are those of ZeroCache. With ``start=False`` the test starts it.
     """
     numbers = itertools.count()
 
@@ -57,7 +57,7 @@ def zero_cache(
 
 
 class Zero:
-    """zero-cache for the tables of a schema document, with a query endpoint that knows them."""
+    """Run zero-cache for the tables of a schema document, with a query endpoint that serves these tables."""
 
     def __init__(self, workspace: Workspace, directory: Path, schema: Any, stack: contextlib.ExitStack) -> None:
         self._workspace, self._directory, self._stack = workspace, directory, stack
@@ -68,12 +68,12 @@ class Zero:
         self.cache: ZeroCache
 
     def publish(self, schema: Any) -> None:
-        """The tables that the query endpoint knows from now on."""
+        """Set the tables that the query endpoint serves from now on."""
         self._served.write_text(json.dumps(schema))
         self.schema = schema
 
     def client(self, schema: Any = None, *, legacy: bool = False, **options: Any) -> NodeClient:
-        """A client of this schema (or the endpoint's), with a view of each table under the table's name."""
+        """Return a client of this schema, by default the endpoint's, with one view per table, named like the table."""
         schema = schema or self.schema
         file = self._directory / f"client{next(self._numbers)}.json"
         file.write_text(json.dumps(schema))
@@ -88,7 +88,7 @@ class Zero:
 def zero(
     workspace: Workspace, zero_cache: Callable[..., ZeroCache], tmp_path: Path, stack: contextlib.ExitStack
 ) -> Callable[..., Zero]:
-    """``zero(zmsd, schema, …)``: arguments as of ``zero_cache``."""
+    """Return ``zero(zmsd, schema, …)``, whose arguments are those of ``zero_cache``."""
     numbers = itertools.count()
 
     def zero(process: ZmsdProcess, schema: Any, **options: Any) -> Zero:
@@ -102,7 +102,7 @@ def zero(
 
 
 def wait_same(client: NodeClient, database: Db, schema: Any, mappings: Any, timeout: float = 120) -> None:
-    """Wait until every view of the client shows what MongoDB holds. Nothing may be writing."""
+    """Wait until every view of the client shows the content of MongoDB. Nothing may write meanwhile."""
     for name, spec in schema.items():
         mapping = (mappings or {}).get(name) or {"collection": spec.get("tableName", name)}
         rows = expected_rows(database, spec, mapping)

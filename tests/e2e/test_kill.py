@@ -1,4 +1,4 @@
-"""kill -9 in the middle of a write load: what a Zero client shows in the end is what MongoDB holds."""
+"""kill -9 during a write load: in the end, a Zero client shows the content of MongoDB."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_kill_of_zmsd_and_zero_cache_loses_nothing(
     with Writer(mongo, database.name, COLLECTIONS, pause=0.02) as writer:
         writer.seed(100)
         process = serve(SCHEMA, MAPPINGS)
-        # A zero-cache that is started on a slow machine may purge what it still needs, and then begins again.
+        # On a slow machine a new zero-cache may purge changes that it still needs, and then syncs again.
         app = zero(process, SCHEMA, restart=True)
         client = app.client()
         writer.start()

@@ -1,4 +1,4 @@
-"""docs/moving.rst: a zero-cache with a replica of another change source is given the address of zmsd."""
+"""A zero-cache with a replica of another change source is pointed at zmsd, as docs/moving.rst describes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_replica_of_another_source_begins_again_by_itself(
     first, second = {"id": "a", "text": "there"}, {"id": "b", "text": "streamed"}
     initial = [*required_tables(), *create_table("note", COLUMNS, ["id"]), insert(first)]
     with StubSource(frames(transaction(0, initial))) as other:
-        # ZeroCache takes the port of a process; zero-cache exits to begin again, and systemd starts it.
+        # ZeroCache needs a process's port; zero-cache exits to sync again, and systemd restarts it.
         app = zero(cast(Any, other), SCHEMA, restart=True)
         client = app.client()
         other.push(frames(transaction(1, [insert(second)])))

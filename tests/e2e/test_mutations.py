@@ -1,4 +1,4 @@
-"""Mutations of the example application: confirmed, refused, through restarts, and in its page."""
+"""Mutations of the example application: confirmed, refused, across restarts, and in its web page."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def ada(workspace: Workspace, cache: ZeroCache) -> Iterator[NodeClient]:
 
 
 def test_mutations_are_confirmed_or_refused(database: Db, ada: NodeClient) -> None:
-    # The server takes the blanks off and has a clock of its own: its row differs from the optimistic one.
+    # The server strips blanks and has its own clock, so its row differs from the optimistic row.
     message, number = chat.send(ada, "  hello ")
     assert ada.result(number, "client") == {"type": "success"}
     assert ada.result(number) == {"type": "success"}
@@ -78,7 +78,7 @@ def test_mutations_are_confirmed_or_refused(database: Db, ada: NodeClient) -> No
     message, number = chat.send(ada, "lost", room="nowhere")
     assert ada.result(number)["error"]["message"] == "The room is gone."
 
-    # The client has heard of both refusals: zero-cache asks for them to be forgotten.
+    # Both refusals have reached the client: zero-cache asks the application to delete them.
     wait_until(lambda: not database.zeroMutations.count_documents({}), "the results are cleaned up", 60)
     message, number = chat.send(ada, "after the cleaning")
     assert ada.result(number) == {"type": "success"}
@@ -167,7 +167,7 @@ def test_page_in_browser_sends_and_shows_messages(
     tmp_path: Path,
     stack: contextlib.ExitStack,
 ) -> None:
-    """``npm start``, and the page in a real browser."""
+    """Run ``npm start``, and use the page in a real browser."""
     require_chromium()
     chat.fill(database)
     process = serve(chat.SCHEMA, chat.MAPPINGS, settings=chat.SETTINGS)

@@ -1,4 +1,4 @@
-"""``zero.permissions``: zero-cache enforces what the file says."""
+"""zero-cache enforces the permissions in the file of ``zero.permissions``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.types import Db, Serve
 COLUMNS = {"id": {"type": "string"}, "public": {"type": "boolean"}}
 SCHEMA = {name: {"tableName": name, "columns": COLUMNS, "primaryKey": ["id"]} for name in ("note", "secret")}
 
-# As `npx zero-deploy-permissions --output-file` writes it: the public notes may be read, and no secrets.
+# In the form of `npx zero-deploy-permissions --output-file`: public notes may be read, secrets may not.
 PUBLIC = {
     "type": "simple",
     "op": "=",

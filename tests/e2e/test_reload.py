@@ -1,4 +1,4 @@
-"""SIGHUP: the publication changes, and neither zero-cache nor its clients begin again, where Zero can follow."""
+"""SIGHUP changes the publication, and neither zero-cache nor its clients sync again where Zero can follow."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ MAPPINGS: dict[str, Any] = {
     "task": {"collection": "tasks", "filter": {"done": False}, "fields": {"id": "_id", "text": "text"}},
     "note": {"source": "notes", "projection": {"id": "$_id", "text": 1, "shout": {"$toUpper": "$text"}}},
 }
-# What is there before and after every change: the schema of a client that sees all of them.
+# The tables that exist before and after every change: the schema of a client that sees all of them.
 STEADY = tables(table("person", id="string", name="string"), SCHEMA["task"], SCHEMA["note"])
 
 
 @dataclass
 class Edition:
-    """What is published; each method is one change of it."""
+    """A publication. Each method makes one change of it."""
 
     schema: dict[str, Any]
     mappings: dict[str, Any]
@@ -80,7 +80,7 @@ class Edition:
         ]
 
     def rows(self, database: Db, spec: dict[str, Any]) -> list[Row]:
-        """What a client's table shows of the database."""
+        """Return the rows that a client's table shows of the database."""
         mapping = self.mappings[spec["tableName"]]
         if "fields" in mapping:
             rows = expected_rows(database, spec, mapping)
@@ -88,7 +88,7 @@ class Edition:
         return list(database[mapping["source"]].aggregate([{"$project": {"_id": 0, **mapping["projection"]}}, _BY_ID]))
 
     def wait_same(self, client: NodeClient, database: Db, schema: dict[str, Any] | None = None) -> None:
-        """Wait until every view of a client with this schema (or the edition's own) shows the database."""
+        """Wait until every view of a client with this schema, by default the publication's, shows the database."""
         for name, spec in (schema or self.schema).items():
             client.wait_rows(name, self.rows(database, spec))
 
@@ -101,7 +101,7 @@ def first() -> Edition:
 
 
 def last() -> Edition:
-    """With every change."""
+    """Return the publication with every change applied."""
     edition = first()
     for change in edition.changes():
         change()
@@ -118,7 +118,7 @@ def fill(database: Db) -> None:
 
 
 def write(database: Db, mark: str) -> None:
-    """Into every collection: one document new, one changed, one gone; a task in and a task out of the filter."""
+    """Insert, update and delete one document in every collection, and move tasks into and out of the filter."""
     database.people.insert_one({"_id": f"q{mark}", "name": mark, "address": {"city": mark}, "age": 1})
     database.people.update_one({"_id": "p01"}, {"$set": {"name": mark, "address.city": mark, "age": len(mark)}})
     for name in ("rooms", "tags", "notes"):
@@ -130,7 +130,7 @@ def write(database: Db, mark: str) -> None:
 
 
 def publish(process: ZmsdProcess, app: Zero, edition: Edition) -> None:
-    """Write zmsd's documents and let the query endpoint know."""
+    """Write zmsd's documents, and tell the query endpoint the tables."""
     process.write(edition.schema, edition.mappings)
     app.publish(edition.schema)
 
@@ -146,7 +146,7 @@ def never_reset(process: ZmsdProcess, app: Zero) -> bool:
 
 
 def taken(postgres: Postgres, app: Zero) -> list[tuple[str, list[str]]]:
-    """(watermark, data tags) of the transactions that zero-cache keeps, without the empty ones of the idle time."""
+    """Return (watermark, data tags) of the transactions that zero-cache keeps, except empty ones."""
     sql = """
         SELECT watermark, string_agg(change->>'tag', ' ' ORDER BY pos) FROM "zero_0/cdc"."changeLog" GROUP BY watermark
         HAVING bool_or(change->>'tag' NOT IN ('begin', 'commit')) ORDER BY watermark
@@ -155,13 +155,13 @@ def taken(postgres: Postgres, app: Zero) -> list[tuple[str, list[str]]]:
 
 
 def wait_taken(postgres: Postgres, app: Zero, count: int) -> list[tuple[str, list[str]]]:
-    """Wait until there are so many of them; all that there are."""
+    """Wait until there are that many transactions, and return all."""
     wait_until(lambda: len(taken(postgres, app)) >= count, f"zero-cache has taken {count} transactions", 60)
     return taken(postgres, app)
 
 
 def states(client: NodeClient, view: str) -> list[list[Row]]:
-    """What the view of a client with STEADY has shown, one after the other."""
+    """Return the states that the view of a client with STEADY has shown, in order."""
     shown: list[list[Row]] = []
     for _, rows, complete in client.history(view):
         # A row may have more columns than the client's schema.
@@ -189,12 +189,12 @@ def test_reload_with_connected_clients_keeps_views_consistent(
         transactions = wait_taken(postgres, app, number)
         assert len(transactions) == number, (change.__name__, transactions[-2:])
         edition.wait_same(steady, database, STEADY)
-        if number <= 4:  # as in a new version of the application: what is new can be named
+        if number <= 4:  # As in a new version of the application, which can name the new columns.
             fresh = app.client()
             edition.wait_same(fresh, database)
             fresh.close()
 
-    # Each view went from one state to the next; none was empty or half full in between.
+    # Each view went from one state to the next: none was empty or incomplete in between.
     assert states(steady, "task") == [before[0], edition.rows(database, STEADY["task"])]
     assert states(steady, "note") == [before[1], edition.rows(database, STEADY["note"])]
     assert len(states(steady, "person")) == 1
@@ -204,7 +204,8 @@ def test_reload_with_connected_clients_keeps_views_consistent(
 
 
 def test_reload_while_one_part_is_down_needs_no_reset(database: Db, serve: Serve, zero: Callable[..., Zero]) -> None:
-    """All changes at once, and back, while one of the three processes was down; MongoDB's documents change too."""
+    """All changes are made at once, and undone, while one of the three processes is down; MongoDB's documents change
+    too."""
     fill(database)
     edition = first()
     process = serve(edition.schema, edition.mappings)
@@ -245,7 +246,7 @@ def test_reload_while_one_part_is_down_needs_no_reset(database: Db, serve: Serve
 def test_reload_that_zero_cannot_follow_starts_a_new_sync(
     database: Db, serve: Serve, zero: Callable[..., Zero]
 ) -> None:
-    """zero-cache must begin again: it exits with 14, and its supervisor restarts it."""
+    """zero-cache must sync again: it exits with 14, and its supervisor restarts it."""
     fill(database)
     edition = first()
     process = serve(edition.schema, edition.mappings)

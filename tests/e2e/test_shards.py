@@ -1,4 +1,4 @@
-"""Several zero-caches on one zmsd, each with its shard or app id, its own clients and its own results."""
+"""Several zero-caches on one zmsd, each with its own shard or app id, clients and results."""
 
 from __future__ import annotations
 
@@ -51,5 +51,5 @@ def test_shards_have_their_own_clients_and_results(
 
 
 def texts(rows: list[dict[str, Any]] | None) -> list[str]:
-    """In the order of time."""
+    """Return the events in the order of time."""
     return [row["text"] for row in sorted(rows or (), key=lambda row: row["sentAt"])]

@@ -1,4 +1,4 @@
-"""What is in MongoDB is what a Zero client shows."""
+"""A Zero client shows the content of MongoDB."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_random_writes_during_initial_sync_are_shown(
     with Writer(mongo, database.name, collections) as writer:
         writer.seed(300)
         process = serve(schema, mappings)
-        writer.start(1200)  # from before the copy until after it
+        writer.start(1200)  # from before the initial sync until after it
         client = zero(process, schema).client()
         writer.wait()
     wait_same(client, database, schema, mappings)

@@ -1,4 +1,4 @@
-"""What the fault tests share: a database under load, and the report at the end."""
+"""Fixtures of the fault tests: a database under load, and the report at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.faults.tally import LONG, Tally
 
 @pytest.fixture
 def tally(record_property: Any) -> Iterator[Tally]:
-    """What this test counts; printed when all have run."""
+    """Return the counts of this test, which are printed after all tests."""
     counted = Tally()
     yield counted
     record_property("tally", counted.as_dict())
@@ -21,18 +21,18 @@ def tally(record_property: Any) -> Iterator[Tally]:
 
 @pytest.fixture
 def loaded(database: Any) -> Any:
-    """The test's database with the collections that the writers of ``load`` write."""
+    """Yield the test's database with the collections that the writers of ``load`` write."""
     for name in COLLECTIONS:
         database.create_collection(name)
     return database
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """One line a test: what it did, and what it found."""
+    """Print one line per test: what it did, and what it found."""
     stats = terminalreporter.stats
     bad = {report.nodeid for outcome in ("failed", "error") for report in stats.get(outcome, ())}
     lines = []
-    for report in stats.get("", []) + stats.get("error", []):  # teardowns that passed count as nothing
+    for report in stats.get("", []) + stats.get("error", []):  # Teardowns that passed are not counted.
         for name, value in getattr(report, "user_properties", ()):
             if name == "tally" and report.when == "teardown":
                 test = report.nodeid.removeprefix("tests/faults/")

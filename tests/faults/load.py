@@ -1,4 +1,4 @@
-"""Writers at work while a test does harm, and at the end the question whether the client has everything."""
+"""Run writers during a fault test, and check at the end that each client has received everything."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCHEMA, MAPPINGS = schema_of(COLLECTIONS), mappings_of(COLLECTIONS)
 def load(
     database: Db, *clients: ChangeSourceClient, tally: Tally, exact: bool = True, timeout: float = 120, **options: Any
 ) -> Iterator[Writer]:
-    """Writers at work on COLLECTIONS; afterwards each client must have received exactly what they committed.
+    """Run writers on COLLECTIONS, and check afterwards that each client has received exactly what they committed.
 
     ``options`` are those of Writer.
     """
@@ -44,7 +44,7 @@ def load(
 def settle(
     database: Db, writer: Writer, client: ChangeSourceClient, *, tally: Tally, exact: bool = True, timeout: float = 120
 ) -> None:
-    """The writers have ended: wait until the client has caught up, and check what it has."""
+    """Wait until the client has caught up with the writers, which have ended, and check what it received."""
     caught_up(client, writer, timeout)
     tally.check(writer.log, client.replica, exact=exact)
     assert_same(database, SCHEMA, MAPPINGS, client.replica)
@@ -69,7 +69,7 @@ def received(client: ChangeSourceClient, more: int = 1, timeout: float = 60) -> 
 
 
 def in_copy(client: ChangeSourceClient, rows: int) -> None:
-    """Wait until so many rows of the copy have come."""
+    """Wait until that many rows of the initial sync have arrived."""
 
     def there() -> bool:
         opened = client.replica._open
@@ -79,7 +79,7 @@ def in_copy(client: ChangeSourceClient, rows: int) -> None:
 
 
 def stream_from(zmsd: ZmsdProcess, client: ChangeSourceClient, shard: int = 0) -> str:
-    """The watermark up to which the client's copy has the changes."""
+    """Return the watermark up to which the client's initial sync has the changes."""
     store = SqliteStore(zmsd.directory / "watermarks.db")
     with contextlib.closing(store):
         record = store.replica(ReplicaKey("zero", shard, str(client.replica.version)))
@@ -88,7 +88,7 @@ def stream_from(zmsd: ZmsdProcess, client: ChangeSourceClient, shard: int = 0) -
 
 
 def forget(client: ChangeSourceClient, prefix: str) -> None:
-    """Take the changes of documents that no Writer wrote out of what the checker sees; they are gone in the end."""
+    """Hide the changes of documents that no Writer wrote from the checker. These documents are deleted in the end."""
     with client._changed:
         transactions = client.replica.transactions
         for index, transaction in enumerate(transactions):
@@ -96,19 +96,19 @@ def forget(client: ChangeSourceClient, prefix: str) -> None:
             transactions[index] = dataclasses.replace(transaction, changes=kept)
 
 
-def a_moment(rng: random.Random, most: float) -> None:
-    """Up to ``most`` seconds: where the harm is to be done at no particular moment."""
+def random_pause(rng: random.Random, most: float) -> None:
+    """Pause for a random time of up to ``most`` seconds, so that the fault occurs at no particular point."""
     exactly(rng.random() * most)
 
 
 def exactly(seconds: float) -> None:
-    """For harm that is to last so long."""
+    """Let a fault last for that long."""
     end = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() >= end, "a while", seconds + 1)
 
 
 def empty(replica_set: ReplicaSet, stack: contextlib.ExitStack, name: str) -> Db:
-    """A database of a replica set of the test's own, with the collections that the writers write."""
+    """Yield a database of a replica set of the test's own, with the collections that the writers write."""
     database: Db = stack.enter_context(replica_set.client())[name]
     for collection in COLLECTIONS:
         database.create_collection(collection)

@@ -1,4 +1,4 @@
-"""What the fault tests count, and the two lengths that each of them has."""
+"""Count what the fault tests do, and choose between their two lengths."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LONG = os.environ.get("ZMSD_TEST_LONG") == "1"
 
 
 def pick(short: T, long: T) -> T:
-    """What a test takes in ``make test``, and what in ``make faults``."""
+    """Return the first value in ``make test``, and the second in ``make faults``."""
     return long if LONG else short
 
 
 @dataclass
 class Tally:
-    """Of one test: the faults it has made, and what was found wrong with what the client received."""
+    """The counts of one test: the faults that it injected, and the errors in what the client received."""
 
     survived: int = 0
     transactions: int = 0
@@ -35,7 +35,7 @@ class Tally:
     _begun: float = field(default_factory=time.monotonic)
 
     def check(self, log: Iterable[Write], replica: Replica, *, exact: bool = True, copied_to: str = "") -> Report:
-        """``checker.check``, counted. Raises AssertionError if anything is wrong."""
+        """Run ``checker.check`` and count its result. Raises AssertionError if anything is wrong."""
         report = check(log, replica, exact=exact, copied_to=copied_to)
         self.transactions += report.transactions
         self.writes += report.writes
@@ -43,7 +43,7 @@ class Tally:
         return report.assert_clean()
 
     def note(self, text: str) -> None:
-        """A figure for the report."""
+        """Add a figure to the report."""
         self.notes.append(text)
 
     def as_dict(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ ALL = [(scope, images, rate) for scope, images, _ in SOME for rate in RATES]
 
 
 class ImagesWatch:
-    """Notes when each collection is first seen, and when with images."""
+    """Records when each collection first appears, and when it first has images."""
 
     def __init__(self, database: Db) -> None:
         self.first: dict[str, float] = {}
@@ -48,7 +48,7 @@ class ImagesWatch:
         self._thread.join(30)
 
     def seconds(self) -> float:
-        """The longest time from the appearance of a collection until it had images."""
+        """Return the longest time from the appearance of a collection until it had images."""
         return max(self.on[name] - self.first[name] for name in self.first)
 
     def _run(self) -> None:
@@ -61,7 +61,7 @@ class ImagesWatch:
 
 @contextlib.contextmanager
 def in_bulk(database: Db, per_second: int) -> Iterator[list[int]]:
-    """Update documents of ``b`` all the time, and delete them in the end; gives how many writes there were."""
+    """Update documents of ``b`` without a pause, delete them in the end, and yield the number of writes."""
     stop, count = threading.Event(), [0]
     ids = [f"bulk-{number}" for number in range(50)]
 

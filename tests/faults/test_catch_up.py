@@ -1,4 +1,4 @@
-"""Clients that are behind what zmsd keeps in memory: each reads from a feed of its own until it meets the others."""
+"""Clients whose position is older than the change log: each reads a catch-up feed until it meets the log."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.faults.load import (
     COLLECTIONS,
     MAPPINGS,
     SCHEMA,
-    a_moment,
     caught_up,
     forget,
     load,
+    random_pause,
     received,
     settle,
     written,
@@ -97,7 +97,7 @@ def test_client_behind_the_change_log_catches_up_in_bounded_memory(
         filler = "x" * 100_000
         for _ in range(pick(14, 80)):
             loaded.other.insert_many([{"text": filler} for _ in range(70)])
-            # Published too: rows of no interest to the checker, which are gone in the end.
+            # Also published. The checker ignores these rows, which are deleted in the end.
             loaded.a.insert_many([{"_id": f"big-{number}", "n": 0, "text": filler} for number in range(70)])
             with loaded.client.start_session() as session:
                 loaded.a.delete_many({"_id": {"$regex": "^big-"}}, session=session)
@@ -120,7 +120,7 @@ def test_client_behind_the_change_log_catches_up_in_bounded_memory(
 def test_clients_that_reconnect_with_different_delays_get_everything(
     loaded: Db, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
-    """Each client is behind the others by a different time."""
+    """Each client is behind by a different time."""
     rng = random.Random(7)
     zmsd = serve(SCHEMA, MAPPINGS)
     clients = [follow(zmsd, shard=shard) for shard in range(4)]
@@ -131,7 +131,7 @@ def test_clients_that_reconnect_with_different_delays_get_everything(
             if number % 10 == 9:
                 zmsd.kill()
                 zmsd.start()
-            a_moment(rng, 0.5)
+            random_pause(rng, 0.5)
             clients[index] = follow(zmsd, shard=index, replica=clients[index].replica, wait=False)
             tally.survived += 1
     for client in clients:

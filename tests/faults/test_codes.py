@@ -1,4 +1,4 @@
-"""Every error of MongoDB in the table of zmsd/mongodb/errors.py, on the commands that read."""
+"""Each error of MongoDB in the table of zmsd/mongodb/errors.py, on each command that reads."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.support.writer import Writer
 from zmsd.mongodb.errors import LOST, REFUSED, REOPEN_BY_TIME, RESUME, SNAPSHOT_GONE, SNAPSHOT_RETRY
 
 HEALING = pick([6, 10107, 63, 43], sorted(RESUME))
-UNKNOWN = pick([999_999], [8, 96, 999_999])  # in no line of the table: they are taken to pass
-STALE_CONFIG = 13388  # the fail point makes the unknown 40671 of it
+UNKNOWN = pick([999_999], [8, 96, 999_999])  # codes that the table does not have count as transient
+STALE_CONFIG = 13388  # the fail point turns this code into 40671, which is unknown
 FAILURES = pick(3, 4)
 ONCE_LOST = pick([280, 286, 136], sorted(REOPEN_BY_TIME | LOST))
 
@@ -33,7 +33,7 @@ MAPPED = MAPPINGS | {"even": {"source": "c", "filter": {"n": {"$mod": [2, 0]}}, 
 
 
 def fail(replica_set: ReplicaSet, code: int, times: int, *commands: str, **data: Any) -> None:
-    """Let zmsd's commands fail so often with this code, and wait until they have."""
+    """Make zmsd's commands fail that often with this code, and wait until they have failed."""
     before = replica_set.failed()
     with replica_set.failing(*commands, times=times, errorCode=code, **data):
         wait_until(lambda: replica_set.failed() >= before + times, f"{times} × {code} on {commands}", 90)
@@ -47,7 +47,7 @@ def test_retryable_errors_do_not_reach_the_client(
     client = follow(zmsd)
     with load(loaded, client, tally=tally, threads=1) as writer:
         for code in (*HEALING, *UNKNOWN):
-            # What an aggregate over documents that zmsd sends fails with, if unknown, is the fault of the documents.
+            # An unknown error of an aggregate over documents that zmsd sends counts as an error of the documents.
             unknown = code in UNKNOWN or code == STALE_CONFIG
             fail(replica_set, code, FAILURES, *(["getMore"] if unknown else ["aggregate", "getMore"]))
             received(client, 3)

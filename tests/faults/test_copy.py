@@ -1,4 +1,4 @@
-"""Copies that take longer than MongoDB keeps history, or that are broken off."""
+"""Initial syncs that take longer than MongoDB keeps history, or that are interrupted."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_initial_sync_longer_than_history_replays_changes_since(
 def test_initial_sync_longer_than_history_with_changing_keys_is_exact(
     forgetful: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
 ) -> None:
-    """Rows are read under keys that they get only later in the changes that follow."""
+    """The scan reads rows with keys that they get only in later changes, which follow."""
     mongo = stack.enter_context(forgetful.client())
     database = mongo["keys"]
     schema = {

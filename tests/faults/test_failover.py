@@ -12,11 +12,11 @@ from tests.faults.load import (
     COLLECTIONS,
     MAPPINGS,
     SCHEMA,
-    a_moment,
     caught_up,
     empty,
     in_copy,
     load,
+    random_pause,
     received,
     stream_from,
     written,
@@ -52,7 +52,7 @@ def kill_a_secondary(replicas: ReplicaSet) -> None:
 
 
 def kill_two(replicas: ReplicaSet) -> None:
-    """Nobody can write until one of them is back."""
+    """Kill two of three members: no write succeeds until one of them is back."""
     killed = [replicas.primary(), replicas.secondaries()[0]]
     for node in killed:
         node.kill()
@@ -75,7 +75,7 @@ def test_failover_while_streaming_loses_nothing(
             for _ in range(pick(1, 4) if harm is step_down else 1):
                 harm(replicas)
                 tally.survived += 1
-                a_moment(rng, pick(0.5, 3))
+                random_pause(rng, pick(0.5, 3))
             written(writer, 20, 120)
             received(client, timeout=120)
             replicas.wait_all_healthy()

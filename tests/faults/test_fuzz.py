@@ -1,4 +1,4 @@
-"""Whatever comes in by the socket, or stands in a file: an error for it, and neither a crash nor a hang."""
+"""Random input on the socket or in a file causes an error for its sender, and neither a crash nor a hang."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ frames = st.one_of(
     st.builds(masked, st.integers(0, 15), payloads),
     st.builds(masked, st.sampled_from([0, 1, 2, 8, 9, 10]), payloads, st.integers(0, (1 << 64) - 1)),
     st.binary(max_size=60),
-    # As it should not be: not the last part, reserved bits, without a mask.
+    # Invalid in one of these ways: not the last part, reserved bits, no mask.
     st.tuples(st.integers(0, 255), st.integers(0, 125), payloads).map(lambda p: bytes((p[0], p[1])) + p[2][: p[1]]),
 )
 
 
 @pytest.fixture
 def zmsd(loaded: Db, serve: Serve) -> ZmsdProcess:
-    # One after the other, but a session may take a second to see that its client is gone.
+    # One after the other; a session may take a second to notice that its client is gone.
     return serve(SCHEMA, MAPPINGS, settings={"server": {"max_sessions": 250, "max_sessions_per_address": 250}})
 
 
@@ -171,7 +171,7 @@ FROM_ALL = {
 def test_random_documents_reach_the_client_in_valid_form(
     database: Db, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
-    """Documents hold every type in every column: what the client gets is always valid for zero-cache."""
+    """Documents have every type in every column: the messages are always valid for zero-cache."""
     client = follow(serve(ALL_TYPES, FROM_ALL))
 
     @settings(few, max_examples=pick(150, 5000))
@@ -179,7 +179,7 @@ def test_random_documents_reach_the_client_in_valid_form(
     def fuzz(key: Any, a: Any, b: Any) -> None:
         try:
             database.every.replace_one({"_id": key}, {"a": a, "b": b}, upsert=True)
-        except Exception:  # neither does MongoDB take it
+        except Exception:  # MongoDB does not accept it either
             return
         tally.survived += 1
 
@@ -232,7 +232,7 @@ odd = st.one_of(
 
 
 def mutated(document: Any, rng: random.Random, new: list[Any]) -> Any:
-    """The document with values of ``new`` put in at places of it, or things left out, moved, doubled."""
+    """Return the document with values of ``new`` inserted, or with parts removed, moved or repeated."""
     document = json.loads(json.dumps(document))
     for value in map(copy.deepcopy, new):
         holder, key = document, None
@@ -256,7 +256,7 @@ def mutated(document: Any, rng: random.Random, new: list[Any]) -> Any:
 
 
 def loads(schema: ConfigDocument, mappings: ConfigDocument | None) -> bool:
-    """Whether it is a catalog; then it is whole, and can be worked with."""
+    """Return whether the documents are a catalog, and check that such a catalog is complete and usable."""
     try:
         catalog = load_catalog(schema, mappings)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Clients, and others that find the port: they cost themselves, and nobody else."""
+"""Hostile clients and strangers harm only themselves."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def zmsd(loaded: Db, serve: Serve) -> ZmsdProcess:
 def unharmed(
     database: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally, growth: int = 50 * MB
 ) -> Iterator[ChangeSourceClient]:
-    """A good client streams meanwhile, at its usual pace; zmsd stays small, and keeps no socket and no thread."""
+    """A well-behaved client streams meanwhile at its usual pace; zmsd uses little memory, and leaks no socket or
+    thread."""
     good = follow(zmsd, app="good")
     process = psutil.Process(zmsd.pid)
     with load(database, good, tally=tally, threads=1):
@@ -62,7 +63,7 @@ def connected(process: psutil.Process, port: int) -> list[Any]:
 def test_repeated_connections_that_end_badly_harm_no_client(
     loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally
 ) -> None:
-    """As a client that crashes at once does: some send a close frame, some reset, some never send a request."""
+    """Disconnect like crashing clients: some send a close frame, some reset, some never send a request."""
     with unharmed(loaded, zmsd, follow, tally):
         for number in range(pick(150, 1000)):
             if number % 3:
@@ -77,7 +78,7 @@ def test_repeated_connections_that_end_badly_harm_no_client(
 
 
 def admitted(port: int) -> WebSocket | None:
-    """A connection that asked for a copy; None where too many are connected from here just now."""
+    """Return a connection that asked for an initial sync; None if too many are connected from this address."""
     sock = WebSocket(port)
     try:
         sock.upgrade(INITIAL, {})
@@ -119,7 +120,7 @@ def flood_of(frame: bytes, times: int) -> Callable[[WebSocket], None]:
 
 
 def masked(opcode: int, payload: bytes, length: int | None = None) -> bytes:
-    """A frame as a client sends it; ``length`` is what it announces."""
+    """Return a client's frame, which announces ``length`` bytes."""
     size = len(payload) if length is None else length
     if size < 126:
         head = bytes((0x80 | opcode, 0x80 | size))
@@ -168,7 +169,7 @@ def test_flood_of_messages_harms_no_client(
 def test_slow_request_headers_are_dropped_after_ten_seconds(
     loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally
 ) -> None:
-    """Many connections at once send one byte now and then; each is dropped whatever it still sends."""
+    """Many connections at once send single bytes slowly; each is closed at its deadline."""
     with unharmed(loaded, zmsd, follow, tally):
         slow = [socket.create_connection(("127.0.0.1", zmsd.port)) for _ in range(pick(50, 200))]
         begun = time.monotonic()
@@ -238,13 +239,13 @@ def test_half_open_connection_is_replaced_by_the_reconnect(
     ended = len(zmsd.log("session ends"))
     for one in (sock, streaming):
         try:
-            one._sock.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR: what is closed then says nothing
+            one._sock.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR: closing the socket then sends nothing
         except PermissionError:
             pytest.skip("needs CAP_NET_ADMIN")
         one._sock.close()
     begun = time.monotonic()
     if not LONG:
-        loaded.a.insert_one({"_id": "sent", "n": 1})  # without it keepalive finds it out
+        loaded.a.insert_one({"_id": "sent", "n": 1})  # without data in flight, keepalive detects it
     zmsd.wait_log("session ends", 40, count=ended + 2)
     tally.survived += 2
     tally.note(f"noticed within {time.monotonic() - begun:.0f} s")
@@ -287,13 +288,13 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
-NAME = f"zmsd{os.getpid()}"  # of the network and, with a letter, of the two ends of the wire to it
+NAME = f"zmsd{os.getpid()}"  # Names of the network and, with a letter, of the two ends of its cable.
 NET = f"10.199.{os.getpid() % 250}"
 
 
 @contextlib.contextmanager
 def namespace(name: str) -> Iterator[str]:
-    """A network of its own; the address of this machine as it is seen from there."""
+    """Create a separate network, and yield the address of this machine in it."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
     try:

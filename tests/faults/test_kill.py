@@ -1,4 +1,4 @@
-"""``kill -9`` of zmsd at any moment: the client comes back with its last commit and misses nothing."""
+"""``kill -9`` of zmsd at random times: the client reconnects with its last commit and misses nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import sqlite3
 from contextlib import closing
 
-from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, a_moment, load, received, settle, written
+from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, load, random_pause, received, settle, written
 from tests.faults.tally import Tally, pick
 from tests.support.daemon import ZmsdProcess
 from tests.support.types import Db, Follow, Serve
@@ -24,10 +24,10 @@ def test_kill_while_streaming_loses_nothing(loaded: Db, serve: Serve, follow: Fo
     with load(loaded, client, tally=tally) as writer:
         for number in range(KILLS):
             if number % 4 == 3:
-                a_moment(rng, 1.0)  # it may not be ready yet
+                random_pause(rng, 1.0)  # it may not be ready yet
             else:
                 received(client, 20)
-                a_moment(rng, 0.5)
+                random_pause(rng, 0.5)
             zmsd.kill()
             assert_store_whole(zmsd)
             tally.survived += 1
@@ -38,7 +38,7 @@ def test_kill_while_streaming_loses_nothing(loaded: Db, serve: Serve, follow: Fo
 
 
 def test_kill_during_initial_sync_loses_nothing(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
-    """zero-cache begins again with an empty replica."""
+    """zero-cache would sync again with an empty replica."""
     rng = random.Random(5)
     with Writer(loaded.client, loaded.name, COLLECTIONS, threads=2, pause=0.005) as writer:
         writer.seed(pick(20_000, 50_000))
@@ -53,7 +53,7 @@ def test_kill_during_initial_sync_loses_nothing(loaded: Db, serve: Serve, follow
             wait_until(functools.partial(copied_or_begun, number + 1), "the initial sync starts", 30)
             if client.replica.version is not None:
                 break  # it was faster than us
-            a_moment(rng, 0.2)
+            random_pause(rng, 0.2)
             zmsd.kill()
             assert_store_whole(zmsd)
             tally.survived += 1

@@ -1,4 +1,4 @@
-"""Large things: transactions, documents and collections, in little memory."""
+"""Large transactions, documents and collections, in bounded memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MB = 1 << 20
 
 @pytest.fixture(scope="module")
 def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
-    """A MongoDB that takes transactions of any size."""
+    """Yield a MongoDB that accepts transactions of any size."""
     arguments = ("--setParameter", "transactionLifetimeLimitSeconds=1000")
     with ReplicaSet(tmp_path_factory.mktemp("roomy"), arguments=arguments) as replica_set:
         replica_set.take_large_transactions()
@@ -30,7 +30,7 @@ def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
 
 
 class Memory:
-    """The most that a process has, looked at all the time."""
+    """Measures the largest resident memory of a process, by frequent samples."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
@@ -112,7 +112,8 @@ def test_large_transaction_arrives_complete_in_bounded_memory(
 def test_large_collection_that_gets_a_watched_name_is_resynced_in_bounded_memory(
     way: str, roomy: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
 ) -> None:
-    """By a rename, or by $out, which ends in a rename. Later changes wait until the resync is complete."""
+    """The name is taken by a rename, or by $out, which ends in a rename. Later changes wait until the resync is
+    complete."""
     database = empty(roomy, stack, f"large_{way}")
     for start in range(0, CHANGES, 10_000):
         some = [{"_id": f"{number}", "n": 1, "text": "x" * 500} for number in range(start, start + 10_000)]
@@ -172,7 +173,7 @@ BOTH = [("collection", "auto"), ("database", "off")]
 def test_many_updates_of_large_documents_stay_in_bounded_memory(
     scope: str, images: str, replica_set: ReplicaSet, serve: Serve, follow: Follow, stack: contextlib.ExitStack
 ) -> None:
-    """A batch of a thousand changes would be a gigabyte, with images in the events or with lookups."""
+    """A batch of a thousand changes would have a gigabyte, with images in the events or with look-ups."""
     database = empty(replica_set, stack, f"{scope}_{images}")
     filler = "x" * 250_000
     for hundred in range(15):

@@ -1,4 +1,4 @@
-"""A primary, an arbiter, and a secondary that is down: the primary goes on writing, and change streams stand still."""
+"""A primary and an arbiter without their secondary: the primary accepts writes, but change streams show none."""
 
 from __future__ import annotations
 

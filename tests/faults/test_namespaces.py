@@ -1,4 +1,4 @@
-"""Collections that are dropped, renamed and created again, while zmsd runs and while it does not."""
+"""Collections that are dropped, renamed and created again, while zmsd runs and while it is down."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def drop_database_and_fill(database: Db) -> None:
 
 
 def images_off(database: Db) -> None:
-    """What happens until they are on again has none."""
+    """Changes until the images are on again have no images."""
     database.command("collMod", "a", changeStreamPreAndPostImages={"enabled": False})
     database.a.update_many({}, {"$set": {"n": 5}})
     database.a.update_one({}, {"$set": {"n": 6}})
@@ -108,7 +108,7 @@ def validator(database: Db) -> None:
 
 
 def to_capped(database: Db) -> None:
-    """What the server makes of it: a new collection under the old name."""
+    """Make the collection capped, for which the server creates a new collection under the old name."""
     database.command("convertToCapped", "a", size=1 << 20)
     fill(database, "a", 1)
 
@@ -208,7 +208,7 @@ def test_random_namespace_changes_under_load_are_followed(
 
 
 def step(rng: random.Random, database: Db) -> None:
-    """Something, to one of three names, two of which are watched."""
+    """Change one of three names at random, two of which are watched."""
     name, other = rng.sample(["a", "b", "elsewhere"], 2)
     try:
         match rng.randrange(8):
@@ -227,5 +227,5 @@ def step(rng: random.Random, database: Db) -> None:
             case _:
                 fill(database, name, rng.randint(1, 5))
     except OperationFailure as error:
-        if error.code not in (26, 48):  # there is none, or there is one already
+        if error.code not in (26, 48):  # the collection does not exist, or exists already
             raise

@@ -1,4 +1,4 @@
-"""Networks that reset, delay and swallow, between zmsd and mongod and between the client and zmsd."""
+"""Networks that reset, delay or drop, between zmsd and mongod and between the client and zmsd."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.load import MAPPINGS, SCHEMA, a_moment, exactly, load, received, written
+from tests.faults.load import MAPPINGS, SCHEMA, exactly, load, random_pause, received, written
 from tests.faults.tally import Tally, pick
 from tests.support.client import ChangeSourceClient
 from tests.support.mongod import ReplicaSet
@@ -28,7 +28,8 @@ def to_mongod(replica_set: ReplicaSet, stack: contextlib.ExitStack) -> Proxy:
 
 @pytest.fixture
 def through(to_mongod: Proxy, loaded: Db) -> str:
-    """The URI of the database by way of the proxy: the set's own address for its member is another one."""
+    """Return the URI of the database through the proxy. It connects directly, because the set has another address for
+    its member."""
     return f"mongodb://127.0.0.1:{to_mongod.port}/{loaded.name}?directConnection=true"
 
 
@@ -40,7 +41,7 @@ def test_reset_connections_to_mongod_lose_nothing(
     with load(loaded, client, tally=tally, threads=1):
         for _ in range(pick(10, 100)):
             received(client, rng.randint(1, 5))
-            a_moment(rng, 0.2)
+            random_pause(rng, 0.2)
             assert to_mongod.reset()
             tally.survived += 1
     assert not client.closings
@@ -50,7 +51,7 @@ def test_reset_connections_to_mongod_lose_nothing(
 def test_slow_connection_to_mongod_loses_nothing(
     to_mongod: Proxy, through: str, loaded: Db, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
-    """Each answer is delayed, and now and then the connections break."""
+    """Each reply is delayed, and connections break at random."""
     to_mongod.delay = 0.05
     client = follow(serve(SCHEMA, MAPPINGS, uri=through))
     with load(loaded, client, tally=tally, threads=1):
@@ -97,7 +98,7 @@ def hold_back(proxy: Proxy, client: ChangeSourceClient) -> None:
 
 
 def swallow(proxy: Proxy, client: ChangeSourceClient) -> None:
-    """zero-cache sends pings, and makes a new connection where no pong comes."""
+    """zero-cache sends pings, and reconnects if no pong arrives."""
     pongs = client.pongs
     proxy.silent = True
     client.ping()

@@ -1,5 +1,5 @@
-"""Positions that are lost: the oplog has rolled over them, or the database is a different one. Each time zmsd sends
-reset-required, and never continues as if nothing had happened."""
+"""Lost positions: the oplog has rolled over, or the database is a different one. Each time zmsd sends reset-required,
+and never skips changes."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
         yield replica_set
 
 
-def told(client: ChangeSourceClient) -> str:
-    """Wait for reset-required; what it says."""
+def reset_message(client: ChangeSourceClient) -> str:
+    """Wait for reset-required, and return its message."""
     return str(wait_until(lambda: client.replica.reset_required, "reset-required", 60))
 
 
 def assert_new_sync_matches(
     database: Db, zmsd: ZmsdProcess, follow: Follow, before: ChangeSourceClient, tally: Tally
 ) -> None:
-    """As zero-cache after reset-required: a new copy, above the old one, from which all goes on."""
+    """Sync again, as zero-cache does after reset-required: a new initial sync, with a watermark above the old one, and
+    the stream after it."""
     client = follow(zmsd)
     assert str(client.replica.version) > str(before.replica.version), "it is above the old one"
     begun = client.replica.version
@@ -85,10 +86,10 @@ def test_oplog_rollover_while_zmsd_is_down_sends_reset(
         tiny.roll_oplog(tiny.now())
         zmsd.start()
         lost = follow(zmsd, replica=back.replica, wait=False)
-        reason = told(lost)
+        reason = reset_message(lost)
         writer.stop()
     assert "oplog" in reason or "286" in reason, reason
-    tally.note(f"told: {reason}")
+    tally.note(f"reset_message: {reason}")
     assert_new_sync_matches(database, zmsd, follow, lost, tally)
 
 
@@ -104,7 +105,7 @@ def test_oplog_rollover_while_zmsd_is_suspended_sends_reset(
         zmsd.signal(signal.SIGSTOP)
         tiny.roll_oplog(tiny.now())
         zmsd.signal(signal.SIGCONT)
-        told(client)
+        reset_message(client)
         writer.stop()
     assert_new_sync_matches(database, zmsd, follow, client, tally)
 
@@ -128,10 +129,10 @@ def test_oplog_rollover_within_a_transaction_rolls_back_before_reset(
     client.stop_reading()
     for number in range(25):
         database.b.insert_many([{"_id": f"{number}-{one}", "n": 0, "text": filler * 5} for one in range(300)])
-        other.wait_rows("b", (number + 1) * 300)  # so fast that the oplog rolls over zmsd it must not be
+        other.wait_rows("b", (number + 1) * 300)  # wait, so that the oplog does not roll over zmsd itself
     replica_set.roll_oplog(replica_set.now())
     client.go_on_reading()
-    told(client)
+    reset_message(client)
     assert client.replica.rollbacks == 1
     assert client.rows("a") == {}
     tally.survived += 1
@@ -148,7 +149,7 @@ def test_other_database_at_the_same_address_sends_reset(
     tally: Tally,
     stack: contextlib.ExitStack,
 ) -> None:
-    """Its cluster time is later than the client's, so that the time alone would continue without an error."""
+    """The other database's cluster time is later than the client's, so the time alone would not reveal it."""
     proxy = stack.enter_context(Proxy(replica_set.nodes[0].port))
     uri = f"mongodb://127.0.0.1:{proxy.port}/{loaded.name}?directConnection=true"
     zmsd = serve(SCHEMA, MAPPINGS, uri=uri)
@@ -170,7 +171,7 @@ def test_other_database_at_the_same_address_sends_reset(
         wait_until(lambda: zmsd.log("another replica set|is not the one"), "it is noticed", 30)
         back = follow(zmsd, replica=client.replica, wait=False)
     other.a.insert_one({"_id": "of the other, later", "n": 1})
-    reason = told(back)
+    reason = reset_message(back)
     assert "another" in reason or "not the one" in reason, reason
     assert_new_sync_matches(other, zmsd, follow, back, tally)
 
@@ -179,7 +180,7 @@ def test_other_database_at_the_same_address_sends_reset(
 def test_database_restored_to_an_older_state_sends_reset(
     meanwhile: str, tmp_path: Path, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
 ) -> None:
-    """Its files were restored. It has the same identity, and soon a later cluster time than the client."""
+    """The database's files were restored: it has the same identity, and soon a later cluster time than the client."""
     replica_set = stack.enter_context(ReplicaSet(tmp_path / "set"))
     database = empty(replica_set, stack, "restored")
     node = replica_set.nodes[0]
@@ -208,5 +209,5 @@ def test_database_restored_to_an_older_state_sends_reset(
         writer.stop()
     if meanwhile == "is down":
         zmsd.start()
-    told(client)
+    reset_message(client)
     assert_new_sync_matches(database, zmsd, follow, client, tally)

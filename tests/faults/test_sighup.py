@@ -1,4 +1,4 @@
-"""SIGHUP many times, with documents that are the same, different or invalid, while everything is written to."""
+"""SIGHUP many times, with unchanged, changed and invalid documents, during a write load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TIMES = pick(40, 500)
 
 
 def with_one_more() -> tuple[dict[str, Any], dict[str, Any]]:
-    """A table from a collection that is published already, of a part of its documents."""
+    """Return a table of some documents of a collection that is already published."""
     schema, mappings = copy.deepcopy(SCHEMA), copy.deepcopy(MAPPINGS)
     schema["more"] = copy.deepcopy(schema["a"]) | {"tableName": "more"}
     mappings["more"] = copy.deepcopy(mappings["a"]) | {"filter": {"flag": True}}

@@ -1,4 +1,4 @@
-"""A client that stops reading costs itself: no memory of zmsd, and nothing of the other clients' time."""
+"""A client that stops reading uses no memory of zmsd, and delays no other client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.wait import wait_until
 from tests.support.writer import Writer
 
 SECONDS = pick(8, 60)
-BYTES = 80 << 20  # more than zmsd keeps for all
+BYTES = 80 << 20  # more than the change log holds
 GROWTH = 100 << 20
 
 
@@ -33,7 +33,7 @@ def test_client_that_stops_reading_costs_no_memory_and_no_other_client(
         end = time.monotonic() + SECONDS
         bulk = 0
         while time.monotonic() < end or bulk < BYTES:
-            # On top of the writers' load: what is kept for nobody's sake but the slow one's would show.
+            # In addition to the writers' load: memory held for the slow client alone would show.
             filler = "x" * 4000
             loaded.a.insert_many([{"_id": f"big-{number}", "n": 0, "text": filler} for number in range(1000)])
             bulk += 1000 * len(filler)

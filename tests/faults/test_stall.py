@@ -26,7 +26,7 @@ Request = Callable[[bytes], bool]
 
 
 def of_stream(request: bytes) -> bool:
-    """Only the getMore of a change stream says how long to wait."""
+    """Return whether a request is the getMore of a change stream: no other request has a time to wait."""
     return b"\x12getMore\0" in request and b"maxTimeMS\0" in request
 
 
@@ -65,7 +65,7 @@ def through(to_mongod: Proxy, loaded: Db) -> str:
 
 
 def stall(proxy: Proxy, request: Request) -> float:
-    """Stall the reply to the next such request; returns the monotonic time of it."""
+    """Stall the reply to the next such request, and return the monotonic time of the stall."""
     before = proxy.stalled
     proxy.stall_reply_to(request)
     wait_until(lambda: proxy.stalled > before, "a reply has stalled", 30)
@@ -84,7 +84,7 @@ def test_stream_is_retried_when_reply_stalls(
             received(client, 5)
             begun = stall(to_mongod, of_stream)
             tally.survived += 1
-            # What was sent already may still arrive: all of what is written from now on depends on the stalled reply.
+            # Data that was already sent may still arrive; everything written from now on needs the stalled reply.
             received(client, 200)
             longest = max(longest, time.monotonic() - begun)
     tally.note(f"retried within {longest:.0f} s")
@@ -101,7 +101,7 @@ def test_opening_is_retried_when_reply_stalls(
     with load(loaded, client, tally=tally, threads=2):
         received(client, 5)
         to_mongod.stall_reply_to(of_opening)
-        # A reset between two requests does not make the stream open again.
+        # A reset between two requests does not make zmsd reopen the stream.
         wait_until(lambda: to_mongod.stalled or to_mongod.reset() < 0, "a reply has stalled", 30)
         begun = time.monotonic()
         received(client, 200)

@@ -1,4 +1,4 @@
-"""The watermark store: killed, lost, corrupt, on a full disk. Nothing of it is needed to lose nothing."""
+"""The watermark store killed, lost, corrupt or on a full disk: no change is lost."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ for number in itertools.count():
 
 
 def test_store_opens_intact_after_kill_while_writing(tmp_path: Path, tally: Tally) -> None:
-    """It holds everything that was written before the kill, except perhaps the last write."""
+    """The store has everything that was written before the kill, except perhaps the last write."""
     rng = random.Random(14)
     file = tmp_path / "watermarks.db"
     for _ in range(pick(15, 200)):

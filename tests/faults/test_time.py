@@ -1,4 +1,4 @@
-"""Time that stands still, for zmsd or for MongoDB, and clocks that are set."""
+"""zmsd or MongoDB suspended, and clocks that are changed."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def test_clock_change_of_mongodb_loses_nothing(
             patched.setenv(name, value)
         replica_set = stack.enter_context(ReplicaSet(tmp_path / "set"))
     database = empty(replica_set, stack, "time")
-    # mongod's own timers go by that clock: set back, its writes stand still, but for the streams that wait in it. One
-    # is at times too few; without any they stood still 24 of 24 times.
+    # mongod's own timers use that clock: set back, its writes stall unless change streams wait in it. One
+    # is sometimes too few; without any stream they stalled 24 of 24 times.
     settings = {"feed": {"scope": "collection"}}
     client = follow(serve(SCHEMA, MAPPINGS, uri=replica_set.uri(database.name), settings=settings))
     before = client.replica.watermark

@@ -1,4 +1,4 @@
-"""Two daemons behind a load balancer, NATS between them: either one may serve, and none of them is missed."""
+"""Two daemons with NATS behind a load balancer: either may serve, and the loss of one loses nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def nats(tmp_path: Path) -> Iterator[NatsServer]:
 
 
 class Pair:
-    """Two daemons, and a client behind the balancer before them."""
+    """Two daemons behind a load balancer, and a client."""
 
     def __init__(self, daemons: list[ZmsdProcess], balancer: Balancer, follow: Follow) -> None:
         self.daemons = daemons
@@ -52,12 +52,12 @@ class Pair:
         return next(daemon for daemon in self.daemons if daemon.port == self.balancer.target)
 
     def move(self) -> None:
-        """Have the client come to the other one."""
+        """Make the client reconnect to the other daemon."""
         self.balancer.target = next(daemon.port for daemon in self.daemons if daemon is not self.serving)
         self.client.hang_up()
 
     def kill(self) -> float:
-        """``kill -9`` of the one that serves; the seconds until the client gets the next change from the other."""
+        """Kill the daemon that serves, and return the seconds until the client gets the next change from the other."""
         client, connections, began = self.client, self.client.connections, time.monotonic()
         self.serving.kill()
         client.wait_connected(connections + 1)
@@ -67,7 +67,7 @@ class Pair:
 
 @pytest.fixture
 def pair(serve: Serve, follow: Follow) -> Iterator[Callable[..., Pair]]:
-    """``pair(settings)``: two zmsd that publish SCHEMA."""
+    """Return ``pair(settings)``, which starts two zmsd that publish SCHEMA."""
     entered: list[Balancer] = []
 
     def pair(settings: Any = None) -> Pair:
@@ -150,7 +150,7 @@ def test_kill_during_initial_sync_restarts_it_at_the_other_daemon(
 
 
 def changes(replica: Replica, after: str) -> tuple[list[Change], dict[str, int]]:
-    """All changes above a watermark, and how many there were up to each commit."""
+    """Return all changes above a watermark, and how many there were up to each commit."""
     found: list[Change] = []
     commits = {}
     for transaction in replica.transactions:
@@ -193,7 +193,7 @@ def test_outage_of_nats_loses_nothing_and_heals(
             nats.kill()
             tally.survived += 1
             wait_until(lambda: all(notes()), "both say so, and are ready")
-            # Clients come, are served, and move: with what is known here, and what is written goes later.
+            # Clients connect, are served and move: the daemon uses its mirror, and writes later.
             with ChangeSourceClient(two.balancer.port, app="late") as late:
                 late.wait_initial()
                 received(late, 5)
@@ -214,7 +214,7 @@ def test_outage_of_nats_loses_nothing_and_heals(
 
 
 def with_table(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is published with one more table, of a collection that nobody writes."""
+    """Return the publication with one more table, of a collection that no writer uses."""
     schema, mappings = copy.deepcopy(SCHEMA), copy.deepcopy(MAPPINGS)
     schema[name] = copy.deepcopy(schema[COLLECTIONS[0]]) | {"tableName": name}
     mappings[name] = copy.deepcopy(mappings[COLLECTIONS[0]]) | {"collection": name}
@@ -222,7 +222,7 @@ def with_table(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 class Moving:
-    """Has the client of a pair go to and fro."""
+    """Moves the client of a pair back and forth."""
 
     def __init__(self, two: Pair) -> None:
         self._two = two
@@ -246,7 +246,7 @@ class Moving:
 
 
 def published(two: Pair) -> list[set[str]]:
-    """The tables that each of them publishes."""
+    """Return the tables that each daemon publishes."""
     return [set(json.loads(daemon.get("/")[1])["tables"]) for daemon in two.daemons]
 
 
@@ -292,7 +292,7 @@ def test_reload_of_both_daemons_applies_each_schema_change_once(
 def test_simultaneous_reload_of_both_daemons_converges(
     loaded: Db, pair: Callable[..., Pair], nats: NatsServer, tally: Tally
 ) -> None:
-    """With different schemas: one daemon is first and the other follows, or the other is later and takes effect."""
+    """With different schemas, either the second daemon follows the first one, or its own schema is published later."""
     two = pair(shared(nats.url))
     with load(loaded, two.client, tally=tally) as writer, Moving(two):
         for number in range(pick(1, 10)):
@@ -307,7 +307,7 @@ def test_simultaneous_reload_of_both_daemons_converges(
             either = [[set(SCHEMA) | {name}] * 2 for name in names]
 
             def agreed(either: list[list[set[str]]] = either) -> bool:
-                """Also the client; the first one may be published for a moment only."""
+                """Wait for the client as well; the first publication may be in effect only briefly."""
                 now = published(two)
                 return now in either and now[0] - set(SCHEMA) <= two.client.replica.rows.keys()
 
@@ -343,7 +343,7 @@ def test_start_with_an_earlier_publication_is_not_published(
 def test_death_of_the_nats_leader_loses_nothing(
     loaded: Db, pair: Callable[..., Pair], tmp_path: Path, tally: Tally
 ) -> None:
-    """The node that dies leads the bucket."""
+    """The node that is killed leads the bucket."""
     with NatsCluster(tmp_path / "cluster") as cluster:
         two = pair(shared(*cluster.urls, replicas=3))
         with load(loaded, two.client, tally=tally) as writer:

@@ -1,4 +1,4 @@
-"""A small chat as the tests publish it: one polymorphic collection that becomes three tables, and two plain ones."""
+"""A small chat that the tests publish: one polymorphic collection that becomes three tables, and two plain ones."""
 
 from __future__ import annotations
 
@@ -51,6 +51,6 @@ COLLECTIONS = ("users", "rooms", "messages")
 
 
 def create_collections(database: Db) -> None:
-    """Create what is published, so that nothing of it is reported as missing."""
+    """Create the published collections, so that none is reported as missing."""
     for name in COLLECTIONS:
         database.create_collection(name)

@@ -1,4 +1,4 @@
-"""What a stranger and a client with the token can do to a daemon: lock others out, use up memory, fill the log.
+"""Attacks by strangers and by a client with the token: lock others out, use up memory, fill the log.
 
 The bound of docs/security.rst: RSS_BOUND_MIB under all attacks together.
 """
@@ -54,7 +54,7 @@ def connect(zmsd: ZmsdProcess, data: bytes = b"", source: str = "127.0.0.1") -> 
 
 
 def answer(sock: socket.socket) -> bytes:
-    """The first bytes of an answer; empty where the server closed."""
+    """Return the first bytes of an answer; empty if the server closed."""
     with contextlib.suppress(OSError):
         return sock.recv(4096)
     return b""
@@ -69,11 +69,11 @@ def frame(payload: bytes, first: int = 0x81) -> bytes:
     return bytes([first]) + length + bytes(4) + payload
 
 
-# Each attack does one round; it is repeated until the time is over.
+# Each attack does one round, which is repeated until the time is over.
 
 
 def idle(zmsd: ZmsdProcess, held: list[socket.socket], source: str = "127.0.0.1") -> None:
-    """Hold connections with half a request."""
+    """Hold connections with incomplete requests."""
     held.append(connect(zmsd, b"GET / HTTP/1.1\r\nX: " + b"x" * 30_000, source))
     if len(held) > 1000:
         held.pop(0).close()
@@ -114,7 +114,7 @@ def unread_pages(zmsd: ZmsdProcess, held: list[socket.socket]) -> None:
 
 
 def bombs(zmsd: ZmsdProcess, held: list[socket.socket]) -> None:
-    """permessage-deflate under both spellings of its header."""
+    """Offer permessage-deflate under both spellings of its header."""
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
     data = deflate.compress(bytes(60 << 20)) + deflate.flush(zlib.Z_SYNC_FLUSH)
     for name in ("Sec-WebSocket-Extensions", "Sec_WebSocket_Extensions", "sec_websocket-extensions"):
@@ -128,7 +128,7 @@ def bombs(zmsd: ZmsdProcess, held: list[socket.socket]) -> None:
 
 
 def messages(zmsd: ZmsdProcess, held: list[socket.socket]) -> None:
-    """Large ones, many small ones, one without an end, and pings, from a client that does not read."""
+    """Send large messages, many small ones, one without an end, and pings, from a client that does not read."""
     for data in (
         frame(b"x" * 1_000_000) * 2,
         frame(b"") * 100_000,
@@ -147,7 +147,7 @@ ATTACKS = (idle, many_addresses, wrong_tokens, log_fillers, unread_pages, bombs,
 
 @contextlib.contextmanager
 def attacking(zmsd: ZmsdProcess, *attacks: Callable[[ZmsdProcess, list[socket.socket]], None]) -> Iterator[list[int]]:
-    """Run attacks, one thread for each; yields how many rounds each has done."""
+    """Run attacks, each in a thread, and yield the number of rounds of each."""
     over = Event()
     rounds = [0] * len(attacks)
     failures: list[BaseException] = []

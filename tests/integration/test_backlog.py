@@ -1,4 +1,4 @@
-"""A backlog is read ahead: nothing of it is lost, comes twice or out of order for that."""
+"""Reading ahead in a backlog loses, repeats and reorders nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def source(replica_set: ReplicaSet, database: Db) -> Iterator[Source]:
 
 
 def write(database: Db) -> list[int]:
-    """Single inserts and a transaction of more than two batches in their middle; the ids in their order."""
+    """Insert single documents, with a transaction of more than two batches among them, and return the ids in order."""
     database.a.insert_many([{"_id": number} for number in range(2 * BATCH)])
     middle = range(2 * BATCH, 4 * BATCH + 300)
     with database.client.start_session() as session, session.start_transaction():

@@ -1,4 +1,4 @@
-"""What is wrong with the configuration: one line for each fault, where it is and what, all at once; exit status 78."""
+"""Configuration errors: one line for each, with its location, all at once, and exit status 78."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MAPPINGS = """\
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
-    """The files of a configuration in which nothing is wrong."""
+    """Write the files of a correct configuration."""
     return {"zmsd.yaml": CONFIG, "schema.json": SCHEMA, "mappings.json": MAPPINGS}
 
 
@@ -49,7 +49,7 @@ def run(files: dict[str, str], directory: Path, command: str = "run") -> subproc
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], *expected: str) -> None:
-    """Exit status 78, and on stderr one line for each pattern, in any order, and nothing else."""
+    """Assert exit status 78, and on stderr one line for each pattern, in any order, and nothing else."""
     lines = done.stderr.splitlines()
     assert done.returncode == 78, done.stderr
     assert "Traceback" not in done.stderr
@@ -60,7 +60,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], *expected: str) -> No
         )
 
 
-# What is replaced in which file by what, and the one line that is expected.
+# The file, the text to replace in it, the replacement, and the expected error line.
 FAULTS: dict[str, tuple[str, str, str, str]] = {
     "bad YAML": ("zmsd.yaml", "server:\n  port", "server: [\n  port", r"zmsd\.yaml:\d+:\d+: "),
     "an unknown key": ("zmsd.yaml", "  port: 3000", "  prot: 3000", r"zmsd\.yaml:5:\d+: server\.prot: .*port"),

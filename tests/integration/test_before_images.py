@@ -1,4 +1,4 @@
-"""Changes from before the images were on, for a client that comes back to them: right in every table."""
+"""Changes from before the images were on, for a client that resumes there: every table is correct in the end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.images
 
 
 def come_back(client: Client, database: Db, zmsd: ZmsdProcess, follow: Follow) -> ChangeSourceClient:
-    """A client that was away, with zmsd, while there were no images, and is now where MongoDB is."""
+    """Return a client that was away, with zmsd, while there were no images, and that has caught up with MongoDB."""
     writes = Writes(client, database, seed=4)
     writes.batch()
     first = follow(zmsd.start())
@@ -49,7 +49,7 @@ def truncated(client: ChangeSourceClient) -> set[str]:
 def test_change_without_image_is_read_at_its_cluster_time(
     scope: str, mongo: Client, database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """As long as the server keeps that history."""
+    """Look-ups succeed as long as the server keeps that history."""
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope}}, start=False)
     back = come_back(mongo, database, zmsd, follow)
     assert not truncated(back)
@@ -59,7 +59,7 @@ def test_change_without_image_is_read_at_its_cluster_time(
 def test_change_without_image_and_history_resyncs_its_table(
     scope: str, forgetful: ReplicaSet, serve: Serve, follow: Follow
 ) -> None:
-    """Except tables whose key follows from ``_id`` alone."""
+    """Tables are resynced, except those whose key follows from ``_id`` alone."""
     with forgetful.client() as client:
         settings = {"feed": {"scope": scope}}
         zmsd = serve(SCHEMA, MAPPINGS, settings=settings, uri=forgetful.uri("forgetful"), start=False)
@@ -78,7 +78,7 @@ def test_change_without_image_and_history_resyncs_its_table(
         ]
 
 
-# ONE TABLE, WHOSE KEY NO _id TELLS
+# ONE TABLE, WHOSE KEY DOES NOT FOLLOW FROM _id
 
 ONE = named(one=table(id="string", n="number"), end=table(id="string"))
 BY_CODE = {
@@ -93,7 +93,7 @@ def images(database: Db, on: bool, name: str = "one") -> None:
 
 
 def codes(database: Db, client: ChangeSourceClient) -> set[str]:
-    """The keys of the rows, when all that was written has arrived."""
+    """Return the keys of the rows, once everything that was written has arrived."""
     name = str(database.ends.insert_one({"_id": f"end {database.ends.count_documents({})}"}).inserted_id)
     client.wait_for(lambda replica: (name,) in replica.rows["end"], name)
     return {str(key) for (key,) in client.rows("one")}
@@ -105,7 +105,7 @@ def codes(database: Db, client: ChangeSourceClient) -> set[str]:
 def test_change_without_image_of_a_deleted_document_is_exact(
     how: str, what: str, scope: str, mongo: Client, database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """The delete has only the document as the change left it, and that one had no row, or a different row."""
+    """For the delete, only the document after the earlier change is known, which had no row, or a different row."""
     database.one.insert_many([{"_id": str(n), "code": f"c{n}", "kind": "user"} for n in range(3)])
     database.create_collection("ends")
     by_id = {"collection": "one", "fields": {"id": "_id"}, "filter": {"kind": "user"}}
@@ -132,7 +132,7 @@ def test_change_without_image_of_a_deleted_document_is_exact(
 def test_large_transaction_in_a_new_collection_is_exact(
     mode: str, scope: str, mongo: Client, database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """The document before each change is the one that the same transaction left in an earlier batch."""
+    """The document before each change is what an earlier batch of the same transaction left."""
     schema = {**ONE, "other": {"tableName": "other", **table(id="string", n="number")}}
     mappings = {**BY_CODE, "other": {"collection": "one", "fields": {"id": "_id"}}}
     zmsd = serve(schema, mappings, settings={"feed": {"scope": scope, "images": mode}})
@@ -150,7 +150,7 @@ def test_large_transaction_in_a_new_collection_is_exact(
 
 
 def replace_it(database: Db) -> None:
-    """Another collection takes its name, and changes."""
+    """Another collection takes the name, and changes."""
     database.create_collection("other", changeStreamPreAndPostImages={"enabled": True})
     database.other.insert_many([{"_id": "p", "code": "p"}, {"_id": "q", "code": "q"}])
     database.other.rename("one", dropTarget=True)
@@ -190,7 +190,7 @@ def test_rename_before_a_schema_change_is_part_of_it(scope: str, database: Db, s
 
 
 def test_client_of_a_daemon_that_was_ahead_gets_everything(forgetful: ReplicaSet, serve: Serve, follow: Follow) -> None:
-    """The client has the resync of the other daemon, which is as of another time."""
+    """The client has the resync of the other daemon, which was made at another time."""
     with forgetful.client() as mongo:
         database = mongo.two
         database.one.insert_many([{"_id": n, "code": f"c{n}", "n": 0} for n in range(3)])
@@ -231,7 +231,7 @@ def test_initial_sync_during_a_resync_has_all_rows(scope: str, tmp_path: Path, s
         zmsd = serve(ONE, BY_CODE, uri=replicas.uri("gap"), settings={"feed": {"scope": scope}})
         first = follow(zmsd)
         zmsd.signal(signal.SIGSTOP)
-        # A backlog, at its end a change without images, and then time enough that its history is gone.
+        # A backlog that ends with a change without images, whose history is gone when it is read.
         for number in range(200):
             database.ends.insert_many([{"_id": f"{number} {n}"} for n in range(100)])
         images(database, False)

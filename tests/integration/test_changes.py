@@ -1,4 +1,4 @@
-"""Each kind of write in MongoDB arrives as what it is."""
+"""Each kind of write in MongoDB arrives as the corresponding change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.types import Db, Follow, Serve
 
 @pytest.fixture
 def client(database: Db, serve: Serve, follow: Follow) -> ChangeSourceClient:
-    """One that follows the chat, in which ann, a room and a message are."""
+    """Return a client that follows the chat, which has user ann, a room and a message."""
     database.users.insert_one({"_id": "ann", "name": "Ann", "address": {"city": "Ulm"}})
     database.rooms.insert_one({"_id": "r1", "title": "Room", "count": 1})
     database.messages.insert_one({"_id": "m1", "kind": "user", "room": "r1", "text": "hello", "likes": 0})

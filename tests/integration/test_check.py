@@ -1,4 +1,4 @@
-"""``zmsd check``: what it says of a configuration and of the MongoDB behind it, and with which exit code."""
+"""``zmsd check``: its report on a configuration and on MongoDB, and its exit code."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Checker:
         return run_zmsd("check", "--config", "zmsd.yaml", *arguments, cwd=self.directory)
 
     def lines(self, code: int, *arguments: Any, **settings: Any) -> list[str]:
-        """The report, of an exit with ``code``; nothing is on stderr."""
+        """Return the report, and assert the exit code ``code`` and an empty stderr."""
         done = self.run(*arguments, **settings)
         assert done.returncode == code, done.stdout + done.stderr
         assert done.stderr == ""
@@ -159,7 +159,7 @@ def test_primary_key_that_no_document_has_is_an_error(database: Db, checker: Che
 
 
 def test_numeric_keys_beyond_2_to_53_are_reported(database: Db, checker: Checker) -> None:
-    """int, long and double are the same key where they are equal; beyond 2^53 different keys may become one."""
+    """Equal int, long and double values are the same key; beyond 2^53 different keys may become one."""
     database.users.insert_many([{"_id": 1}, {"_id": Int64(2)}, {"_id": 3.0}])
     database.rooms.insert_many([{"_id": Int64(2**53 + 1)}, {"_id": 1}])
     database.messages.insert_one({"_id": "m", "code": Int64(-(2**60))})
@@ -195,7 +195,7 @@ def test_unusable_store_and_port_are_errors(checker: Checker) -> None:
 
 
 def test_check_beside_a_running_daemon_reports_ok(serve: Serve) -> None:
-    """As before a reload: the port is in use, by this zmsd."""
+    """The port is in use by this zmsd, as before a reload."""
     zmsd = serve(SCHEMA, MAPPINGS)
     done = run_zmsd("check", "--config", str(zmsd.config_file), cwd=zmsd.directory)
     assert done.returncode == 0, done.stdout

@@ -1,4 +1,4 @@
-"""What mongod evaluates apart from the collection, it evaluates as in it: random mappings over random documents."""
+"""mongod evaluates documents apart from their collection as it does in it: random mappings over random documents."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def source(database: Db, replica_set: ReplicaSet) -> Any:
 
 
 def check(database: Db, source: Source, documents: list[dict[str, Any]], mapping: Mapping) -> None:
-    """The rows of each document are those that the collection gives of it alone, and none where it gives an error."""
+    """Each document gives the rows that the collection gives for it alone, and none if that is an error."""
     stored = store(database, documents)
     stages = _stages(mapping)
     table = Table(SPEC, mapping)
@@ -65,7 +65,7 @@ def _stages(mapping: Mapping) -> Stages:
 
 
 def _refused(database: Db, stages: Stages) -> bool:
-    """Whether mongod takes the stages over a collection that is empty."""
+    """Return whether mongod accepts the stages over an empty collection."""
     try:
         list(database.nothing.aggregate(stages))
     except OperationFailure:
@@ -127,7 +127,7 @@ PIPELINES: list[Stages] = [
     *([{"$project": {"a": {"b": value}}}] for value in (0, 1, "$x", {"$literal": 0}, {"c": 0}, {"c": True})),
     *([{"$project": {"_id": 0, **body}}] for body in ({"a": 1}, {"a": 0}, {"a.b": 0}, {"a": {"b": 0}}, {"n": "$a"})),
     [{"$set": {"n": {"$divide": [1, "$x"]}}}],
-    # What mongod refuses is refused in the same way, and breaks nothing.
+    # If mongod refuses the stages, zmsd refuses them too, and continues to work.
     *([{"$match": wrong}] for wrong in (5, {"$and": 5}, {"$or": [5]}, {"$jsonSchema": 5}, {"$foo": 1})),
     *([{"$project": wrong}] for wrong in ("x", {}, {"a": {}}, {"a": 0, "b": 1}, {"_id": "$x", "a": 0})),
     *([{"$replaceRoot": wrong}] for wrong in ("x", {}, None)),
@@ -153,7 +153,7 @@ def _of(operator: str, *operands: st.SearchStrategy[Any]) -> st.SearchStrategy[A
 
 
 def _more(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Expressions of expressions, each of which somebody has surely put into a mapping."""
+    """Return a strategy for nested expressions of operators that mappings often use."""
     alone = [
         "$toString",
         "$toUpper",
@@ -180,7 +180,7 @@ def _more(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 EXPRESSIONS = st.recursive(FIELDS | FIELDS | LITERALS | st.sampled_from([ROOT, CURRENT]), _more, max_leaves=4)
-# In queries none that may fail: of two parts of a query, mongod may look at either first, or at one alone.
+# Queries have no operator that may fail: of two parts of a query, mongod may evaluate either first, or only one.
 SAFE = st.recursive(
     FIELDS | LITERALS | st.just(ROOT),
     lambda inner: st.one_of(

@@ -1,4 +1,4 @@
-"""The copy: large, at one moment, while everything goes on being written."""
+"""The initial sync: large, at one cluster time, during a write load."""
 
 from __future__ import annotations
 

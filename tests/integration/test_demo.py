@@ -1,4 +1,4 @@
-"""``zmsd demo``: it shows a copy and changes, and however it ends, nothing of it is left."""
+"""``zmsd demo`` prints an initial sync and changes, and leaves nothing behind however it ends."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_demo_ended_by_a_signal_leaves_nothing(number: signal.Signals, tmp_path:
     with demo(tmp_path) as shown:
         shown.wait_for("initial sync complete at watermark")
         shown.wait_for("    + ")
-        with ChangeSourceClient(shown.port) as client:  # as a zero-cache that somebody points at it
+        with ChangeSourceClient(shown.port) as client:  # as a zero-cache that is pointed at the demo
             client.wait_initial()
             assert client.rows("userMessage")
         (mongod,) = shown.processes()

@@ -1,4 +1,4 @@
-"""Abilities follow the deployment's behaviour, and are looked at again when the deployment changes."""
+"""Abilities follow the deployment's behaviour, and are detected again when the deployment changes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_change_of_feature_compatibility_version_is_followed(
         wait_until(zmsd.ready, "it is ready with images", 30)
         arrives(3)
         set_version(own, "5.0")
-        own.nodes[0].stop()  # every stream is opened again
+        own.nodes[0].stop()  # every stream is reopened
         own.nodes[0].start()
         own.primary()
         wait_until(zmsd.ready, "it is ready without images", 60)

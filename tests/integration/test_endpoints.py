@@ -1,4 +1,4 @@
-"""Documents from an API: looked at again and again, and done without while it is down."""
+"""Documents from an API, which zmsd requests at an interval, and can do without while the API is down."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from zmsd.demo.mongod import free_port
 
 
 class Api:
-    """Serves documents with an ETag; can be stopped, and started again on its port."""
+    """An endpoint that serves documents with an ETag, and can be stopped and started again on its port."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -38,7 +38,7 @@ class Api:
         self.documents[path] = document if isinstance(document, str) else json.dumps(document)
 
     def source(self, path: str, **more: Any) -> dict[str, Any]:
-        """The setting for a document of it."""
+        """Return the setting for a document of the endpoint."""
         return {"file": None, "url": f"http://127.0.0.1:{self.port}{path}", "refresh": 1, **more}
 
     def start(self) -> Api:
@@ -72,7 +72,7 @@ class Api:
             self._server = None
 
     def wait_looks(self, count: int) -> None:
-        """Until it has been asked so many times more."""
+        """Wait until the endpoint got that many more requests."""
         wanted = len(self.answers) + count
         wait_until(lambda: len(self.answers) >= wanted, f"{count} more requests", 20)
 
@@ -226,7 +226,8 @@ def test_bad_document_at_start_uses_the_cached_document(
 def test_endpoint_down_at_start_without_cache_fails_the_start(
     api: Api, settings: dict[str, Any], serve: Serve, tmp_path: Path
 ) -> None:
-    """It may come back: exit status 1, after which systemd starts zmsd again. An invalid file stays invalid: 78."""
+    """The endpoint may recover: exit status 1, after which systemd starts zmsd again. An invalid file stays invalid:
+    78."""
     api.stop()
     zmsd = serve(None, settings=settings, start=False)
     zmsd.launch()

@@ -1,4 +1,4 @@
-"""What is answered to whom: pages, refusals, and clients that misbehave."""
+"""The gateway's answers: pages, refusals, and clients that misbehave."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def zmsd(serve: Serve) -> ZmsdProcess:
 
 
 def refused(zmsd: ZmsdProcess, target: str, headers: dict[str, str] | None = None) -> Refused:
-    """How an attempt to open a WebSocket is refused."""
+    """Return the refusal of an attempt to open a WebSocket."""
     socket = WebSocket(zmsd.port)
     try:
         with pytest.raises(Refused) as refusal:
@@ -192,7 +192,7 @@ def test_connection_that_is_not_http_is_reset_at_once(zmsd: ZmsdProcess) -> None
 
 
 def commits(stream: WebSocket, count: int) -> list[str]:
-    """Receive as many commits; their watermarks. Nothing is acknowledged."""
+    """Receive that many commits without acknowledging any, and return their watermarks."""
     found: list[str] = []
     while len(found) < count:
         for message in json.loads(f"[{stream.receive()}]"):
@@ -204,10 +204,8 @@ def commits(stream: WebSocket, count: int) -> list[str]:
 def test_stream_without_acknowledgement_repeats_the_same_commits(
     database: Db, zmsd: ZmsdProcess, follow: Follow
 ) -> None:
-    """zero-cache's replica may have a commit that its change log, from which zero-cache resumes, has not.
-
-    It must find that commit's watermark in the change log later, or it is refused for ever.
-    """
+    """A commit that is sent again has its old watermark: zero-cache's replica may have a commit that its change log
+    lacks, and is refused for ever unless the change log gets a commit at that watermark."""
     client = follow(zmsd)
     client.close()
     version = client.replica.version
@@ -215,7 +213,7 @@ def test_stream_without_acknowledgement_repeats_the_same_commits(
     stream = WebSocket(zmsd.port)
     stream.upgrade(target, {})
     first: list[str] = []
-    for number in range(10):  # one after the other: each is sent by itself
+    for number in range(10):  # One after the other, so that each is sent alone.
         database.users.insert_one({"_id": f"u{number}"})
         first += commits(stream, 1)
     stream.abort()

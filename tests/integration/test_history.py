@@ -1,4 +1,4 @@
-"""The database under an address is not the one that was read before: that is said, never glossed over."""
+"""Another database, or an older state of it, answers at the address: zmsd always reports it."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_other_database_of_the_same_replica_set_sends_reset(
 
 
 def write_later(own: ReplicaSet, seconds: int, name: str) -> Timestamp:
-    """Write at a time that is ahead of the clock, as on a machine whose clock is; the time."""
+    """Write at a cluster time ahead of the clock, as on a machine whose clock is ahead, and return the time."""
     with own.client() as client, client.start_session() as session:
         ahead = Timestamp(own.now().time + seconds, 1)
         session.advance_cluster_time({"clusterTime": ahead, "signature": {"hash": bytes(20), "keyId": 0}})
@@ -107,7 +107,7 @@ def write_later(own: ReplicaSet, seconds: int, name: str) -> Timestamp:
 
 
 def replace(own: ReplicaSet) -> None:
-    """Another replica set under the same address."""
+    """Start another replica set at the same address."""
     (node,) = own.nodes
     node.stop()
     shutil.rmtree(node.directory / "data")
@@ -117,7 +117,7 @@ def replace(own: ReplicaSet) -> None:
 
 
 def test_other_database_whose_clock_is_behind_sends_reset(own_set: ReplicaSet, tmp_path: Path, follow: Follow) -> None:
-    """The client's watermark is above all that was stored, and above the time at which the other database came."""
+    """The client's watermark is above everything stored, and above the time at which the other database appeared."""
     write(own_set, "old")
     with ZmsdProcess(tmp_path / "zmsd", own_set.uri("app"), SCHEMA, MAPPINGS) as zmsd:
         zmsd.start()
@@ -198,7 +198,7 @@ def test_replica_of_the_new_database_is_not_reset_again(own_set: ReplicaSet, tmp
 
 @pytest.fixture
 def saved(own_set: ReplicaSet, tmp_path: Path) -> Path:
-    """The files of the set when it had one document, "old"."""
+    """Return the files of the set from when it had one document, "old"."""
     write(own_set, "old")
     (node,) = own_set.nodes
     node.stop()
@@ -227,7 +227,7 @@ def wait_reset(client: ChangeSourceClient) -> None:
 def test_restore_noticed_only_by_readers_sends_reset(
     scope: str, written: bool, own_set: ReplicaSet, saved: Path, tmp_path: Path, follow: Follow
 ) -> None:
-    """As a virtual machine's snapshot brings it. The streams were at a time without an event, which every state has."""
+    """A virtual machine's snapshot is restored. The streams were at a time without an event, which every state has."""
     settings = {"feed": {"heartbeat": 1, "scope": scope}}
     with ZmsdProcess(tmp_path / "zmsd", own_set.uri("app"), SCHEMA, MAPPINGS, settings=settings) as zmsd:
         zmsd.start()
@@ -250,7 +250,7 @@ def test_restore_noticed_only_by_readers_sends_reset(
 def test_idle_restored_database_is_noticed_at_start(
     own_set: ReplicaSet, saved: Path, tmp_path: Path, follow: Follow
 ) -> None:
-    """Noticed when zmsd starts, whenever the client comes."""
+    """zmsd notices the restore when it starts, whenever a client connects."""
     with ZmsdProcess(tmp_path / "zmsd", own_set.uri("app"), SCHEMA, MAPPINGS) as zmsd:
         zmsd.start()
         client = follow(zmsd)

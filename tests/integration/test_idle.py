@@ -1,4 +1,4 @@
-"""What happens when nothing happens."""
+"""An idle database."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from tests.support.types import Db, Follow, Serve
 
 
 def test_idle_client_gets_heartbeats_that_follow_the_oplog(database: Db, serve: Serve, follow: Follow) -> None:
-    """By empty transactions, so that its position does not fall out of the oplog."""
+    """The client's position advances by empty transactions, so that it does not fall out of the oplog."""
     client = follow(serve(SCHEMA, MAPPINGS, settings={"feed": {"heartbeat": 1}}))
-    database.other.insert_one({"_id": 1})  # time goes on, though not for us
+    database.other.insert_one({"_id": 1})  # time passes, but no published collection changes
     client.wait_for(lambda replica: len(replica.transactions) >= 1, "a heartbeat", 5)
     database.other.insert_one({"_id": 2})
     client.wait_for(lambda replica: len(replica.transactions) >= 2, "another", 5)

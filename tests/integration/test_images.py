@@ -1,4 +1,4 @@
-"""Pre- and post-images: that they are there, and what becomes of the changes where they are not."""
+"""Pre- and post-images: they are switched on, and what happens to changes without them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OFF = {"feed": {"images": "off"}}
 
 
 def with_images(database: Db) -> set[str]:
-    """The collections that have them."""
+    """Return the collections that have images."""
     return {
         info["name"]
         for info in database.list_collections()
@@ -35,12 +35,13 @@ def test_images_are_switched_on_before_ready_and_logged(database: Db, serve: Ser
 def test_images_are_switched_on_for_a_later_collection(database: Db, serve: Serve) -> None:
     serve(SCHEMA, MAPPINGS)
     for name in COLLECTIONS:
-        database[name].insert_one({"_id": "first", "kind": "user"})  # without a row nobody would ask for its images
+        database[name].insert_one({"_id": "first", "kind": "user"})  # without a row nothing needs its images
     wait_until(lambda: with_images(database) == set(COLLECTIONS), "all have images", 20)
 
 
 def test_images_off_logs_a_warning_and_changes_arrive(database: Db, serve: Serve, follow: Follow) -> None:
-    """Also for rows that leave a table by its filter: their key follows from _id, so they can be deleted unseen."""
+    """Changes arrive also for rows that leave a table by its filter: their key follows from _id, so they can be deleted
+    without a pre-image."""
     database.users.insert_one({"_id": "ann", "name": "Ann"})
     database.messages.insert_many({"_id": f"m{number}", "kind": "user"} for number in range(3))
     zmsd = serve(SCHEMA, MAPPINGS, settings=OFF)
@@ -60,7 +61,7 @@ def test_images_off_logs_a_warning_and_changes_arrive(database: Db, serve: Serve
 def test_table_whose_key_needs_images_is_refused_without_them(
     database: Db, serve: Serve, follow: Follow, mode: str
 ) -> None:
-    """Only the image before shows which row a deleted document had."""
+    """Only the pre-image shows which row a deleted document had."""
     schema = named(city=table(id="string", name="string"))
     mappings = {"city": {"collection": "cities", "fields": {"id": "code", "name": "name"}}}
     database.cities.insert_one({"_id": 1, "code": "ul", "name": "Ulm"})

@@ -1,4 +1,4 @@
-"""``zmsd infer``: what it writes can be checked, run and followed as it stands."""
+"""``zmsd infer``: its output can be checked, run and followed without an edit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fill(database: Db) -> None:
 
 
 def infer(database: Db, replica_set: ReplicaSet, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """With the URI in the environment."""
+    """Run ``zmsd infer`` with the URI in the environment."""
     return run_zmsd("infer", *arguments, cwd=cwd, environment={"MONGODB_URI": replica_set.uri(database.name)})
 
 

@@ -23,7 +23,7 @@ from tests.support.types import Db, Follow
 def journaled(
     directory: Path, uri: str, stack: contextlib.ExitStack, settings: dict[str, Any] | None = None
 ) -> ZmsdProcess:
-    """A zmsd whose stderr is said to be the journal's, as systemd says it."""
+    """Run a zmsd whose stderr is the journal's, according to the environment that systemd sets."""
     zmsd = stack.enter_context(ZmsdProcess(directory, uri, SCHEMA, MAPPINGS, settings=settings))
     zmsd.stderr_file.touch()
     stat = zmsd.stderr_file.stat()
@@ -32,7 +32,7 @@ def journaled(
 
 
 def live_through(zmsd: ZmsdProcess, database: Db, follow: Follow) -> None:
-    """Something of every level, and something of many lines."""
+    """Log a line of every level, and a message of many lines."""
     database.users.insert_one({"_id": "ann", "name": {"first": "Ann"}})
     follow(zmsd).close()
     zmsd.wait_log("rejected")
@@ -150,7 +150,7 @@ def test_failed_start_is_delayed_under_systemd(tmp_path: Path, stack: contextlib
     zmsd.wait_log("the port is in use")
     assert zmsd.wait_exit() == 1
     assert time.monotonic() - begun >= 5
-    # a configuration error is final: it ends at once
+    # a configuration error is final: zmsd exits at once
     zmsd.write(settings={"feed": {"heartbeat": -1}})
     begun = time.monotonic()
     zmsd.launch()

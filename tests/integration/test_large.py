@@ -1,4 +1,4 @@
-"""Large documents: MongoDB lets a document have 16 MB, and an event that holds it, too."""
+"""Large documents: a document may have 16 MB, and so may the event that contains it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_changes_of_documents_near_16_mb_arrive(
     serve: Serve,
     follow: Follow,
 ) -> None:
-    """With both images such an event has more than 16 MB, which MongoDB does not send."""
+    """With both images such an event would exceed 16 MB, which MongoDB does not send."""
     database.docs.insert_one({"_id": "small", "n": 0})
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope, "images": images}})
     client = follow(zmsd)

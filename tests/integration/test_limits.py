@@ -1,4 +1,4 @@
-"""How much one may ask of it: sessions, sessions of an address, the size and the time of a request."""
+"""Limits: sessions, sessions of an address, and the size and time of a request."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def refused(zmsd: ZmsdProcess, target: str = STREAM) -> Refused:
 
 
 def upgrade_from(address: str, zmsd: ZmsdProcess) -> tuple[int, http.client.HTTPConnection]:
-    """The answer to one who comes from another address of this machine."""
+    """Return the answer to a request from another address of this machine."""
     connection = http.client.HTTPConnection("127.0.0.1", zmsd.port, timeout=10, source_address=(address, 0))
     headers = {
         "Upgrade": "websocket",
@@ -81,7 +81,7 @@ def test_limits_and_tokens_are_reloaded(serve: Serve, follow: Follow) -> None:
     zmsd.wait_log("reloaded")
     wait_until(lambda: revoked.closings, "the session whose token was removed ends")
     assert zmsd.log("its token was removed")
-    revoked.close()  # it would take the one free session as soon as no token is needed
+    revoked.close()  # It would take the only free session once no token is needed.
     assert refused(zmsd, f"{STREAM}&token=first").status == 401
     other = follow(zmsd, app="other", query={"token": "third"}, again=True)
     assert refused(zmsd, f"{STREAM}&token=second").status == 503
@@ -95,7 +95,7 @@ def test_limits_and_tokens_are_reloaded(serve: Serve, follow: Follow) -> None:
 
 
 def test_settings_that_need_a_restart_are_reported_until_reverted(serve: Serve) -> None:
-    """Also where nothing has changed since the last reload."""
+    """A token that is removed ends its sessions, also if nothing else has changed since the last reload."""
     zmsd = serve(SCHEMA, MAPPINGS)
     for count, (scope, said) in enumerate([("database", 1), ("database", 2), ("auto", 2)], 1):
         zmsd.write(settings={"feed": {"scope": scope}})
@@ -107,14 +107,14 @@ def test_settings_that_need_a_restart_are_reported_until_reverted(serve: Serve) 
 
 
 def raw(zmsd: ZmsdProcess, request: bytes) -> bytes:
-    """The answer to some bytes, as far as it goes."""
+    """Return the answer to some bytes, as much as arrives."""
     answer = b""
     with socket.create_connection(("127.0.0.1", zmsd.port), timeout=20) as sock:
         try:
             sock.sendall(request)
             while data := sock.recv(4096):
                 answer += data
-        except ConnectionError:  # it does not read to the end what is too much
+        except ConnectionError:  # zmsd does not read a request that is too large to its end
             pass
     return answer
 
@@ -139,7 +139,7 @@ def test_request_that_is_too_large_is_431(request_: bytes, serve: Serve) -> None
 
 
 def ended(sock: socket.socket) -> bool:
-    """Whether the other side has closed, after one more header."""
+    """Return whether the server has closed, after one more header."""
     try:
         sock.sendall(b"X: x\r\n")
         return not sock.recv(4096)
@@ -150,7 +150,7 @@ def ended(sock: socket.socket) -> bool:
 
 
 def test_request_that_takes_too_long_is_dropped(serve: Serve) -> None:
-    """However its bytes are spread over the time."""
+    """A slow request is dropped, however its bytes are spread over the time."""
     zmsd = serve(SCHEMA, MAPPINGS)
     with socket.create_connection(("127.0.0.1", zmsd.port), timeout=0.5) as sock:
         sock.sendall(b"GET /healthz HTTP/1.1\r\n")

@@ -1,5 +1,5 @@
-"""Transactions of documents whose ``_id`` is kilobytes long: a resume token holds it, twice as long, so that even the
-entries of the order, which have no documents, can fill the 16 MB of a batch."""
+"""Transactions of documents whose ``_id`` has kilobytes. A resume token holds the ``_id`` at twice its length, so even
+entries of the order stream, which have no documents, can fill the 16 MB of a batch."""
 
 from __future__ import annotations
 

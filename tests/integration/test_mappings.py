@@ -1,4 +1,4 @@
-"""What mapping documents say, as it arrives: the forms in wide use, computed rows, keys that move, what cannot be."""
+"""The effect of mapping documents: the common forms, computed rows, keys that change, and refused mappings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def arrivals(client: ChangeSourceClient, count: int) -> list[Change]:
 
 
 def test_polymorphic_collection_fills_its_tables(database: Db, serve: Serve, follow: Follow) -> None:
-    """The main use: source, filter and projection."""
+    """The main form: source, filter and projection."""
     columns = {"roomId": "string", "contents": "json", "createdAt": "number"}
     schema = {
         name: {
@@ -96,7 +96,7 @@ def test_operators_of_mongod_are_allowed_or_refused_by_name(mongo: Client) -> No
     known = {*counters["expressions"]}
     assert {name for name in known if name.startswith("$_")}, "it lists internal ones"
     allowed = {f"${name}" for since, names in EXPRESSIONS_SINCE.items() if since <= version for name in names.split()}
-    # $literal, $first and the like are counted as well; some are not counted before they are used.
+    # $literal, $first and similar operators are counted as well; some only once they are used.
     assert allowed - known <= {"$literal", "$toHashedIndexKey", "$tsSecond", "$tsIncrement"}
     refused = known - EXPRESSIONS
     assert {name for name in refused if not name.startswith("$_")} == {"$const", "$function", "$meta", "$rand"}

@@ -20,7 +20,7 @@ from zmsd.replication.dispatcher import STALLED_SECONDS
 
 
 class Scrape(dict[str, float]):
-    """``name{label=value,…}`` -> number."""
+    """Return ``name{label=value,…}`` -> number."""
 
     def __init__(self, zmsd: ZmsdProcess, headers: dict[str, str] | None = None) -> None:
         status, text = zmsd.get("/metrics", headers)
@@ -131,7 +131,7 @@ def test_metrics_show_the_backlog_of_a_slow_client(database: Db, serve: Serve, f
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd, receive_buffer=4096)
     client.stop_reading()
-    # More than the buffers of both sockets hold.
+    # more than the buffers of both sockets hold
     for start in range(0, 20_000, 1000):
         database.users.insert_many([{"_id": start + number, "name": "x" * 1000} for number in range(1000)])
     backlog = "zmsd_session_backlog_{}{{app=zero,shard=0}}"
@@ -186,7 +186,7 @@ def test_metrics_without_oplog_privilege_omit_headroom(tmp_path: Path) -> None:
         for user, known in ((ADMIN, True), (("reader", "p"), False)):
             uri = replica_set.uri("db", user)
             with ZmsdProcess(tmp_path / user[0], uri, {"user": SCHEMA["user"]}).start() as zmsd:
-                # The first look at the oplog comes with the first point of the history.
+                # The first check of the oplog comes with the first sample of the history.
                 wait_until(partial(looked, zmsd, 2), "two looks")
                 assert ("zmsd_oplog_headroom_seconds" in Scrape(zmsd)) is known
                 assert not zmsd.log("metric cannot be read|monitor failed")

@@ -1,4 +1,4 @@
-"""A MongoDB that is not there yet, or will not have us: zmsd stays up, says why once, and goes on when it can."""
+"""A MongoDB that is down or refuses zmsd: zmsd stays up, reports the reason once, and continues when it can."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def start(directory: Path, uri: str, **settings: Any) -> ZmsdProcess:
 
 
 def not_ready(zmsd: ZmsdProcess, reason: str) -> str:
-    """Wait until /readyz says 503 with this reason in it; what it says."""
+    """Wait until /readyz answers 503 with this reason, and return the answer."""
 
     def refuses() -> str:
         status, body = zmsd.get("/readyz")
@@ -40,7 +40,7 @@ def test_mongodb_unreachable_at_start_is_waited_for(tmp_path: Path, follow: Foll
         node.stop()
         with start(tmp_path / "zmsd", replica_set.uri("absent")) as zmsd:
             not_ready(zmsd, node.address)
-            waiting = follow(zmsd, wait=False)  # it is held, not refused: a refusal would end zero-cache
+            waiting = follow(zmsd, wait=False)  # the client is held, not refused: a refusal would end zero-cache
             said = len(zmsd.log("WARNING|ERROR"))
             assert said == 1, zmsd.stderr()
             node.start()
@@ -111,7 +111,7 @@ def test_administrator_is_served_with_images(secured: ReplicaSet, tmp_path: Path
 def test_failed_stream_of_an_idle_collection_is_reopened(
     replica_set: ReplicaSet, database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """The other streams continue: no event would otherwise show that this one has ended."""
+    """The other streams continue, so no event reveals that this stream has ended."""
     database.users.insert_one({"_id": "ann", "name": "Ann"})
     database.create_collection("rooms")
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": "collection"}})

@@ -1,4 +1,4 @@
-"""Names that MongoDB takes for databases, collections and fields."""
+"""Names that MongoDB accepts for databases, collections and fields."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ KINDS = [2.5, 2.0, -0.0, float("nan"), Decimal128("7.5"), Decimal128("0E+3"), De
 def test_position_after_a_change_with_a_rare_id_resumes(
     restart: bool, kind: Any, database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """Its resume token cannot be read without the type bits."""
+    """The resume token of such an ``_id`` cannot be read without its type bits."""
     zmsd = serve(SCHEMA, BY_ID)
     client = follow(zmsd)
     database.a.insert_one({"_id": kind, "n": 0})
@@ -101,7 +101,7 @@ def test_id_replaced_by_an_equal_id_of_another_type_is_followed(
     old: Any, new: Any, key: str, images: str, scope: str, database: Db, serve: Serve, follow: Follow
 ) -> None:
     """MongoDB allows a replace to change the type and the digits of ``_id``."""
-    database.create_collection("a")  # which has images from the start
+    database.create_collection("a")  # has images from its creation on
     client = follow(serve(SCHEMA, BY_ID, settings={"feed": {"scope": scope, "images": images}}))
     database.a.insert_one({"_id": old, "n": 1})
     wait_end(database, client, "before")
@@ -198,6 +198,6 @@ def test_invalid_bson_is_reported_and_nothing_is_lost(
         assert "collection a " in said
         wait_until(lambda: "not valid BSON" in zmsd.get("/readyz")[1], "it is not ready, and says why")
         mongo.odd.a.delete_one({"_id": "x"})
-        # Tries are 10 s apart, and one may come before MongoDB has forgotten the document.
+        # Retries are 10 s apart, and one may come before MongoDB has forgotten the document.
         wait_end(mongo.odd, client, timeout=90)
         assert client.rows("a") == {}

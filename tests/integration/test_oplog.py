@@ -1,4 +1,4 @@
-"""Proving positions by the oplog of a real mongod."""
+"""Checks of positions against the oplog of a real mongod."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def source(database: Db, replica_set: Any) -> Iterator[Source]:
 
 
 def events(database: Db, write: Callable[[], object]) -> list[Document]:
-    """The events of what ``write`` does."""
+    """Return the events of ``write``."""
     with database.watch() as stream:
         write()
         database.last.insert_one({})
@@ -54,7 +54,7 @@ def scanned(mongo: Client) -> int:
 
 
 def unreadable(source: Source) -> None:
-    """As behind mongos: ``local.oplog.rs`` is not asked."""
+    """As behind mongos, ``local.oplog.rs`` is not read."""
     source.deployment = dataclasses.replace(source.deployment, sharded=True)
 
 
@@ -78,13 +78,13 @@ def test_event_is_found_without_scanning_what_follows(
 
 @pytest.mark.parametrize("readable", [True, False])
 def test_event_of_another_lineage_is_not_found(readable: bool, database: Db, source: Source) -> None:
-    """An entry exists at its time, but of a different document."""
+    """The oplog has an entry at the event's time, but for a different document."""
     if not readable:
         unreadable(source)
     one, two = events(database, lambda: [database.a.insert_one({"_id": number}) for number in (1, 2)])
     data, at_two = one["_id"]["_data"], two["_id"]["_data"][2:18]
     assert oplog.has_event(source, data)
     assert not oplog.has_event(source, data[:2] + at_two + data[18:])
-    # Nor is there an entry at this time, a second before.
+    # A second before, the oplog has no entry either.
     nothing = ((int(at_two, 16) >> 32) - 1) << 32 | 0xFFFF
     assert not oplog.has_event(source, f"82{nothing:016X}{data[18:]}")

@@ -32,8 +32,8 @@ def test_mixed_writes_of_4_writers_to_5_collections_arrive_in_cluster_time_order
         writer.start(writes)
         writer.wait(240)
     client.wait_for(lambda replica: replica.watermark >= lexi(writer.last_position()), "the last write", 60)
-    # That watermarks rise strictly the client sees to itself; the checker to clusterTime order, whole transactions,
-    # nothing lost and nothing twice.
+    # The client checks that watermarks rise strictly; the checker, that the order is that of clusterTime, transactions
+    # are complete, and nothing is lost or repeated.
     report = check(writer.log, client.replica).assert_clean()
     assert report.writes == writes
     assert_same(database, schema, mappings, client.replica)

@@ -1,4 +1,4 @@
-"""What zmsd evaluates in Python means what it means to mongod: plain filters, plain paths, equal ids."""
+"""zmsd's evaluation in Python agrees with mongod: plain filters, plain paths, equal ids."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CASES = pick(2_500, 50_000)
 NAMES = st.sampled_from(["a", "b", "c"])
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map(".".join)
 
-# Few of each kind, so that a filter often meets its equal, or what is equal in some languages and not in MongoDB's.
+# Few values of each kind, so that a filter often meets an equal value, or one that is equal only in other languages.
 NUMBERS: list[Any] = [
     *(0, 1, -1, 2, 2**31 - 1, Int64(0), Int64(1), Int64(2**53), Int64(2**53 + 1), Int64(2**63 - 1), Int64(-(2**63))),
     *(0.0, -0.0, 1.0, 0.1, 1.5, float(2**53), float(2**63), 5e-324, 1e308, float("nan"), float("inf"), -float("inf")),
@@ -40,7 +40,7 @@ SCALARS: list[Any] = [
     *(DatetimeMS(-(2**62)), Timestamp(1, 1), Timestamp(0, 1), ObjectId(b"0" * 12), ObjectId(b"1" * 12)),
     *(b"", b"x", Binary(b"x", 5), Binary(b"0" * 16, 4), Binary(b"0" * 16, 3), Binary(b"short", 4), Binary(b"x", 128)),
 ]
-# What documents may hold, but plain filters do not ask for.
+# Values that documents may have, but plain filters do not compare with.
 OTHERS: list[Any] = [Regex("x"), Code("x"), Code("x", {"a": 1}), MinKey(), MaxKey()]
 
 
@@ -125,7 +125,7 @@ def batch(items: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
 
 
 def store(database: Db, documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Replace what the collection holds; the documents as zmsd gets them."""
+    """Replace the content of the collection, and return the documents as zmsd gets them."""
     database.c.delete_many({})
     database.c.insert_many([{"_id": number, **document} for number, document in enumerate(documents)])
     return list(database.get_collection("c", CODEC).find().sort("_id"))

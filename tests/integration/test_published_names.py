@@ -1,4 +1,4 @@
-"""Published names that are not collections, or not yet, or no longer."""
+"""Published names that are not collections, do not exist yet, or no longer do."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ KINDS = pytest.mark.parametrize(("make", "scope", "images"), pick(SOME, ALL))
 
 
 def problems(zmsd: ZmsdProcess) -> dict[str, str]:
-    """Published name -> what is wrong, as /status.json has it."""
+    """Return published name -> kind of problem, from /status.json."""
     return {one["name"]: one["kind"] for one in json.loads(zmsd.get("/status.json")[1])["problems"]}
 
 
@@ -56,7 +56,7 @@ def published_missing(zmsd: ZmsdProcess, what: str) -> bool:
 
 
 def end(database: Db, client: ChangeSourceClient, name: str) -> None:
-    """Wait until the client has everything up to now."""
+    """Wait until the client has everything that was written so far."""
     database.ends.insert_one({"_id": name})
     client.wait_for(lambda replica: (name,) in replica.rows["end"], f"all before {name}", 30)
 
@@ -111,7 +111,7 @@ def test_name_that_stops_being_a_collection_empties_its_table(
     assert client.replica.rows["m"] == {}
     newcomer = follow(zmsd, app="newcomer")
     assert newcomer.replica.rows["m"] == {}
-    # A collection that is there for a moment only, behind which the name is a view again.
+    # A collection that exists only briefly, after which the name is a view again.
     database.drop_collection("m")
     database.m.insert_one({"_id": "brief", "n": 1})
     database.m.update_one({"_id": "brief"}, {"$inc": {"n": 1}})

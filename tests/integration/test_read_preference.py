@@ -1,4 +1,5 @@
-"""Where zmsd reads: streams, look-ups and scans by the URI's read preference, the oplog and identity on the primary."""
+"""The members that zmsd reads: streams, look-ups and scans by the URI's read preference, oplog and identity on the
+primary."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def three(tmp_path: Path) -> Iterator[ReplicaSet]:
 
 
 def reads_majority(node: Mongod) -> bool:
-    """Whether a node can open a change stream: some seconds after its first synchronisation it cannot."""
+    """Return whether a node can open a change stream: for some seconds after its first synchronisation it cannot."""
     with node.client(timeoutMS=1000) as client, contextlib.suppress(PyMongoError), client.chat.watch():
         return True
     return False
@@ -46,14 +47,14 @@ def profile(node: Mongod, level: int) -> None:
 
 
 def has_stream(node: Mongod) -> bool:
-    """Whether change streams are open on a node; only zmsd opens some."""
+    """Return whether change streams are open on a node; only zmsd opens any."""
     with node.client() as client:
         operations = client.admin.aggregate([{"$currentOp": {"allUsers": True, "idleCursors": True}}])
         return any("$changeStream" in repr(one) and "$currentOp" not in repr(one) for one in operations)
 
 
 def profiled(node: Mongod) -> set[str]:
-    """The kinds of reads of collection a that zmsd made on a node since its profiling began."""
+    """Return the kinds of reads of collection a that zmsd made on a node since its profiling began."""
     found: set[str] = set()
     with node.client() as client:
         for entry in client.chat["system.profile"].find({"appName": "zmsd"}):
@@ -110,7 +111,7 @@ def test_secondaries_that_stop_or_become_primary_lose_no_change(
 
 
 def test_member_synced_again_causes_no_reset(tmp_path: Path, follow: Follow, stack: contextlib.ExitStack) -> None:
-    """Its oplog begins after the client's position; the primary's does not."""
+    """The secondary's oplog begins after the client's position; the primary's does not."""
     two = stack.enter_context(ReplicaSet(tmp_path / "mongod", nodes=2))
     client = stack.enter_context(two.client())
     client.chat.a.insert_one({"_id": "x", "n": 1})

@@ -35,7 +35,7 @@ def changed() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def reload(zmsd: ZmsdProcess, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> None:
-    """SIGHUP with a change of both documents."""
+    """Change both documents and send SIGHUP."""
     schema, mappings = changed()
     change(schema, mappings)
     zmsd.write(schema, mappings)
@@ -95,7 +95,7 @@ CHANGES = [add_table, add_column, drop_column, drop_table, change_filter, change
 
 
 def done(client: ChangeSourceClient, change: Any) -> Callable[[Any], bool]:
-    """The transaction of the change itself has come: it is the one that changes a table, or empties one."""
+    """Return whether the schema change has arrived: the transaction that changes or empties a table."""
     tags = {"create-table", "add-column", "drop-column", "drop-table", "truncate"}
     return lambda replica: any(c.tag in tags for t in replica.transactions for c in t.changes)
 
@@ -178,7 +178,7 @@ def test_bad_document_changes_nothing_and_all_errors_are_logged(database: Db, se
 def test_schema_change_interrupted_by_mongodb_is_repeated(
     replica_set: ReplicaSet, database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """The transaction that was begun is rolled back and sent again."""
+    """The open transaction is rolled back and sent again."""
     fill(database)
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
@@ -201,7 +201,8 @@ def test_schema_change_interrupted_by_mongodb_is_repeated(
 def test_schema_change_that_never_arrived_can_be_reverted(
     storage: str, database: Db, serve: Serve, follow: Follow, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """As where zero-cache cannot apply it, or is restored from its own backup."""
+    """The client reconnects with an older watermark, as if zero-cache could not apply the change or was restored from a
+    backup."""
     fill(database)
     settings: dict[str, Any] = {}
     if storage == "nats-kv":
@@ -218,7 +219,7 @@ def test_schema_change_that_never_arrived_can_be_reverted(
     zmsd.signal(signal.SIGHUP)
     zmsd.wait_log("feed runs", count=3)
     back = follow(zmsd, replica=before)
-    for name in ("one", "two", "three"):  # from the second on it is past the change that it never got
+    for name in ("one", "two", "three"):  # From the second one on, its watermark is after the change that it never got.
         database.users.insert_one({"_id": name, "name": "x"})
         back.wait_for(lambda replica: len(replica.rows["user"]) == database.users.count_documents({}), "it goes on")
         connections = back.connections
@@ -245,7 +246,7 @@ def test_mapping_that_bson_cannot_hold_is_refused(unfit: str, database: Db, serv
 def test_older_replica_gets_the_schema_change_after_a_newer_one_joined(
     database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """The newer replica of its shard takes nothing from it."""
+    """A newer replica of the shard does not affect an older one."""
     fill(database)
     zmsd = serve(SCHEMA, MAPPINGS)
     old = follow(zmsd)

@@ -1,4 +1,4 @@
-"""``zmsd reload``: it checks the files, sends SIGHUP, and reports what the daemon made of it."""
+"""``zmsd reload`` checks the files, sends SIGHUP, and reports the daemon's result."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def zmsd(request: pytest.FixtureRequest, tmp_path: Path, serve: Serve, stack: co
 
 
 class Scene:
-    """Replicas of shard zero/0 that come and go."""
+    """Replicas of shard zero/0 that connect and disconnect."""
 
     def __init__(self, zmsd: ZmsdProcess, database: Db, follow: Follow) -> None:
         self.zmsd = zmsd
@@ -44,7 +44,7 @@ class Scene:
         self.database.users.insert_one({"_id": f"u{number}", "name": f"name {number}", "age": number})
 
     def new_replica(self) -> Replica:
-        """A zero-cache's initial sync, and a little of its stream."""
+        """Receive an initial sync and a short part of the stream, as a new zero-cache."""
         client = self._follow(self.zmsd)
         self.add_user()
         self._check(client)
@@ -60,7 +60,7 @@ class Scene:
         return client
 
     def flip(self) -> None:
-        """Publish another schema: column age comes or goes."""
+        """Publish another schema: column age is added or dropped."""
         reloads = len(self.zmsd.log("reloaded tables"))
         self.has_age = not self.has_age
         reload(self.zmsd, add_column if self.has_age else lambda *_: None)
@@ -84,8 +84,8 @@ class Scene:
 def test_replicas_reconnect_in_every_order_after_schema_changes(
     zmsd: ZmsdProcess, database: Db, follow: Follow
 ) -> None:
-    """Two replicas, and a backup of the first one: it has the same version, and an older watermark. One schema change
-    or two lie between the connections."""
+    """Two replicas, and a backup of the first one, with the same version and an older watermark. One or two schema
+    changes lie between the connections."""
     scene = Scene(zmsd, database, follow)
     first, second = scene.new_replica(), scene.new_replica()
     backup = copy.deepcopy(first)
@@ -97,7 +97,7 @@ def test_replicas_reconnect_in_every_order_after_schema_changes(
         newer_backup = copy.deepcopy(first)
         for _ in range(flips):
             scene.flip()
-            for name in order[: flips - 1]:  # some see each change, the others see the sum of them
+            for name in order[: flips - 1]:  # some get each change, the others get one change that joins them
                 scene.resume(replicas[name]).close()
         for name in order:
             scene.resume(replicas[name]).close()
@@ -106,7 +106,7 @@ def test_replicas_reconnect_in_every_order_after_schema_changes(
 
 
 def test_replicas_of_one_shard_stream_side_by_side(zmsd: ZmsdProcess, database: Db, follow: Follow) -> None:
-    """As in a rolling deployment; with a restart of the daemon in between."""
+    """As in a rolling deployment, with a restart of the daemon in between."""
     scene = Scene(zmsd, database, follow)
     replicas = [scene.new_replica(), scene.new_replica()]
     replicas.append(copy.deepcopy(replicas[0]))
@@ -132,7 +132,7 @@ def test_replicas_of_one_shard_stream_side_by_side(zmsd: ZmsdProcess, database: 
 
 
 def test_older_replica_of_an_unknown_version_is_reset(zmsd: ZmsdProcess, database: Db, follow: Follow) -> None:
-    """Its publication is unknown, and a wrong guess ends zero-cache."""
+    """The replica's publication is unknown, and a wrong guess would end zero-cache."""
     scene = Scene(zmsd, database, follow)
     forgotten = scene.new_replica()
     scene.new_replica()

@@ -1,4 +1,4 @@
-"""Clients that come and go, zmsd that comes and goes: each goes on exactly where it was."""
+"""Clients and zmsd reconnect and restart: each client continues exactly at its position."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_two_clients_get_the_same_changes_under_the_same_watermarks(
 ) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     one, two = follow(zmsd), follow(zmsd, app="other", shard=3)
-    # Paced, so that both stay at the live edge, where nothing is joined.
+    # Paced, so that both clients stay caught up, where nothing is joined.
     with mongo.start_session() as session:
         for number in range(50):
             with session.start_transaction():
@@ -98,7 +98,7 @@ def test_two_clients_get_the_same_changes_under_the_same_watermarks(
     assert [(t.watermark, t.commit_time_ms, t.changes) for t in one.transactions()] == [
         (t.watermark, t.commit_time_ms, t.changes) for t in two.transactions()
     ]
-    # As fast as it goes: each may join what it is behind with, but in the same order.
+    # As fast as possible: each client may join its backlog differently, but in the same order.
     with Writer(mongo, database.name, COLLECTIONS) as writer:
         writer.start(1000)
         writer.wait()
@@ -123,7 +123,7 @@ def test_client_that_joins_later_has_the_same_rows(mongo: Client, database: Db, 
 def test_two_daemons_give_a_change_the_same_watermark(
     mongo: Client, database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """So a client may reconnect to the other daemon."""
+    """Both daemons give the same watermarks, so a client may reconnect to the other one."""
     first, second = serve(SCHEMA, MAPPINGS), serve(SCHEMA, MAPPINGS)
     client = follow(first)
     with Writer(mongo, database.name, COLLECTIONS, threads=2) as writer:
@@ -144,9 +144,7 @@ def _without_last(replica: Replica) -> Replica:
 
 
 def test_watermark_older_than_the_oplog_sends_reset(replica_set: ReplicaSet, serve: Serve, follow: Follow) -> None:
-    """As when MongoDB and zmsd's store were both created again: mongod itself would stream from the oplog's
-    beginning.
-    """
+    """MongoDB and zmsd's store were both created again: mongod itself would stream from the oplog's beginning."""
     client = follow(serve(SCHEMA, MAPPINGS))
     client.close()
     oldest = replica_set.oldest_change()

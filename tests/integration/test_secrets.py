@@ -1,4 +1,4 @@
-"""No secret of the settings is ever shown: a daemon with a secret in every setting that may hold one."""
+"""Secrets of the settings are never shown: a daemon with a secret in every setting that may hold one."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 
 
 @pytest.fixture
-def told() -> Iterator[tuple[str, list[str]]]:
-    """A service manager's socket, and what it receives."""
+def notified() -> Iterator[tuple[str, list[str]]]:
+    """Yield the address of a service manager's socket, and the messages that it receives."""
     messages: list[str] = []
     with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(f"{directory}/notify")
@@ -56,15 +56,15 @@ def told() -> Iterator[tuple[str, list[str]]]:
 
 
 class Everything:
-    """What can be seen of a daemon."""
+    """Everything that a daemon shows."""
 
-    def __init__(self, zmsd: ZmsdProcess, told: list[str]) -> None:
+    def __init__(self, zmsd: ZmsdProcess, notified: list[str]) -> None:
         self._zmsd = zmsd
-        self._told = told
+        self._notified = notified
         self.seen: list[str] = []
 
     def look(self) -> None:
-        """At all that may be asked now."""
+        """Request all pages."""
         zmsd, token = self._zmsd, {"Authorization": f"Bearer {SECRET}-token"}
         for path in (
             "/",
@@ -88,16 +88,16 @@ class Everything:
         files = [self._zmsd.directory / name for name in ("watermarks.db", "watermarks.db-wal")]
         files += (self._zmsd.directory / "documents").iterdir()
         kept = [file.read_bytes().decode(errors="replace") for file in files if file.exists()]
-        for text in [self._zmsd.stderr(), *self._told, *self.seen, *kept]:
+        for text in [self._zmsd.stderr(), *self._notified, *self.seen, *kept]:
             for line in text.splitlines():
                 assert SECRET not in line
                 assert KEY not in line
-        assert self._told
+        assert self._notified
         assert kept
 
 
 def test_daemon_shows_no_secret_in_any_output(
-    api: Api, told: tuple[str, list[str]], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    api: Api, notified: tuple[str, list[str]], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     credentials = tmp_path / "credentials"
     credentials.mkdir()
@@ -124,10 +124,10 @@ def test_daemon_shows_no_secret_in_any_output(
             roles = [{"role": "readWrite", "db": "chat"}, {"role": "dbAdmin", "db": "chat"}]
             client.admin.command("createUser", "zmsd", pwd=f"{SECRET}-right", roles=roles)
             client["chat"].users.insert_one({"_id": "ann"})
-        environment = {"CREDENTIALS_DIRECTORY": str(credentials), "NOTIFY_SOCKET": told[0]}
+        environment = {"CREDENTIALS_DIRECTORY": str(credentials), "NOTIFY_SOCKET": notified[0]}
         become(f"{SECRET}-wrong")
         process = ZmsdProcess(tmp_path / "zmsd", "", None, settings=settings, environment=environment)
-        everything = Everything(process, told[1])
+        everything = Everything(process, notified[1])
         with process as zmsd:
             # A wrong password.
             zmsd.start(ready=False)
@@ -135,7 +135,7 @@ def test_daemon_shows_no_secret_in_any_output(
             wait_until(lambda: "uthentication" in zmsd.get("/readyz", token)[1], "the reason is shown", 30)
             everything.look()
             zmsd.stop()
-            # The right one, and guests with wrong tokens.
+            # Clients with the right token and with wrong ones.
             become(f"{SECRET}-right")
             zmsd.start()
             with ChangeSourceClient(zmsd.port, query={"token": f"{SECRET}-token2"}) as follower:
@@ -145,7 +145,7 @@ def test_daemon_shows_no_secret_in_any_output(
                     everything.seen.append(zmsd.get(f"/status?token={SECRET}-no&k={SECRET}-no", guess)[1])
                 everything.look()
                 zmsd.signal(signal.SIGUSR1)
-                # Reloads with secrets where none may be, and then a good one with other secrets.
+                # Reloads with secrets in wrong settings, and then a valid one with other secrets.
                 zmsd.write(settings={"server": {"token": f"{SECRET} token", "token_file": None}})
                 zmsd.signal(signal.SIGHUP)
                 zmsd.wait_log("reload refused.*a token is")
@@ -158,7 +158,7 @@ def test_daemon_shows_no_secret_in_any_output(
                 become(f"{SECRET}-other")
                 zmsd.signal(signal.SIGHUP)
                 zmsd.wait_log("reloaded")
-                # The endpoints go, then MongoDB.
+                # The endpoints are stopped, then MongoDB.
                 api.stop()
                 zmsd.wait_log("look at a document failed", count=2)
                 everything.look()

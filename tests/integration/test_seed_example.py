@@ -1,4 +1,4 @@
-"""The example of the document that the project was made from is served."""
+"""zmsd serves the example of the document that the project was made from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def row(key: ObjectId, content: str) -> dict[str, Any]:
 
 
 def assert_served(database: Db, client: ChangeSourceClient, old: ObjectId) -> None:
-    """One message is there and one is written."""
+    """One message exists, and one is written."""
     assert client.rows("message") == {(str(old),): row(old, "old")}
     new = database.messages.insert_one(a_message("new")).inserted_id
     assert client.wait_rows("message", 2)[str(new),] == row(new, "new")

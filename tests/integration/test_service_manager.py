@@ -28,8 +28,8 @@ def test_service_manager_is_notified_from_start_to_stop(tmp_path: Path, follow: 
         with ZmsdProcess(tmp_path / "zmsd", uri, SCHEMA, MAPPINGS, environment=manager.environment) as zmsd:
             zmsd.launch()
             manager.wait("STATUS", node.address)
-            manager.wait("WATCHDOG", "1", count=3)  # it waits in a retry that it knows
-            # A reload now must not look like the end of the start.
+            manager.wait("WATCHDOG", "1", count=3)  # the dispatcher waits in a retry of its own
+            # A reload at this time must not count as the end of the start.
             zmsd.signal(signal.SIGHUP)
             zmsd.wait_log("reloaded")
             assert not manager.having("READY")
@@ -87,7 +87,7 @@ def reload(zmsd: ZmsdProcess, manager: ServiceManager, *, good: bool) -> None:
 
 
 def test_watchdog_is_fed_during_a_long_reload(database: Db, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mappings' endpoint accepts and answers nothing; a fetch gives up after ten seconds."""
+    """The mappings' endpoint accepts the connection and does not answer; a request gives up after ten seconds."""
     monkeypatch.setenv("no_proxy", "*")
     with ServiceManager(watchdog_seconds=2) as manager, socket.create_server(("127.0.0.1", 0)) as silent:
         zmsd = serve(SCHEMA, MAPPINGS, environment=manager.environment)

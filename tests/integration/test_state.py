@@ -1,5 +1,5 @@
-"""After every batch of random writes, what the stream alone has made of the replica is what mongod itself makes of the
-collections: tables of plain and computed mappings, with one row for a document, with many, with none."""
+"""After each batch of random writes, the replica, made by the stream alone, equals what mongod makes of the
+collections: tables of plain and computed mappings, with one row per document, several, or none."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ MAPPINGS: dict[str, Any] = {
     "bare": {"source": "people", "pipeline": [{"$replaceWith": "$profile"}, {"$set": {"id": "$name"}}]},
 }  # fmt: skip
 COLLECTIONS = ("items", "orders", "people")
-# Those that can do without the document before.
+# tables that need no document before a change
 FROM_ID = ("item", "ratio")
 
 
 class Writes:
-    """Random writes into the collections, one after the other."""
+    """Writes at random into the collections, one write after the other."""
 
     def __init__(self, client: Client, database: Db, seed: int) -> None:
         for name in COLLECTIONS:
@@ -88,7 +88,7 @@ class Writes:
         self._number = 0
 
     def batch(self) -> Timestamp:
-        """Some writes, and one that every table of items shows; when they were done."""
+        """Make some writes, and one that every table of items shows; return the position after them."""
         with self._client.start_session() as session:
             for _ in range(WRITES):
                 if self._random.random() < 0.2:
@@ -157,7 +157,7 @@ class Writes:
 
 
 def expected_rows(database: Db, name: str) -> dict[Key, Row]:
-    """What mongod makes of the documents; one on which it fails has no row."""
+    """Return what mongod makes of the documents; a document on which it fails has no row."""
     mapping, columns = MAPPINGS[name], SCHEMA[name]["columns"]
     stages = [{"$match": mapping["filter"]}] if "filter" in mapping else []
     stages += mapping.get("pipeline", [])
@@ -182,7 +182,7 @@ def expected_rows(database: Db, name: str) -> dict[Key, Row]:
 
 
 def _value(value: Any, kind: str) -> Any:
-    """Of the few types that are written here."""
+    """Return the text of a value, of the few types that are written here."""
     fits = {"string": str, "number": int | float, "json": object}[kind]
     return json.loads(json.dumps(value)) if isinstance(value, fits) and not isinstance(value, bool) else None
 
@@ -227,7 +227,7 @@ def test_random_writes_without_images_match_mongod(mongo: Client, database: Db, 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
-    """A replica set that wants to know who comes."""
+    """Yield a replica set with access control."""
     with ReplicaSet(tmp_path_factory.mktemp("guarded"), auth=True) as replicas:
         yield replicas
 
@@ -236,7 +236,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
 def test_random_writes_for_a_read_only_user_match_mongod(
     images: bool, guarded: ReplicaSet, serve: Serve, follow: Follow
 ) -> None:
-    """With images that an administrator has switched on, and without images."""
+    """Images that an administrator has switched on, and none."""
     name = "guarded_images" if images else "guarded"
     user = (name, "secret")
     names = tuple(SCHEMA) if images else FROM_ID

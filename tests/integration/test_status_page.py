@@ -112,7 +112,7 @@ def test_status_json_shows_no_secret(tmp_path: Path, stack: Any) -> None:
         with zmsd:
             zmsd.start()
             silent()
-            # What is at fault in the settings is named without being shown.
+            # The wrong setting is named without its value.
             zmsd.write(settings={"mongodb": {"uri": f"mongodb://admin:{ADMIN[1]}@localhost:port/db"}})
             zmsd.signal(signal.SIGHUP)
             zmsd.wait_log("reload refused")
@@ -123,7 +123,7 @@ def test_status_json_shows_no_secret(tmp_path: Path, stack: Any) -> None:
 
 
 class StatusPage(Page):
-    """The page at some width, light or dark, seen whole."""
+    """Take a picture of the complete page at some width, light or dark."""
 
     def look_at(self, width: int, *, dark: bool = False) -> None:
         wanted = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -176,7 +176,7 @@ def test_status_page_shows_the_status_in_a_browser(
     page.wait("document.querySelector('#state').classList.contains('ok')")
     assert "zero/0" in page.text("#sessions")
 
-    # It keeps itself up to date.
+    # The page refreshes itself.
     database.users.insert_one({"_id": HOSTILE, "name": {"a": 1}})
     client.wait_rows("user", 30_001)
     page.wait("document.querySelector('#collections tbody').innerText.includes('users')")
@@ -193,7 +193,7 @@ def test_status_page_shows_the_status_in_a_browser(
     assert HOSTILE.partition('"')[0] in page.text("#reload")
     assert page.evaluate("document.querySelector('#state').className") == "state warn"
 
-    # What comes from outside is text and nothing else, and nothing is loaded from elsewhere.
+    # Data is shown as text only, and the page loads nothing from elsewhere.
     assert page.evaluate("document.querySelectorAll('main img').length") == 0
     assert page.evaluate("document.title") == "zmsd: ready"
     loaded = page.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")

@@ -1,4 +1,4 @@
-"""What every watermark store does: sqlite's, and that of NATS."""
+"""The contract of every watermark store: sqlite and NATS."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
 
 @pytest.fixture(params=KINDS)
 def another(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
-    """Opens the same store, as often as it is called; closed in the end."""
+    """Return a function that opens the same store at each call; all are closed in the end."""
     opened: list[WatermarkStore] = []
 
     def another() -> WatermarkStore:
@@ -121,7 +121,7 @@ def test_store_keeps_its_content_after_reopening(store: WatermarkStore, another:
 
 
 def test_writes_are_seen_by_another_store(store: WatermarkStore, another: Open) -> None:
-    """What a replica is looked up with is visible at once."""
+    """Writes that a look-up of a replica needs are visible at once."""
     other = another()
     store.record_copy(ZERO, copy(5))
     assert other.replica(ZERO) == ReplicaRecord(None, (copy(5),))
@@ -134,7 +134,7 @@ def test_writes_are_seen_by_another_store(store: WatermarkStore, another: Open) 
 
 
 def test_replicas_are_independent(store: WatermarkStore) -> None:
-    """Also replicas of one shard: their initial syncs, schema changes, acknowledgements and removal."""
+    """Replicas of one shard are independent: initial syncs, schema changes, acknowledgements and removal."""
     new = ZERO._replace(version=mark(8))
     other = [ZERO._replace(shard=1), ZERO._replace(app="other_app"), ZERO._replace(version=mark(8, 1))]
     for replica in (ZERO, new, *other):
@@ -288,7 +288,7 @@ def test_store_works_from_many_threads(store: WatermarkStore) -> None:
 
 
 def test_concurrent_writes_about_one_replica_are_all_kept(store: WatermarkStore, another: Open) -> None:
-    """By compare-and-set, or by SQLite's own lock."""
+    """The store uses compare-and-set, or SQLite's own lock."""
     both = (store, another())
     store.record_copy(ZERO, copy(1))
     numbers = itertools.count(2)

@@ -1,4 +1,4 @@
-"""What the store in NATS does besides: ways in, outages, agreement."""
+"""The store in NATS beyond the contract: connecting, outages, agreement."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_user_and_password_are_used(start: Start, open_store: Open) -> None:
 
 
 def test_documented_permissions_suffice(start: Start, open_store: Open) -> None:
-    """Those that docs/operations.rst lists."""
+    """The rights that docs/operations.rst lists suffice."""
     rights = {
         "publish": ["$JS.API.>", "$JS.FC.>", "$KV.b.>", "$KV.b-checkpoints.>"],
         "subscribe": ["_INBOX.>"],
@@ -261,7 +261,7 @@ def test_silent_network_is_noticed(start: Start, open_store: Open) -> None:
 
 
 def test_connection_is_replaced_when_reply_stalls(start: Start, open_store: Open) -> None:
-    """A part of one answer arrives, and then nothing more on that connection; others work."""
+    """A part of one answer arrives, and nothing more on that connection; others work."""
     server = start()
     with Proxy(server.port) as proxy:
         store = open_store(f"nats://127.0.0.1:{proxy.port}")

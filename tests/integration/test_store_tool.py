@@ -86,7 +86,7 @@ def test_copy_from_sqlite_to_nats_and_back_keeps_all(config: Path, nats: NatsSer
     before = contents(SqliteStore(file))
     assert zmsd(config, "copy", "--to", "nats-kv") == "2 replicas and 3 publications copied to nats-kv\n"
     there = contents(SharedStore(NatsConfig((nats.url,)), "db"))
-    needed = sorted(before.checkpoints)[-2:]  # what zero_0's position is checked with, and the newest; gone_3 has none
+    needed = sorted(before.checkpoints)[-2:]  # the token that checks zero_0's position, and the newest; gone_3 has none
     assert there == before._replace(checkpoints={mark: before.checkpoints[mark] for mark in needed})
     done = run_zmsd("store", "copy", "--to", "nats-kv", "--config", str(config), cwd=config.parent)
     assert (done.returncode, done.stderr) == (
@@ -136,7 +136,7 @@ def test_show_and_prune_work_beside_a_daemon(
         shown = zmsd(daemon.config_file, "show")
         return [part for part in parts if part not in shown]
 
-    # The client confirms a little after it has the row, and the daemon does not wait for NATS.
+    # The client acknowledges shortly after it has the row, and the daemon does not wait for NATS.
     wait_until(lambda: not missing(), "the tool shows it all")
     assert zmsd(daemon.config_file, "prune") == "0 replicas and 0 publications removed, 1 and 1 kept\n"
 

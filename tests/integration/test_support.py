@@ -1,4 +1,4 @@
-"""The tools of the other tests, on the real thing: the client on a source that is known, the writers on the oplog."""
+"""The tools of the other tests: the client on a known source, the writers on a real oplog."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_client_raises_violation_of_the_source() -> None:
         with pytest.raises(Violation):
             client.close()
         client.close(check=False)
-        client._error = None  # said; the end of the with has nothing to add
+        client._error = None  # reported; the end of the ``with`` block adds nothing
 
 
 def test_client_raises_on_interleaved_frames() -> None:
@@ -86,7 +86,7 @@ def test_client_raises_on_a_truncated_initial_sync() -> None:
 
 @pytest.fixture
 def written(mongo: Client, database: Db) -> Writer:
-    """A Writer that has made 600 writes."""
+    """Return a Writer that has made 600 writes."""
     writer = Writer(mongo, database.name, COLLECTIONS, threads=3)
     writer.seed(30)
     with writer.start(600):
@@ -124,7 +124,8 @@ def test_writer_log_has_the_position_of_each_write(replica_set: ReplicaSet, data
 
 
 def replica_of(log: list[Write], copied: int) -> Replica:
-    """A replica that received the log as it should: so many writes as its copy, then each as a transaction."""
+    """Return a replica that received the log correctly: the first writes in its initial sync, then each write as a
+    transaction."""
     replica = Replica()
     writes = sorted(log, key=lambda write: write.position)
     for index, write in enumerate(writes):
@@ -158,7 +159,7 @@ def test_checker_finds_each_kind_of_error_and_no_other(written: Writer) -> None:
 
     several = next(i for i, transaction in enumerate(good.transactions) if len(transaction.changes) > 1)
 
-    joined = copy.copy(good)  # many as one, as in a backlog: nothing wrong
+    joined = copy.copy(good)  # many joined into one, as in a backlog: correct
     joined.transactions = [
         Transaction(
             good.transactions[-1].watermark, 1, tuple(c for t in good.transactions for c in t.changes), time.time()

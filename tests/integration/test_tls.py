@@ -1,4 +1,4 @@
-"""wss:// and https://, with a certificate that is changed under a running daemon."""
+"""wss:// and https://, with a certificate that is replaced under a running daemon."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.websocket import Closed, WebSocket
 
 
 def trust(certificate: Certificate) -> ssl.SSLContext:
-    """What takes this certificate and no other."""
+    """Return a context that trusts this certificate and no other."""
     return ssl.create_default_context(cadata=certificate.cert)
 
 
@@ -30,7 +30,7 @@ def zmsd(database: Db, serve: Serve, tmp_path: Path) -> ZmsdProcess:
 
 
 def test_initial_sync_and_stream_over_tls_are_exact(database: Db, zmsd: ZmsdProcess, follow: Follow) -> None:
-    """With pings all the while: another thread answers them than the one that sends the rows."""
+    """Pings arrive meanwhile: another thread answers them than the one that sends the rows."""
     database.users.insert_many(
         [{"_id": f"u{number}", "name": "x" * 500, "address": {"city": "Ulm"}} for number in range(5000)]
     )

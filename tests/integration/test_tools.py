@@ -1,4 +1,4 @@
-"""``zmsd tail`` and ``zmsd status`` against running daemons; the help; readers that go away."""
+"""``zmsd tail`` and ``zmsd status`` against running daemons, the help, and readers that close early."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMMANDS = tuple(SUBPARSERS.choices)
 
 
 class Tail:
-    """``zmsd tail``, with its output in a file."""
+    """Runs ``zmsd tail`` with its output in a file."""
 
     def __init__(self, directory: Path, *arguments: str, **environment: str) -> None:
         self.output = directory / "tail"
@@ -109,7 +109,7 @@ def test_tail_fails_when_the_stream_ends(serve: Serve, tmp_path: Path) -> None:
 
 
 def test_tail_and_status_use_token_and_tls(database: Db, serve: Serve, tmp_path: Path) -> None:
-    """With --config both are known; with a URL the token is given, and the system must trust the certificate."""
+    """--config gives token and certificate; with a URL, give the token, and the system must trust the certificate."""
     settings = {"server": {"tls": ONE.write(tmp_path), "token": ["s3cret", "other"]}}
     zmsd = serve(SCHEMA, MAPPINGS, settings=settings, start=False)
     zmsd.launch()
@@ -209,7 +209,7 @@ def test_help_lists_all_commands(tmp_path: Path) -> None:
 
 
 def test_closed_output_pipe_ends_tail_without_traceback(database: Db, serve: Serve, tmp_path: Path) -> None:
-    """As ``| head -1`` does."""
+    """Close the pipe after the first line, as ``| head -1`` does."""
     database.users.insert_many([{"_id": f"u{n}"} for n in range(10)])
     zmsd = serve(SCHEMA, MAPPINGS)
     for arguments in (["tail"], ["check"], ["status"]):

@@ -1,4 +1,4 @@
-"""BSON values in columns of each type, in the copy and in the stream."""
+"""BSON values in columns of each type, in the initial sync and in the stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In a stream over the whole database mongod drops what no table can care about, and nothing else."""
+"""In a stream over the whole database, mongod drops the changes that no table needs, and nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILTERS = [{"kind": {"$in": ["a", "b"]}}, {"kind": {"$exists": False}, "deep.x":
 def kinds_read(
     replica_set: ReplicaSet, database: Db, write: Callable[[], object], images: str
 ) -> list[tuple[str, Any]]:
-    """(operation, _id) of the events that come of some writes."""
+    """Return (operation, _id) of the events that some writes cause."""
     source = Source(replica_set.uri(database.name), database.name)
     watched = {"c": Watched(None, filters=FILTERS), "all": Watched(None)}
     source.prepare(watched, images)
@@ -83,7 +83,7 @@ def test_server_keeps_changes_without_images(replica_set: ReplicaSet, database: 
 def test_filtered_stream_of_a_chat_is_exact(
     away: bool, mongo: Client, database: Db, serve: Serve, follow: Follow
 ) -> None:
-    """Live, and for a client that resumes from before the change log."""
+    """The rows are correct live, and for a client that resumes from before the change log."""
     database.messages.insert_many({"_id": n, "kind": "user", "likes": n} for n in range(20))
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": "collection" if away else "database"}})
     client = follow(zmsd)

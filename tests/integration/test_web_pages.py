@@ -25,7 +25,7 @@ def _browser() -> None:
 
 @pytest.fixture
 def evil() -> Iterator[int]:
-    """The port of a web server of an attacker, with an empty page."""
+    """Yield the port of an attacker's web server, with an empty page."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -93,7 +93,7 @@ def test_rebound_name_reads_nothing(database: Db, serve: Serve) -> None:
 
 
 def test_status_page_works_under_its_policy(database: Db, serve: Serve) -> None:
-    """From its own origin, with its script, and with no other script."""
+    """The status page works from its own origin, with its own script and no other."""
     zmsd = serve(SCHEMA, MAPPINGS)
     with Page(f"http://127.0.0.1:{zmsd.port}/status") as page:
         page.wait("document.body.innerText.includes('serving 3 collections')")

@@ -44,10 +44,10 @@ def changes(encoder: TableRows, key: Any, before: str | None, after: str | None)
 
     kind = "delete" if after is None else "update"
     event = ChangeEvent({}, kind, "c", key, after=document(after), before=document(before), before_known=True)
-    return told(encoder.changes(event))
+    return shown(encoder.changes(event))
 
 
-def told(changes: list[RowChange]) -> list[str]:
+def shown(changes: list[RowChange]) -> list[str]:
     """Each message in short."""
     short = []
     for change in changes:
@@ -109,7 +109,7 @@ def by_id(rejects: Rejects, known: bool, type_: Any = "string", path: str = "_id
     def change(kind: str, key: Any) -> list[str]:
         document = {"_id": key}
         before, after = (document, None) if kind == "delete" else (None, document)
-        return told(encoder.changes(ChangeEvent({}, kind, "c", key, after, before if known else None, known)))
+        return shown(encoder.changes(ChangeEvent({}, kind, "c", key, after, before if known else None, known)))
 
     return change
 
@@ -166,7 +166,7 @@ def test_id_replaced_by_an_equal_id_with_other_digits_moves_its_row(known: bool,
     old, new = {"_id": Decimal128("1.0")}, {"_id": Decimal128("1.00")}
     event = ChangeEvent({}, "replace", "c", old["_id"], new, old if known else None, known)
     # Where it is known, another document may have that key, and zero-cache fails on an update that moves a row onto it.
-    assert told(encoder.changes(event)) == (
+    assert shown(encoder.changes(event)) == (
         ["delete 1.00", "update 1.0 1.00"] if known else ["delete 1.0", "update 1.00"]
     )
 
@@ -182,7 +182,7 @@ def test_rows_of_one_document_with_the_same_key_are_rejected(rejects: Rejects) -
     unwound = TableRows(Table(SPEC, Mapping("c", None, pipeline=[{"$unwind": "$l"}])), rejects)
     rows = [{"code": "a", "n": 1}, {"code": "b", "n": 2}, {"code": "a", "n": 3}]
     event = ChangeEvent({}, "insert", "c", 1, {"_id": 1}, before_known=True, computed_after={"t": rows})
-    assert told(unwound.changes(event)) == ["insert a", "insert b"]
+    assert shown(unwound.changes(event)) == ["insert a", "insert b"]
     assert rejects.counts() == {TAKEN: 1}
 
 
