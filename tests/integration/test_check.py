@@ -217,7 +217,7 @@ def test_store_in_use_by_a_daemon_on_another_port_is_reported(tmp_path: Path) ->
     ("pair", "reason"),
     [
         (Certificate(ONE.cert, TWO.key), "KEY_VALUES_MISMATCH"),
-        (Certificate(ONE.cert, LOCKED_KEY), "in PEM without a password"),
+        (Certificate(ONE.cert, LOCKED_KEY), "expected unencrypted PEM"),
         (Certificate("nothing", ONE.key), "cannot load certificate"),
     ],
     ids=["another key", "a key with a password", "no certificate"],

@@ -1,4 +1,4 @@
-"""One page in a headless Chromium, steered over its debugging protocol."""
+"""One page in a headless Chromium, controlled over its debugging protocol."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _FLAGS = (
 
 
 def find_chromium() -> str | None:
-    """Return the path of Chromium, or of Google Chrome; None where neither is installed."""
+    """Return the path of Chromium or Google Chrome; None if neither is installed."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return next(filter(None, map(shutil.which, names)), None)
 
 
 def require_chromium() -> None:
-    """Skip the test, with the reason, where no browser can be used."""
+    """Skip the test, with the reason, if no browser can be used."""
     if os.environ.get("ZMSD_TEST_SKIP_BROWSER") == "1":
         pytest.skip("ZMSD_TEST_SKIP_BROWSER=1")
     if find_chromium() is None:
@@ -45,7 +45,7 @@ def require_chromium() -> None:
 
 
 class Page:
-    """``url``, loaded; exceptions that its scripts throw are in ``errors``."""
+    """The page ``url``, loaded. Exceptions that its scripts throw are in ``errors``."""
 
     def __init__(self, url: str, *flags: str) -> None:
         binary = find_chromium()
@@ -80,13 +80,13 @@ class Page:
         self.close()
 
     def evaluate(self, expression: str) -> Any:
-        """The value of an expression, awaited if it is a promise. AssertionError if it throws."""
+        """Return the value of an expression, awaited if it is a promise. Raises AssertionError if it throws."""
         answer = self._call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def wait(self, expression: str, timeout: float = 60) -> Any:
-        """Wait until the expression is true; its value."""
+        """Wait until the expression is true, and return its value."""
         try:
             return wait_until(lambda: self.evaluate(expression), f"in the page: {expression}", timeout)
         except AssertionError as error:
@@ -106,7 +106,7 @@ class Page:
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
-        self._process.terminate()  # its own processes end with it
+        self._process.terminate()  # Chromium's own processes end with it.
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:

@@ -11,7 +11,7 @@ class Certificate(NamedTuple):
     key: str
 
     def write(self, directory: Path) -> dict[str, str]:
-        """As server.crt and server.key; the setting ``server.tls`` for them."""
+        """Write the files server.crt and server.key, and return the setting ``server.tls`` for them."""
         (directory / "server.crt").write_text(self.cert)
         (directory / "server.key").write_text(self.key)
         return {"cert": str(directory / "server.crt"), "key": str(directory / "server.key")}

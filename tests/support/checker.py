@@ -1,4 +1,4 @@
-"""Was everything that writers committed received: nothing lost, nothing twice, nothing torn, all of it in order?"""
+"""Check that a client received everything that writers committed: nothing lost, repeated, torn or out of order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RowKey = tuple[str, Key]  # table and key
 
 @dataclass
 class Report:
-    """What was checked, and every fault: its kind (lost, twice, torn, wrong, order, copy) and what it is."""
+    """The result of a check: counts, and each error with its kind (lost, twice, torn, wrong, order, copy) and text."""
 
     transactions: int = 0  # received
     changes: int = 0  # received
@@ -59,7 +59,7 @@ def check(log: Iterable[Write], replica: Replica, *, exact: bool = True, copied_
 
 
 def _check_copy(copied: list[Write], changes: Iterable[Change], tables: set[str], report: Report) -> None:
-    """The initial transaction leaves the rows as they were at its watermark."""
+    """Check that the initial sync left the rows as they were at its watermark."""
     expected: dict[_RowKey, Row] = {}
     for write in copied:
         for part in write.parts:
@@ -83,7 +83,7 @@ def _check_copy(copied: list[Write], changes: Iterable[Change], tables: set[str]
 
 
 def _match(streamed: list[Write], replica: Replica, tables: set[str], report: Report) -> dict[int, list[int]]:
-    """For each document the changes must be those committed, in that order. {number: indexes of transactions}"""
+    """Check that each document has the committed changes, in order. Return {number: indexes of transactions}."""
     waiting: dict[_RowKey, deque[tuple[int, Row | None]]] = defaultdict(deque)
     for write in streamed:
         for part in write.parts:
@@ -116,7 +116,7 @@ def _match(streamed: list[Write], replica: Replica, tables: set[str], report: Re
 def _check_positions(
     streamed: list[Write], sent_in: dict[int, list[int]], watermarks: list[str], report: Report, exact: bool
 ) -> None:
-    """Each write is whole in one transaction, and in the one that its position belongs to."""
+    """Check that each write is complete in one transaction, the one that its position belongs to."""
     for write in streamed:
         indexes = sent_in.get(write.number, [])
         if len(set(indexes)) > 1:
@@ -129,7 +129,7 @@ def _check_positions(
 
 
 def _plain(row: Row | None) -> Row | None:
-    """A received row with the columns that it left out."""
+    """Return a received row with the columns that it left out as null."""
     return None if row is None else dict.fromkeys(_COLUMNS) | row
 
 

@@ -1,4 +1,5 @@
-"""A strict player of zero-cache: one connection for the copy, then one that streams, and again from the last commit."""
+"""A strict stand-in for zero-cache: one connection for the initial sync, then one that streams, and again from the last
+commit."""
 
 from __future__ import annotations
 
@@ -19,11 +20,11 @@ from tests.support.wait import FACTOR
 from tests.support.websocket import Closed, Refused, WebSocket
 
 _PATH = "/changes/v0/stream"
-_RECONNECT = 0.03  # seconds: as zero-cache, which knows no backoff
+_RECONNECT = 0.03  # seconds, as zero-cache, which has no backoff
 
 
 def watermark_of(time: Timestamp) -> str:
-    """The watermark of a clusterTime or operationTime."""
+    """Return the watermark of a clusterTime or operationTime."""
     return lexi(time.time << 32 | time.inc)
 
 
@@ -48,16 +49,16 @@ class ChangeSourceClient:
     ) -> None:
         """``again``: start the copy over when it is cut short, where zero-cache would exit and be started again."""
         self.replica = replica or Replica(app, shard)
-        self.connections = 0  # that the source accepted
+        self.connections = 0  # connections that the source accepted
         self.refusals: list[Refused] = []
-        self.closings: list[Closed] = []  # how connections ended that we did not end
+        self.closings: list[Closed] = []  # how connections ended that the client did not end
         self._port = port
         self._query = {"appID": app, "shardNum": str(shard), **(query or {})}
         self._headers = dict(headers or {})
         self._again = again
         self._receive_buffer = receive_buffer
         self._tls = tls
-        self._changed = threading.Condition()  # guards everything above and the replica
+        self._changed = threading.Condition()  # for everything above and the replica
         self._error: BaseException | None = None
         self._stopping = threading.Event()
         self._socket: WebSocket | None = None
@@ -77,7 +78,7 @@ class ChangeSourceClient:
         return self
 
     def close(self, *, check: bool = True) -> None:
-        """Hang up, and raise what the source did wrong."""
+        """Disconnect, and raise the source's errors, if any."""
         self._stopping.set()
         self.hang_up(reset=False)
         if self._thread.ident is not None:
@@ -90,7 +91,7 @@ class ChangeSourceClient:
             raise self._error
 
     def hang_up(self, *, reset: bool = True) -> None:
-        """End the connection without a word; the client makes a new one."""
+        """Drop the connection without a close frame; the client makes a new one."""
         if socket := self._socket:
             socket.abort(reset=reset)
 
@@ -111,37 +112,37 @@ class ChangeSourceClient:
         return self._socket.pongs if self._socket else 0
 
     def rows(self, table: str) -> dict[Key, Row]:
-        """A copy of the table's rows as of the last commit."""
+        """Return the table's rows as of the last commit."""
         with self._changed:
             return dict(self.replica.rows.get(table, {}))
 
     def transactions(self) -> list[Transaction]:
-        """The transactions so far, without the initial one, and without empty ones."""
+        """Return the transactions so far, without the initial sync and empty ones."""
         with self._changed:
             return [transaction for transaction in self.replica.transactions if transaction.changes]
 
     def wait_for(self, fact: Callable[[Replica], object], description: str, timeout: float = 30) -> None:
-        """Until ``fact``, asked after every commit, is true. Raises what the source did wrong; AssertionError."""
+        """Wait until ``fact``, called after every commit, is true. Raises the source's errors, and AssertionError."""
         with self._changed:
             done = self._changed.wait_for(lambda: self._error or fact(self.replica), timeout * FACTOR)
             self.check()
             assert done, f"not within {timeout} s: {description}; {self._state()}"
 
     def wait_initial(self, timeout: float = 60) -> None:
-        """Until the copy is complete and a connection streams."""
+        """Wait until the initial sync is complete and a connection streams."""
         self.wait_for(lambda replica: replica.version and self._streaming, "the copy is complete", timeout)
 
     def wait_connected(self, connections: int, timeout: float = 30) -> None:
-        """Until this many connections have been accepted, one after the other."""
+        """Wait until this many connections have been accepted, one after the other."""
         self.wait_for(lambda _: self.connections >= connections, f"{connections} connections", timeout)
 
     def wait_watermark(self, time: Timestamp, timeout: float = 60) -> None:
-        """Until everything up to a clusterTime has been committed; a change must follow it or be at it."""
+        """Wait until everything up to a clusterTime is committed; a change must follow it or be at it."""
         wanted = watermark_of(time)
         self.wait_for(lambda replica: replica.watermark >= wanted, f"the watermark {wanted}", timeout)
 
     def wait_rows(self, table: str, count: int, timeout: float = 30) -> dict[Key, Row]:
-        """Until the table has this many rows; the rows."""
+        """Wait until the table has this many rows, and return them."""
         self.wait_for(lambda replica: len(replica.rows.get(table, ())) == count, f"{count} rows in {table}", timeout)
         return self.rows(table)
 
@@ -158,7 +159,7 @@ class ChangeSourceClient:
                 self._changed.notify_all()
 
     def _connection(self) -> None:
-        """One connection, from its beginning to its end. Raises Violation."""
+        """Serve one connection from its beginning to its end. Raises Violation."""
         initial = self.replica.version is None
         query = dict(self._query)
         if not initial:
@@ -166,7 +167,7 @@ class ChangeSourceClient:
         end: Exception | None = None
         try:
             self._socket = WebSocket(self._port, receive_buffer=self._receive_buffer, tls=self._tls)
-            if self._stopping.is_set():  # close() may have looked for the socket just before
+            if self._stopping.is_set():  # close() may have searched for the socket just before
                 self._socket.abort(reset=False)
             self._socket.upgrade(f"{_PATH}?{urlencode(query)}", self._headers)
             with self._changed:
@@ -192,7 +193,7 @@ class ChangeSourceClient:
             raise Violation(f"the initial sync was cut short: {end}")
 
     def _play(self, socket: WebSocket, initial: bool) -> None:
-        """Messages until the initial transaction is complete, or for ever. Raises Closed, Violation."""
+        """Yield messages until the initial sync is complete, or without end. Raises Closed and Violation."""
         while True:
             text = socket.receive()
             with self._changed:
@@ -202,7 +203,7 @@ class ChangeSourceClient:
                 if complete or len(self.replica.transactions) > commits or self.replica.reset_required is not None:
                     self._changed.notify_all()
             if answer is not None:
-                with contextlib.suppress(Closed):  # what was sent before the end is still there to be read
+                with contextlib.suppress(Closed):  # Data that was sent before the end can still be read.
                     socket.send(json.dumps(answer))
             if complete or self.replica.reset_required is not None:
                 return

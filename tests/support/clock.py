@@ -55,10 +55,10 @@ time_t time(time_t *now) {
 
 
 class Clock:
-    """``environment`` is for the processes that shall go by it."""
+    """``environment`` is for the processes that use this clock."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises FileNotFoundError where there is no C compiler."""
+        """Build the library. Raises FileNotFoundError without a C compiler."""
         compiler = shutil.which("cc")
         if compiler is None:
             raise FileNotFoundError("cc")
@@ -69,6 +69,6 @@ class Clock:
         self.environment = {"LD_PRELOAD": str(library), "CLOCK_OFFSET_FILE": str(self._file)}
 
     def set(self, seconds: int) -> None:
-        """So many seconds ahead of (or behind) the machine's clock, from now on."""
+        """Set the clock this many seconds ahead of the machine's clock, or behind, from now on."""
         with self._file.open("r+b") as file, mmap.mmap(file.fileno(), 8) as memory:
             memory[:8] = struct.pack("l", seconds)

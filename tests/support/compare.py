@@ -1,4 +1,4 @@
-"""The rows that plain mappings make of what is in MongoDB, worked out a second time, compared with a replica."""
+"""Compute the rows of plain mappings a second time, independently of zmsd, and compare them with a replica."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.shape import Key, Row
 
 
 def differences(database: Database[dict[str, Any]], schema: Any, mappings: Any, replica: Replica) -> list[str]:
-    """What is not the same, table by table and row by row; the first few. Nothing may be writing."""
+    """Return the first differences, by table and row. Nothing may write meanwhile."""
     found: list[str] = []
     for name, spec in schema.items():
         table = spec.get("tableName", name)
@@ -39,7 +39,7 @@ def assert_same(database: Database[dict[str, Any]], schema: Any, mappings: Any, 
 
 
 def expected_rows(database: Database[dict[str, Any]], spec: Any, mapping: Any) -> dict[Key, Row]:
-    """{key: row} of one table under a mapping of the form {collection, fields, filter}."""
+    """Return {key: row} of one table under a mapping of the form {collection, fields, filter}."""
     fields = mapping.get("fields", {})
     rows = {}
     for doc in database[mapping["collection"]].find(mapping.get("filter", {})):
@@ -60,7 +60,7 @@ def _at(doc: Any, path: str) -> Any:
 
 
 def _value(value: Any, kind: str) -> Any:
-    """What a column of this type holds; json columns as the replica keeps them, parsed."""
+    """Return the value in a column of this type; json columns as the replica keeps them, parsed."""
     match kind, value:
         case _, None:
             return None
@@ -92,7 +92,7 @@ def _value(value: Any, kind: str) -> Any:
 
 
 def _javascript(value: float) -> str:
-    """ECMA-262, Number::toString."""
+    """Return a number as text, by ECMA-262, Number::toString."""
     if math.isnan(value) or not value:
         return "NaN" if value else "0"
     sign = "-" if value < 0 else ""
@@ -132,7 +132,7 @@ def _jsonable(value: Any) -> Any:
 
 
 def _number(value: float) -> float | None:
-    """As JavaScript can hold it."""
+    """Return the number that JavaScript can represent."""
     if isinstance(value, int):
         return value if abs(value) <= 1 << 53 else float(value)
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""zmsd as a real process: written a configuration, started, asked, killed and started again."""
+"""Run zmsd as a real process: write its configuration, start it, request pages, kill it, and start it again."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class ZmsdProcess:
     def write(
         self, schema: Any = None, mappings: Any = None, settings: Mapping[str, Mapping[str, Any]] | None = None
     ) -> None:
-        """Write the files that are given; the others stay as they were. Takes effect with ``start``, or SIGHUP."""
+        """Write the files that are given, and leave the others. Takes effect with ``start`` or SIGHUP."""
         if schema is not None:
             (self.directory / "schema.json").write_text(json.dumps(schema, indent=1))
         if mappings is not None:
@@ -90,13 +90,13 @@ class ZmsdProcess:
         self.config_file.write_text(yaml.safe_dump(self._config, sort_keys=False))
 
     def start(self, *, ready: bool = True, timeout: float = 30) -> ZmsdProcess:
-        """``ready``: wait until the feed runs; without it, until it is there to be asked."""
+        """Start the process, and wait until the feed runs; without ``ready``, until it answers requests."""
         self.launch()
         wait_until(self.ready if ready else self.healthy, "zmsd is ready" if ready else "zmsd answers", timeout)
         return self
 
     def launch(self) -> None:
-        """Start the process and wait for nothing."""
+        """Start the process without waiting."""
         assert self._process is None or self._process.poll() is not None, "it runs"
         with self.stderr_file.open("ab") as stderr:
             self._process = subprocess.Popen(
@@ -110,17 +110,17 @@ class ZmsdProcess:
             )
 
     def stop(self, timeout: float = 30) -> int:
-        """SIGTERM, as systemd does; the exit status."""
+        """Send SIGTERM, as systemd does, and return the exit status."""
         self.signal(signal.SIGTERM)
         return self.wait_exit(timeout)
 
     def wait_exit(self, timeout: float = 30) -> int:
-        """The exit status, once it ends by itself. Raises subprocess.TimeoutExpired."""
+        """Wait until the process ends by itself, and return the exit status. Raises subprocess.TimeoutExpired."""
         assert self._process is not None
         return self._process.wait(timeout * FACTOR)
 
     def kill(self) -> None:
-        """``kill -9``."""
+        """Kill the process (``kill -9``)."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -141,16 +141,16 @@ class ZmsdProcess:
         return self.stderr_file.read_text(errors="replace") if self.stderr_file.exists() else ""
 
     def wait_log(self, pattern: str, timeout: float = 30, *, count: int = 1) -> list[str]:
-        """Wait until ``count`` lines of the log match; those lines."""
+        """Wait until ``count`` lines of the log match, and return them."""
         wait_until(lambda: len(self.log(pattern)) >= count, f"the log has {count} × {pattern!r}", timeout)
         return self.log(pattern)
 
     def log(self, pattern: str) -> list[str]:
-        """The lines of the log that match."""
+        """Return the lines of the log that match."""
         return [line for line in self.stderr().splitlines() if re.search(pattern, line)]
 
     def get(self, path: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> tuple[int, str]:
-        """Status and body of an HTTP request. Raises OSError."""
+        """Return status and body of an HTTP request. Raises OSError."""
         seconds = 10 * FACTOR
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         if self.tls is not None:
@@ -161,7 +161,7 @@ class ZmsdProcess:
             return answer.status, answer.read().decode()
 
     def ready(self) -> bool:
-        """/readyz says yes; AssertionError if it no longer runs."""
+        """Return whether /readyz answers 200. Raises AssertionError if the process has ended."""
         return self._answers("/readyz") == 200
 
     def healthy(self) -> bool:
@@ -190,7 +190,7 @@ def run_zmsd(
     )
 
 
-# What zmsd itself reads from the environment must come from the test.
+# The variables that zmsd reads must come from the test.
 _OURS = re.compile(
     r"MONGODB_|SCHEMA_|TABLE_MAPPINGS_|PORT$|WATERMARK_|NATS_|NOTIFY_SOCKET|WATCHDOG_|JOURNAL_STREAM|CREDENTIALS_|STATE_DIRECTORY"
 )

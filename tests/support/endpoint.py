@@ -13,7 +13,7 @@ Answer = Callable[[BaseHTTPRequestHandler], object]
 
 
 class Endpoint:
-    """An HTTP server on 127.0.0.1 whose every path answers as the test says; ``requests`` are (path, headers)."""
+    """An HTTP server on 127.0.0.1 that answers each path as the test sets it. ``requests`` are (path, headers)."""
 
     def __init__(self, tls: Path | None = None) -> None:
         """:param tls: the directory of server.crt and server.key"""
@@ -45,7 +45,7 @@ class Endpoint:
         return f"{self._scheme}://{host}:{self.port}{path}"
 
     def say(self, path: str, body: bytes = b"{}", status: int = 200, **headers: str) -> str:
-        """Have ``path`` answer so; its URL."""
+        """Set the answer of ``path``, and return its URL."""
 
         def answer(handler: BaseHTTPRequestHandler) -> None:
             handler.send_response(status)

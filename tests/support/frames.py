@@ -1,4 +1,4 @@
-"""The messages in a run of WebSocket frames, read as a client would."""
+"""Decode the messages of consecutive WebSocket frames, as a client does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wsproto.frame_protocol import FrameProtocol, Opcode
 
 
 def messages(frames: bytes) -> list[Any]:
-    """Each frame is a whole text message of JSON."""
+    """Return the messages. Each frame is a complete text message of JSON."""
     reader = FrameProtocol(client=True, extensions=[])
     reader.receive_bytes(frames)
     found: list[Any] = []
@@ -21,7 +21,7 @@ def messages(frames: bytes) -> list[Any]:
 
 
 def data(frames: bytes) -> list[Any]:
-    """The changes in data messages; no other messages are allowed."""
+    """Return the changes of data messages; other messages are not allowed."""
     found = messages(frames)
     assert all(len(message) == 2 and message[0] == "data" for message in found)
     return [message[1] for message in found]

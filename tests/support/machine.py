@@ -17,7 +17,7 @@ _NEEDED = ("debootstrap", "systemd-nspawn", "nsenter")
 
 
 def missing() -> str | None:
-    """Return why no machine can be booted here; None when it can."""
+    """Return why no machine can be booted here; None if one can."""
     if os.geteuid() != 0:
         return "needs root"
     absent = [name for name in _NEEDED if shutil.which(name) is None]
@@ -47,7 +47,7 @@ class Machine:
         shown = [f"--bind-ro={here}:{there}" for here, there in binds]
         name = f"zmsd-test-{os.getpid()}"
         self._command = ["systemd-nspawn", f"--directory={self.root}", f"--machine={name}", "--boot", *shown]
-        # Without a bus of this machine there is nobody to register with.
+        # Without a system bus on this machine there is nothing to register with.
         self._command += ["--private-network", "--register=no", "--keep-unit", "--console=pipe", "--quiet"]
         self._log = directory / "console"
         self._process: subprocess.Popen[bytes] | None = None

@@ -1,4 +1,4 @@
-"""A service manager that listens: what a process says over NOTIFY_SOCKET."""
+"""A service manager that receives the messages of a process over NOTIFY_SOCKET."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Message(NamedTuple):
 
 
 class ServiceManager:
-    """Its ``environment`` is for the process; ``messages`` are in the order in which they came."""
+    """``environment`` is for the process; ``messages`` are in the order of their arrival."""
 
     def __init__(self, watchdog_seconds: float | None = None) -> None:
         # not tmp_path: an address has room for 107 bytes
@@ -48,11 +48,11 @@ class ServiceManager:
         shutil.rmtree(self._directory)
 
     def having(self, key: str, value: str = "", after: int = 0) -> list[Message]:
-        """The messages from number ``after`` on that have a field with this text in its value."""
+        """Return the messages from number ``after`` on that have a field with this text in its value."""
         return [it for it in self.messages[after:] if key in it.fields and value in it.fields[key]]
 
     def wait(self, key: str, value: str = "", *, after: int = 0, count: int = 1, timeout: float = 30) -> list[Message]:
-        """Wait for that many of them."""
+        """Wait for that many such messages."""
         wait_until(lambda: len(self.having(key, value, after)) >= count, f"{count} × {key}=…{value}…", timeout)
         return self.having(key, value, after)
 

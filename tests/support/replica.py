@@ -1,7 +1,7 @@
-"""What zero-cache holds of a change source.
+"""A zero-cache's replica of a change source. It is as strict as zero-cache where that would fail, and stricter where
+zero-cache would go wrong silently.
 
-As strict as zero-cache where that would fail, and stricter where it would go wrong in silence. No I/O:
-``Replica.receive`` takes a message and gives the answer that is to be sent.
+No I/O: ``Replica.receive`` takes a message and returns the answer to send.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ _MAX_WATERMARK = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One data message. ``row`` is the whole new row as sent, json columns parsed; None for delete and truncate."""
+    """One data message. ``row`` is the complete new row as sent, with json columns parsed; None for delete and
+    truncate."""
 
     tag: str
     table: str
     key: Key = ()
-    old_key: Key | None = None  # of an update that moves the row
+    old_key: Key | None = None  # the old key of an update that moves the row
     row: Row | None = None
 
 
@@ -52,7 +53,7 @@ class Replica:
         self.version: str | None = None  # the initial sync's watermark: zero-cache's replicaVersion
         self.watermark = ""  # of the last commit
         self.initial: Transaction | None = None
-        self.transactions: list[Transaction] = []  # those after the initial one, in order
+        self.transactions: list[Transaction] = []  # the transactions after the initial sync, in order
         self.reset_required: str | None = None
         self.rollbacks = 0
         self._app = app
@@ -69,11 +70,11 @@ class Replica:
         return self._open is not None
 
     def disconnected(self) -> None:
-        """What was not committed is as if it had never been sent."""
+        """Discard what was not committed."""
         self._open = None
 
     def receive(self, text: str) -> list[Any] | None:
-        """Take one message; what is to be answered, if anything. Raises Violation."""
+        """Take one message, and return the answer to send, if any. Raises Violation."""
         try:
             message = json.loads(text, parse_constant=_not_json)
             kind, body, *rest = message
@@ -145,7 +146,7 @@ class Replica:
                 self._open.changes.append(Change(tag, self._open.shapes.of_relation(relation).name))
         else:
             if self._open.shapes is self._shapes:
-                self._open.shapes = self._shapes.copy()  # what a disconnect or a rollback discards
+                self._open.shapes = self._shapes.copy()  # the part that a disconnect or a rollback discards
             table = self._open.shapes.change(tag, body)
             self._open.changes.append(Change(tag, table, row=body.get("column")))
 
@@ -193,7 +194,7 @@ class Replica:
 
 
 def valid_watermark(watermark: str) -> None:
-    """Raises Violation for what is not ``lexi`` or ``lexi.lexi``."""
+    """Check that a watermark is ``lexi`` or ``lexi.lexi``. Raises Violation."""
     parts = watermark.split(".")
     require(len(parts) <= 2, f"not a watermark: {watermark}")
     for part in parts:

@@ -1,4 +1,4 @@
-"""Zero clients and API servers in Node, as processes that tests talk with in JSON lines."""
+"""Zero clients and API servers in Node, as processes that exchange JSON lines with the tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 
 class Script:
-    """A Node script that prints JSON objects, one a line, and may take such lines on its standard input."""
+    """A Node script that prints JSON objects, one per line, and may read such lines from its standard input."""
 
     def __init__(self, workspace: Workspace, script: str, env: Mapping[str, str]) -> None:
         self._process = workspace.popen(
@@ -36,7 +36,7 @@ class Script:
             thread.start()
 
     def received(self, message: dict[str, Any]) -> None:
-        """Called under the lock, in the reading thread, for each line."""
+        """Handle a line. Called in the reading thread, under the lock."""
         raise NotImplementedError
 
     def send(self, message: Mapping[str, Any]) -> None:
@@ -49,7 +49,7 @@ class Script:
             return "".join(self._errors)
 
     def check(self) -> None:
-        """AssertionError if it has ended."""
+        """Raise AssertionError if the process has ended."""
         code = self._process.poll()
         assert code is None, f"the script ended with {code}:\n{self.errors()[-3000:]}"
 
@@ -93,7 +93,7 @@ class NodeClient(Script):
         every: bool = False,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """``every``: keep every state of every view; otherwise the newest few, and not those of the moment."""
+        """:param every: keep every state of every view; otherwise only the newest ones"""
         self._cache = cache
         self._kept = None if every else 10
         self._views: dict[str, deque[tuple[float, list[Row], bool]]] = {}
@@ -120,16 +120,17 @@ class NodeClient(Script):
                 self._states.append(message)
 
     def materialize(self, view: str, query: str | None, arguments: Any = None) -> None:
-        """Keep ``view`` up to date with the application's named query; None: the table ``view``, by a legacy query."""
+        """Keep ``view`` up to date with the application's named query; with None, with a legacy query of the table
+        ``view``."""
         self.send({"op": "materialize", "view": view, "query": query, "args": arguments})
 
     def history(self, view: str) -> list[tuple[float, list[Row], bool]]:
-        """The states of the view so far: (when, rows, complete)."""
+        """Return the states of the view so far: (time, rows, complete)."""
         with self._lock:
             return list(self._views.get(view, ()))
 
     def rows(self, view: str) -> list[Row] | None:
-        """The view as it is; None before the server's first answer."""
+        """Return the current view; None before the server's first answer."""
         with self._lock:
             history = self._views.get(view)
             return history[-1][1] if history and history[-1][2] else None
@@ -153,13 +154,13 @@ class NodeClient(Script):
             ) from None
 
     def mutate(self, name: str, arguments: Any) -> int:
-        """Run the named mutator of the application; a number to ask ``result`` with."""
+        """Run the named mutator of the application, and return a number to call ``result`` with."""
         self._next += 1
         self.send({"op": "mutate", "id": self._next, "name": name, "args": arguments})
         return self._next
 
     def result(self, mutation: int, phase: str = "server", timeout: float = 90) -> dict[str, Any]:
-        """What the promise ``client`` or ``server`` of a mutation came to, as Zero gives it."""
+        """Return the result of the promise ``client`` or ``server`` of a mutation, as Zero gives it."""
 
         def settled() -> dict[str, Any] | None:
             self.check()
@@ -171,7 +172,7 @@ class NodeClient(Script):
         return answer
 
     def states(self) -> list[dict[str, Any]]:
-        """Connection states and other events so far."""
+        """Return the connection states and other events so far."""
         with self._lock:
             return list(self._states)
 
@@ -188,12 +189,12 @@ def _difference(actual: list[Row] | None, expected: list[Row]) -> str:
 
 
 def _number(text: str) -> float:
-    """A number as JavaScript has it; what it prints with 17 digits or more is not exact."""
+    """Return a number as JavaScript has it. A number that it prints with 17 digits or more is not exact."""
     return int(text) if len(text) < 17 else float(text)
 
 
 class Api(Script):
-    """An application's API server in Node: it listens on a free port and says so with ``{"event": "listening", …}``."""
+    """An application's API server in Node, which listens on a free port and prints ``{"event": "listening", …}``."""
 
     def __init__(
         self, workspace: Workspace, script: str = "scripts/api.mjs", env: Mapping[str, str] | None = None

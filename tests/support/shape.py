@@ -17,7 +17,7 @@ _SAFE = 1 << 53
 
 
 class Violation(AssertionError):
-    """The source broke the protocol, or sent what zero-cache would not survive."""
+    """The source violated the protocol, or sent something that would end zero-cache."""
 
 
 def require(fact: object, otherwise: str) -> None:
@@ -29,14 +29,17 @@ def require(fact: object, otherwise: str) -> None:
 class TableShape:
     name: str
     columns: dict[str, dict[str, Any]]
-    key: tuple[str, ...] = ()  # the columns of its one unique index
+    key: tuple[str, ...] = ()  # the columns of its only unique index
 
     def row_of(self, new: Row, json_format: str) -> Row:
-        """The row with json columns parsed. Raises Violation for unknown columns and values that do not fit."""
+        """Return the row with json columns parsed. Raises Violation for unknown columns and values that do not fit."""
         return {name: self._value(name, value, json_format) for name, value in new.items()}
 
     def key_of(self, row: Row, json_format: str, *, only: bool = False) -> Key:
-        """The row's key. ``only``: the row came as a key, unchecked, and must hold nothing else."""
+        """Return the row's key.
+
+        :param only: the row was sent as a key, unchecked, and must have nothing else
+        """
         missing = [name for name in self.key if row.get(name) is None]
         require(not missing, f"the row key of {self.name} has no {', '.join(missing)}")
         if only:
@@ -70,7 +73,7 @@ class TableShape:
 
 @dataclass(slots=True)
 class Shapes:
-    """All tables at one moment."""
+    """The shapes of all tables at one time."""
 
     tables: dict[str, TableShape] = field(default_factory=dict)
     indexes: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)  # name: (table, columns)
@@ -79,7 +82,7 @@ class Shapes:
         return copy.deepcopy(self)
 
     def of_relation(self, relation: dict[str, Any]) -> TableShape:
-        """The table that a relation names; both forms of its key must be there, and be the table's."""
+        """Return the table that a relation names. Both forms of its key must be present and match the table's."""
         require(relation["schema"] == "public", "a relation outside of the schema public")
         shape = self._table(relation["name"])
         require(shape.key, f"rows for {shape.name} before it has a unique index")
@@ -88,7 +91,7 @@ class Shapes:
         return shape
 
     def change(self, tag: str, body: dict[str, Any]) -> str:
-        """Apply a schema change; the table it concerns. Raises Violation for what zero-cache would not survive."""
+        """Apply a schema change, and return its table. Raises Violation for a change that would end zero-cache."""
         match tag:
             case "create-table":
                 return self._create_table(body["spec"])

@@ -1,4 +1,4 @@
-"""A change source that sends what it was given, encoded beforehand: what can zero-cache itself take?"""
+"""A change source that sends prepared messages, to measure what zero-cache itself can process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TYPES = {"string": "text", "number": "double precision", "boolean": "boolean", 
 
 
 def lexi(number: int) -> str:
-    """A watermark: LexiVersion of ``number``."""
+    """Return a watermark: the LexiVersion of ``number``."""
     digits = ""
     while number or not digits:
         number, digit = divmod(number, 36)
@@ -35,7 +35,7 @@ def relation(table: str, key: Sequence[str]) -> dict[str, Any]:
 
 
 def create_table(table: str, columns: dict[str, str], key: Sequence[str]) -> list[Message]:
-    """The messages that make a table with its unique index. ``columns`` gives zero's types, or Postgres's."""
+    """Return the messages that create a table with its unique index. ``columns`` has Zero's types, or Postgres's."""
     specs = {
         name: {"pos": pos, "dataType": _TYPES.get(kind, kind), "notNull": name in key}
         for pos, (name, kind) in enumerate(columns.items(), 1)
@@ -55,7 +55,7 @@ def create_table(table: str, columns: dict[str, str], key: Sequence[str]) -> lis
 
 
 def required_tables(app: str = "zero", shard: int = 0) -> list[Message]:
-    """The tables, and the row, without which zero-cache does not start."""
+    """Return the tables and the row without which zero-cache does not start."""
     schema = f"{app}_{shard}"
     clients = {"clientGroupID": "string", "clientID": "string", "lastMutationID": "int8", "userID": "string"}
     mutations = {
@@ -83,7 +83,7 @@ def transaction(watermark: int, data: Iterable[Message], **begin: Any) -> list[M
 
 
 def frame(text: str) -> bytes:
-    """One unmasked WebSocket text frame."""
+    """Return one unmasked WebSocket text frame."""
     payload = text.encode()
     if len(payload) < 126:
         return b"\x81" + bytes([len(payload)]) + payload
@@ -97,7 +97,7 @@ def frames(messages: Iterable[Message]) -> bytes:
 
 
 class StubSource:
-    """Serves ``initial`` to a first connection and everything given to ``push`` to a streaming one."""
+    """Sends ``initial`` to a first connection, and everything given to ``push`` to a streaming one."""
 
     def __init__(self, initial: bytes) -> None:
         self.initial = initial
@@ -121,7 +121,8 @@ class StubSource:
         self.close()
 
     def push(self, data: bytes) -> None:
-        """Send whole frames to the streaming connection; what came before it connects is kept (and never repeated)."""
+        """Send complete frames to the streaming connection. Frames from before its connection are kept, and never
+        repeated."""
         with self._changed:
             self._log.append(data)
             self._changed.notify_all()
@@ -151,7 +152,7 @@ class StubSource:
 
     def _serve(self, sock: socket.socket) -> None:
         connection = WSConnection(ConnectionType.SERVER)
-        lock = threading.Lock()  # a pong goes between two pushes, never into one
+        lock = threading.Lock()  # A pong is sent between two pushes, never inside one.
         while True:
             try:
                 data = sock.recv(65536)
@@ -182,7 +183,7 @@ class StubSource:
                         return
 
     def _copy(self, sock: socket.socket, lock: threading.Lock) -> None:
-        with lock, contextlib.suppress(OSError):  # its client may have gone
+        with lock, contextlib.suppress(OSError):  # the client may have disconnected
             sock.sendall(self.initial)
 
     def _stream(self, sock: socket.socket, lock: threading.Lock) -> None:

@@ -1,4 +1,4 @@
-"""Waiting for facts."""
+"""Wait for conditions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ FACTOR = float(os.environ.get("ZMSD_TEST_TIMEOUT_FACTOR", "1"))
 
 
 def wait_until(predicate: Callable[[], T], description: str, timeout: float = 10) -> T:
-    """Call ``predicate`` until its answer is true, and return that; AssertionError after ``timeout`` seconds."""
+    """Call ``predicate`` until it returns a true value, and return that. Raises AssertionError after ``timeout``
+    seconds."""
     end = time.monotonic() + timeout * FACTOR
     pause = 0.005
     while True:

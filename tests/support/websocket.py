@@ -1,4 +1,4 @@
-"""A WebSocket client that can do what a bad network or a bad client does: stop reading, hang up, send garbage."""
+"""A WebSocket client that can behave like a bad network or a bad client: stop reading, disconnect, send garbage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.shape import Violation
 
 
 class Closed(Exception):
-    """The connection is over. ``code`` is None where it broke without a close frame."""
+    """The connection has ended. ``code`` is None without a close frame."""
 
     def __init__(self, code: int | None, reason: str | None) -> None:
         super().__init__(f"code {code}: {reason}")
@@ -50,7 +50,10 @@ class WebSocket:
     """One thread receives; any thread may send, ping, abort, and stop or resume the reading."""
 
     def __init__(self, port: int, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None) -> None:
-        """Connects the socket only. ``receive_buffer`` (bytes): what the kernel takes for one that does not read."""
+        """Connect the socket only.
+
+        :param receive_buffer: bytes that the kernel accepts for a client that does not read
+        """
         self.reading = threading.Event()
         self.reading.set()
         self.pongs = 0
@@ -60,8 +63,8 @@ class WebSocket:
         self._port = port
         self._ws = WSConnection(ConnectionType.CLIENT)
         self._lock = threading.Lock()  # of sending
-        self._texts: list[str] = []  # whole messages, not taken yet
-        self._parts: list[str] = []  # of a message that is still coming
+        self._texts: list[str] = []  # complete messages that were not taken yet
+        self._parts: list[str] = []  # parts of an incomplete message
         try:
             self._sock.connect(("127.0.0.1", port))
             if tls is not None:
@@ -71,7 +74,8 @@ class WebSocket:
             raise
 
     def upgrade(self, target: str, headers: Mapping[str, str]) -> None:
-        """Raises Refused, Closed; Violation if the server takes up compression, which is offered as zero-cache does."""
+        """Open the WebSocket. Raises Refused and Closed, and Violation if the server accepts compression, which is
+        offered as zero-cache does."""
         request = Request(
             host=f"127.0.0.1:{self._port}",
             target=target,
@@ -85,7 +89,7 @@ class WebSocket:
             try:
                 self._receive()
             except Closed:
-                if refusal:  # of a body without a length this is the end
+                if refusal:  # the end of a body without a length
                     raise Refused(refusal.status_code, body.decode(errors="replace")) from None
                 raise
             for event in self._ws.events():
@@ -106,7 +110,7 @@ class WebSocket:
                     raise Refused(refusal.status_code, "")
 
     def receive(self) -> str:
-        """The next text message. Raises Closed; Violation for anything that is not text."""
+        """Return the next text message. Raises Closed, and Violation for anything that is not text."""
         while not self._texts:
             for event in self._ws.events():
                 self._handle(event)
@@ -115,30 +119,31 @@ class WebSocket:
         return self._texts.pop(0)
 
     def send(self, text: str) -> None:
-        """Raises Closed."""
+        """Send a ping. Raises Closed."""
         self._send(TextMessage(data=text))
 
     def send_raw(self, data: bytes) -> None:
-        """Bytes as they are, whatever they mean to the server. Raises OSError."""
+        """Send bytes unchanged, whatever they mean to the server. Raises OSError."""
         self._sock.sendall(data)
 
     def ping(self) -> None:
         self._send(Ping(payload=b"?"))
 
     def close(self, code: int = 1000) -> None:
-        """Say goodbye, and do not wait for the answer. Idempotent."""
+        """Send a close frame without waiting for the answer. Idempotent."""
         with contextlib.suppress(Closed):
             self._send(CloseConnection(code=code))
         self.abort(reset=False)
 
     def abort(self, *, reset: bool = True) -> None:
-        """End it without a word: as a client that was killed, or (``reset``) whose machine answers RST."""
+        """End the connection without a close frame, like a killed client, or with ``reset`` like a machine that answers
+        RST."""
         self.reading.set()
         with contextlib.suppress(OSError):
             if reset:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            # It wakes the thread that receives; of reading alone it tells the peer nothing.
-            # Of the TCP connection: that of TLS would have the thread that receives take the rest as plain text.
+            # This wakes the receiving thread. The peer does not notice that reading alone has ended.
+            # Shut down TCP, not TLS: otherwise the receiving thread would take the rest as plain text.
             socket.socket.shutdown(self._sock, socket.SHUT_RD if reset else socket.SHUT_RDWR)
         self._sock.close()
 
@@ -153,7 +158,7 @@ class WebSocket:
                 self._send(event.response())
             case Pong():
                 self.pongs += 1
-            case CloseConnection() if self._ws.state is ConnectionState.OPEN:  # wsproto's way to say: no such frame
+            case CloseConnection() if self._ws.state is ConnectionState.OPEN:  # wsproto's error for an unknown frame
                 raise Violation(f"no WebSocket: {event.reason}")
             case CloseConnection():
                 with contextlib.suppress(Closed):

@@ -1,4 +1,4 @@
-"""Threads that write to MongoDB at random, and remember exactly what they committed, and when."""
+"""Threads that write to MongoDB at random, and record exactly what they committed, and when."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FIELDS = {"id": "_id", "n": "n", "text": "text", "value": "value", "flag": "fla
 
 
 def schema_of(collections: Sequence[str]) -> dict[str, Any]:
-    """A schema document with one table, of the collection's name, for each."""
+    """Return a schema document with one table for each collection, of the same name."""
     columns = {name: {"type": kind} for name, kind in (_COLUMNS | {"nested": "json"}).items()}
     return {name: {"tableName": name, "columns": columns, "primaryKey": ["id"]} for name in collections}
 
@@ -37,7 +37,7 @@ def mappings_of(collections: Sequence[str]) -> dict[str, Any]:
 
 
 def row_of(doc: Doc) -> Row:
-    """The row that ``mappings_of`` makes of a document."""
+    """Return the row that ``mappings_of`` makes of a document."""
     nested = doc.get("nested") or {}
     plain = {"id": doc["_id"], "n": doc["n"], "text": doc.get("text"), "value": doc.get("value")}
     return {**plain, "flag": doc.get("flag"), "x": nested.get("x"), "nested": doc.get("nested")}
@@ -47,7 +47,7 @@ def row_of(doc: Doc) -> Row:
 class Part:
     collection: str
     id: str
-    doc: Doc | None  # as it is afterwards; None: deleted
+    doc: Doc | None  # the document after the write; None: deleted
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Write:
 
 
 class Writer:
-    """``threads`` threads over ``collections``, each with documents of its own, so that what follows what is known."""
+    """Runs threads over collections. Each thread has its own documents, so that the result of each write is known."""
 
     def __init__(
         self,
@@ -73,12 +73,14 @@ class Writer:
         pause: float = 0,
         transactions: float = 0.15,
     ) -> None:
-        """``pause``: seconds between two writes of a thread. ``transactions``: what part of the writes they are."""
-        self.log: list[Write] = []  # in no order but that of each thread
-        self.outages = 0  # writes that failed at first
+        """:param pause: seconds between two writes of a thread
+        :param transactions: the part of the writes that are transactions
+        """
+        self.log: list[Write] = []  # ordered within each thread only
+        self.outages = 0  # writes that failed at the first attempt
         self.collections = tuple(collections)
         self._client = client
-        # Majority: what the log holds is never rolled back.
+        # Majority: writes in the log are never rolled back.
         self._database: Database[Doc] = client.get_database(database, write_concern=WriteConcern(w="majority"))
         self._pause = pause
         self._transactions = transactions
@@ -94,7 +96,7 @@ class Writer:
         ]
 
     def seed(self, count: int, batch: int = 1000) -> None:
-        """Documents that are there before the threads start, spread over the collections."""
+        """Insert documents before the threads start, spread over the collections."""
         for start in range(0, count, batch):
             for offset, collection in enumerate(self.collections):
                 docs = [
@@ -109,7 +111,10 @@ class Writer:
                         self.log += [Write(number, _position(session), (part,)) for number, part in parts]
 
     def start(self, total: int | None = None) -> Writer:
-        """``total``: how many writes all threads make together; None: until ``stop``."""
+        """Start the threads.
+
+        :param total: number of writes of all threads together; None writes until ``stop``
+        """
         self._left = total
         for thread in self._threads:
             thread.start()
@@ -124,7 +129,7 @@ class Writer:
             yield
 
     def stop(self, timeout: float = 60) -> None:
-        """End after the writes under way, and raise what made a thread fail."""
+        """Stop after the current writes, and raise the error of a thread that failed."""
         self._stopping.set()
         self.wait(timeout)
 
@@ -133,7 +138,7 @@ class Writer:
         return any(thread.is_alive() for thread in self._threads)
 
     def wait(self, timeout: float = 120) -> None:
-        """Until ``total`` writes are made. Raises what made a thread fail."""
+        """Wait until ``total`` writes are made. Raises the error of a thread that failed."""
         wait_until(lambda: not self.running, "the writers end", timeout)
         if self._error is not None:
             raise self._error
@@ -148,7 +153,7 @@ class Writer:
                 thread.join(60)
 
     def last_position(self) -> int:
-        """The clusterTime of the last write, as one integer."""
+        """Return the clusterTime of the last write, as one integer."""
         return max(write.position for write in self.log)
 
     # THE WRITERS' THREADS
@@ -191,13 +196,13 @@ class Writer:
         number: int,
         count: int,
     ) -> list[Part]:
-        """What to write: ``count`` different documents, in different collections as far as there are."""
+        """Choose ``count`` different documents, in different collections if possible."""
         parts: dict[tuple[str, str], Part] = {}
         collections = rng.sample(self.collections, len(self.collections))
         for collection in itertools.islice(itertools.cycle(collections), count):
             mine = [key for key in alive if key[0] == collection and key not in parts] if rng.random() < 0.6 else []
             if not mine:
-                # Now and then the _id of a document that was deleted, or is there: then it is replaced.
+                # Sometimes use the _id of a document that was deleted, or that exists: then it is replaced.
                 again = rng.randrange(10) == 0
                 key = (collection, f"{name}-{rng.randrange(20) if again else next(ids) + 20}")
                 if key not in parts:
@@ -225,7 +230,7 @@ class Writer:
         return doc
 
     def _commit(self, session: ClientSession, write: Write, rng: random.Random) -> None:
-        """Make the write, whatever it takes, and log it."""
+        """Retry the write until it is made, and log it."""
         while True:
             try:
                 if len(write.parts) == 1:
@@ -254,7 +259,7 @@ class Writer:
             collection.update_one({"_id": part.id}, update, upsert=True, session=session)
 
     def _committed(self, write: Write) -> bool:
-        """Whether a write that failed was made after all; asked until a primary answers."""
+        """Return whether a write that failed was made nevertheless. Asks until a primary answers."""
         part = write.parts[0]
         collection = self._database[part.collection].with_options(read_concern=ReadConcern("linearizable"))
 
@@ -269,7 +274,7 @@ class Writer:
 
 
 def _changed(doc: Doc, number: int, rng: random.Random) -> Doc:
-    """The document after an update of a few fields."""
+    """Return the document after an update of some fields."""
     new = {**doc, "n": number, "value": rng.random() * 1000}
     if rng.random() < 0.3:
         new.pop("nested", None)

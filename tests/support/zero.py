@@ -1,4 +1,4 @@
-"""The real zero-cache as a process that tests start, kill and start again."""
+"""The real zero-cache as a process that tests start, kill and restart."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def environment_file(path: Path = ENVIRONMENT_FILE) -> dict[str, str]:
 
 
 def free_ports(count: int) -> int:
-    """The first of ``count`` adjoining free ports below the ephemeral range (zero-cache takes a port and the next)."""
+    """Return the first of ``count`` consecutive free ports below the ephemeral range: zero-cache uses a port and the
+    next."""
     for _ in range(200):
         first = random.randrange(15000, 30000)
         with contextlib.ExitStack() as held:
@@ -58,7 +59,7 @@ class ZeroCache:
         restart: bool = False,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """``restart``: when it exits to begin a new initial sync, start it again, as systemd does."""
+        """:param restart: start it again when it exits for a new initial sync, as systemd does"""
         directory.mkdir(parents=True, exist_ok=True)
         self.port = free_ports(2)
         self.url = f"http://127.0.0.1:{self.port}"
@@ -69,7 +70,7 @@ class ZeroCache:
         self._restart = restart
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
-        # Everything that etc/zero-cache.env says, with the values of this machine instead of a VM's.
+        # All variables of etc/zero-cache.env, with the values of this machine instead of a VM's.
         self._env = {
             **environment_file(),
             "ZERO_UPSTREAM_DB": source,
@@ -104,14 +105,14 @@ class ZeroCache:
         return self
 
     def move_to(self, source: str) -> None:
-        """Another change source from the next start on."""
+        """Use another change source from the next start on."""
         self._env["ZERO_UPSTREAM_DB"] = source
 
     def wait_ready(self, timeout: float = 180) -> None:
         def ready() -> bool:
             self.check()
             try:
-                # Not /keepalive: older versions end when who has asked that once asks no more.
+                # Not /keepalive: older versions exit once a client that requested it stops requesting it.
                 with urllib.request.urlopen(self.url, timeout=5) as answer:
                     return bool(answer.status == 200)
             except (OSError, urllib.error.URLError):
@@ -120,12 +121,12 @@ class ZeroCache:
         wait_until(ready, f"zero-cache is ready, see {self.log_file}", timeout)
 
     def exit_code(self) -> int | None:
-        """None while it runs."""
+        """Return the exit status; None while the process runs."""
         assert self._process is not None
         return self._process.poll()
 
     def check(self) -> None:
-        """AssertionError if it has ended by itself."""
+        """Raise AssertionError if the process has ended by itself."""
         if self._restart and self._process is not None and self.exit_code() == 14:
             self.kill()
             self.start(wait=False)
@@ -140,7 +141,7 @@ class ZeroCache:
         return code
 
     def kill(self) -> None:
-        """``kill -9``, the workers too."""
+        """Kill the process and its workers (``kill -9``)."""
         if self._process is None:
             return
         kill_zero_cache(self.replica)
@@ -154,14 +155,14 @@ class ZeroCache:
 
 
 def kill_zero_cache(replica: Path) -> None:
-    """``kill -9`` of the zero-cache with this replica file; its workers lead sessions of their own."""
+    """Kill the zero-cache with this replica file (``kill -9``). Its workers have sessions of their own."""
 
     def pids() -> list[int]:
         mine = f"ZERO_REPLICA_FILE={replica}".encode()
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
-                # The environment of a process that has ended, and waits for its parent, reads as empty.
+                # The environment of a process that has ended and was not waited for reads as empty.
                 with contextlib.suppress(OSError):
                     if mine in (entry / "environ").read_bytes().split(b"\0"):
                         found.append(int(entry.name))
