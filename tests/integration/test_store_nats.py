@@ -208,6 +208,7 @@ def test_store_reads_and_queues_writes_during_an_outage(start: Start, open_store
     server = start()
     store, other = open_store(server.url), open_store(server.url)
     store.record_copy(ZERO, copy(5))
+    wait_until(lambda: other.replica(ZERO), "the other store knows the copy")
     server.kill()
     wait_until(lambda: store.trouble, "it is noticed")
     assert "NATS: " in str(store.trouble)
