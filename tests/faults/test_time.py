@@ -99,10 +99,7 @@ def test_clock_change_of_mongodb_loses_nothing(
             patched.setenv(name, value)
         replica_set = stack.enter_context(ReplicaSet(tmp_path / "set"))
     database = empty(replica_set, stack, "time")
-    # mongod's own timers use that clock: set back, its writes stall unless change streams wait in it. One
-    # is sometimes too few; without any stream they stalled 24 of 24 times.
-    settings = {"feed": {"scope": "collection"}}
-    client = follow(serve(SCHEMA, MAPPINGS, uri=replica_set.uri(database.name), settings=settings))
+    client = follow(serve(SCHEMA, MAPPINGS, uri=replica_set.uri(database.name)))
     before = client.replica.watermark
     with load(database, client, tally=tally, threads=1) as writer:
         for seconds in [3600, 0, 7200, 1800]:

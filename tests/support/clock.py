@@ -15,6 +15,7 @@ _SOURCE = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/time.h>
@@ -50,6 +51,25 @@ time_t time(time_t *now) {
     clock_gettime(CLOCK_REALTIME, &exact);
     if (now) *now = exact.tv_sec;
     return exact.tv_sec;
+}
+
+/* The kernel knows nothing of the offset: wake up each 50 ms, and let the caller look at the clock again. */
+int pthread_cond_timedwait(pthread_cond_t *restrict cond, pthread_mutex_t *restrict mutex,
+                           const struct timespec *restrict until) {
+    static int (*real_wait)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *);
+    if (!real_wait) {
+        real_wait = dlvsym(RTLD_NEXT, "pthread_cond_timedwait", "GLIBC_2.3.2");
+        if (!real_wait) real_wait = dlsym(RTLD_NEXT, "pthread_cond_timedwait");
+    }
+    struct timespec soon, due = *until;
+    if (!offset || until->tv_sec < 1000000000) return real_wait(cond, mutex, until);  /* a monotonic clock */
+    clock_gettime(CLOCK_REALTIME, &soon);
+    soon.tv_sec -= *offset;
+    due.tv_sec -= *offset;
+    soon.tv_nsec += 50000000;
+    if (soon.tv_nsec >= 1000000000) soon.tv_sec += 1, soon.tv_nsec -= 1000000000;
+    int before = due.tv_sec < soon.tv_sec || (due.tv_sec == soon.tv_sec && due.tv_nsec < soon.tv_nsec);
+    return real_wait(cond, mutex, before ? &due : &soon);
 }
 """
 
