@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from zmsd.commands.check import check
 from zmsd.config.document import ConfigDocument, parse
 from zmsd.errors import ConfigError
 from zmsd.schema.catalog import Catalog, load_catalog
@@ -106,6 +107,58 @@ def test_example_of_moving_page_is_as_check_reports_it() -> None:
         for table in catalog.tables
     ]
     assert lines == examples["zmsd check --offline"].split("\n")[: len(lines)]
+
+
+ROOM = {
+    "schema": "public",
+    "name": "chat",
+    "columns": {"_id": {"pos": 1, "dataType": "text", "notNull": True}, "topic": {"pos": 2, "dataType": "text"}},
+    "primaryKey": ["_id"],
+}
+MEMBER = {
+    "schema": "public",
+    "name": "member",
+    "columns": {"id": {"pos": 1, "dataType": "text", "notNull": True}, "since": {"pos": 2, "dataType": "numeric"}},
+    "primaryKey": ["id"],
+}
+CHAT = {"source": "rooms", "filter": {"t": "d", "archived": {"$ne": True}}, "projection": {"_id": 1, "topic": 1}}
+UNION = {"collection": "rooms", "discriminator": {"field": "t", "value": ["d", "p"]}, "fields": {"_id": "_id"}}
+UNWOUND = {
+    "source": "rooms",
+    "pipeline": [
+        {"$match": {"members": {"$exists": True}}},
+        {"$unwind": {"path": "$members", "includeArrayIndex": "n"}},
+    ],
+    "projection": {"id": {"$concat": [{"$hexToBase64Url": "$_id"}, {"$toString": "$n"}]}, "since": "$members.since"},
+}
+OF_CHAT = "ok: table chat from rooms: _id string, topic string"
+OF_MEMBER = "ok: table member from rooms: id string, since number"
+
+
+@pytest.mark.parametrize(
+    ("schema", "mappings", "expected"),
+    [
+        ({"version": "1", "tables": [ROOM], "metadata": {}}, {"version": "1", "mappings": {"chat": CHAT}}, [OF_CHAT]),
+        ({"version": "1", "tables": [ROOM], "metadata": {}}, {"chat": UNION}, [OF_CHAT]),
+        ({"tables": [{**ROOM, "tableMapping": CHAT}]}, None, [OF_CHAT]),
+        ({"schema": {"tables": [ROOM]}, "mapping": {"mappings": {"chat": CHAT}}}, None, [OF_CHAT]),
+        ({"tables": [ROOM, MEMBER]}, {"mappings": {"chat": CHAT, "member": UNWOUND}}, [OF_CHAT, OF_MEMBER]),
+    ],
+    ids=["export", "discriminator", "tableMapping", "combined", "unwinding"],
+)
+def test_check_reports_the_tables_of_each_documented_form(
+    schema: Any, mappings: Any, expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings: dict[str, Any] = {"mongodb": {"uri": "mongodb://127.0.0.1/x"}, "schema": {"file": "s.json"}}
+    (tmp_path / "s.json").write_text(json.dumps(schema))
+    if mappings is not None:
+        (tmp_path / "m.json").write_text(json.dumps(mappings))
+        settings["mappings"] = {"file": "m.json"}
+    (tmp_path / "zmsd.json").write_text(json.dumps({**settings, "server": {"port": 0}}))
+    assert check(tmp_path / "zmsd.json", {}, True) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("ok: table ")] == expected
+    assert not [line for line in lines if line.startswith(("warning", "error"))]
 
 
 def test_unknown_data_type_is_a_configuration_error() -> None:
