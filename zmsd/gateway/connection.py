@@ -1,9 +1,18 @@
-"""Connection: the state of a connection between its acceptance and its admission as a session."""
+"""Connection: the state of a connection between its acceptance and its admission as a session.
+
+Pool: the connections of one state, limited in number.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Iterator
+
+MAX_CONNECTIONS = 256
+"""Connections at once in a pool."""
+MAX_CONNECTIONS_PER_ADDRESS = 128
+"""Of them from one IPv4 address, or one /64 of IPv6."""
 
 
 class Connection:
@@ -17,6 +26,7 @@ class Connection:
         "closed",
         "deadline",
         "early",
+        "heard",
         "lingers",
         "network",
         "shaken",
@@ -32,6 +42,8 @@ class Connection:
         self.deadline = deadline
         self.shaken = shaken
         """Whether the TLS handshake is complete, or none is needed."""
+        self.heard = False
+        """Whether any byte has come, also of a TLS handshake."""
         self.trusted = False
         """Whether its request carried the right token."""
         self.buffer = bytearray()
@@ -45,6 +57,55 @@ class Connection:
         """Whether the answer was sent and the client has to close."""
         self.closed = False
         """Whether the listener has closed the connection. Thread-safe to read."""
+
+
+class Pool:
+    """Connections that were not admitted, limited per network and in total. Listener thread only, except ``len``.
+
+    Connections that have sent nothing and those that have are in a pool each, so that neither kind of flood pushes out
+    a client: its request comes at once, but a TLS handshake takes several rounds of the listener's loop.
+    """
+
+    def __init__(self) -> None:
+        self._ordered: dict[Connection, None] = {}  # the oldest first
+        self._networks: dict[str, dict[Connection, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._ordered)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._ordered))
+
+    def __contains__(self, connection: Connection) -> bool:
+        return connection in self._ordered
+
+    def displaced_by(self, connection: Connection) -> Connection | None:
+        """Return the connection that must be closed before another one is added, or None."""
+        own = self._networks.get(connection.network, {})
+        if len(own) >= MAX_CONNECTIONS_PER_ADDRESS:
+            return _oldest(own)
+        return self.oldest() if len(self) >= MAX_CONNECTIONS else None
+
+    def oldest(self) -> Connection | None:
+        """Return the oldest connection without a token, or else the oldest; None if there is none."""
+        return _oldest(self._ordered)
+
+    def add(self, connection: Connection) -> None:
+        """Add a connection as the newest."""
+        self._ordered[connection] = None
+        self._networks.setdefault(connection.network, {})[connection] = None
+
+    def remove(self, connection: Connection) -> None:
+        """Remove a connection that is in the pool."""
+        del self._ordered[connection]
+        own = self._networks[connection.network]
+        del own[connection]
+        if not own:
+            del self._networks[connection.network]
+
+
+def _oldest(connections: dict[Connection, None]) -> Connection | None:
+    return next((each for each in connections if not each.trusted), next(iter(connections), None))
 
 
 def network_of(address: str) -> str:

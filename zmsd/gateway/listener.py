@@ -1,8 +1,8 @@
 """Listener: one thread that accepts connections, does TLS handshakes, reads requests and sends answers.
 
 It serves a connection until a session takes over. A connection costs a file descriptor and some kB here, but no thread,
-so idle connections are cheap. Their number is limited per network and in total, not counting admitted sessions. Above a
-limit, the oldest connection without a token is closed to make room.
+so idle connections are cheap. Their number is limited per network and in total, not counting admitted sessions
+(``connection.Pool``). Above a limit, the oldest connection without a token is closed to make room.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from threading import Event, Thread
 
-from zmsd.gateway.connection import Connection
+from zmsd.gateway.connection import Connection, Pool
 from zmsd.gateway.http import HEAD_END, REQUEST_BYTES
 from zmsd.log import kv
 from zmsd.retry import RetryLog
@@ -31,10 +31,6 @@ REQUEST_SECONDS = 10.0
 LINGER_SECONDS = 1.0
 """Time for a client to close after its answer. If the server closed first while the client still sends, TCP would reset
 the connection and discard the answer (RFC 9112, 9.6)."""
-MAX_CONNECTIONS = 512
-"""Connections at once that have not been admitted as a session."""
-MAX_CONNECTIONS_PER_ADDRESS = 128
-"""Of these, connections from one IPv4 address or one IPv6 /64."""
 _MAX_ACCEPTS = 32
 """Connections accepted in one go before received data is read: fewer than the limits, so that a flood does not push out
 a client that sends its request at once."""
@@ -70,8 +66,8 @@ class Listener:
         self._on_tick = tick
         self._on_thread_death = on_thread_death
         self._stopping = Event()
-        self._connections: dict[Connection, None] = {}  # ordered, the oldest first
-        self._networks: dict[str, dict[Connection, None]] = {}
+        self._silent = Pool()
+        self._heard = Pool()
         self._posted: deque[tuple[Connection, bytes]] = deque()
         self._paused = False
         self._accept_log = RetryLog(log, "accepting a connection")
@@ -85,7 +81,7 @@ class Listener:
 
     def __len__(self) -> int:
         """Return the number of connections that have not been admitted. Thread-safe."""
-        return len(self._connections)
+        return len(self._silent) + len(self._heard)
 
     def post(self, connection: Connection, answer: bytes) -> None:
         """Have the listener thread send an answer. Thread-safe."""
@@ -103,7 +99,7 @@ class Listener:
         :param data: the answer's bytes
         :param delay: seconds to wait before
         """
-        if connection not in self._connections:
+        if connection not in self._pool(connection):
             return  # closed meanwhile
         now = time.monotonic()
         connection.answer = memoryview(data)
@@ -117,7 +113,7 @@ class Listener:
     def release(self, connection: Connection) -> socket.socket:
         """Take a connection out of the loop, and return its socket, which is non-blocking."""
         self._watch(connection, 0)
-        self._forget(connection)
+        self._pool(connection).remove(connection)
         return connection.sock
 
     def _run(self) -> None:
@@ -136,7 +132,7 @@ class Listener:
         except Exception:
             log.exception("listener failed")
         finally:
-            for connection in list(self._connections):
+            for connection in (*self._silent, *self._heard):
                 self._close(connection)
             self._sock.close()
             if not self._stopping.is_set():
@@ -150,7 +146,7 @@ class Listener:
 
     def _guarded(self, connection: Connection) -> None:
         """Advance a connection. An error, whatever the client sent, ends only this connection."""
-        if connection not in self._connections:
+        if connection not in self._pool(connection):
             return  # closed earlier in this round
         try:
             self._step(connection)
@@ -162,6 +158,10 @@ class Listener:
             self._close(connection)
 
     def _step(self, connection: Connection) -> None:
+        if not connection.heard:
+            self._silent.remove(connection)
+            connection.heard = True
+            self._put(connection)
         if not connection.shaken and not self._shake_hands(connection):
             return
         if connection.lingers:
@@ -249,7 +249,7 @@ class Listener:
             except OSError as error:
                 if error.errno in _OUT_OF_RESOURCES:
                     self._accept_log.failed(error.strerror or error)
-                    self._make_room(self._connections)
+                    self._make_room(self._silent.oldest() or self._heard.oldest())
                     self._pause(True)
                     return
                 continue  # the connection was reset before it was accepted
@@ -271,26 +271,26 @@ class Listener:
             sock.close()
             return
         connection = Connection(sock, address, time.monotonic() + REQUEST_SECONDS, context is None)
-        own = self._networks.setdefault(connection.network, {})
-        if len(own) >= MAX_CONNECTIONS_PER_ADDRESS:
-            self._make_room(own)
-        elif len(self._connections) >= MAX_CONNECTIONS:
-            self._make_room(self._connections)
-        self._networks.setdefault(connection.network, {})[connection] = None
-        self._connections[connection] = None
+        self._put(connection)
         self._watch(connection, selectors.EVENT_READ)
 
-    def _make_room(self, connections: dict[Connection, None]) -> None:
-        """Close the oldest of ``connections`` that has no token, or the oldest of all."""
-        if connections:
-            oldest = next((each for each in connections if not each.trusted), next(iter(connections)))
-            log.debug(kv("connection closed, too many", address=oldest.address))
-            self._close(oldest)
+    def _pool(self, connection: Connection) -> Pool:
+        return self._heard if connection.heard else self._silent
+
+    def _put(self, connection: Connection) -> None:
+        pool = self._pool(connection)
+        self._make_room(pool.displaced_by(connection))
+        pool.add(connection)
+
+    def _make_room(self, displaced: Connection | None) -> None:
+        if displaced is not None:
+            log.debug(kv("connection closed, too many", address=displaced.address))
+            self._close(displaced)
 
     def _check_deadlines(self, now: float) -> None:
         """Close connections whose deadline has passed, send delayed answers that are due, and accept again."""
         self._pause(False)
-        for connection in list(self._connections):
+        for connection in (*self._silent, *self._heard):
             if now >= connection.deadline:
                 self._close(connection)
             elif connection.answer and connection.answer_at and now >= connection.answer_at:
@@ -328,18 +328,11 @@ class Listener:
         self._close(connection)
 
     def _close(self, connection: Connection) -> None:
-        if connection in self._connections:
+        if connection in self._pool(connection):
             self._watch(connection, 0)
-            self._forget(connection)
+            self._pool(connection).remove(connection)
             connection.closed = True
             connection.sock.close()
-
-    def _forget(self, connection: Connection) -> None:
-        del self._connections[connection]
-        own = self._networks[connection.network]
-        del own[connection]
-        if not own:
-            del self._networks[connection.network]
 
     def _wake(self) -> None:
         with suppress(BlockingIOError, OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import http.client
 import logging
@@ -23,6 +24,7 @@ from tests.support.certificates import ONE
 from tests.support.wait import FACTOR, wait_until
 from tests.support.websocket import Closed, Refused, WebSocket
 from zmsd.deadline import Deadline
+from zmsd.gateway import connection as connections
 from zmsd.gateway import listener as listeners
 from zmsd.gateway import refusals, tls
 from zmsd.gateway import server as servers
@@ -34,7 +36,9 @@ from zmsd.gateway.server import PageMaker, Server
 from zmsd.gateway.subscription import Subscription, parse_subscription
 from zmsd.gateway.websocket import GOING_AWAY, Peer
 from zmsd.position import watermark
+from zmsd.prometheus import Registry
 from zmsd.replication.change_log import ChangeLog
+from zmsd.replication.counters import Counters
 from zmsd.replication.hub import Hub
 from zmsd.zero.protocol import PATH, frame
 
@@ -93,7 +97,7 @@ def serving(
     on_thread_death: Callable[[str], None] = lambda _: None,
     context: ssl.SSLContext | None = None,
 ) -> Iterator[Server]:
-    hub = cast(Hub, SimpleNamespace(log=ChangeLog()))
+    hub = cast(Hub, SimpleNamespace(log=ChangeLog(), counters=Counters(Registry())))
     pages = {"/": page("index"), "/healthz": page("ok\n"), "/readyz": page("ready"), "/metrics": page("metrics é")}
     server = Server(("127.0.0.1", 0), hub, SessionRegistry(limits), pages, context, on_thread_death)
     server.start()
@@ -281,7 +285,7 @@ def test_session_beyond_max_sessions_is_503() -> None:
 
 
 def test_oldest_unadmitted_connection_is_closed_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listeners, "MAX_CONNECTIONS_PER_ADDRESS", 3)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS_PER_ADDRESS", 3)
     with serving() as server:
         idle = []
         for number in range(5):
@@ -295,8 +299,27 @@ def test_oldest_unadmitted_connection_is_closed_at_the_limit(monkeypatch: pytest
         wait_until(lambda: not len(server.listener), "they have gone")
 
 
+def test_silent_connections_do_not_push_out_one_that_has_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A TLS handshake takes several rounds of the loop, while a flood goes on."""
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS_PER_ADDRESS", 3)
+    with serving() as server, contextlib.ExitStack() as stack:
+
+        def connect(count: int) -> socket.socket:
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port(server)), timeout=10))
+            wait_until(lambda: len(server.listener) == count, "it is accepted")
+            return sock
+
+        first = connect(1)
+        first.sendall(b"GET /healthz HTTP/1.1\r\n")
+        wait_until(lambda: any(each.heard for each in server.listener._heard), "its bytes are read")
+        silent = [connect(count) for count in (2, 3, 4, 4, 4)]
+        assert [sock.recv(1) for sock in silent[:2]] == [b"", b""]
+        first.sendall(b"Host: 127.0.0.1\r\n\r\n")
+        assert first.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
 def test_connections_are_limited_in_total(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listeners, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 3)
     with serving() as server:
         idle = [
             socket.create_connection(("127.0.0.1", port(server)), timeout=10, source_address=(f"127.0.0.{n}", 0))
@@ -309,7 +332,7 @@ def test_connections_are_limited_in_total(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_unadmitted_connections_do_not_displace_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listeners, "MAX_CONNECTIONS_PER_ADDRESS", 2)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS_PER_ADDRESS", 2)
     with serving() as server, streaming(server) as first, streaming(server) as second, streaming(server) as third:
         idle = [socket.create_connection(("127.0.0.1", port(server)), timeout=10) for _ in range(4)]
         assert [sock.recv(1) for sock in idle[:2]] == [b"", b""]
@@ -686,7 +709,7 @@ def test_tls_handshake_and_request_share_one_deadline(
 
 def test_flood_of_page_requests_does_not_fill_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of connections that were closed in the meantime are not rendered."""
-    monkeypatch.setattr(listeners, "MAX_CONNECTIONS_PER_ADDRESS", 40)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS_PER_ADDRESS", 40)
     made: list[int] = []
     go = Event()
 
