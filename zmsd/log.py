@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Literal, TextIO
 
 Format = Literal["text", "json"]
@@ -30,6 +31,11 @@ _SENTENCE_CHARACTERS = 1000
 texts from outside in it."""
 _LINE_CHARACTERS = 4000
 """Characters of a line of a traceback."""
+
+SESSION_LINES_PER_MINUTE = 200
+"""Lines of one event of the session threads: more than all sessions (``server.max_sessions``) write when they
+reconnect."""
+_WINDOW_SECONDS = 60.0
 
 # Characters that steer a terminal, end a line or reorder its text: C0, DEL, C1 (U+009B and U+009D begin sequences as
 # ESC does), line and paragraph separators, bidirectional controls (UAX #9), invisible format characters, tags; and lone
@@ -108,6 +114,7 @@ def setup(level: str, format: Format = "text", stream: TextIO | None = None) -> 
     root.setLevel(max(logging.WARNING, ours.level))
     handler = _Handler(stream, _is_journal(stream))
     handler.setFormatter(_Json() if format == "json" else _Text(handler.journal))
+    handler.addFilter(SessionLineLimit())
     # One assignment: a thread that logs meanwhile sees the old handler or the new one, never both or none.
     root.handlers = [other for other in root.handlers if not isinstance(other, _Handler)] + [handler]
 
@@ -186,6 +193,42 @@ class _Handler(logging.StreamHandler[TextIO]):
         priority = _priority(record.levelno)
         # The journal makes an entry of each line, and a line without a prefix gets the default priority.
         return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
+
+
+class SessionLineLimit(logging.Filter):
+    """Let SESSION_LINES_PER_MINUTE lines of each event of the session threads pass, and count the others. Thread-safe.
+
+    A client that connects again and again cannot fill the log. Lines of other threads, and debug lines, always pass.
+    The counts are logged with the first line of any thread after the minute is over.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """:param clock: seconds that never go back"""
+        super().__init__()
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._began = clock()
+        self._lines: Counter[str] = Counter()  # event -> lines in this minute
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to write a record."""
+        with self._lock:
+            seconds = self._clock() - self._began
+            over = {}
+            if seconds >= _WINDOW_SECONDS:
+                over = {event: lines - SESSION_LINES_PER_MINUTE for event, lines in self._lines.items()}
+                self._began += seconds
+                self._lines.clear()
+            passes = True
+            if record.levelno > logging.DEBUG and (record.threadName or "").startswith("session-"):
+                event = record.msg.phrase if isinstance(record.msg, kv) else str(record.msg)
+                self._lines[event] += 1
+                passes = self._lines[event] <= SESSION_LINES_PER_MINUTE
+        for event, count in over.items():
+            if count > 0:
+                message = kv("more lines of sessions", event=event, count=count, seconds=seconds)
+                logging.getLogger(__name__).warning(message)
+        return passes
 
 
 class _Text(logging.Formatter):

@@ -10,16 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.integration.chat import COLLECTIONS, MAPPINGS, SCHEMA
-from tests.support.certificates import LOCKED_KEY, ONE, TWO, Certificate
+from tests.support.certificates import LOCKED_KEY, ONE, TWO, trust
 from tests.support.daemon import ZmsdProcess
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from tests.support.websocket import Closed, WebSocket
-
-
-def trust(certificate: Certificate) -> ssl.SSLContext:
-    """Return a context that trusts this certificate and no other."""
-    return ssl.create_default_context(cadata=certificate.cert)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,11 @@ class Certificate(NamedTuple):
         (directory / "server.crt").write_text(self.cert)
         (directory / "server.key").write_text(self.key)
         return {"cert": str(directory / "server.crt"), "key": str(directory / "server.key")}
+
+
+def trust(certificate: Certificate) -> ssl.SSLContext:
+    """Return a client's context that accepts this certificate and no other."""
+    return ssl.create_default_context(cadata=certificate.cert)
 
 
 ONE = Certificate(

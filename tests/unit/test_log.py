@@ -16,7 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zmsd
-from zmsd.log import OUTSIDE_CHARACTERS, cut, escape, kv, outside, redact_uri, setup, write_line
+from zmsd.log import (
+    OUTSIDE_CHARACTERS,
+    SESSION_LINES_PER_MINUTE,
+    SessionLineLimit,
+    cut,
+    escape,
+    kv,
+    outside,
+    redact_uri,
+    setup,
+    write_line,
+)
 
 log = logging.getLogger("zmsd.test")
 
@@ -325,3 +336,29 @@ def test_redacted_uri_has_no_secret(uri: str, shown: str | None) -> None:
 @given(st.text(), st.text())
 def test_any_user_and_password_is_redacted(user: str, password: str) -> None:
     assert redact_uri(f"mongodb://{user}:{password}@host/db") == "mongodb://host/db"
+
+
+def test_session_lines_beyond_the_limit_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """A client that connects again and again writes a bounded number of lines; other threads always log."""
+    now = 0.0
+    limit = SessionLineLimit(lambda: now)
+
+    def passes(thread: str, message: object, level: int = logging.INFO) -> bool:
+        record = logging.LogRecord("zmsd.x", level, "", 0, message, (), None)
+        record.threadName = thread
+        return limit.filter(record)
+
+    begins = [passes(f"session-{n}", kv("session begins", session=n)) for n in range(SESSION_LINES_PER_MINUTE + 7)]
+    assert begins.count(False) == 7
+    assert not any(begins[-7:])
+    assert passes("session-9", kv("session ends", session=9)), "each event has a limit of its own"
+    assert passes("session-9", kv("session begins", session=9), logging.DEBUG)
+    assert passes("dispatcher", kv("session begins", session=9))
+    now = 59.0
+    assert not passes("session-9", kv("session begins", session=9))
+    assert not caplog.records
+    now = 61.0
+    assert passes("dispatcher", kv("feed runs"))
+    lines = [str(record.msg) for record in caplog.records]
+    assert lines == ['more lines of sessions event="session begins" count=8 seconds=61.0']
+    assert passes("session-9", kv("session begins", session=9))

@@ -162,7 +162,7 @@ class Server:
             # A wrong path, from a browser or a tool, needs neither a delay nor a log line.
             harmless = error.status in (404, 405, 426) and not websocket
             if not harmless:
-                self._refusals.refused(error.kind, connection.address, error.status, error.reason)
+                self._refuse(error.kind, connection.address, error.status, error.reason)
             self.listener.answer(connection, render(page, with_body), 0.0 if harmless else REFUSAL_DELAY_SECONDS)
 
     def _route(self, connection: Connection, request: Request) -> None:
@@ -210,7 +210,12 @@ class Server:
             self._threads.discard(thread)
             self.registry.remove(session)
             sock.close()
-            self._refusals.refused("no thread", connection.address, 503, f"no thread for a session: {error}")
+            self._refuse("no thread", connection.address, 503, f"no thread for a session: {error}")
+
+    def _refuse(self, kind: str, address: str, status: int, reason: str) -> None:
+        """Count and log a refusal. Listener thread."""
+        self.hub.counters.refused[kind] += 1
+        self._refusals.refused(kind, address, status, reason)
 
     def _serve(self, session: Session, sock: socket.socket, headers: Mapping[str, str]) -> None:
         """Run a session. Session's thread only."""

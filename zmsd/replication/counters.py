@@ -26,6 +26,8 @@ class Counters:
         """Collection -> change events."""
         self.rows: Counter[str] = Counter()
         """Table -> row changes."""
+        self.refused: Counter[str] = Counter()
+        """Kind of refusal -> requests. Written by the listener's thread only."""
         self.transactions = 0
         self.lags: dict[str, float] = {}
         """Collection -> seconds from the commit of its newest event until the event was ready to send."""
@@ -43,6 +45,13 @@ class Counters:
             "Row changes that the live feed has made of them, each counted once for all clients",
             lambda: {(name,): count for name, count in self.rows.copy().items()},
             ["table"],
+        )
+        registry.callback(
+            "counter",
+            "zmsd_refused_requests_total",
+            "Requests refused, by the reason that the log gives as kind",
+            lambda: {(kind,): count for kind, count in self.refused.copy().items()},
+            ["kind"],
         )
         registry.callback(
             "counter",

@@ -29,7 +29,9 @@ from zmsd.gateway.registry import SessionRegistry
 from zmsd.gateway.server import Server
 from zmsd.gateway.subscription import parse_subscription
 from zmsd.gateway.websocket import Peer
+from zmsd.prometheus import Registry
 from zmsd.replication.change_log import ChangeLog
+from zmsd.replication.counters import Counters
 from zmsd.replication.hub import Hub
 
 LONG = os.environ.get("ZMSD_TEST_LONG") == "1"
@@ -122,7 +124,7 @@ def each(strategy: st.SearchStrategy[Any], check: Any) -> None:
 
 @contextmanager
 def serving() -> Iterator[Server]:
-    hub = cast(Hub, SimpleNamespace(log=ChangeLog()))
+    hub = cast(Hub, SimpleNamespace(log=ChangeLog(), counters=Counters(Registry())))
     pages = {"/": lambda _: Page(200, "text/plain", "x"), "/status.json": lambda _: Page(200, "text/plain", "x")}
     limits = Limits(tokens=(TOKEN,), max_sessions_per_address=64)
     server = Server(
