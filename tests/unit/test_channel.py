@@ -13,7 +13,7 @@ from zmsd.errors import ResumeLost, SourceUnavailable, Stopped
 
 @contextmanager
 def running(target: Callable[[], object]) -> Iterator[Thread]:
-    """A thread that has to end by itself before the block is over."""
+    """Run a thread that must end by itself before the block ends."""
     thread = Thread(target=target, daemon=True)
     thread.start()
     yield thread

@@ -1,4 +1,4 @@
-"""Command lines that are wrong: exit code 2, and what is wrong."""
+"""Invalid command lines: exit code 2 and the reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST = 2**31 - 1
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """By the parser alone: should it let one pass, nothing is begun."""
+    """Only the parser runs: if it accepted a command, nothing would start."""
     with pytest.raises(SystemExit) as caught:
         cli._parser().parse_args(arguments)
     assert caught.value.code == 2

@@ -212,7 +212,7 @@ def test_control_characters_do_not_reach_a_terminal() -> None:
 
 @pytest.fixture
 def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TextIO]:
-    """A stream that systemd says is the journal's."""
+    """A stream that is the journal's according to systemd's environment variable."""
     with open(tmp_path / "journal", "w+", encoding="utf-8") as stream:
         stat = os.fstat(stream.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{stat.st_dev}:{stat.st_ino}")

@@ -1,4 +1,4 @@
-"""How a request that ran out of time is repeated."""
+"""How a request that timed out is repeated."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def registry() -> Registry:
 
 
 def samples(registry: Registry) -> dict[str, float]:
-    """What Prometheus makes of the text: name{label=value,…} -> number."""
+    """Parse the text as Prometheus does: name{label=value,…} -> number."""
     return {
         sample.name + "".join(f" {name}={value}" for name, value in sample.labels.items()): sample.value
         for family in text_string_to_metric_families(registry.render())

@@ -1,4 +1,4 @@
-"""Messages to systemd, and what the notifier sends from start to stop."""
+"""Messages to systemd, and what the notifier sends between start and stop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zmsd.systemd import READY_WITHIN_SECONDS, STATUS_INTERVAL_SECONDS, Notifier
 
 @pytest.fixture(params=["path", "abstract"])
 def manager(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """The socket of a service manager, as the environment names it."""
+    """Yield a service manager's socket, which the environment names."""
     # not tmp_path: an address has room for 107 bytes
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         name = f"{folder}/notify" if request.param == "path" else f"@zmsd-test-{uuid.uuid4()}"

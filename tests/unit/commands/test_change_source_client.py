@@ -1,4 +1,4 @@
-"""The tools' client of a change source, against a source that is nothing but bytes."""
+"""The tools' client of a change source, against a server that sends fixed bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 @contextmanager
 def source(answer: Callable[[bytes], bytes]) -> Iterator[tuple[str, list[bytes]]]:
-    """One that answers a request so, and says nothing more; its URL, and the request."""
+    """Yield the URL of a server that answers a request with these bytes and nothing more, and the request."""
     requests: list[bytes] = []
     done = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -1,4 +1,4 @@
-"""What documents suggest: types, paths, keys, and several tables of one collection."""
+"""The tables that documents suggest: types, paths, keys, and several tables of one collection."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Documents = list[dict[str, Any]]
 
 
 def table(*documents: dict[str, Any], collection: str = "things") -> Table:
-    """The one table of documents, which get an ``_id`` where they have none."""
+    """Return the only table of documents, which get an ``_id`` if they have none."""
     (found,) = guess(collection, [{"_id": f"k{n}"} | one for n, one in enumerate(documents)], set())
     return found
 
 
 def column(*values: Any) -> tuple[str, bool]:
-    """Type and optional of the column of these values."""
+    """Return type and optional of the column of these values."""
     found = table(*({"value": value} for value in values)).columns["value"]
     return found["type"], found.get("optional", False)
 

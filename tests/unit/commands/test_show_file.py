@@ -1,4 +1,4 @@
-"""The files that an installed zmsd brings."""
+"""The files that an installed zmsd contains."""
 
 from __future__ import annotations
 

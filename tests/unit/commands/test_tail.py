@@ -20,7 +20,7 @@ def insert(number: int) -> list[Any]:
 
 
 def shown(*told: list[Any]) -> list[str]:
-    """The lines below the head of a transaction with these messages."""
+    """Return the lines below the head of a transaction with these messages."""
     out = io.StringIO()
     viewer = Viewer(out)
     for message in (["begin", {}, {}], *told, ["commit", {"commitTimeMs": 0}, {"watermark": "w"}]):
@@ -47,7 +47,7 @@ def test_row_changes_are_shown_one_per_line() -> None:
     ids=lambda character: f"U+{ord(character):04X}",
 )
 def test_control_characters_are_escaped(character: str) -> None:
-    """In a value, a table's name, and the source's own messages."""
+    """Control characters are escaped in a value, a table's name, and the source's own messages."""
     text = f"a{character}b"
     out = io.StringIO()
     viewer = Viewer(out)

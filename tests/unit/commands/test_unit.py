@@ -1,4 +1,4 @@
-"""What an administrator's command finds of the systemd unit: credentials, state directory, and what it may ignore."""
+"""An administrator's command and the systemd unit: credentials, state directory, and what the command may ignore."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A machine with both units and /etc/zmsd/zmsd.yaml as README.rst recommends."""
+    """Return a machine with both units and /etc/zmsd/zmsd.yaml as README.rst recommends."""
     folder = tmp_path / "etc/systemd/system"
     folder.mkdir(parents=True)
     for name in ("zmsd.service", "zmsd@.service"):
@@ -89,7 +89,7 @@ def test_credentials_of_the_running_daemon_are_preferred_when_querying_it(root: 
 
 
 def test_credentials_come_from_where_the_unit_loads_them(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LoadCredential= with a path, as systemd reports it, drop-ins included."""
+    """Return LoadCredential= with a path, as systemd reports it, with drop-ins."""
     loaded = {"mongodb_uri": "/etc/zmsd/uri", "token": "elsewhere", "server.key": "/etc/ssl/zmsd.key"}
     monkeypatch.setattr(units, "_load_credential", lambda name: loaded)
     put(root / "etc/zmsd/uri", "mongodb://h/there")

@@ -1,4 +1,4 @@
-"""What the driver raises about a URI, or a file that it names, is one line that says which option is wrong."""
+"""The driver's error about a URI, or a file that it names, becomes one line that names the wrong option."""
 
 from __future__ import annotations
 

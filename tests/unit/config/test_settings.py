@@ -27,7 +27,7 @@ Load = Callable[..., Config]
 
 @pytest.fixture(autouse=True)
 def default_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the default file would be; not that of the machine."""
+    """Return the path of the default file, which is not the machine's."""
     file = tmp_path / "default" / "zmsd.yaml"
     monkeypatch.setattr(config, "DEFAULT_FILE", file)
     return file
@@ -35,7 +35,7 @@ def default_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """``load(server={…})``: the least settings with these over them, through a file."""
+    """Return ``load(server={…})``, which loads a file of the minimal settings with these over them."""
 
     def load(text: str | None = None, /, environ: Mapping[str, str] | None = None, **sections: Any) -> Config:
         file = tmp_path / "zmsd.yaml"
@@ -47,7 +47,7 @@ def load(tmp_path: Path) -> Load:
 
 @pytest.fixture
 def faults_of(load: Load) -> Callable[..., list[str]]:
-    """The faults without the file's name; with a text also without the positions."""
+    """Return the errors without the file's name; if the settings were given as text, also without line and column."""
 
     def faults_of(*args: Any, positions: bool = False, **options: Any) -> list[str]:
         with pytest.raises(ConfigError) as caught:
@@ -553,7 +553,7 @@ def test_file_without_settings_is_an_error(tmp_path: Path, raw: bytes | None, ex
 
 
 def settings(cls: Any, path: str = "") -> list[str]:
-    """Every setting there is, dotted; of a source, file, url, headers and refresh once for each."""
+    """Yield every setting, dotted; for a document location: file, url, headers and refresh."""
     found = []
     for entry in fields(cls):
         hint = get_type_hints(cls)[entry.name]

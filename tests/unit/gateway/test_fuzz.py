@@ -78,7 +78,7 @@ soup = st.lists(bits, max_size=60).map(b"".join)
 
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
-    """A request that is well formed but for some bits put in, cut out or repeated, or soup."""
+    """Return a strategy for requests that are well formed except for inserted, removed or repeated parts, or random."""
     if draw(st.booleans()):
         return draw(soup)
     data = draw(st.sampled_from([HANDSHAKE, PAGE]))
@@ -91,7 +91,7 @@ def requests(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def frames(draw: st.DrawFn) -> bytes:
-    """A frame with any bits in its head, a length that may be untrue, masked or not."""
+    """Return a strategy for frames with any bits in the head, a length that may be wrong, masked or not."""
     first = draw(st.sampled_from([0x81, 0x82, 0x01, 0x00, 0x80, 0x88, 0x89, 0x8A, 0xC1, 0x83]) | st.integers(0, 255))
     body = draw(
         st.binary(max_size=130)
@@ -114,7 +114,7 @@ def frames(draw: st.DrawFn) -> bytes:
 
 
 def each(strategy: st.SearchStrategy[Any], check: Any) -> None:
-    """Run ``check`` with examples: some hundred, or in the long version for its time."""
+    """Run ``check`` with some hundred examples, or in the long version for its time."""
     end = time.monotonic() + PART_SECONDS
     while True:
         QUIET(given(strategy)(check))()

@@ -1,4 +1,4 @@
-"""The server on a loopback port, with sessions that only say hello."""
+"""The server on a loopback port, with sessions that only send a greeting."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ STREAM = f"{PATH}?{QUERY}"
 
 
 class Hello:
-    """A session that greets, and stays until it is stopped; ``stubborn`` ones have to be killed."""
+    """A session that sends a greeting, and stays until it is stopped; ``stubborn`` ones must be killed."""
 
     stubborn = False
 
@@ -121,7 +121,7 @@ def ask(server: Server, path: str, headers: dict[str, str] | None = None, method
 
 
 def raw(server: Server, data: bytes) -> bytes:
-    """Everything that comes back until the server hangs up."""
+    """Return everything that the server sends until it closes."""
     answer = b""
     with socket.create_connection(("127.0.0.1", port(server)), timeout=10) as sock:
         sock.sendall(data)
@@ -610,7 +610,7 @@ def test_invalid_subscription_is_an_error(query: str, reason: str) -> None:
     ["lastWatermark=nonsense", "lastWatermark=00&replicaVersion=0A", "lastWatermark=00.", "lastWatermark=" + "0" * 999],
 )
 def test_foreign_watermark_is_not_a_bad_request(marks: str) -> None:
-    """HTTP 400 would be repeated for ever; reset-required repairs the replica."""
+    """zero-cache would repeat the request after HTTP 400 for ever; reset-required repairs the replica."""
     subscription = parsed(f"{QUERY}&{marks}")
     assert (subscription.last_watermark, subscription.replica_version) == (None, None)
     assert subscription.foreign is not None
@@ -648,10 +648,10 @@ GARBAGE = {
 def test_garbage_ends_its_own_connection_only(garbage: bytes, caplog: pytest.LogCaptureFixture) -> None:
     with serving() as server, streaming(server) as client:
         assert client.receive() == "hello zero_0"
-        # It may hang up without a word.
+        # The client may disconnect without a close frame.
         with suppress(ConnectionError), socket.create_connection(("127.0.0.1", port(server)), timeout=10) as sock:
             sock.sendall(garbage)
-            with suppress(OSError):  # it is not connected any more
+            with suppress(OSError):  # the session is no longer connected
                 sock.shutdown(socket.SHUT_WR)
             while sock.recv(65536):
                 pass
@@ -668,7 +668,7 @@ def test_invalid_url_is_answered_without_traceback(caplog: pytest.LogCaptureFixt
 
 
 def test_request_that_does_not_end_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where single bytes arrive now and then."""
+    """The deadline holds also if single bytes arrive slowly."""
     monkeypatch.setattr(listeners, "REQUEST_SECONDS", 0.3)
     with serving() as server, socket.create_connection(("127.0.0.1", port(server)), timeout=10) as sock:
         sock.settimeout(0.02)

@@ -1,4 +1,4 @@
-"""A session between a Peer that only notes what it is sent, and a Hub whose changes are written down here."""
+"""A session between a Peer that records what it is sent, and a Hub with scripted changes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class FakePeer:
 
 
 class Script:
-    """Changes that were written down; each step is entries, an exception, or something to do."""
+    """Scripted changes: each step is entries, an exception, or a function to call."""
 
     def __init__(self, *steps: Sequence[Entry] | BaseException | type[BaseException] | Callable[[], object]) -> None:
         self.steps = list(steps)
@@ -88,7 +88,7 @@ class Script:
 
 
 class Scene:
-    """A session, what it is given, and what became of it."""
+    """A session with its fakes, and what it sent."""
 
     def __init__(
         self,
@@ -132,13 +132,16 @@ class Scene:
         return found
 
     def run(self) -> list[Any]:
-        """To its end; what was sent."""
+        """Run the session to its end, and return what it sent."""
         self.session.run(cast(Peer, self.peer))
         return self.peer.sent
 
 
 def transaction(at: int, *texts: str, oldest: int | None = None) -> list[Any]:
-    """``oldest``: the commit time that a joined transaction carries."""
+    """Return the messages of a transaction.
+
+    :param oldest: the commit time that a joined transaction carries
+    """
     mark = watermark(at)
     return [
         ["begin", {"tag": "begin", "json": "s"}, {"commitWatermark": mark}],
@@ -195,7 +198,7 @@ def test_large_transaction_stays_open_until_its_end() -> None:
         Script(
             [entry(11, "a"), entry(20, "b", ends=False)],
             [entry(20, "c", ends=False)],
-            scene.session.stop,  # it ends at the end of a transaction
+            scene.session.stop,  # the session ends at the end of a transaction
             [entry(20, "d")],
         )
     ]
@@ -203,7 +206,7 @@ def test_large_transaction_stays_open_until_its_end() -> None:
 
 
 def test_transaction_after_a_large_one_is_sent_separately() -> None:
-    """Its watermark was sent in its begin."""
+    """The watermark of the large transaction was sent in its begin."""
     scene = Scene()
     scene.changes = [
         Script([entry(11, "a", ends=False)], [entry(11, "b"), entry(12, "c"), entry(13, "d")], scene.session.stop)
@@ -278,7 +281,7 @@ TRANSACTIONS = st.lists(st.tuples(st.integers(1, 3), st.sampled_from([1, 1, 2, 4
 
 
 def follow(transactions: list[tuple[int, int]], takes: list[int]) -> None:
-    """What zero-cache has in the end is what there was: once, in order, under watermarks that rise."""
+    """In the end zero-cache has all changes: once, in order, under watermarks that rise."""
     entries: list[Entry] = []
     at = 10
     for gap, parts in transactions:
@@ -332,7 +335,7 @@ def test_reset_required_has_the_start_of_the_oplog() -> None:
 
 
 def test_foreign_watermark_is_answered_with_reset_required() -> None:
-    """Also while MongoDB is unreachable."""
+    """The client is reset also while MongoDB is unreachable."""
     scene = Scene()
     scene.session.subscription = Subscription("zero", 0, None, None, "lastWatermark '01x' is not a watermark of zmsd")
     scene.readiness.set("MongoDB is away")
@@ -367,7 +370,7 @@ def test_lineage_is_checked_again_after_a_doubt() -> None:
 
 
 def test_stop_sends_no_reset_required() -> None:
-    """Also where the session waits for MongoDB, or for a catch-up feed."""
+    """The session stops also while it waits for MongoDB or for a catch-up feed."""
     scene = Scene(Stopped())
     assert scene.run() == []
     assert scene.peer.closed == (1001, "zmsd stops")
@@ -415,7 +418,7 @@ def ack(at: int) -> str:
 
 
 def coalesced(at: int) -> str:
-    """As zero-cache 1.10 sends it."""
+    """Return an ack as zero-cache 1.10 sends it."""
     return json.dumps(["status", {"tag": "commit"}, {"watermark": watermark(at)}])
 
 

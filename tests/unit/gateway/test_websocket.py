@@ -1,4 +1,4 @@
-"""A Peer on a loopback socket, and on the other side one who behaves well, badly or slowly."""
+"""A Peer on a loopback socket, with a client that behaves well, badly or slowly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zmsd.zero.protocol import frame
 
 
 class Far:
-    """The other side. Reads only on request."""
+    """The client. It reads only on request."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -37,7 +37,7 @@ class Far:
         self.sock.sendall(self._ws.send(event))
 
     def read_until(self, fact: Callable[[], object], description: str) -> None:
-        """Read on until something is so. Raises AssertionError at the end of the stream."""
+        """Read until a condition is true. Raises AssertionError at the end of the stream."""
         while not fact():
             data = self.sock.recv(1 << 16)
             assert data, f"it ended before: {description}"
@@ -57,7 +57,10 @@ class Far:
 
 
 def loopback(small: bool = False) -> tuple[socket.socket, socket.socket]:
-    """Two ends of a TCP connection (wire.tune is about TCP); ``small``: with little room in the kernel."""
+    """Yield two ends of a TCP connection, because set_socket_options is about TCP.
+
+    :param small: with small buffers in the kernel
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         if small:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -101,7 +104,7 @@ def received(peer: Peer, count: int) -> list[str | bytes]:
 
 
 def ended(peer: Peer) -> str:
-    """Wait until the peer is gone; why it is."""
+    """Wait until the connection has ended, and return the reason."""
     reasons: list[str] = []
 
     def gone() -> bool:
@@ -144,7 +147,7 @@ def test_incomplete_handshake_is_a_protocol_error(lacking: str) -> None:
 
 
 def test_pong_is_never_within_a_data_frame() -> None:
-    """With a reader so slow that each frame is sent in pieces, and pings meanwhile."""
+    """The reader is so slow that each frame is sent in pieces, and pings arrive meanwhile."""
     texts = [f"{number} " + "x" * 200_000 for number in range(5)]
     with connected(small=True) as (peer, far):
         writer = Thread(target=lambda: [peer.send(frame(text)) for text in texts], daemon=True)
@@ -247,7 +250,7 @@ def test_garbage_ends_its_own_connection_only(garbage: bytes) -> None:
 def test_too_long_message_ends_its_own_connection_only(pieces: int) -> None:
     with connected() as (good, good_far), connected() as (bad, bad_far):
         piece = "x" * (websocket.MAX_MESSAGE_BYTES // pieces + 1)
-        with suppress(OSError):  # it may hang up before it has read all of it
+        with suppress(OSError):  # the server may close before it has read all of it
             for number in range(pieces):
                 bad_far.send(TextMessage(data=piece, message_finished=number == pieces - 1))
         ended(bad)
@@ -309,7 +312,7 @@ def test_peer_that_sends_without_end_is_paused(monkeypatch: pytest.MonkeyPatch) 
             while rest:
                 rest = rest[far.sock.send(rest[:4096]) :]
 
-        with pytest.raises(TimeoutError):  # else 1 MB has been taken
+        with pytest.raises(TimeoutError):  # otherwise 1 MB has been received
             talk_on(talk)
         assert len(received(peer, 100)) >= 100, "and it is heard again when the session is back"
 

@@ -1,4 +1,4 @@
-"""Numbers for people: rates, lag, backlog, and the state in words."""
+"""The monitor: rates, lag, backlog, and the summary of the state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from zmsd.replication.hub import Readiness
 
 
 def position_of(ago: float) -> int:
-    """The position of so many seconds ago."""
+    """Return the position of that many seconds ago."""
     return int(time.time() - ago) << 32
 
 
@@ -43,7 +43,7 @@ def part(ago: float, *collections: str) -> TransactionPart:
 
 
 class Scene:
-    """A monitor on parts that do nothing by themselves."""
+    """A monitor with fake parts."""
 
     def __init__(self) -> None:
         self.registry = Registry()
@@ -84,7 +84,7 @@ class Scene:
             raise SourceUnavailable("away")
 
     def client(self, **values: Any) -> Session:
-        """A session in this state."""
+        """Return a session in this state."""
         known: dict[str, Any] = {"sent": None, "acked": None, "copy": None, **values}
         subscription = SimpleNamespace(app="zero", shard=0, last_watermark=known.pop("last", None))
         known.setdefault("streamed_to", known["sent"])
@@ -196,7 +196,7 @@ def test_age_of_the_last_acknowledgement_is_measured(scene: Scene) -> None:
 
 
 def test_client_that_has_confirmed_everything_has_age_zero(scene: Scene) -> None:
-    """After a long initial sync its newest commit is as old as the position at which that was read."""
+    """After a long initial sync, the newest commit is as old as the position at which its rows were read."""
     monitor = scene.monitor
     scene.log.start(mark(20), "edition")
     copied = {"sent": mark(700), "acked": mark(700)}

@@ -1,4 +1,4 @@
-"""Change streams from a MongoDB that is a script: what it is asked, and what becomes of its answers."""
+"""Change streams from a scripted MongoDB: the requests, and what becomes of the replies."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Answer = tuple[list[Document], Document] | PyMongoError
 
 
 def mark(at: int) -> Document:
-    """A token that says how far the stream is."""
+    """Return a token that marks how far the stream has read."""
     return {"_data": f"82{at:016X}2B0229296E04"}
 
 
@@ -68,7 +68,7 @@ def event(at: int, number: int = 0, coll: str = "a", kind: str = "insert", **mor
 
 
 def read(*events: Document) -> list[ChangeEvent]:
-    """What becomes of mongod's documents."""
+    """Return the events of mongod's documents."""
     return [change_event(one) for one in events]
 
 
@@ -81,7 +81,7 @@ def failure(code: int) -> OperationFailure:
 
 
 class Script:
-    """Answers for each stream (collection, None: the database); when they are used up it is idle."""
+    """Scripted replies for each stream (collection, None: the database). When they are used up, the stream is idle."""
 
     def __init__(self, **answers: list[Answer]) -> None:
         self.answers: dict[str | None, list[Answer]] = {None: answers.pop("database", []), **answers}
@@ -186,7 +186,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Filling(Reader):
-    """Completes its events, when it is let to."""
+    """Completes its events once the test allows it."""
 
     def __init__(self, script: Script, *troubles: Exception) -> None:
         self.health = Health()
@@ -212,7 +212,7 @@ def test_failure_is_reported_until_the_next_success() -> None:
 
 
 def test_busy_server_is_given_longer_and_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader that gave up would begin with a short deadline, and never get an old position opened."""
+    """A reader that gave up would begin again with a short deadline, and never open an old position."""
     monkeypatch.setattr(readers, "_GIVE_UP_SECONDS", -1.0)
     script = Script(database=[failure(50), failure(50), batch(event(T + 1)), NetworkTimeout("timed out")])
     reader = Filling(script)
@@ -228,7 +228,7 @@ def test_busy_server_is_given_longer_and_not_given_up(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("trouble", [SourceUnavailable("away"), SourceRefused("not authorized")])
 def test_events_that_could_not_be_completed_are_kept(trouble: Exception) -> None:
-    """The stream has moved on: it would not return them again."""
+    """The stream has advanced: it would not return them again."""
     reader = Filling(Script(database=[batch(event(T + 1))]), trouble, trouble)
     got: list[ChangeEvent] = []
     while not got:
@@ -420,19 +420,19 @@ def test_delete_is_complete_at_once_if_the_server_sent_its_image(imaged: bool) -
 
 
 class Oplog(Script):
-    """Answers of a history, from wherever a stream begins."""
+    """Replies from a history, from any position at which a stream begins."""
 
     def __init__(self) -> None:
         super().__init__()
         self.events: list[Document] = []
-        self._seen: list[int] = []  # of each stream: how many events it has seen
+        self._seen: list[int] = []  # stream -> number of events that it has returned
 
     @property
     def newest(self) -> int:
         return resume_token.position_of(self.events[-1]["_id"]) if self.events else T
 
     def write(self, at: int, count: int, rng: random.Random) -> None:
-        """One transaction."""
+        """Return the events of one transaction."""
         self.events += [event(at, number, rng.choice("ab")) for number in range(count)]
 
     def command(self, command: Document, codec_options: Any = None, **_: Any) -> Any:
@@ -527,11 +527,11 @@ def test_auto_scope_is_collection_up_to_ten_collections_on_any_version(
 
 
 def test_backlog_is_read_by_database_and_then_by_collection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is lost, repeated or torn where one feed replaces the other."""
+    """Nothing is lost or repeated, and transactions stay whole, when one feed replaces the other."""
     monkeypatch.setattr(feeds, "_CALM_SECONDS", 0.05)
     rng = random.Random(5)
     script = Oplog()
-    script.source.wants_images = True  # the batches are larger then
+    script.source.wants_images = True  # so that the batches are larger
     at = T
     ways: list[type] = []
     got: list[TransactionPart] = []
@@ -564,7 +564,7 @@ def _read(feed: AdaptiveFeed, got: list[TransactionPart], ways: list[type]) -> t
 
 
 class Documents:
-    """A collection of which each position shows another state."""
+    """A collection with another state at each position."""
 
     def __init__(self, states: dict[int, list[Document]]) -> None:
         self.states = states
@@ -583,7 +583,7 @@ def looked_up(states: dict[int, list[Document]], *documents: Document) -> list[C
 
 
 def bare(at: int, number: int, kind: str, key: int = 1, **more: Any) -> Document:
-    """An event without the documents that only images or a look-up give."""
+    """Return an event without the documents that only images or a look-up give."""
     one = event(at, number, kind=kind, documentKey={"_id": key}, **more)
     if kind != "insert":
         one.pop("fullDocument", None)
@@ -641,7 +641,7 @@ def test_snapshot_scan_is_read_ahead_in_order() -> None:
 
 @pytest.mark.parametrize("at", [0, 1, 5])
 def test_stopped_snapshot_scan_raises(at: int) -> None:
-    """A caller that took it for all documents would publish a part of the collection."""
+    """A caller that took them for all documents would publish a part of the collection."""
     stop = Event()
     scan = FakeScan([[{"_id": number}] for number in range(20)], stop, at)
     with pytest.raises(Stopped):

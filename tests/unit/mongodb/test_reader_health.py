@@ -1,4 +1,4 @@
-"""Which silence of a reader is known: what the watchdog goes by."""
+"""Which quiet readers are known to be alive, for the watchdog."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ BEGIN = 1 << 33
 
 
 def token(at: int, number: int | None = None) -> Document:
-    """The token of an event, or (no number) one that only says how far the stream is."""
+    """Return the token of an event, or without a number one that only marks how far the stream has read."""
     return {"_data": f"82{at:016X}" + ("2B0229296E04" if number is None else f"2B042C01{number:06X}")}
 
 
@@ -31,7 +31,7 @@ def event(at: int, number: int = 0, coll: str | None = "a", kind: str = "insert"
 
 
 class Stream:
-    """Transactions, each (position, number of events), as a change stream gives them: cut into batches anywhere."""
+    """Return transactions, each (position, number of events), as a change stream gives them in any batches."""
 
     def __init__(self, transactions: list[tuple[int, int]]) -> None:
         self.events: list[tuple[int, Document]] = []
@@ -52,7 +52,8 @@ BATCHES = st.lists(st.tuples(st.integers(0, 7), st.booleans(), st.none() | st.in
 def test_transactions_are_grouped_however_batches_are_split(
     gaps: list[tuple[int, int]], batches: list[tuple[int, bool, int | None]]
 ) -> None:
-    """One or more parts each, of them exactly one first and one last; progress never exceeds what was read."""
+    """Check that each transaction has one or more parts, exactly one first and one last, and that progress never
+    exceeds what was read."""
     after = at = BEGIN
     wanted = [(at := at + gap, count) for gap, count in gaps]
     stream = Stream(wanted)
@@ -135,7 +136,7 @@ def test_lagging_member_does_not_complete_a_transaction() -> None:
 
 
 def channels(**batches: list[list[Document]]) -> dict[str, Channel[Batch]]:
-    """Channels that hold these batches, closed behind them."""
+    """Return channels with these batches, which are closed after them."""
     made: dict[str, Channel[Batch]] = {}
     for name, contents in batches.items():
         made[name] = Channel(len(contents) + 1)
@@ -146,7 +147,7 @@ def channels(**batches: list[list[Document]]) -> dict[str, Channel[Batch]]:
 
 
 def entry(full: ChangeEvent) -> ChangeEvent:
-    """What the order says of an event."""
+    """Return the order stream's entry of an event."""
     return ChangeEvent(full.token, full.kind, full.collection, target=full.target)
 
 
@@ -197,7 +198,7 @@ def rename(source: str, target: str) -> ChangeEvent:
     ids=["away", "onto", "both"],
 )
 def test_rename_is_one_event(source: str, target: str, copies: set[str]) -> None:
-    """It arrives in the stream of each watched collection that it concerns; later events are still paired."""
+    """A rename arrives in the stream of each watched collection that it concerns; later events are still paired."""
     renamed = rename(source, target)
     later = {name: event(BEGIN + 1, number, name) for number, name in enumerate(("a", "b"))}
     batches = {name: [[renamed, e] if name in copies else [e]] for name, e in later.items()}

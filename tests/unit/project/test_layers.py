@@ -1,4 +1,4 @@
-"""The direction of imports, read from the sources; see the head of each package for what it is."""
+"""The direction of imports, read from the source files. The table is in docs/architecture.rst."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 
-# Who may be imported by whom: only what stands further down. One line is one level.
+# A module may import only modules of lower lines. One line is one level.
 LEVELS = (
     ("zmsd.__main__",),
     ("zmsd.cli",),
@@ -48,12 +48,12 @@ LEVELS = (
     ("zmsd.errors",),
     ("zmsd",),
 )
-# Of the modules at the bottom these use one another; all others of them use nothing but errors.
+# These modules of the lowest level use one another; all others there use nothing but errors.
 GROUND = {"zmsd.retry": {"zmsd.channel", "zmsd.log"}}
 
-# Foreign modules, and who alone may import them.
+# Foreign modules, and the only modules that may import them.
 OWNERS = {
-    # A URI is also looked at where it is read: config asks pymongo what is wrong with it.
+    # config also parses the URI: it asks pymongo what is wrong with it.
     "pymongo.errors": ("zmsd.mongodb", "zmsd.commands", "zmsd.demo", "zmsd.config"),
     "simple_websocket": ("zmsd.gateway.websocket", "zmsd.commands.change_source_client"),
     "wsproto": ("zmsd.gateway.websocket", "zmsd.commands.change_source_client"),
@@ -69,7 +69,7 @@ def imports(path: Path) -> tuple[str, ...]:
 
 
 def _imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, anywhere in it; ``from a import b`` is a.b where that is a module."""
+    """Return every module that a file imports; ``from a import b`` is a.b if that is a module."""
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -78,7 +78,7 @@ def _imports(path: Path) -> Iterator[str]:
             assert node.module
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
-                # zmsd.__version__ and the like are of no level
+                # zmsd.__version__ and similar have no level
                 yield name if name in MODULES or not node.module.startswith("zmsd") else node.module
 
 
@@ -87,7 +87,7 @@ def part_of(name: str, package: str) -> bool:
 
 
 def level(name: str) -> tuple[int, str]:
-    """How far up a module stands, and the package of that level that it is in."""
+    """Return a module's level, counted from the top, and its package on that level."""
     for height, packages in enumerate(reversed(LEVELS)):
         for package in packages:
             if part_of(name, package) and (package != "zmsd" or name == "zmsd"):

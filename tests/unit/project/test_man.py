@@ -1,4 +1,4 @@
-"""The man pages and the other documents name every setting, variable and command there is, and no other."""
+"""The man pages and the other documents name every setting, variable and command that exists, and no other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ README = (ROOT / "README.rst").read_text()
 
 
 def settings(cls: Any = Config, path: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
-    """(dotted name, field, type) of every setting."""
+    """Yield (dotted name, field, type) of every setting."""
     for entry in fields(cls):
         hint = get_type_hints(cls)[entry.name]
         inner = next((part for part in (hint, *get_args(hint)) if is_dataclass(part)), None)
@@ -40,7 +40,7 @@ SETTINGS = {name: (entry, hint) for name, entry, hint in settings()}
 
 
 def terms(text: str) -> Iterator[tuple[list[str], str]]:
-    """(names, what stands in brackets behind them) of each entry of the list of settings."""
+    """Yield (names, text in brackets after them) of each entry of the list of settings."""
     for line in re.findall(r"^``[a-z_.]+\.[a-z_]+``.*$", text, re.MULTILINE):
         yield re.findall(r"``([a-z_.]+)``", line), line.rpartition("(")[2].rstrip(")")
 
@@ -100,7 +100,7 @@ def test_each_variable_is_in_the_manual_and_the_example() -> None:
 
 
 def test_example_has_exactly_the_settings() -> None:
-    """Also those that are commented out."""
+    """Settings that are commented out count too."""
     for section in (entry.name for entry in fields(Config)):
         found = re.search(rf"^{section}:\n((?:[ #].*\n|\n(?= ))*)", EXAMPLE, re.MULTILINE)
         assert found, section
@@ -108,7 +108,7 @@ def test_example_has_exactly_the_settings() -> None:
         shown = set(re.findall(r"^  (?:# )?(\w+):(?: |$)", found[1], re.MULTILINE))
         choices = {c for name, (_, hint) in SETTINGS.items() if name.startswith(section) for c in get_args(hint)}
         assert keys <= shown, section
-        assert shown - keys <= choices, section  # of those a comment says what they mean
+        assert shown - keys <= choices, section  # a comment has the meaning of those
 
 
 def test_example_loads_with_everything_set(tmp_path: Path) -> None:

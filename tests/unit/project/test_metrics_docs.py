@@ -1,4 +1,4 @@
-"""docs/metrics.rst and the example alerts, held to the metrics that there are."""
+"""docs/metrics.rst and the example alerts name exactly the metrics that exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class Listing(Registry):
-    """Remembers what is added: name -> (type, labels)."""
+    """Records what is added: name -> (type, labels)."""
 
     def __init__(self) -> None:
         super().__init__()

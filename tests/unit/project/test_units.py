@@ -1,4 +1,4 @@
-"""The systemd units, judged by systemd-analyze itself where it is installed."""
+"""The systemd units, checked by systemd-analyze where it is installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.zero import environment_file
 
 FOLDER = Path(__file__).parents[3] / "systemd"
 UNITS = ["zmsd.service", "zmsd@.service"]
-# what a unit of the system pulls in without naming it
+# what a system unit requires without naming it
 TARGETS = ["sysinit.target", "basic.target", "shutdown.target", "network-online.target", "multi-user.target"]
 
 
@@ -32,7 +32,7 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def root_with(folder: Path, executables: Sequence[str] = ("/opt/zmsd/bin/zmsd",)) -> Path:
-    """A system with the units, what they start, and nothing else."""
+    """Return a system with the units and the programs that they start, and nothing else."""
     units = folder / "etc/systemd/system"
     units.mkdir(parents=True)
     for unit in UNITS:
@@ -70,7 +70,7 @@ def test_verify_of_the_zero_cache_unit_is_clean(tmp_path: Path) -> None:
 
 
 def test_zero_cache_env_is_read_alike_by_systemd_and_shell() -> None:
-    """Without quotes, blanks and expansions, so that the two agree."""
+    """The values have no quotes, spaces or expansions, so that shell and systemd agree."""
     path = FOLDER.parent / "etc/zero-cache.env"
     variables = environment_file(path)
     for name, value in variables.items():

@@ -1,4 +1,4 @@
-"""Where a session finds the changes after its watermark."""
+"""Catch-up feeds: the changes after a session's watermark."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def part(at: int, *, first: bool = True, last: bool = True) -> TransactionPart:
 
 
 class FakeFeed:
-    """A catch-up feed: a transaction at every tenth position, each in a batch of its own."""
+    """A fake catch-up feed: a transaction at every tenth position, each in a batch of its own."""
 
     opened: list[FakeFeed]
     batches: list[FeedBatch | None] = []
@@ -128,7 +128,7 @@ def test_catch_up_ahead_of_the_log_sends_nothing_twice(scene: Scene) -> None:
 
 
 def test_catch_up_buffered_batches_are_joined(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The slices of one reply are as many transactions of Zero less."""
+    """Joining the slices of one reply saves that many transactions of Zero."""
     monkeypatch.setattr(FakeFeed, "has_buffered", property(lambda feed: len(feed.batches) % 4 != 0))
     FakeFeed.batches = [FeedBatch([part(at)], at) for at in range(10, 90, 10)]
     found = changes(scene, 5)
@@ -161,7 +161,7 @@ def test_catch_up_inside_a_transaction_does_not_switch_to_the_log(scene: Scene) 
 
 
 def test_catch_up_closed_early_closes_its_generators(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it was reading is ended at once, not when somebody looks for cycles."""
+    """The change stream is closed at once, not at the next garbage collection."""
     ended: list[int] = []
 
     def entries(self: FakeBuilder, parts: Sequence[TransactionPart]) -> Iterator[list[Entry]]:
@@ -226,7 +226,7 @@ def test_catch_up_given_up_while_waiting_is_stopped(scene: Scene) -> None:
 
 
 def test_catch_up_unread_is_ended_while_others_wait(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that reads nothing, though its machine is there, would keep them waiting for ever."""
+    """A client that reads nothing although its machine is reachable would make them wait without end."""
     monkeypatch.setattr(catch_up, "STUCK_SECONDS", 0.05)
     scene.log.start(watermark(1000), "f")
     found: dict[str, Changes] = {}
@@ -235,7 +235,7 @@ def test_catch_up_unread_is_ended_while_others_wait(scene: Scene, monkeypatch: p
     def open_feed(name: str) -> Changes:
         def end() -> None:
             ended.append(name)
-            found[name].close()  # as the end of its session does
+            found[name].close()  # as the end of the session does
 
         found[name] = scene.feeds.changes(watermark(5), ACTIVE, Event(), lambda: False, end)
         return found[name]

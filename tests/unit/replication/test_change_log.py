@@ -34,7 +34,7 @@ def tail(log: ChangeLog, after: int) -> LogCursor:
 
 
 def taken(reader: LogCursor, rows: int = ALL, size: int = ALL) -> list[str]:
-    """What the reader gets without waiting."""
+    """Return what the reader gets without waiting."""
     return [one.frames.decode().strip() for one in reader.take(rows, size, 0)]
 
 
@@ -188,7 +188,8 @@ def test_cut_transaction_may_repeat_after_its_parts_were_trimmed() -> None:
 
 
 def test_reader_ahead_of_the_log_gets_nothing_twice() -> None:
-    """Its feed was faster, or it comes from another daemon, or from an initial sync at a later position."""
+    """A client may be ahead: its catch-up feed was faster, or it comes from another daemon, or from an initial sync at
+    a later position."""
     log = started()
     log.extend([entry(1)])
     ahead = tail(log, 6)
@@ -278,7 +279,7 @@ def test_close_wakes_all_readers() -> None:
 
 
 def test_readers_of_different_speed_get_everything_or_evicted() -> None:
-    """Real threads, and a log that is too small for the slow ones."""
+    """Real threads read a log that is too small for the slow ones."""
     log = started(limit=30_000)
     seen: dict[int, list[int]] = {0: [], 1: [], 2: []}
     overruns: list[int] = []
@@ -309,7 +310,8 @@ def test_readers_of_different_speed_get_everything_or_evicted() -> None:
 
 @dataclass
 class Reader:
-    """One who follows the rules of a session: from a place, through Evicted, and privately where the log is not."""
+    """A reader that follows the rules of a session: it begins at a watermark, is evicted, and reads a catch-up feed
+    where the log has no entries."""
 
     position: int
     seen: list[int] = field(default_factory=list)
@@ -317,7 +319,7 @@ class Reader:
     open: list[str] = field(default_factory=list)
 
     def take(self, rows: int, log: ChangeLog, history: dict[int, int], ahead: int) -> None:
-        """:param ahead: how many transactions a private feed would be ahead of the place"""
+        """:param ahead: how many transactions a catch-up feed would be ahead of the reader"""
         if self.tail is None:
             self.tail = log.tail(watermark(self.position), FINGERPRINT)
         if self.tail is None:
@@ -347,9 +349,9 @@ ACTIONS = st.lists(
     st.one_of(
         st.tuples(st.just("write"), st.integers(1, 4)),  # so many entries
         st.tuples(st.just("read"), st.integers(0, 3), st.integers(1, 5)),  # who, how many rows
-        st.tuples(st.just("join"), st.integers(0, 30)),  # a new reader after so many transactions
+        st.tuples(st.just("join"), st.integers(0, 30)),  # a new reader after that many transactions
         st.tuples(st.just("cut")),
-        st.tuples(st.just("start"), st.integers(0, 3)),  # so many transactions later
+        st.tuples(st.just("start"), st.integers(0, 3)),  # that many transactions later
     ),
     max_size=60,
 )
@@ -368,12 +370,12 @@ def follow(gaps: list[tuple[int, int]], actions: list[tuple[object, ...]], limit
     order = sorted(history)
     log = ChangeLog(limit)
     log.start(watermark(100), FINGERPRINT)
-    next_one, next_part = 0, 0  # what the writer brings next
+    next_one, next_part = 0, 0  # the writer's next entry
     readers = [Reader(100)]
     begun = [100]
 
     def reached() -> int:
-        """How many transactions a reader may know."""
+        """Return how many transactions a reader may know."""
         return len(order) if ahead else next_one
 
     for action, *arguments in actions:
@@ -401,7 +403,7 @@ def follow(gaps: list[tuple[int, int]], actions: list[tuple[object, ...]], limit
             log.start(watermark(([100] + order)[next_one]), FINGERPRINT)
         for reader, start in zip(readers, begun, strict=True):
             assert reader.seen == [one for one in order if start < one <= reader.position]
-    # In the end all of it can be had.
+    # In the end each reader gets everything.
     while next_one < len(order):
         for part in range(next_part, history[order[next_one]]):
             log.extend([entry(order[next_one], part, ends=part == history[order[next_one]] - 1)])

@@ -1,4 +1,4 @@
-"""The dispatcher with a Feed that is a script, and an Encoder that makes an entry of each part."""
+"""The dispatcher with a scripted Feed, and an Encoder that makes an entry of each part."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class FakeFeed:
 
 
 class Scene:
-    """A dispatcher, the feeds that it opens one after the other, and its log."""
+    """A dispatcher, the feeds that it opens in order, and its log."""
 
     def __init__(self, *feeds: list[Step] | BaseException, prepare: list[int | BaseException] | None = None) -> None:
         self.log = ChangeLog()
@@ -165,7 +165,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_feed_is_retried_when_the_connection_cannot_be_renewed() -> None:
-    """As where the names behind mongodb+srv cannot be resolved."""
+    """As if the names of mongodb+srv could not be resolved."""
     away = SourceUnavailable("away")
     scene = Scene([away], [away], [away], [parts(part(1), upto=1)])
     scene.hub.source.reconnect.side_effect = SourceRefused("no such name")
@@ -249,7 +249,7 @@ def test_problem_of_a_reader_is_the_reason_until_it_ends() -> None:
 
 
 def test_lost_position_restarts_the_log() -> None:
-    """Readers of the former log are evicted, and find out for themselves what can still be read."""
+    """Readers of the former log are evicted, and look up by themselves what can still be read."""
     scene = Scene(
         [parts(part(1, "a"), upto=2), ResumeLost("gone")],
         [parts(part(50, "b"), upto=50), SourceUnavailable("away")],
@@ -314,7 +314,7 @@ def test_new_publication_begins_at_the_reached_position() -> None:
 
 
 def test_heartbeat_carries_the_position() -> None:
-    """Not more often than configured, never backward, and not within a transaction."""
+    """Heartbeats come at most as often as configured, never go back, and never come within a transaction."""
     scene = Scene(
         [
             parts(upto=3),

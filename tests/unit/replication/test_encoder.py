@@ -54,7 +54,7 @@ def builder(encoder: Encoder, reader: SnapshotReader) -> EntryBuilder:
 
 
 def event(kind: str, coll: str, key: Any, before: Document | None = None, after: Document | None = None) -> ChangeEvent:
-    """As it leaves a ContentReader."""
+    """Return the event as it leaves a ContentReader."""
     made: Document = {"_id": {"_data": "82"}, "operationType": kind, "ns": {"coll": coll}, "documentKey": {"_id": key}}
     if after is not None:
         made["fullDocument"] = {"_id": key, **after}
@@ -68,7 +68,7 @@ def whole(*events: ChangeEvent, at: int = AT) -> TransactionPart:
 
 
 def changes(entries: Sequence[Entry]) -> list[tuple[Any, ...]]:
-    """(tag, table, key, new) for each message."""
+    """Return (tag, table, key, new) for each message."""
     return [
         (change["tag"], change["relation"]["name"], change.get("key"), change.get("new"))
         if "relation" in change
@@ -211,7 +211,7 @@ def test_change_without_pre_image_of_a_changeable_key_resyncs() -> None:
 
 
 def test_known_absence_of_a_pre_image_needs_no_resync() -> None:
-    """As opposed to a pre-image that is not known."""
+    """A document that did not exist before differs from a pre-image that is unknown."""
     fresh = event("update", "c", 1, None, {"name": "b", "v": 1})
     fresh.before_known = True
     assert encoded(encoder(table("t", "c", KEYED)), fresh) == [("insert", "t", None, {"name": "b", "v": 1})]
@@ -408,11 +408,11 @@ def test_swap_of_keys_may_span_two_batches_of_its_transaction() -> None:
 def test_key_owners_are_trimmed_when_a_transaction_begins_within_a_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """If they are too many. In a backlog each batch may begin within a transaction."""
+    """Keys are dropped if they are too many. In a backlog each batch may begin within a transaction."""
     monkeypatch.setattr(table_rows, "_MAX_REMEMBERED_KEYS", 0)
     one = encoder(table("t", "c", KEYED))
     a, b = {"name": "a", "v": 1}, {"name": "b", "v": 1}
     entries_of(one, TransactionPart(AT, [event("insert", "c", 1, None, a)], True, False))
-    later = event("update", "c", 2, a, b)  # 2 has taken "a" over by now, unseen by us
+    later = event("update", "c", 2, a, b)  # meanwhile document 2 has the key "a", which the encoder did not see
     made = changes(entries_of(one, TransactionPart(AT, [], False, True), whole(later, at=AT + 1)))
     assert ("update", "t", {"name": "a"}, {"name": "b", "v": 1}) in made

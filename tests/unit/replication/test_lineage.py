@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 
 @pytest.fixture
 def oplog(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """All is in it."""
+    """The oplog has everything."""
     found = SimpleNamespace(has_event=MagicMock(return_value=True), has_operation=MagicMock(return_value=True))
     monkeypatch.setattr(lineage_module, "oplog", found)
     return found
@@ -57,7 +57,7 @@ def test_watermark_before_a_change_of_database_is_lost(lineage: Lineage, store: 
 
 
 def test_watermark_of_a_replica_of_another_database_is_lost(lineage: Lineage, store: SqliteStore) -> None:
-    """Its clock was ahead."""
+    """The former database's clock was ahead."""
     store.invalidate(watermark(50), "another database")
     with pytest.raises(ResumeLost, match="another database"):
         lineage.check_watermark(watermark(60), watermark(49))
@@ -70,9 +70,8 @@ def test_watermark_of_a_replica_of_another_database_is_lost(lineage: Lineage, st
 def test_invalidation_covers_all_known_watermarks(
     lineage: Lineage, store: SqliteStore, kind: str, known: int | None, below: int
 ) -> None:
-    """Also a checkpoint: it would be searched for in vain once the time has passed it, and all replicas would be
-    reset again.
-    """
+    """Checkpoints become invalid too: otherwise one would be searched for in vain once the time has passed it, and all
+    replicas would be reset again."""
     if known is not None and kind == "checkpoint":
         store.record_checkpoint(watermark(known), "token")
     for shard in (0, 1) if known is not None and kind == "copies" else ():
@@ -103,16 +102,15 @@ def test_newest_checkpoint_is_checked_in_the_oplog(
     oplog.has_event.return_value = False
     with pytest.raises(ResumeLost, match="not in this database's history"):
         lineage.check_newest()
-    lineage.check_newest()  # what is known now is of this one
+    lineage.check_newest()  # records from now on belong to this database
     assert lineage.distrust_count == 1
 
 
 def test_replica_version_missing_from_the_oplog_is_lost(
     lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace
 ) -> None:
-    """Nothing has happened after it, so it has no checkpoint. Other replicas stay valid: a client may send any
-    version.
-    """
+    """Nothing was written after the initial sync, so there is no checkpoint. Other replicas stay valid: a client may
+    send any version."""
     oplog.has_operation.return_value = False
     lineage.check_watermark(watermark(40), watermark(40))
     with pytest.raises(ResumeLost, match="not in this database's history"):
@@ -122,9 +120,8 @@ def test_replica_version_missing_from_the_oplog_is_lost(
 
 
 def test_watermark_missing_from_the_oplog_is_lost(lineage: Lineage, oplog: SimpleNamespace) -> None:
-    """Its change has no checkpoint, because zmsd was killed before it stored one. The replica's initial sync is older
-    than the state that was restored, so it does not tell.
-    """
+    """The client's change has no checkpoint, because zmsd was killed before it stored one. The replica's initial sync
+    is older than the restored state, so it proves nothing."""
     oplog.has_operation.side_effect = lambda _, at: at == 30
     with pytest.raises(ResumeLost, match="not in this database's history"):
         lineage.check_replica(watermark(40), watermark(30))
@@ -133,7 +130,8 @@ def test_watermark_missing_from_the_oplog_is_lost(lineage: Lineage, oplog: Simpl
 def test_replica_synced_from_this_lineage_is_accepted(
     lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace
 ) -> None:
-    """Whatever was known of an earlier one. Otherwise each initial sync would end in reset-required, for ever."""
+    """Records of the earlier database do not matter. Otherwise each initial sync would end in reset-required, without
+    end."""
     store.record_checkpoint(watermark(40), "a token of another history")
     store.invalidate(watermark(50), "another database")
     oplog.has_event.return_value = False
@@ -154,7 +152,7 @@ def test_proof_is_repeated_only_after_a_doubt(lineage: Lineage, store: SqliteSto
 def test_proof_that_began_before_a_doubt_does_not_count(
     lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace
 ) -> None:
-    """Asked before the database was restored, and answered after that is known."""
+    """The question was asked before the database was restored, and answered after the restore is known."""
 
     def answer(*_: object) -> bool:
         lineage.distrust()

@@ -1,4 +1,4 @@
-"""Who publishes what, where several daemons share a store."""
+"""Which publication several daemons on one store agree on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ A, B, C = (Publication(Catalog(()), name) for name in "ABC")
 
 
 class FakeStore:
-    """One that is shared."""
+    """A store that daemons share."""
 
     def __init__(self, *published: Publication) -> None:
         self.documents = {one.fingerprint: one.to_json() for one in published}

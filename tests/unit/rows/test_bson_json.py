@@ -188,12 +188,12 @@ def test_documents_at_the_depth_limit_of_mongodb_are_encoded() -> None:
 
 
 def stored(value: Any) -> Any:
-    """As it comes out of MongoDB."""
+    """Return the value as MongoDB returns it."""
     return bson.decode(bson.encode({"": value}), CODEC)[""]
 
 
 def strictly(text: str) -> Any:
-    """What standard JSON means by a text; raises ValueError for what only Python takes."""
+    """Parse a text as standard JSON. Raises ValueError for what only Python accepts."""
 
     def refuse(name: str) -> Any:
         raise ValueError(f"{name} is not JSON")

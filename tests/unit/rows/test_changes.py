@@ -13,7 +13,7 @@ rows = st.builds(lambda key, value: (key, f"{key}={value}"), keys, st.integers(0
 
 
 def applied(table: dict[str, str], changes: Iterable[RowChange]) -> dict[str, str]:
-    """What zero-cache makes of changes: an insert replaces, an update of what is missing inserts."""
+    """Apply changes as zero-cache does: an insert replaces, an update of a missing row inserts."""
     table = dict(table)
     for tag, key, new in changes:
         if key is not None:

@@ -1,5 +1,5 @@
-"""What is known of a computed mapping without asking mongod; that its results are mongod's own is held by
-tests/integration/test_computed_differential.py."""
+"""What is known about a computed mapping without asking mongod; tests/integration/test_computed_differential.py
+compares results with mongod's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Stages = list[dict[str, Any]]
 
 
 def table(key: tuple[str, ...] = ("id",), **mapping: Any) -> Table:
-    """A table of the columns id and x."""
+    """Return a table with the columns id and x."""
     spec = TableSpec("t", (Column("id", "string"), Column("x", "json"), Column("_id", "string")), key)
     return Table(spec, Mapping("c", **{"fields": None, **mapping}))
 
@@ -87,7 +87,7 @@ def test_used_fields_contain_those_that_are_read(mapping: dict[str, Any], expect
 
 
 class Server:
-    """Evaluates nothing, and refuses batches with documents that it does not like."""
+    """Evaluates nothing, and refuses batches with certain documents."""
 
     def __init__(self, *bad: int, passing: int = 0) -> None:
         self.bad = bad

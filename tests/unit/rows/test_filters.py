@@ -1,4 +1,4 @@
-"""Examples; that they mean what mongod means is held by tests/integration/test_plain_differential.py."""
+"""Examples; tests/integration/test_plain_differential.py compares filters with mongod's."""
 
 from __future__ import annotations
 

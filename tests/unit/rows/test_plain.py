@@ -23,7 +23,7 @@ Columns = list[tuple[str, str, str]]
 
 
 def table(columns: Columns, key: tuple[str, ...] = ("id",), condition: dict[str, Any] | None = None) -> Table:
-    """A table of (column, type, path)."""
+    """Return a table of (column, type, path)."""
     spec = TableSpec("t", tuple(Column(name, kind) for name, kind, _ in columns), key)
     return Table(spec, Mapping("c", tuple((name, path) for name, _, path in columns), condition))
 
@@ -35,7 +35,7 @@ def rows(
     condition: dict[str, Any] | None = None,
     rejects: Rejects | None = None,
 ) -> list[tuple[Any, Any] | None]:
-    """The (key, row) of each document, parsed."""
+    """Return (key, row) of each document, parsed."""
     function = compile_rows(table(columns, key, condition), rejects)
     made: list[Row | None] = [function(document) for document in documents]
     return [None if row is None else (json.loads(row[0]), json.loads(row[1])) for row in made]

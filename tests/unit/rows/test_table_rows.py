@@ -1,4 +1,4 @@
-"""Tables whose keys any document may have: what the changes of one batch tell of each other."""
+"""Tables whose keys any document may have: how the changes of one batch affect one another."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def encoder(rejects: Rejects) -> TableRows:
 
 
 def changes(encoder: TableRows, key: Any, before: str | None, after: str | None) -> list[str]:
-    """What is sent when the code of the document of an _id changes; None: no document."""
+    """Return what is sent when the code of a document changes; None: no document."""
 
     def document(code: str | None) -> dict[str, Any] | None:
         return None if code is None else {"_id": key, "code": code, "n": 1}
@@ -48,7 +48,7 @@ def changes(encoder: TableRows, key: Any, before: str | None, after: str | None)
 
 
 def shown(changes: list[RowChange]) -> list[str]:
-    """Each message in short."""
+    """Return each message in short form."""
     short = []
     for change in changes:
         codes = [json.loads(part)["code"] for part in (change.key, change.new) if part]
@@ -102,7 +102,7 @@ images = pytest.mark.parametrize("known", [True, False], ids=["images", "no imag
 
 
 def by_id(rejects: Rejects, known: bool, type_: Any = "string", path: str = "_id") -> Change:
-    """Of a table whose key is the _id, or a part of it."""
+    """A table whose key is the _id, or a part of it."""
     spec = TableSpec("t", (Column("code", type_),), ("code",))
     encoder = TableRows(Table(spec, Mapping("c", (("code", path),))), rejects)
 

@@ -1,4 +1,4 @@
-"""What the settings publish, from their documents."""
+"""Load the documents that the settings name."""
 
 from __future__ import annotations
 
@@ -110,7 +110,8 @@ MAPPINGS = {"item": {"collection": "things"}}
 
 @pytest.fixture
 def urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., LoadedDocuments]]:
-    """``urls(schema, mappings, **options)``: what is published when the endpoints give these bodies (JSON or bytes)."""
+    """Return ``urls(schema, mappings, **options)``, which loads documents from endpoints that return these bodies (JSON
+    or bytes)."""
     monkeypatch.setenv("no_proxy", "*")
     endpoint = Endpoint()
 
@@ -169,7 +170,7 @@ def test_running_publication_is_kept_when_the_check_finds_an_error(urls: Callabl
 
 
 def test_file_with_an_error_is_a_configuration_error(tmp_path: Path) -> None:
-    """Also beside a URL that is down: waiting would not repair the file."""
+    """An error in a file is final also if a URL is down: waiting would not repair the file."""
     (tmp_path / "schema.json").write_text("{}")
     settings = {
         "mongodb": {"uri": "mongodb://127.0.0.1/db"},
@@ -178,7 +179,7 @@ def test_file_with_an_error_is_a_configuration_error(tmp_path: Path) -> None:
     }
     (tmp_path / "zmsd.json").write_text(json.dumps(settings))
     loaded = config.load(tmp_path / "zmsd.json", {})
-    with pytest.raises(EndpointDown):  # the schema is not looked at without its mappings
+    with pytest.raises(EndpointDown):  # the schema is not checked without its mappings
         load_documents(loaded)
     (tmp_path / "schema.json").write_text("{")
     with pytest.raises(ConfigError, match="not JSON") as caught:

@@ -37,7 +37,7 @@ def read(data: Any) -> tuple[dict[str, Mapping], list[str], list[str]]:
 
 
 def mapping(**data: Any) -> Mapping:
-    """The mapping of ``message``, when there is nothing wrong with it."""
+    """Return the mapping of ``message``, which must have no error."""
     mappings, issues, warnings = read({"message": data})
     assert not issues
     assert not warnings
@@ -444,7 +444,7 @@ def test_misplaced_value_is_an_error_without_crash() -> None:
     for wrong in ({"$oid": "65f000000000000000000001"}, 5, "x", [{"$oid": "65f000000000000000000001"}]):
         for key in ("fields", "projection", "filter", "pipeline"):
             mappings, issues, warnings = read({"message": {"collection": "m", key: wrong}})
-            # mongod will say what it thinks of a filter.
+            # mongod checks the filter.
             assert issues or warnings or not mappings["messages"].plain
 
 

@@ -1,4 +1,4 @@
-"""The checker of all other tests: it must see what it is there to see."""
+"""The checker of all other tests detects each kind of error."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def play(replica: Replica, messages: list[Any]) -> list[Any]:
 
 @pytest.fixture
 def replica() -> Replica:
-    """One that has its copy, at 100, with one item."""
+    """Return a replica after its initial sync at 100, with one item."""
     replica = Replica()
     play(replica, transaction(100, [*required_tables(), *ITEM, insert({"id": "a", "n": 1})]))
     return replica

@@ -20,7 +20,7 @@ TOKEN = "82" + "0" * 16
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A store with two replicas."""
+    """Return a store with two replicas."""
     file = tmp_path / "directory" / "watermarks.db"
     store = SqliteStore(file)
     for replica in (ONE, TWO):
