@@ -18,7 +18,7 @@ await build();
 const children = [];
 
 // What one of them prints goes through; when one ends, all end. But zero-cache ends with 14 when it has to copy everything
-// afresh, because MongoDB is not the one it knows, and wants to be started again.
+// again, because MongoDB is not the one it knows, and wants to be started again.
 function start(name, script, env) {
   const child = spawn(process.execPath, [script], {cwd: here, env: {...process.env, ...env}, stdio: 'inherit'});
   child.on('exit', code => (code === 14 && !stopping ? start(name, script, env) : stop(`${name} ended with ${code}`, 1)));

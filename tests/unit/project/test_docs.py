@@ -19,6 +19,9 @@ FOLDERS = ("", "zmsd", "tests/support", "tests/unit/rows", "tests/integration", 
 """What a path may be relative to."""
 ELSEWHERE = {"zmsd/watermarks/redis.py"}
 """The file of an example that is to be written."""
+IDENTIFIER = re.compile(r"``([A-Za-z_]\w*)(?:\([^`]*\))?``")
+FOREIGN = {"SOURCE_DATE_EPOCH", "vVERSION"}
+"""Names that are not from the code."""
 
 
 def name(page: Path) -> str:
@@ -43,3 +46,12 @@ def test_architecture_names_all_packages() -> None:
     text = OF_CODE[0].read_text()
     for package in sorted(ROOT.glob("zmsd/*/__init__.py")):
         assert f"``{package.parent.name}/``" in text
+
+
+@pytest.mark.parametrize("page", [*OF_CODE, ROOT / "docs" / "glossary.rst"], ids=name)
+def test_document_names_only_identifiers_that_exist(page: Path) -> None:
+    code = "".join(file.read_text() for folder in ("zmsd", "tests") for file in (ROOT / folder).rglob("*.py"))
+    known = set(re.findall(r"\w+", code)) | FOREIGN
+    named = {word for word in IDENTIFIER.findall(page.read_text()) if re.search("_|[a-z][A-Z]", word)}
+    assert named
+    assert named - known == set()
