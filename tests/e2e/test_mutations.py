@@ -19,11 +19,12 @@ from tests.support.browser import Page, require_chromium
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ReplicaSet
 from tests.support.node import CHAT, Workspace
+from tests.support.ports import free_ports
 from tests.support.postgres import Postgres
 from tests.support.scripts import Api, NodeClient
 from tests.support.types import Db, Serve
 from tests.support.wait import wait_until
-from tests.support.zero import ZeroCache, free_ports, kill_zero_cache
+from tests.support.zero import ZeroCache, kill_zero_cache
 
 BENS = "65f000000000000000000001"
 

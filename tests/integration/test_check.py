@@ -19,8 +19,9 @@ from tests.integration.chat import COLLECTIONS, MAPPINGS, SCHEMA, named, table
 from tests.support.certificates import LOCKED_KEY, ONE, TWO, Certificate
 from tests.support.daemon import run_zmsd
 from tests.support.mongod import ADMIN, ReplicaSet
+from tests.support.ports import free_port
 from tests.support.types import Db, Serve
-from zmsd.demo.mongod import Mongod, free_port
+from zmsd.demo.mongod import Mongod
 from zmsd.watermarks.base import Identity
 from zmsd.watermarks.sqlite import SqliteStore
 

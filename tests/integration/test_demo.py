@@ -15,8 +15,9 @@ import pytest
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ROOT, run_zmsd
 from tests.support.mongod import ReplicaSet
+from tests.support.ports import free_port
 from tests.support.wait import FACTOR, wait_until
-from zmsd.demo.mongod import Mongod, free_port
+from zmsd.demo.mongod import Mongod
 
 
 class Demo:

@@ -17,9 +17,9 @@ import pytest
 
 from tests.integration.chat import MAPPINGS, SCHEMA, create_collections
 from tests.support.daemon import run_zmsd
+from tests.support.ports import free_port
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
-from zmsd.demo.mongod import free_port
 
 
 class Api:

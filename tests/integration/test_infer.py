@@ -14,8 +14,8 @@ from bson import ObjectId
 from tests.support.daemon import run_zmsd
 from tests.support.documents import broken
 from tests.support.mongod import ReplicaSet
+from tests.support.ports import free_port
 from tests.support.types import Db, Follow, Serve
-from zmsd.demo.mongod import free_port
 
 
 def fill(database: Db) -> None:

@@ -15,7 +15,7 @@ from tests.support.writer import Writer, mappings_of, schema_of
 COLLECTIONS = ("a", "b", "c", "d", "e")
 
 
-@pytest.mark.parametrize(("scope", "writes"), [("collection", pick(4_000, 10_000)), ("database", 2_000)])
+@pytest.mark.parametrize(("scope", "writes"), [("collection", pick(3_000, 10_000)), ("database", 2_000)])
 def test_mixed_writes_of_4_writers_to_5_collections_arrive_in_cluster_time_order(
     scope: str,
     writes: int,

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from simple_websocket import Client
 
-from tests.support.wait import wait_until
+from tests.support.wait import FACTOR, wait_until
 
 _FLAGS = (
     "--headless=new",
@@ -135,7 +135,7 @@ class Page:
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
-            text = self._socket.receive(timeout=30)
+            text = self._socket.receive(timeout=30 * FACTOR)
             assert text is not None, f"no answer to {method}"
             message = json.loads(text)
             if message.get("method") == "Runtime.exceptionThrown":

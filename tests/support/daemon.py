@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
+from tests.support.ports import free_port
 from tests.support.wait import FACTOR, wait_until
-from zmsd.demo.mongod import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SCOPE = os.environ.get("ZMSD_TEST_SCOPE")

@@ -17,6 +17,7 @@ from pymongo.database import Database
 from pymongo.errors import AutoReconnect, OperationFailure
 from pymongo.write_concern import WriteConcern
 
+from tests.support.ports import free_port
 from tests.support.wait import wait_until
 from zmsd.demo import mongod as demo
 from zmsd.demo.mongod import Mongod, initiate, wait_for_primary
@@ -79,6 +80,8 @@ class ReplicaSet:
             key.chmod(0o600)
             options += ["--keyFile", str(key)]
         self.nodes = [Mongod(directory / f"node{number}", options) for number in range(nodes)]
+        for node in self.nodes:
+            node.port = free_port()
         for node in self.nodes:
             node.binary = binary
 

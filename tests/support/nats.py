@@ -15,8 +15,8 @@ from typing import Any
 
 import nats
 
+from tests.support.ports import free_port
 from tests.support.wait import wait_until
-from zmsd.demo.mongod import free_port
 
 
 def find_binary() -> str:

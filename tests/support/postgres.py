@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.support.node import ZeroUnavailable
+from tests.support.ports import free_port
 from tests.support.wait import wait_until
 
 
@@ -35,8 +35,7 @@ class Postgres:
             if not self._runs():  # the virtual environment may be readable by root only
                 shutil.copytree(self._install, self._directory / "pginstall", symlinks=True)
                 self._install = self._directory / "pginstall"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Postgres:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from zmsd.demo.mongod import free_port
+from tests.support.ports import free_port
 
 _CHUNK = 1 << 16
 _PASSED_OF_STALLED = 120

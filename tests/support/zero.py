@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -16,6 +14,7 @@ from types import TracebackType
 from typing import IO
 
 from tests.support.node import Workspace
+from tests.support.ports import free_ports
 from tests.support.wait import FACTOR, wait_until
 
 ENVIRONMENT_FILE = Path(__file__).parents[2] / "etc" / "zero-cache.env"
@@ -25,21 +24,6 @@ def environment_file(path: Path = ENVIRONMENT_FILE) -> dict[str, str]:
     """Return the variables of a file as systemd's EnvironmentFile= reads them (without quotes)."""
     lines = [line.strip() for line in path.read_text().splitlines()]
     return dict(line.split("=", 1) for line in lines if line and not line.startswith(("#", ";")))
-
-
-def free_ports(count: int) -> int:
-    """Return the first of ``count`` consecutive free ports below the ephemeral range: zero-cache uses a port and the
-    next."""
-    for _ in range(200):
-        first = random.randrange(15000, 30000)
-        with contextlib.ExitStack() as held:
-            try:
-                for port in range(first, first + count):
-                    held.enter_context(socket.create_server(("", port)))
-            except OSError:
-                continue
-            return first
-    raise AssertionError("no free ports")
 
 
 class ZeroCache:
