@@ -19,6 +19,9 @@ CACHE = ROOT / ".cache" / "e2e"
 CHAT = ROOT / "examples" / "chat"
 SCRIPTS = ROOT / "tests" / "e2e" / "scripts"
 
+INSTALL_ATTEMPTS = 3
+"""npm ends with "Exit handler never called!" when its downloads fail at the wrong moment in some versions."""
+
 
 class ZeroUnavailable(Exception):
     """Zero cannot be run here. The text has the reason and the remedy."""
@@ -93,13 +96,16 @@ def _workspace(name: str, command: str, files: Mapping[str, str]) -> Workspace:
                 (target / file).write_text(text)
             npm = wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
             options = ["--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
-            done = subprocess.run(
-                [result.node, npm, command, *options],
-                cwd=target,
-                env=result.environment(),
-                capture_output=True,
-                text=True,
-            )
+            for attempt in range(INSTALL_ATTEMPTS):
+                done = subprocess.run(
+                    [result.node, npm, command, *options],
+                    cwd=target,
+                    env=result.environment(),
+                    capture_output=True,
+                    text=True,
+                )
+                if done.returncode == 0 or attempt == INSTALL_ATTEMPTS - 1:
+                    break
             if done.returncode != 0:
                 raise ZeroUnavailable(
                     f"npm {command} failed in {target} (set ZMSD_TEST_SKIP_E2E=1 to leave the tests with Zero out):\n"
