@@ -1,6 +1,6 @@
-"""``python -m bench``: what zmsd promises about speed, measured here and now; the short set takes under 3 minutes.
+"""``python -m bench``: measure what zmsd promises about speed. The short set takes less than 3 minutes.
 
-bench/README.rst says what each figure means. ``bench.zero`` and ``bench.rows`` are run by themselves.
+bench/README.rst explains each figure. ``bench.zero`` and ``bench.rows`` are run separately.
 """
 
 from __future__ import annotations

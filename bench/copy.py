@@ -1,4 +1,4 @@
-"""The copy: rows/s to a client that only counts, beside plain find() of the same documents in the same round."""
+"""Initial sync: rows/s to a client that only counts, beside plain find() of the same documents in the same round."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def measure(scene: Scene, short: bool) -> Iterator[Figure]:
 
 
 def _restart_seconds(zmsd: Zmsd) -> float:
-    """From the start to /readyz 200; ended by ``kill -9``."""
+    """Return the seconds from the start to /readyz 200. The process is ended by ``kill -9``."""
     seconds = start_seconds(zmsd)
     zmsd.kill()
     return seconds

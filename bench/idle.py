@@ -34,7 +34,7 @@ def share(used: Callable[[], float], seconds: float) -> float:
 
 
 def shares(used: tuple[Callable[[], float], ...], seconds: float) -> list[float]:
-    """Per cent of a core."""
+    """Return the share of a core, in per cent."""
     before = [seconds_of() for seconds_of in used]
     time.sleep(seconds)
     return [100 * (seconds_of() - start) / seconds for seconds_of, start in zip(used, before, strict=True)]

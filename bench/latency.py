@@ -38,7 +38,8 @@ def measure(scene: Scene, short: bool) -> Iterator[Figure]:
 def by_turns(
     zmsd: Zmsd, db: Database[Any], write: Callable[[int], object], changes: int, turns: int
 ) -> tuple[list[float], list[float], list[int]]:
-    """Milliseconds to zmsd's client, to the bare stream, and the messages in each of the client's transactions."""
+    """Return the milliseconds to zmsd's client and to the bare stream, and the messages in each of the client's
+    transactions."""
     ours: list[float] = []
     theirs: list[float] = []
     watermark, _, _ = counter.copy(zmsd.port)

@@ -1,4 +1,4 @@
-"""The memory of a copy: the most that zmsd has had (RSS) after a small one and after one ten times as large."""
+"""Memory of an initial sync: the largest resident memory of zmsd after a small one and after one ten times as large."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def _plain(documents: list[Document], rounds: int) -> Iterator[Figure]:
 
 
 def _computed(name: str, table: Table, source: Source, collection: Any, rounds: int) -> Figure:
-    """Documents/s."""
+    """Return the documents/s."""
     documents = list(collection.find())
     evaluator = Evaluator(source.run, [table], Rejects())
     mapping = table.mapping if table.mapping.fields else Mapping("c0", tuple((name, name) for name in COLUMNS))
@@ -91,14 +91,14 @@ def _table(**mapping: Any) -> Table:
 
 
 def _stored(collection: Any, count: int, **more: Any) -> list[Document]:
-    """The collection's documents, new."""
+    """Replace the collection's content with new documents, and return them."""
     collection.delete_many({})
     collection.insert_many({**document(number), **more} for number in range(count))
     return list(collection.with_options(codec_options=CODEC).find())
 
 
 def _each(function: Callable[[Document], object], documents: list[Document]) -> float:
-    """Microseconds for a document."""
+    """Return the microseconds for a document."""
     started = time.perf_counter()
     for found in documents:
         function(found)

@@ -41,7 +41,7 @@ def measure(scene: Scene, short: bool) -> Iterator[Figure]:
 
 
 def start_seconds(process: Zmsd) -> float:
-    """Seconds from the start of the process to /readyz 200."""
+    """Return the seconds from the start of the process to /readyz 200."""
     started = time.perf_counter()
     process.launch()
     while not _ready(process.port):

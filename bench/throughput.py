@@ -73,7 +73,7 @@ class _Bench:
         self._follower = follower
 
     def live(self, make: Callable[[], Callable[[], None]], count: int) -> tuple[float, float, float]:
-        """Changes/s of zmsd, of the bare stream; documents/s of find()."""
+        """Return the changes/s of zmsd and of the bare stream, and the documents/s of find()."""
         ours, _ = timed(self._follower, count, make())
         write = make()
         self._follower.expect(count)
@@ -88,7 +88,7 @@ class _Bench:
         return ours, theirs, find
 
     def backlog(self, make: Callable[[], Callable[[], None]], count: int) -> tuple[Drained, float, float]:
-        """What zmsd does; the changes/s of the bare stream, and its µs of processor time for a change."""
+        """Return zmsd's figures, the changes/s of the bare stream, and its µs of processor time for a change."""
         write = make()
         begun = self._scene.now()
         alone: list[float] = []
@@ -106,7 +106,7 @@ class _Bench:
 
 
 def timed(follower: Follower, count: int, write: Callable[[], None]) -> tuple[float, Count]:
-    """Changes/s from the first write until all sessions have got all of them."""
+    """Return the changes/s from the first write until all sessions have all changes."""
     follower.expect(count)
     started = time.monotonic()
     write()

@@ -59,7 +59,7 @@ def insert(doc: Document) -> stub.Message:
 
 
 class Bench:
-    """One zero-cache after another, each on a database of its own."""
+    """Start one zero-cache after another, each on a database of its own."""
 
     def __init__(self, stack: contextlib.ExitStack, rows: int) -> None:
         self.rows = rows
@@ -73,7 +73,7 @@ class Bench:
 
     @contextlib.contextmanager
     def zero_cache(self, source: str, name: str) -> Iterator[tuple[float, Callable[[str], None]]]:
-        """The rows/s of its initial sync, and a function that waits until a client shows the row of an id."""
+        """Return the rows/s of its initial sync, and a function that waits until a client shows the row of an id."""
         cache = ZeroCache(
             self._workspace, self.directory / name, source, self._postgres.create(name), query_url=self._api.query_url
         )
@@ -103,7 +103,7 @@ def initial_seconds(log: str) -> float:
 
 
 def with_stub(bench: Bench) -> dict[str, float]:
-    """Rows/s of initial sync and live stream."""
+    """Return the rows/s of initial sync and live stream."""
     rows = range(bench.rows)
     table = stub.create_table("item", COLUMNS, ["id"])
     copied = (insert(document("c", number)) for number in rows)
@@ -122,7 +122,7 @@ def with_stub(bench: Bench) -> dict[str, float]:
 
 
 def with_zmsd(bench: Bench) -> dict[str, float]:
-    """Rows/s of initial sync, backlog and live stream."""
+    """Return the rows/s of initial sync, backlog and live stream."""
     with ReplicaSet(bench.directory / "mongod") as replicas, replicas.client() as mongo:
         items = mongo["bench"]["items"]
         write(items, "c", bench.rows)
@@ -150,7 +150,7 @@ def with_zmsd(bench: Bench) -> dict[str, float]:
 
 
 def write(items: Collection[Document], kind: str, rows: int) -> None:
-    """Each its own oplog entry, of its own time."""
+    """Write rows that have an oplog entry and a cluster time each."""
     for first in range(0, rows, 1000):
         numbers = range(first, min(first + 1000, rows))
         items.bulk_write([InsertOne(document(kind, number)) for number in numbers])

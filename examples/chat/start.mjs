@@ -17,8 +17,8 @@ await build();
 
 const children = [];
 
-// What one of them prints goes through; when one ends, all end. But zero-cache ends with 14 when it has to copy everything
-// again, because MongoDB is not the one it knows, and wants to be started again.
+// Run a child process with this terminal as its output. When one child ends, all end. The exception is zero-cache with
+// exit code 14: it needs a new initial sync, because MongoDB is another one, and expects to be restarted.
 function start(name, script, env) {
   const child = spawn(process.execPath, [script], {cwd: here, env: {...process.env, ...env}, stdio: 'inherit'});
   child.on('exit', code => (code === 14 && !stopping ? start(name, script, env) : stop(`${name} ended with ${code}`, 1)));
