@@ -107,6 +107,7 @@ def assemble(settings: Config, documents: LoadedDocuments, requests: Requests) -
         counters=Counters(metrics),
         catch_up_feeds=settings.feed.catch_up,
         lag_report=settings.feed.lag_report,
+        heartbeat=settings.feed.heartbeat,
         stop=stop,
     )
     mongodb_prepared = Event()

@@ -6,7 +6,9 @@ import base64
 import contextlib
 import json
 import socket
+import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -223,5 +225,55 @@ def test_stream_without_acknowledgement_repeats_the_same_commits(
     stream.upgrade(target, {})
     assert commits(stream, 10) == first
     stream.close()
+    client = follow(zmsd, replica=client.replica)
+    client.wait_rows("user", 20)
+
+
+@contextlib.contextmanager
+def writes(database: Db) -> Iterator[None]:
+    """Let the oplog go on, though not for zmsd."""
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.wait(0.1):
+            database.other.insert_one({})
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_stream_after_kill_repeats_the_commits_of_the_killed_process(
+    database: Db, serve: Serve, follow: Follow
+) -> None:
+    """As when zmsd and zero-cache are killed while zero-cache's replica is ahead of its change log."""
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"heartbeat": 1}})
+    client = follow(zmsd)
+    client.close()
+    version = client.replica.version
+    target = f"{INITIAL}&lastWatermark={version}&replicaVersion={version}"
+    stream = WebSocket(zmsd.port)
+    stream.upgrade(target, {})
+    first: list[str] = []
+    for number in range(5):
+        database.users.insert_one({"_id": f"u{number}"})
+        first += commits(stream, 1)
+    with writes(database):  # to another collection
+        first += commits(stream, 2)  # heartbeats
+    zmsd.kill()
+    stream.close()
+    database.users.insert_many([{"_id": f"u{number}"} for number in range(5, 20)])
+    zmsd.start()
+    stream = WebSocket(zmsd.port)
+    stream.upgrade(target, {})
+    again: list[str] = []
+    while not again or again[-1] < first[-1]:
+        again += commits(stream, 1)
+    stream.close()
+    assert set(first) <= set(again)
     client = follow(zmsd, replica=client.replica)
     client.wait_rows("user", 20)

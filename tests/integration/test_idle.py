@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from tests.integration.chat import MAPPINGS, SCHEMA
 from tests.support.types import Db, Follow, Serve
+from tests.support.wait import wait_until
 
 
 def test_idle_client_gets_heartbeats_that_follow_the_oplog(database: Db, serve: Serve, follow: Follow) -> None:
     """The client's position advances by empty transactions, so that it does not fall out of the oplog."""
     client = follow(serve(SCHEMA, MAPPINGS, settings={"feed": {"heartbeat": 1}}))
-    database.other.insert_one({"_id": 1})  # time passes, but no published collection changes
-    client.wait_for(lambda replica: len(replica.transactions) >= 1, "a heartbeat", 5)
-    database.other.insert_one({"_id": 2})
-    client.wait_for(lambda replica: len(replica.transactions) >= 2, "another", 5)
+
+    def heartbeats() -> int:
+        database.other.insert_one({})  # time passes, but no published collection changes
+        client.check()
+        return len(client.replica.transactions)
+
+    wait_until(lambda: heartbeats() >= 2, "two heartbeats", 20)
     assert client.transactions() == [], "they are empty"
     database.users.insert_one({"_id": "ann"})
     client.wait_rows("user", 1)

@@ -30,7 +30,6 @@ from zmsd.replication.hub import Hub
 from zmsd.replication.initial_sync import InitialSync
 from zmsd.replication.replicas import Base, ReplicaBook
 from zmsd.replication.schema_change import SchemaChange
-from zmsd.replication.unacknowledged import split
 from zmsd.retry import retry_while_unavailable
 from zmsd.watermarks.base import CopyRecord
 from zmsd.zero import protocol
@@ -169,7 +168,7 @@ class Session:
             if subscription.observer:
                 self._resume(base)
                 return
-            self._joiner.commits = self._acks.commits = self._hub.replicas.add(self._book.replica)
+            self._joiner.commits = self._acks.commits = self._hub.replicas.add(self._book.replica, self.sent or "")
             try:
                 self._resume(base)
             finally:
@@ -215,14 +214,14 @@ class Session:
 
     def _run_initial_sync(self) -> None:
         """Send an initial sync. Raises SourceUnavailable if it must begin again."""
-        subscription = self.subscription
-        newest = self._book.newest_initial_sync()
-        source = self._hub.source
-        sync = InitialSync(source, self._hub.active, subscription.app, subscription.shard, self._stop, newest)
+        subscription, newest = self.subscription, self._book.newest_initial_sync()
+        sync = InitialSync(self._hub.source, self._hub.active, subscription.app, subscription.shard, self._stop, newest)
         try:
             self._send_copy(sync)
         except ResumeLost as error:
             raise SourceUnavailable(f"the initial sync must begin again: {error}") from error
+        if not subscription.observer:
+            self._hub.replicas.unacknowledged(self._book.replica).sent(self._initial_watermark)
 
     def _apply_schema_change(self, active: ActivePublication) -> None:
         """Take the client to the active publication. Raises ResumeLost if Zero cannot follow the change."""
@@ -298,7 +297,8 @@ class Session:
                 if self._joiner.open is None and self._hub.active is not active:
                     break  # another stream of the replica may have got the schema change already
                 if entries:
-                    frames = b"".join([frame for part in split(entries, again) for frame in self._joiner.join(part)])
+                    parts = self._joiner.commits.split(self._joiner.open or self._watermark, entries, again)
+                    frames = b"".join([frame for part in parts for frame in self._joiner.join(part)])
                     if self._joiner.committed != self.sent:
                         self._watermark = self.sent = self._joiner.committed or ""
                     self.rows += sum([entry.rows for entry in entries])

@@ -16,8 +16,10 @@ log = logging.getLogger(__name__)
 class ConnectedReplicas:
     """One object for the process. Thread-safe."""
 
-    def __init__(self, store: WatermarkStore) -> None:
+    def __init__(self, store: WatermarkStore, heartbeat: float) -> None:
+        """:param heartbeat: seconds, setting ``feed.heartbeat``"""
         self._store = store
+        self._heartbeat = heartbeat
         self._streams: Counter[Replica] = Counter()
         self._announced: dict[tuple[str, int], frozenset[str]] = {}
         self._unacknowledged: dict[Replica, Unacknowledged] = {}
@@ -28,9 +30,10 @@ class ConnectedReplicas:
         with self._lock:
             return dict(self._streams)
 
-    def add(self, replica: Replica) -> Unacknowledged:
+    def add(self, replica: Replica, watermark: str) -> Unacknowledged:
         """Count a stream that begins. Log a warning if another replica of the same shard is connected too.
 
+        :param watermark: from which the stream resumes
         :return: the commits that the replica was sent, on any connection, and has not acknowledged
         """
         with self._lock:
@@ -49,7 +52,13 @@ class ConnectedReplicas:
                     "each zero-cache its own ZERO_APP_ID",
                 )
             )
-        return self._unacknowledged.setdefault(replica, Unacknowledged())
+        commits = self.unacknowledged(replica)
+        commits.resumed(watermark)
+        return commits
+
+    def unacknowledged(self, replica: Replica) -> Unacknowledged:
+        """Return the commits that a replica was sent, on any connection, and has not acknowledged."""
+        return self._unacknowledged.setdefault(replica, Unacknowledged(self._heartbeat))
 
     def remove(self, replica: Replica) -> None:
         """Count a stream that has ended."""

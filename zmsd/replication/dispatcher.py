@@ -20,6 +20,7 @@ from zmsd.replication.entries import EntryBuilder
 from zmsd.replication.hub import Hub
 from zmsd.replication.preparation import remember_identity
 from zmsd.replication.throttled_write import ThrottledWrite
+from zmsd.replication.unacknowledged import heartbeat_position
 from zmsd.retry import REFUSED_WAIT_SECONDS, RetryLog, backoff
 
 log = logging.getLogger(__name__)
@@ -250,10 +251,10 @@ class Dispatcher:
                 token = resume_token.to_text(whole.events[-1].token)
                 self._checkpoint.put((position.watermark(whole.position), token))
         elif time.monotonic() - self._last_entry >= self._heartbeat:
-            self._last_entry = time.monotonic()
-            now = position.watermark(batch.progress)
-            if self._log.head is None or now > self._log.head:
-                self._log.extend([Entry(now, position.seconds(batch.progress) * 1000, 0, b"")])
+            mark = position.watermark(heartbeat_position(batch.progress, self._heartbeat))
+            if self._log.head is None or mark > self._log.head:
+                self._last_entry = time.monotonic()
+                self._log.extend([Entry(mark, position.seconds(batch.progress) * 1000, 0, b"")])
         self._position = batch.progress
         self._hub.probes.reached(batch.progress)
         if time.monotonic() - self._last_identity >= IDENTITY_INTERVAL_SECONDS:

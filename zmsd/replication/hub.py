@@ -62,6 +62,8 @@ class Hub:
     """Catch-up feeds at once: setting ``feed.catch_up``."""
     lag_report: float = 30.0
     """Seconds between lag reports to a client."""
+    heartbeat: float = 60.0
+    """Seconds between heartbeats: setting ``feed.heartbeat``."""
     stop: Event = field(default_factory=Event)
     problems: Problems = field(default_factory=Problems)
     catch_up: CatchUpFeeds = field(init=False)
@@ -70,5 +72,5 @@ class Hub:
 
     def __post_init__(self) -> None:
         self.catch_up = CatchUpFeeds(self.source, self.log, self.catch_up_feeds)
-        self.replicas = ConnectedReplicas(self.store)
+        self.replicas = ConnectedReplicas(self.store, self.heartbeat)
         self.probes = LagProbes(self.source)

@@ -105,6 +105,8 @@ class Scene:
         self.store.epochs.return_value = ()
         self.peer = FakePeer()
         self.changes = list(changes)
+        self.commits = Unacknowledged()
+        self.commits.sent(last or "")  # by this process
         self.hub = SimpleNamespace(
             readiness=self.readiness,
             active=SimpleNamespace(publication=PUBLISHED, fingerprint="f"),
@@ -112,7 +114,7 @@ class Scene:
             counters=MagicMock(),
             lineage=SimpleNamespace(check_replica=lambda mark, begun: None, distrust_count=0),
             catch_up=SimpleNamespace(changes=self._changes),
-            replicas=MagicMock(add=MagicMock(side_effect=lambda replica: Unacknowledged())),
+            replicas=MagicMock(add=MagicMock(side_effect=self._add)),
             probes=SimpleNamespace(current=None),
             lag_report=30.0,
             source=MagicMock(),
@@ -120,6 +122,10 @@ class Scene:
         self.hub.source.oplog_start.return_value = None
         subscription = subscription or Subscription("zero", 0, last, watermark(5) if last else None)
         self.session = Session(1, "127.0.0.1", subscription, cast(Hub, self.hub))
+
+    def _add(self, replica: object, watermark: str) -> Unacknowledged:
+        self.commits.resumed(watermark)
+        return self.commits
 
     def _changes(self, mark: str, *_: object) -> Script:
         self.watermarks.append(mark)
@@ -177,6 +183,13 @@ def test_backlogged_session_merges_transactions() -> None:
     scene = Scene()
     scene.changes = [Script([entry(at, str(at)) for at in range(11, 20)], scene.session.stop)]
     assert scene.run() == transaction(19, *map(str, range(11, 20)), oldest=11)
+
+
+def test_backlog_after_a_watermark_of_another_process_is_not_merged() -> None:
+    scene = Scene()
+    scene.commits = Unacknowledged()
+    scene.changes = [Script([entry(at, str(at)) for at in (11, 12, 13)], scene.session.stop)]
+    assert scene.run() == [message for at in (11, 12, 13) for message in transaction(at, str(at))]
 
 
 def test_empty_transaction_carries_the_watermark() -> None:

@@ -314,21 +314,23 @@ def test_new_publication_begins_at_the_reached_position() -> None:
 
 
 def test_heartbeat_carries_the_position() -> None:
-    """Heartbeats come at most as often as configured, never go back, and never come within a transaction."""
+    """Heartbeats are at multiples of the interval, never go back, and never come within a transaction."""
+    second = 1 << 32
     scene = Scene(
         [
-            parts(upto=3),
-            parts(part(5, "a", last=False), upto=4),
-            parts(upto=4),
-            parts(part(5, "b", first=False), upto=6),
-            parts(upto=7),
+            parts(upto=3 * second + 7),
+            parts(part(5 * second + 1, "a", last=False), upto=4 * second),
+            parts(upto=4 * second),
+            parts(part(5 * second + 1, "b", first=False), upto=6 * second),
+            parts(upto=6 * second - 1),
+            parts(upto=7 * second + 2),
         ]
     )
     scene.heartbeat = 0.0
     with scene.running():
-        scene.wait_head(7)
+        scene.wait_head(7 * second)
         got = [(entry.watermark, entry.frames, entry.ends_transaction) for entry in scene.tail().take(100, 1 << 30, 0)]
-    marks = [position.watermark(START + at) for at in (3, 5, 5, 7)]
+    marks = [position.watermark(START + at) for at in (3 * second, 5 * second + 1, 5 * second + 1, 7 * second)]
     assert got == list(zip(marks, (b"", b"a", b"b", b""), (True, False, True, True), strict=True))
 
 
