@@ -26,11 +26,11 @@ from tests.support.checker import check
 from tests.support.client import ChangeSourceClient
 from tests.support.compare import differences
 from tests.support.daemon import ZmsdProcess
-from tests.support.shape import Violation
 from tests.support.stub import lexi
 from tests.support.types import Db
 from tests.support.wait import wait_until
 from tests.support.writer import Writer, mappings_of, schema_of
+from zmsd.commands.strict_tables import Violation
 
 COLLECTIONS = ("a", "b", "c")
 SCHEMA, MAPPINGS = schema_of(COLLECTIONS), mappings_of(COLLECTIONS)

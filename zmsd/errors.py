@@ -18,6 +18,7 @@ ZmsdError
         PeerGone           the client closed, or the connection broke: the normal end of a session
         PeerProtocolError  the client violated the protocol: close with 1002
         RequestRefused     a request is answered with an HTTP status of 400 or above
+        Violation          a change source breaks Zero's protocol: zmsd conformance reports it
     StoreError             the watermark store cannot be read or written
     MongodError            ``zmsd demo`` cannot start a mongod; the text names what to install
 
@@ -206,6 +207,10 @@ class RequestRefused(PeerError):
         self.kind = kind
         self.reason = reason
         self.headers = headers or {}
+
+
+class Violation(PeerError):
+    """A change source breaks Zero's protocol, or sends what zero-cache would not survive."""
 
 
 class StoreError(ZmsdError):

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from tests.support.checker import Report, check
-from tests.support.replica import Replica
 from tests.support.writer import Write
+from zmsd.commands.strict_replica import Replica
 
 T = TypeVar("T")
 

@@ -21,10 +21,10 @@ from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.nats import NatsCluster, NatsServer
 from tests.support.proxy import Balancer
-from tests.support.replica import Change, Replica
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from tests.support.writer import Writer
+from zmsd.commands.strict_replica import Change, Replica
 from zmsd.config.settings import NatsConfig
 from zmsd.watermarks.base import Contents
 from zmsd.watermarks.nats import SharedStore

@@ -8,8 +8,8 @@ from tests.integration.chat import COLLECTIONS, MAPPINGS, SCHEMA
 from tests.support.client import ChangeSourceClient, watermark_of
 from tests.support.compare import assert_same
 from tests.support.mongod import Client
-from tests.support.replica import Change
 from tests.support.types import Db, Follow, Serve
+from zmsd.commands.strict_replica import Change
 
 
 @pytest.fixture

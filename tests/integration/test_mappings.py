@@ -13,8 +13,8 @@ from tests.integration.chat import named, table
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import run_zmsd
 from tests.support.mongod import Client
-from tests.support.replica import Change
 from tests.support.types import Db, Follow, Serve
+from zmsd.commands.strict_replica import Change
 from zmsd.schema.restrictions import EXPRESSIONS, EXPRESSIONS_SINCE, QUERIES, STAGES, in_expression, in_pipeline
 
 

@@ -16,8 +16,8 @@ from tests.integration.test_reload import add_column, reload
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess, run_zmsd
 from tests.support.nats import NatsServer
-from tests.support.replica import Replica
 from tests.support.types import Db, Follow, Serve
+from zmsd.commands.strict_replica import Replica
 
 
 @pytest.fixture(params=["sqlite", "nats-kv"])

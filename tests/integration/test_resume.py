@@ -11,11 +11,11 @@ from tests.support.checker import check
 from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same
 from tests.support.mongod import Client, ReplicaSet
-from tests.support.replica import Change, Replica
 from tests.support.stub import lexi
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from tests.support.writer import Writer, mappings_of, schema_of
+from zmsd.commands.strict_replica import Change, Replica
 
 COLLECTIONS = ("a", "b", "c")
 SCHEMA, MAPPINGS = schema_of(COLLECTIONS), mappings_of(COLLECTIONS)

@@ -17,8 +17,8 @@ from pymongo.errors import OperationFailure
 from tests.integration.chat import named, table
 from tests.support.client import ChangeSourceClient
 from tests.support.mongod import Client, ReplicaSet
-from tests.support.shape import Key, Row
 from tests.support.types import Db, Follow, Serve
+from zmsd.commands.strict_tables import Key, Row
 
 Doc = dict[str, Any]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 from tests.integration.chat import MAPPINGS, SCHEMA, create_collections
 from tests.support.certificates import ONE
 from tests.support.daemon import ROOT, ZmsdProcess, run_zmsd
+from tests.support.stub import StubSource, create_table, frames, relation, required_tables, transaction
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import FACTOR, wait_until
 from zmsd import cli
@@ -97,6 +100,50 @@ def test_tail_from_a_watermark_shows_later_changes_only(
         shown.wait_for(r'\+ user .*"bob"')
         assert "ann" not in shown.text()
         assert "copy" not in shown.text()
+
+
+def test_conformance_passes_for_zmsd(database: Db, serve: Serve, tmp_path: Path) -> None:
+    database.users.insert_many([{"_id": f"u{n}", "name": "x"} for n in range(10)])
+    zmsd = serve(SCHEMA, MAPPINGS)
+    stop = threading.Event()
+
+    def write() -> None:
+        for number in itertools.count():
+            database.users.insert_one({"_id": f"new{number}"})
+            database.users.update_one({"_id": "u1"}, {"$set": {"name": str(number)}})
+            if stop.wait(0.05):
+                return
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        url = f"ws://127.0.0.1:{zmsd.port}"
+        done = run_zmsd("conformance", url, "--seconds", "3", cwd=tmp_path, timeout=120)
+    finally:
+        stop.set()
+        writer.join()
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "\n6 passed, 0 failed, 0 skipped\n" in done.stdout
+
+
+def test_conformance_fails_for_a_source_that_sends_nothing_again(tmp_path: Path) -> None:
+    """And that knows nothing of lost positions."""
+    item = create_table("item", {"id": "string"}, ["id"])
+    row = ["data", {"tag": "insert", "relation": relation("item", ["id"]), "new": {"id": "1"}}]
+    with StubSource(frames(transaction(100, [*required_tables("zmsd_conformance"), *item]))) as source:
+        source.push(frames(transaction(101, [row])))
+        url = f"ws://127.0.0.1:{source.port}"
+        done = run_zmsd("conformance", url, "--seconds", "1", "--patience", "2", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    results = {line[6:].partition(":")[0]: line[:4].strip() for line in done.stdout.splitlines()[:6]}
+    assert results == {
+        "initial sync": "ok",
+        "stream": "ok",
+        "repetition": "FAIL",
+        "acks": "ok",
+        "lost position": "FAIL",
+        "new initial sync": "FAIL",
+    }
 
 
 def test_tail_fails_when_the_stream_ends(serve: Serve, tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tests.support.replica import Change, Replica
-from tests.support.shape import Key, Row
 from tests.support.stub import lexi
 from tests.support.writer import Write, row_of
+from zmsd.commands.strict_replica import Change, Replica
+from zmsd.commands.strict_tables import Key, Row
 
 _RowKey = tuple[str, Key]  # table and key
 

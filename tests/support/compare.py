@@ -13,8 +13,8 @@ from uuid import UUID
 from bson import Binary, Decimal128, ObjectId
 from pymongo.database import Database
 
-from tests.support.replica import Replica
-from tests.support.shape import Key, Row
+from zmsd.commands.strict_replica import Replica
+from zmsd.commands.strict_tables import Key, Row
 
 
 def differences(database: Database[dict[str, Any]], schema: Any, mappings: Any, replica: Replica) -> list[str]:

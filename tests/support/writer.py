@@ -17,8 +17,8 @@ from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from tests.support.shape import Row
 from tests.support.wait import wait_until
+from zmsd.commands.strict_tables import Row
 
 Doc = dict[str, Any]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from threading import Thread
@@ -13,6 +14,7 @@ from urllib.parse import urlencode, urlsplit
 
 from simple_websocket import Client, ConnectionClosed
 from simple_websocket import ConnectionError as HandshakeError
+from wsproto.events import Ping
 from wsproto.utilities import ProtocolError
 
 from zmsd.errors import PeerError, PeerGone, reason_of
@@ -73,16 +75,43 @@ class SourceClient:
             raise PeerError(f"{shown} does not answer as a change source: {reason}") from error
 
     def messages(self, timeout: float) -> Iterator[Message | None]:
-        """Yield each message, and None after ``timeout`` seconds without one. Raises PeerGone at the end."""
+        """Yield each message, and None after ``timeout`` seconds without one. Acknowledge each commit.
+
+        Raises PeerGone at the end.
+        """
         while True:
-            try:
-                text = self._socket.receive(timeout)
-                message = None if text is None else json.loads(text)
-                if message and message[0] == "commit":
-                    self._socket.send(json.dumps(["status", message[1], message[2]]))
-            except (ConnectionClosed, OSError) as error:
-                raise PeerGone(str(error)) from error
+            text = self.receive(timeout)
+            message = None if text is None else json.loads(text)
+            if message and message[0] == "commit":
+                self.send(["status", message[1], message[2]])
             yield message
+
+    def receive(self, timeout: float) -> str | None:
+        """Return the next message as text; None after ``timeout`` seconds without one. Raises PeerGone."""
+        try:
+            text: str | None = self._socket.receive(timeout)
+        except (ConnectionClosed, OSError) as error:
+            raise PeerGone(str(error)) from error
+        return text
+
+    def send(self, message: Message) -> None:
+        """Send a message. Raises PeerGone."""
+        try:
+            self._socket.send(json.dumps(message))
+        except (ConnectionClosed, OSError) as error:
+            raise PeerGone(str(error)) from error
+
+    def ping(self, timeout: float) -> bool:
+        """Send a ping, and return whether its pong arrives within ``timeout`` seconds. Raises PeerGone."""
+        self._socket.pong_received = False
+        try:
+            self._socket.sock.send(self._socket.ws.send(Ping()))
+        except OSError as error:
+            raise PeerGone(str(error)) from error
+        end = time.monotonic() + timeout
+        while not self._socket.pong_received and self._socket.connected and time.monotonic() < end:
+            time.sleep(0.01)
+        return bool(self._socket.pong_received)
 
     def close(self) -> None:
         """Close the connection. Thread-safe."""

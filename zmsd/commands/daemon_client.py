@@ -66,6 +66,13 @@ class Target:
         query = {"observer": "true"}
         if last_watermark is not None:
             query |= {"lastWatermark": last_watermark, "replicaVersion": last_watermark}
+        return self.stream(app, shard, **query)
+
+    def stream(self, app: str, shard: int, **query: str) -> SourceClient:
+        """Open a stream as a zero-cache does. Raises PeerError when it is refused.
+
+        :param query: ``lastWatermark`` and ``replicaVersion``, for a stream that resumes
+        """
         url = f"{'wss' if self.secure else 'ws'}://{self.address}{self.path if self.path.strip('/') else PATH}"
         more = f"?{self.query}" if self.query else ""
         return SourceClient(url + more, app, shard, headers=self._headers(), tls=self._context(), **query)

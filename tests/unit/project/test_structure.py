@@ -32,6 +32,7 @@ WITHOUT_UNIT_TESTS: set[str] = {
     "zmsd/commands/infer.py",
     "zmsd/commands/reload.py",
     "zmsd/commands/store.py",
+    "zmsd/commands/strict_tables.py",
     "zmsd/config/consistency.py",
     "zmsd/config/json_text.py",
     "zmsd/config/mongodb_names.py",

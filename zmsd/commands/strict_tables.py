@@ -1,4 +1,4 @@
-"""The shapes of a replica's tables, and whether a row fits them."""
+"""The tables of a strict replica: columns, keys, and whether a row fits them. No I/O."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from zmsd.errors import Violation
+
 Row = dict[str, Any]
 Key = tuple[Any, ...]
 
@@ -16,29 +18,30 @@ _INT64 = 1 << 63
 _SAFE = 1 << 53
 
 
-class Violation(AssertionError):
-    """The source violated the protocol, or sent something that would end zero-cache."""
-
-
 def require(fact: object, otherwise: str) -> None:
+    """Raise Violation with the text ``otherwise`` if a fact is false."""
     if not fact:
         raise Violation(otherwise)
 
 
 @dataclass(slots=True)
 class TableShape:
+    """A table."""
+
     name: str
     columns: dict[str, dict[str, Any]]
-    key: tuple[str, ...] = ()  # the columns of its only unique index
+    """Column -> its specification as sent."""
+    key: tuple[str, ...] = ()
+    """The columns of its only unique index."""
 
     def row_of(self, new: Row, json_format: str) -> Row:
         """Return the row with json columns parsed. Raises Violation for unknown columns and values that do not fit."""
         return {name: self._value(name, value, json_format) for name, value in new.items()}
 
     def key_of(self, row: Row, json_format: str, *, only: bool = False) -> Key:
-        """Return the row's key.
+        """Return the row's key. Raises Violation.
 
-        :param only: the row was sent as a key, unchecked, and must have nothing else
+        :param only: the row was sent as a key, is unchecked, and must have no other columns
         """
         missing = [name for name in self.key if row.get(name) is None]
         require(not missing, f"the row key of {self.name} has no {', '.join(missing)}")
@@ -73,16 +76,17 @@ class TableShape:
 
 @dataclass(slots=True)
 class Shapes:
-    """The shapes of all tables at one time."""
+    """All tables as of one commit."""
 
     tables: dict[str, TableShape] = field(default_factory=dict)
     indexes: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)  # name: (table, columns)
 
     def copy(self) -> Shapes:
+        """Return an independent copy."""
         return copy.deepcopy(self)
 
     def of_relation(self, relation: dict[str, Any]) -> TableShape:
-        """Return the table that a relation names. Both forms of its key must be present and match the table's."""
+        """Return the table that a relation names. Both forms of the key must be present and be the table's."""
         require(relation["schema"] == "public", "a relation outside of the schema public")
         shape = self._table(relation["name"])
         require(shape.key, f"rows for {shape.name} before it has a unique index")
@@ -91,7 +95,7 @@ class Shapes:
         return shape
 
     def change(self, tag: str, body: dict[str, Any]) -> str:
-        """Apply a schema change, and return its table. Raises Violation for a change that would end zero-cache."""
+        """Apply a schema change and return its table. Raises Violation for what zero-cache would not survive."""
         match tag:
             case "create-table":
                 return self._create_table(body["spec"])
@@ -125,6 +129,7 @@ class Shapes:
         raise Violation(f"an unknown data message {tag}")
 
     def check_keys(self) -> None:
+        """Raise Violation if a table has no unique index."""
         for shape in self.tables.values():
             require(shape.key, f"{shape.name} has no unique index")
 
@@ -162,7 +167,7 @@ class Shapes:
 
 def _name(identifier: dict[str, Any]) -> str:
     require(identifier["schema"] == "public", "a name outside of the schema public")
-    name = identifier["name"]
+    name: str = identifier["name"]
     require(isinstance(name, str) and name, "a name is missing")
     return name
 

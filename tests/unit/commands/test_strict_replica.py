@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.replica import Replica
-from tests.support.shape import Violation
 from tests.support.stub import create_table, lexi, relation, required_tables, transaction
+from zmsd.commands.strict_replica import Replica
+from zmsd.errors import Violation
 
 ITEM = create_table("item", {"id": "string", "n": "number", "ok": "boolean", "doc": "json"}, ["id"])
 

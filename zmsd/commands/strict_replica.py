@@ -1,7 +1,7 @@
-"""A zero-cache's replica of a change source. It is as strict as zero-cache where that would fail, and stricter where
-zero-cache would go wrong silently.
+"""The copy that a zero-cache makes of a change source, for ``zmsd conformance`` and zmsd's own tests. No I/O.
 
-No I/O: ``Replica.receive`` takes a message and returns the answer to send.
+As strict as zero-cache where zero-cache would fail, and stricter where it would go wrong in silence. The rules are
+those of ``packages/zero-cache/src/services/change-source/protocol/current`` and ``change-streamer`` in rocicorp/mono.
 """
 
 from __future__ import annotations
@@ -11,30 +11,33 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from tests.support.shape import Key, Row, Shapes, TableShape, Violation, require
-from tests.support.stub import lexi
-
-_MAX_WATERMARK = (1 << 64) - 1
+from zmsd import position
+from zmsd.commands.strict_tables import Key, Row, Shapes, TableShape, require
+from zmsd.errors import Violation
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One data message. ``row`` is the complete new row as sent, with json columns parsed; None for delete and
-    truncate."""
+    """One data message."""
 
     tag: str
     table: str
     key: Key = ()
-    old_key: Key | None = None  # the old key of an update that moves the row
+    old_key: Key | None = None
+    """Of an update that moves the row."""
     row: Row | None = None
+    """The new row as sent, with json columns parsed; None for delete and truncate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
+    """One committed transaction."""
+
     watermark: str
     commit_time_ms: int
     changes: tuple[Change, ...]
-    received_at: float  # time.time()
+    received_at: float
+    """Seconds since the epoch."""
 
 
 @dataclass(slots=True)
@@ -46,16 +49,26 @@ class _Open:
 
 
 class Replica:
-    """Tables and rows of shard ``shard`` of ``app``; ``rows`` is {table: {key: row}}, applied at each commit."""
+    """The tables and rows of one shard, changed at each commit. Every method raises Violation. For one thread."""
 
     def __init__(self, app: str = "zero", shard: int = 0) -> None:
+        """:param app: appID of the connections
+        :param shard: shardNum of the connections
+        """
         self.rows: dict[str, dict[Key, Row]] = {}
-        self.version: str | None = None  # the initial sync's watermark: zero-cache's replicaVersion
-        self.watermark = ""  # of the last commit
+        """Table -> key -> row."""
+        self.version: str | None = None
+        """Watermark of the initial sync: zero-cache's replicaVersion."""
+        self.watermark = ""
+        """Of the newest commit."""
         self.initial: Transaction | None = None
-        self.transactions: list[Transaction] = []  # the transactions after the initial sync, in order
+        self.transactions: list[Transaction] = []
+        """Those after the initial sync, in order."""
         self.reset_required: str | None = None
+        """The message of reset-required."""
         self.rollbacks = 0
+        self.lag_reports = 0
+        self._lag_commit_ms = 0.0
         self._app = app
         self._schema = f"{app}_{shard}"
         self._shapes = Shapes()
@@ -63,18 +76,25 @@ class Replica:
 
     @property
     def tables(self) -> dict[str, TableShape]:
+        """Return table -> its columns and key, as of the newest commit."""
         return self._shapes.tables
 
     @property
+    def begun(self) -> str | None:
+        """Return the watermark of the open transaction; None without one."""
+        return self._open.watermark if self._open else None
+
+    @property
     def in_transaction(self) -> bool:
+        """Return whether a transaction is open."""
         return self._open is not None
 
     def disconnected(self) -> None:
-        """Discard what was not committed."""
+        """Discard the open transaction, as zero-cache does at the end of a connection."""
         self._open = None
 
     def receive(self, text: str) -> list[Any] | None:
-        """Take one message, and return the answer to send, if any. Raises Violation."""
+        """Take one message, and return the answer that zero-cache sends, if any. Raises Violation."""
         try:
             message = json.loads(text, parse_constant=_not_json)
             kind, body, *rest = message
@@ -93,9 +113,11 @@ class Replica:
                     self.rollbacks += 1
                 case "status", _:
                     valid_watermark(rest[0]["watermark"])
+                    self._lag_report(body.get("lagReport"))
                     return ["status", body, rest[0]] if body.get("ack", True) else None
                 case "control", "reset-required":
                     require(not self._open, "reset-required inside a transaction: it needs a rollback first")
+                    require(isinstance(body.get("errorDetails", {}), dict), "errorDetails must be an object")
                     self.reset_required = body.get("message", "")
                 case _:
                     raise Violation("an unknown message")
@@ -104,6 +126,17 @@ class Replica:
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as exc:
             raise Violation(f"a malformed message ({exc!r}): {text[:500]}") from exc
         return None
+
+    def _lag_report(self, report: dict[str, Any] | None) -> None:
+        if report is None:
+            return
+        require(not self._open, "a lag report inside a transaction")
+        timings = report["lastTimings"]
+        times = [report["nextSendTimeMs"], *(timings[f"{name}TimeMs"] for name in ("send", "commit", "receive"))]
+        require(all(type(each) in (int, float) and each > 0 for each in times), "a lag report needs times in ms")
+        require(timings["commitTimeMs"] >= self._lag_commit_ms, "commitTimeMs of a lag report goes back")
+        self._lag_commit_ms = timings["commitTimeMs"]
+        self.lag_reports += 1
 
     def _begin(self, body: dict[str, Any], watermark: str) -> None:
         require(not self._open, "a begin inside a transaction")
@@ -146,7 +179,7 @@ class Replica:
                 self._open.changes.append(Change(tag, self._open.shapes.of_relation(relation).name))
         else:
             if self._open.shapes is self._shapes:
-                self._open.shapes = self._shapes.copy()  # the part that a disconnect or a rollback discards
+                self._open.shapes = self._shapes.copy()  # what a disconnect or a rollback discards
             table = self._open.shapes.change(tag, body)
             self._open.changes.append(Change(tag, table, row=body.get("column")))
 
@@ -172,10 +205,11 @@ class Replica:
                 self.rows[change.table].pop(change.key, None)
             case "add-column" | "drop-column":
                 shape = self._shapes.tables.get(change.table)
+                columns = shape.columns.keys() if shape else set()
                 for row in self.rows.get(change.table, {}).values() if shape else ():
-                    for column in shape.columns.keys() - row.keys():
+                    for column in columns - row.keys():
                         row[column] = None
-                    for column in row.keys() - shape.columns.keys():
+                    for column in row.keys() - columns:
                         del row[column]
 
     def _whole(self, table: str, row: Row) -> Row:
@@ -194,12 +228,11 @@ class Replica:
 
 
 def valid_watermark(watermark: str) -> None:
-    """Check that a watermark is ``lexi`` or ``lexi.lexi``. Raises Violation."""
-    parts = watermark.split(".")
-    require(len(parts) <= 2, f"not a watermark: {watermark}")
-    for part in parts:
-        number = int(part[1:], 36)
-        require(number <= _MAX_WATERMARK and lexi(number) == part, f"not a LexiVersion: {watermark}")
+    """Raise Violation for a watermark that is neither ``lexi`` nor ``lexi.lexi``."""
+    try:
+        position.parse(watermark)
+    except ValueError as error:
+        raise Violation(f"not a LexiVersion: {watermark}") from error
 
 
 def _row_change(tag: str, body: dict[str, Any], shape: TableShape, json_format: str) -> Change:
