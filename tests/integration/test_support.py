@@ -12,12 +12,12 @@ import pytest
 from tests.support.checker import check
 from tests.support.client import ChangeSourceClient
 from tests.support.mongod import Client, ReplicaSet
-from tests.support.replica import Change, Replica, Transaction
-from tests.support.shape import Violation
 from tests.support.stub import StubSource, create_table, frames, lexi, relation, required_tables, transaction
 from tests.support.types import Db
 from tests.support.wait import wait_until
 from tests.support.writer import Write, Writer, row_of
+from zmsd.commands.strict_replica import Change, Replica, Transaction
+from zmsd.errors import Violation
 
 ITEM = create_table("item", {"id": "string", "n": "number"}, ["id"])
 INITIAL = frames(transaction(100, [*required_tables(), *ITEM]))
@@ -40,6 +40,20 @@ def test_client_syncs_streams_acknowledges_and_reconnects() -> None:
         assert source.connections[0] == {"appID": ["zero"], "shardNum": ["0"]}
         assert source.connections[2]["lastWatermark"] == [lexi(101)]
         assert source.connections[2]["replicaVersion"] == [lexi(100)]
+
+
+@pytest.mark.parametrize(("coalesced", "marks"), [(True, [100, 100, 103, 103]), (False, [100, 101, 102, 103])])
+def test_client_acknowledges_as_its_version_of_zero_cache(coalesced: bool, marks: list[int]) -> None:
+    """1.10 acknowledges several commits at once, and after a reconnect the last one again, which 1.9 does not."""
+    with StubSource(INITIAL) as source, ChangeSourceClient(source.port, coalesced=coalesced) as client:
+        client.wait_initial()
+        source.push(b"".join([frames(transaction(mark, [insert(str(mark), 1)])) for mark in (101, 102, 103)]))
+        client.wait_rows("item", 3)
+        source.wait_ack(103)
+        client.hang_up()
+        client.wait_connected(3)
+        wait_until(lambda: len(source.connections) == 3, "the third connection is seen")
+        wait_until(lambda: source.acks == [lexi(mark) for mark in marks], "the acks")
 
 
 def test_client_raises_violation_of_the_source() -> None:

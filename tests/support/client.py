@@ -9,15 +9,17 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import Any
 from urllib.parse import urlencode
 
 from bson import Timestamp
 
-from tests.support.replica import Replica, Transaction
-from tests.support.shape import Key, Row, Violation
 from tests.support.stub import lexi
 from tests.support.wait import FACTOR
 from tests.support.websocket import Closed, Refused, WebSocket
+from zmsd.commands.strict_replica import Replica, Transaction
+from zmsd.commands.strict_tables import Key, Row
+from zmsd.errors import Violation
 
 _PATH = "/changes/v0/stream"
 _RECONNECT = 0.03  # seconds, as zero-cache, which has no backoff
@@ -26,6 +28,11 @@ _RECONNECT = 0.03  # seconds, as zero-cache, which has no backoff
 def watermark_of(time: Timestamp) -> str:
     """Return the watermark of a clusterTime or operationTime."""
     return lexi(time.time << 32 | time.inc)
+
+
+def _ack(watermark: str) -> list[Any]:
+    """As zero-cache 1.10 sends it (change-streamer/upstream-acker.ts in rocicorp/mono)."""
+    return ["status", {"tag": "commit"}, {"watermark": watermark}]
 
 
 class ChangeSourceClient:
@@ -44,10 +51,15 @@ class ChangeSourceClient:
         headers: Mapping[str, str] | None = None,
         replica: Replica | None = None,
         again: bool = False,
+        coalesced: bool = True,
         receive_buffer: int | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """``again``: start the copy over when it is cut short, where zero-cache would exit and be started again."""
+        """``again``: start the copy over when it is cut short, where zero-cache would exit and be started again.
+
+        ``coalesced``: as zero-cache 1.10, one ack for all commits that have arrived, and the last one again after a
+        reconnect; otherwise as 1.9, one for each commit.
+        """
         self.replica = replica or Replica(app, shard)
         self.connections = 0  # connections that the source accepted
         self.refusals: list[Refused] = []
@@ -56,6 +68,7 @@ class ChangeSourceClient:
         self._query = {"appID": app, "shardNum": str(shard), **(query or {})}
         self._headers = dict(headers or {})
         self._again = again
+        self._coalesced = coalesced
         self._receive_buffer = receive_buffer
         self._tls = tls
         self._changed = threading.Condition()  # for everything above and the replica
@@ -193,7 +206,10 @@ class ChangeSourceClient:
             raise Violation(f"the initial sync was cut short: {end}")
 
     def _play(self, socket: WebSocket, initial: bool) -> None:
-        """Yield messages until the initial sync is complete, or without end. Raises Closed and Violation."""
+        """Take messages until the initial sync is complete, or without end. Raises Closed and Violation."""
+        acknowledged = ""
+        if not initial and self._coalesced:
+            self._answer(socket, _ack(self.replica.watermark))
         while True:
             text = socket.receive()
             with self._changed:
@@ -202,11 +218,18 @@ class ChangeSourceClient:
                 complete = initial and self.replica.version is not None
                 if complete or len(self.replica.transactions) > commits or self.replica.reset_required is not None:
                     self._changed.notify_all()
-            if answer is not None:
-                with contextlib.suppress(Closed):  # Data that was sent before the end can still be read.
-                    socket.send(json.dumps(answer))
+            if initial or not self._coalesced or text.startswith('["status"'):
+                self._answer(socket, answer)
+            elif not socket.buffered and self.replica.watermark != acknowledged:
+                acknowledged = self.replica.watermark
+                self._answer(socket, _ack(acknowledged))
             if complete or self.replica.reset_required is not None:
                 return
+
+    def _answer(self, socket: WebSocket, message: list[Any] | None) -> None:
+        if message is not None:
+            with contextlib.suppress(Closed):  # what was sent before the end is still there to be read
+                socket.send(json.dumps(message))
 
     def _state(self) -> str:
         replica = self.replica

@@ -25,7 +25,7 @@ from wsproto.events import (
 from wsproto.extensions import PerMessageDeflate
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-from tests.support.shape import Violation
+from zmsd.errors import Violation
 
 
 class Closed(Exception):
@@ -108,6 +108,11 @@ class WebSocket:
                             raise Refused(refusal.status_code, body.decode(errors="replace"))
                 if refusal and not refusal.has_body:
                     raise Refused(refusal.status_code, "")
+
+    @property
+    def buffered(self) -> bool:
+        """Whether a message has arrived completely that was not taken yet."""
+        return bool(self._texts)
 
     def receive(self) -> str:
         """Return the next text message. Raises Closed, and Violation for anything that is not text."""
