@@ -13,10 +13,11 @@ MAPPINGS = {"doc": {"collection": "docs", "fields": {"id": "_id", "a": "a", "b":
 MB = 1 << 20
 
 
-BOTH = [("collection", "auto"), ("database", "off")]
+BOTH = [pytest.param("collection", "auto", marks=pytest.mark.images), ("database", "off")]
+OTHERS = [("collection", "off"), pytest.param("database", "auto", marks=pytest.mark.images)]
 
 
-@pytest.mark.parametrize(("scope", "images"), pick(BOTH, [*BOTH, ("collection", "off"), ("database", "auto")]))
+@pytest.mark.parametrize(("scope", "images"), pick(BOTH, [*BOTH, *OTHERS]))
 def test_changes_of_documents_near_16_mb_arrive(
     scope: str,
     images: str,
