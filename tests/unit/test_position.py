@@ -80,10 +80,5 @@ def test_position_is_a_cluster_time(seconds: int, increment: int) -> None:
     assert resume_token.position_of({"_data": f"82{at:016X}2B0229296E04"}) == at
 
 
-def test_position_of_a_real_token() -> None:
-    at = resume_token.position_of({"_data": "826B03BFB6000000142B0229296E04"})
-    assert position.to_timestamp(at) == Timestamp(1795407798, 20)
-
-
 def test_position_after_the_last_increment_is_in_the_next_second() -> None:
     assert position.to_timestamp(position.of_timestamp(Timestamp(7, 2**32 - 1)) + 1) == Timestamp(8, 0)

@@ -28,14 +28,12 @@ from zmsd.gateway import connection as connections
 from zmsd.gateway import listener as listeners
 from zmsd.gateway import refusals, tls
 from zmsd.gateway import server as servers
-from zmsd.gateway.connection import network_of
 from zmsd.gateway.http import Limits, Page
 from zmsd.gateway.listener import Listener
 from zmsd.gateway.registry import SessionRegistry
 from zmsd.gateway.server import PageMaker, Server
-from zmsd.gateway.subscription import Subscription, parse_subscription
+from zmsd.gateway.subscription import Subscription
 from zmsd.gateway.websocket import GOING_AWAY, Peer
-from zmsd.position import watermark
 from zmsd.prometheus import Registry
 from zmsd.replication.change_log import ChangeLog
 from zmsd.replication.counters import Counters
@@ -342,13 +340,6 @@ def test_unadmitted_connections_do_not_displace_sessions(monkeypatch: pytest.Mon
             sock.close()
 
 
-def test_network_of_an_address_is_its_ipv4_or_ipv6_prefix() -> None:
-    assert network_of("127.0.0.1") == "127.0.0.1"
-    assert network_of("::ffff:192.0.2.7") == "192.0.2.7"
-    assert network_of("2001:db8::1") == network_of("2001:db8::ffff:1") != network_of("2001:db8:0:1::1")
-    assert network_of("fe80::1%eth0") == network_of("fe80::2")
-
-
 def test_flood_of_idle_connections_does_not_lock_out_a_client() -> None:
     """2,000 connections are held open, and closed connections are opened again, all from the client's address."""
     opened = 0
@@ -566,56 +557,6 @@ def test_accepting_continues_after_file_descriptors_ran_out(monkeypatch: pytest.
 
         monkeypatch.setattr(server.listener, "_sock", Full())
         wait_until(lambda: ask(server, "/healthz")[0] == 200, "it answers")
-
-
-# WHAT A CLIENT ASKS FOR
-
-
-def parsed(query: str) -> Subscription:
-    return parse_subscription({key: [value] for key, _, value in (part.partition("=") for part in query.split("&"))})
-
-
-def test_subscription_is_parsed_from_the_query() -> None:
-    assert parsed(QUERY) == Subscription("zero", 0, None, None)
-    mark, version = watermark(99), watermark(5, 1)
-    streaming = parsed(f"appID=my_app1&shardNum=12&lastWatermark={mark}&replicaVersion={version}&publications=x&k=y")
-    assert streaming == Subscription("my_app1", 12, mark, version)
-    assert streaming.shard_name == "my_app1_12"
-    assert parsed(f"{QUERY}&lastWatermark=&replicaVersion=") == Subscription("zero", 0, None, None)
-
-
-@pytest.mark.parametrize(
-    ("query", "reason"),
-    [
-        ("shardNum=0", "appID"),
-        ("appID=&shardNum=0", "appID"),
-        ("appID=a.b&shardNum=0", "appID"),
-        ("appID=a'b&shardNum=0", "appID"),
-        ("appID=é&shardNum=0", "appID"),
-        ("appID=zero", "shardNum"),
-        ("appID=zero&shardNum=-1", "shardNum"),
-        ("appID=zero&shardNum=²", "shardNum"),
-        ("appID=zero&shardNum=1e3", "shardNum"),
-        ("appID=zero&shardNum=9999999999", "shardNum"),
-        (f"appID={'a' * 65}&shardNum=0", "appID.*64 characters"),
-    ],
-)
-def test_invalid_subscription_is_an_error(query: str, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        parsed(query)
-
-
-@pytest.mark.parametrize(
-    "marks",
-    ["lastWatermark=nonsense", "lastWatermark=00&replicaVersion=0A", "lastWatermark=00.", "lastWatermark=" + "0" * 999],
-)
-def test_foreign_watermark_is_not_a_bad_request(marks: str) -> None:
-    """zero-cache would repeat the request after HTTP 400 for ever; reset-required repairs the replica."""
-    subscription = parsed(f"{QUERY}&{marks}")
-    assert (subscription.last_watermark, subscription.replica_version) == (None, None)
-    assert subscription.foreign is not None
-    assert "is not a watermark of zmsd" in subscription.foreign
-    assert len(subscription.foreign) < 250
 
 
 def test_invalid_query_is_400_with_reason() -> None:

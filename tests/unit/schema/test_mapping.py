@@ -8,7 +8,6 @@ import pytest
 from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 
 from zmsd.config.document import parse
-from zmsd.config.mongodb_names import path_problem
 from zmsd.schema.catalog import Catalog, Table
 from zmsd.schema.mapping import Mapping, default_mapping, parse_mappings
 from zmsd.schema.tables import Column, TableSpec, parse_schema
@@ -463,16 +462,6 @@ def test_number_in_a_path_is_a_warning(form: dict[str, Any]) -> None:
     assert not issues
     reason = "a number is a field name here, not an array index: use $arrayElemAt for an index"
     assert warnings == [f"message.{next(iter(form))}.content: {reason}"]
-
-
-@pytest.mark.parametrize("path", ["a", "_id", "a.b.c", "a.0", "ü", "a b", "a$", "a\u200cb.\u200d\u00a0", "\n"])
-def test_valid_path_has_no_problem(path: str) -> None:
-    assert path_problem(path) is None
-
-
-@pytest.mark.parametrize("path", ["", ".", "a.", ".a", "a..b", "$a", "a.$b", "a\0", "\ud800"])
-def test_invalid_path_has_a_problem(path: str) -> None:
-    assert path_problem(path)
 
 
 @pytest.mark.parametrize("revision", [-1, 1.5, True, "1", None, 1 << 53])

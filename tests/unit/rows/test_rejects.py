@@ -1,0 +1,42 @@
+"""Rejected rows: counted by table and reason, few of them logged."""
+
+from __future__ import annotations
+
+import pytest
+
+from zmsd.rows import rejects
+from zmsd.rows.rejects import Rejects
+
+
+def test_cases_are_counted_and_the_first_ones_logged(caplog: pytest.LogCaptureFixture) -> None:
+    found = Rejects()
+    for number in range(rejects._LOGGED_CASES + 3):
+        found.add("user", "no key", number)
+    assert found.counts() == {("user", "no key"): rejects._LOGGED_CASES + 3}
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == rejects._LOGGED_CASES
+    assert [line for line in lines if "only counted" in line] == lines[-1:]
+
+
+def test_newest_cases_are_kept() -> None:
+    found = Rejects()
+    for number in range(rejects._KEPT_CASES + 1):
+        found.add("user", "no key", number)
+    assert [case.id for case in found.newest()] == [str(number) for number in range(1, rejects._KEPT_CASES + 1)]
+
+
+def test_further_reasons_of_a_table_are_counted_as_one() -> None:
+    found = Rejects()
+    for number in range(rejects._MAX_REASONS + 2):
+        found.add("user", f"reason {number}", "x")
+    found.add("room", "no key", "x")
+    counts = found.counts()
+    assert counts["user", "other reasons"] == 2
+    assert counts["room", "no key"] == 1
+    assert len(counts) == rejects._MAX_REASONS + 2
+
+
+def test_long_id_is_cut() -> None:
+    found = Rejects()
+    found.add("user", "no key", "x" * 1000)
+    assert found.newest()[0].id == "x" * 200
