@@ -12,7 +12,9 @@ from types import TracebackType
 from tests.support.wait import FACTOR, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = "systemd,systemd-sysv,dbus,ca-certificates,libcurl4,python3,python3-venv"
+_PACKAGES = "systemd,systemd-sysv,dbus,ca-certificates,python3,python3-venv,make"
+_LIBCURL = {"trixie": "libcurl4t64"}
+"""For the packaged mongod; libcurl4 in older releases."""
 _NEEDED = ("debootstrap", "systemd-nspawn", "nsenter")
 
 
@@ -30,7 +32,8 @@ def bare_tree(release: str) -> Path:
     if not tree.exists():
         new = tree.with_name(f"{tree.name}.{os.getpid()}")
         shutil.rmtree(new, ignore_errors=True)
-        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", release, str(new)]
+        packages = f"{_PACKAGES},{_LIBCURL.get(release, 'libcurl4')}"
+        command = ["debootstrap", "--variant=minbase", f"--include={packages}", release, str(new)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=900)
         new.rename(tree)
     return tree
