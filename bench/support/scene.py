@@ -24,6 +24,9 @@ from zmsd.demo.mongod import Mongod, temporary_replica_set
 
 Document = dict[str, Any]
 
+Tables = dict[str, tuple[str, Document | None]]
+"""Table -> its collection and filter."""
+
 COLUMNS = {"id": "string", "name": "string", "text": "string", "n": "number", "at": "number", "done": "boolean"}
 _BATCH = 1000
 
@@ -114,21 +117,27 @@ class Scene:
         time: Timestamp = self.client.admin.command("ping")["operationTime"]
         return time
 
-    def make_zmsd(self, db: Database[Document], *, scope: str = "auto") -> Zmsd:
-        """Not started yet; its store is empty. A table for each collection."""
+    def make_zmsd(self, db: Database[Document], *, scope: str = "auto", tables: Tables | None = None) -> Zmsd:
+        """Not started yet; its store is empty.
+
+        :param tables: by name; None: a table for each collection
+        """
         self._made += 1
         typed = {name: {"type": kind} for name, kind in COLUMNS.items()}
-        collections = sorted(db.list_collection_names())
-        schema = {name: {"tableName": name, "columns": typed, "primaryKey": ["id"]} for name in collections}
+        tables = tables or {name: (name, None) for name in sorted(db.list_collection_names())}
+        schema = {name: {"tableName": name, "columns": typed, "primaryKey": ["id"]} for name in tables}
         fields = {name: "_id" if name == "id" else name for name in COLUMNS}
-        mappings = {name: {"collection": name, "fields": fields} for name in collections}
+        mappings = {
+            name: {"collection": collection, "fields": fields, **({"filter": condition} if condition else {})}
+            for name, (collection, condition) in tables.items()
+        }
         settings: dict[str, dict[str, Any]] = {"feed": {"scope": scope}, "server": {"max_sessions_per_address": 64}}
         return Zmsd(self._directory / f"zmsd{self._made}", self.uri(db), schema, mappings, settings=settings)
 
     @contextlib.contextmanager
-    def zmsd(self, db: Database[Document], *, scope: str = "auto") -> Iterator[Zmsd]:
+    def zmsd(self, db: Database[Document], *, scope: str = "auto", tables: Tables | None = None) -> Iterator[Zmsd]:
         """A running one."""
-        process = self.make_zmsd(db, scope=scope)
+        process = self.make_zmsd(db, scope=scope, tables=tables)
         with process:
             process.start()
             yield process

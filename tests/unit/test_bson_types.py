@@ -15,7 +15,7 @@ from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectI
 import zmsd
 from zmsd.bson_types import BSON_TYPES, EMPTY, MAX_EXACT_INTEGER, BsonType, fits, is_compared, type_name, type_of
 from zmsd.rows import bson_json
-from zmsd.rows.filters import _NEVER, _comparable
+from zmsd.rows.filters import _NEVER, comparable
 
 README = Path(zmsd.__file__).parent.parent / "README.rst"
 COLUMN_TYPES = ("string", "number", "boolean", "json")
@@ -75,7 +75,7 @@ def test_conversions_follow_the_table(kind: BsonType) -> None:
 @pytest.mark.parametrize("kind", BSON_TYPES, ids=lambda kind: kind.name)
 def test_plain_filters_compare_what_the_table_says(kind: BsonType) -> None:
     value = SAMPLES[kind.name]
-    assert is_compared(value) == kind.compared == (_comparable(value) is not _NEVER)
+    assert is_compared(value) == kind.compared == (comparable(value) is not _NEVER)
 
 
 @pytest.mark.parametrize("kind", BSON_TYPES, ids=lambda kind: kind.name)

@@ -20,6 +20,7 @@ from zmsd.replication.resync import Resync, SnapshotReader
 from zmsd.retry import retry_while_unavailable
 from zmsd.rows import computed, plain
 from zmsd.rows.computed import Evaluator, follows_from_id
+from zmsd.rows.discriminators import merged_filters
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.catalog import Catalog, Table
 from zmsd.schema.publication import Publication
@@ -131,7 +132,7 @@ def row_filters(catalog: Catalog, shards: Iterable[ShardTable]) -> dict[str, lis
     """
     others = {shard.collection for shard in shards}
     return {
-        name: [table.mapping.filter for table in tables]
+        name: merged_filters([table.mapping.filter for table in tables])
         for name, tables in catalog.by_collection.items()
         if name not in others and all(table.mapping.plain and table.mapping.filter for table in tables)
     }

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from zmsd.bson_types import Document
 from zmsd.mongodb.events import OF_DOCUMENTS, ChangeEvent
+from zmsd.rows.discriminators import Discriminator
 from zmsd.rows.rejects import Rejects
 from zmsd.rows.table_rows import TableRows
 from zmsd.schema.catalog import Catalog, Table
@@ -23,6 +24,7 @@ class TableEncoder:
     def __init__(self, table: Table, rejects: Rejects, included_to: int = -1) -> None:
         """:param included_to: position up to which the table has all changes already"""
         self.name = table.name
+        self.collection = table.mapping.collection
         self.rows = TableRows(table, rejects)
         self.messages = TableMessages(table.name, table.spec.primary_key)
         self.included_to = included_to
@@ -59,6 +61,10 @@ class Encoder:
         for table in catalog.tables:
             encoder = TableEncoder(table, rejects, (included_to or {}).get(table.name, -1))
             self.tables.setdefault(table.mapping.collection, []).append(encoder)
+        by_collection = catalog.by_collection
+        self._discriminators = {
+            name: Discriminator([table.mapping for table in by_collection[name]]) for name in self.tables
+        }
         self._usual = {name: tables for name, tables in self.tables.items() if name not in self.system_tables}
 
     def change(self, event: ChangeEvent, at: int) -> list[bytes] | None:
@@ -74,6 +80,9 @@ class Encoder:
             return self.changes(tables[0], event)
         if not event.before_known and not all(table.rows.follows_from_id for table in tables):
             return None
+        if event.before_known:
+            chosen = self._discriminators[event.collection or ""].tables_of_change(event.before, event.after)
+            tables = [tables[number] for number in chosen]
         return [frame for table in tables if at > table.included_to for frame in self.changes(table, event)]
 
     def changes(self, table: TableEncoder, event: ChangeEvent) -> list[bytes]:
@@ -90,9 +99,17 @@ class Encoder:
     def inserts(self, documents: Sequence[Document], computed: Computed, tables: Sequence[TableEncoder]) -> list[bytes]:
         """Return insert messages of some of a collection's tables for documents."""
         frames: list[bytes] = []
+        discriminator = self._discriminators[tables[0].collection] if tables else None
+        split = None
+        if discriminator is not None and discriminator.is_useful and len(tables) > 1:
+            found = discriminator.split(documents)
+            split = {
+                table.name: found.get(number, []) for number, table in enumerate(self.tables[tables[0].collection])
+            }
         for table in tables:
-            inserted = table.messages.inserted
-            made = [inserted(text) for _, text in table.rows.of_documents(documents, computed.get(table.name))]
+            inserted, results = table.messages.inserted, computed.get(table.name)
+            own = documents if split is None or results is not None else split[table.name]
+            made = [inserted(text) for _, text in table.rows.of_documents(own, results)]
             self.row_counts[table.name] += len(made)
             frames += made
         return frames

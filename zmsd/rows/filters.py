@@ -7,7 +7,7 @@ Reference: https://www.mongodb.com/docs/manual/reference/bson-type-comparison-or
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -33,10 +33,31 @@ def compile_filter(conditions: dict[str, Any]) -> Predicate:
     return lambda document: all(test(document) for test in tests)
 
 
+def equalities(conditions: dict[str, Any]) -> dict[str, list[Any]]:
+    """Return path -> the values of which a document must have one there, for the paths that a plain filter compares so.
+
+    A document that has none of the values does not match. One that has may still fail another condition.
+    """
+    found: dict[str, list[Any]] = {}
+    for path, condition in conditions.items():
+        if not _is_operators(condition):
+            found[path] = [condition]
+        elif "$eq" in condition:
+            found[path] = [condition["$eq"]]
+        elif "$in" in condition:
+            found[path] = list(condition["$in"])
+    return found
+
+
+def comparables_at(document: dict[str, Any], path: tuple[str, ...]) -> Iterator[Any]:
+    """Yield what a plain filter compares with its operands at a path, as ``comparable`` returns it."""
+    return _comparables(document, path, 0)
+
+
 def identity(value: Any) -> Any:
     """Return a value that is equal for two ``_id`` exactly if MongoDB takes them for the same ``_id``.
 
-    Scalars compare as in ``_comparable``, objects by their fields in order.
+    Scalars compare as in ``comparable``, objects by their fields in order.
     """
     if type(value) in _OWN_IDENTITY:
         return value
@@ -48,7 +69,7 @@ def identity(value: Any) -> Any:
         return list, [identity(item) for item in value]
     if isinstance(value, Code):
         return Code, str(value), identity(value.scope)
-    found = _comparable(value)
+    found = comparable(value)
     return bson.encode({"": value}) if found is _NEVER else found
 
 
@@ -72,7 +93,7 @@ def _negated(test: Predicate) -> Predicate:
 
 def _any_of(path: tuple[str, ...], operands: Any) -> Predicate:
     """Return a test for equality with one of the operands, of the value itself or of an element of it."""
-    wanted = frozenset(map(_comparable, operands))
+    wanted = frozenset(map(comparable, operands))
     texts = frozenset(value for value in operands if type(value) is str)
     null = any(value is None for value in operands)
 
@@ -89,8 +110,8 @@ def _matches(value: Any, path: tuple[str, ...], depth: int, wanted: frozenset[An
     """Follow a path as MongoDB's matcher does: into the objects of an array, but not into an array in an array."""
     if depth == len(path):
         if isinstance(value, list):
-            return any(_comparable(item) in wanted for item in value)
-        return _comparable(value) in wanted
+            return any(comparable(item) in wanted for item in value)
+        return comparable(value) in wanted
     if isinstance(value, DBRef):
         value = value.as_doc()
     if isinstance(value, dict):
@@ -100,6 +121,23 @@ def _matches(value: Any, path: tuple[str, ...], depth: int, wanted: frozenset[An
     if isinstance(value, list):
         return any(_matches(item, path, depth, wanted, null) for item in value if isinstance(item, (dict, DBRef)))
     return null
+
+
+def _comparables(value: Any, path: tuple[str, ...], depth: int) -> Iterator[Any]:
+    """Follow a path as ``_matches`` does."""
+    if depth == len(path):
+        yield from map(comparable, value if isinstance(value, list) else (value,))
+        return
+    if isinstance(value, DBRef):
+        value = value.as_doc()
+    if isinstance(value, dict) and path[depth] in value:
+        yield from _comparables(value[path[depth]], path, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            if isinstance(item, (dict, DBRef)):
+                yield from _comparables(item, path, depth)
+    else:
+        yield None
 
 
 def _exists(value: Any, path: tuple[str, ...], depth: int) -> bool:
@@ -119,7 +157,7 @@ _NEVER = (object(),)
 """Stands for values that equal no operand: objects, arrays, and types that plain filters do not compare."""
 
 
-def _comparable(value: Any) -> Any:
+def comparable(value: Any) -> Any:
     """Return a hashable value that is equal for two scalars exactly if MongoDB compares them as equal.
 
     Numbers of all types compare by value, all other types only with their own.

@@ -15,7 +15,7 @@ from zmsd.bson_types import Document
 from zmsd.mongodb.events import ChangeEvent, change_event
 from zmsd.mongodb.sequencer import TransactionPart
 from zmsd.replication.change_log import Entry
-from zmsd.replication.encoder import Encoder
+from zmsd.replication.encoder import Encoder, TableEncoder
 from zmsd.replication.entries import EntryBuilder
 from zmsd.replication.resync import Resync, SnapshotReader
 from zmsd.rows import table_rows
@@ -416,3 +416,39 @@ def test_key_owners_are_trimmed_when_a_transaction_begins_within_a_batch(
     later = event("update", "c", 2, a, b)  # meanwhile document 2 has the key "a", which the encoder did not see
     made = changes(entries_of(one, TransactionPart(AT, [], False, True), whole(later, at=AT + 1)))
     assert ("update", "t", {"name": "a"}, {"name": "b", "v": 1}) in made
+
+
+def test_document_moves_between_tables_of_its_collection() -> None:
+    tables = [table(name, "c", [("id", "string", "_id")], {"kind": name}) for name in ("b", "a")]
+    every = table("every", "c", [("id", "string", "_id"), ("kind", "string", "kind")])
+    made = encoded(
+        encoder(*tables, every),
+        event("insert", "c", "1", None, {"kind": "a"}),
+        event("update", "c", "1", {"kind": "a"}, {"kind": "b"}),
+        event("update", "c", "1", {"kind": "b"}, {"kind": ["a", "b"]}),
+        event("update", "c", "1", {"kind": ["a", "b"]}, {"kind": "x"}),
+        event("delete", "c", "1", {"kind": "x"}),
+    )
+    assert [(tag, name) for tag, name, *_ in made] == [
+        *[("insert", "a"), ("insert", "every")],
+        *[("insert", "b"), ("delete", "a"), ("update", "every")],
+        *[("insert", "a"), ("update", "every")],
+        *[("delete", "b"), ("delete", "a"), ("update", "every")],
+        ("delete", "every"),
+    ]
+
+
+def test_copy_asks_the_tables_of_each_document() -> None:
+    tables = [table(name, "c", [("id", "string", "_id")], {"kind": name}) for name in ("b", "a", "none")]
+    one = Encoder(Catalog((*tables, table("every", "c"))), Rejects())
+    documents = [{"_id": f"{number}", "kind": kind} for number, kind in enumerate(["a", "b", ["b", "a"], None, 5])]
+
+    def ids(chosen: Sequence[TableEncoder]) -> list[tuple[str, str]]:
+        frames = one.inserts(documents, {}, chosen)
+        return [(change["relation"]["name"], change["new"]["id"]) for change in data(b"".join(frames))]
+
+    every = [("every", f"{number}") for number in range(5)]
+    assert ids(one.tables["c"]) == [("b", "1"), ("b", "2"), ("a", "0"), ("a", "2"), *every]
+    assert ids(one.tables["c"][1:3]) == [("a", "0"), ("a", "2")]
+    assert ids([]) == []
+    assert one.row_counts == {"a": 4, "b": 2, "every": 5, "none": 0}
