@@ -27,8 +27,8 @@ from zmsd.watermarks.base import (
     ReplicaRecord,
     WatermarkStore,
 )
+from zmsd.watermarks.record_checks import TABLES, readable
 from zmsd.watermarks.sqlite_file import advice, keep_private, refuse_foreign, translated
-from zmsd.watermarks.sqlite_rows import TABLES, readable
 
 log = logging.getLogger(__name__)
 

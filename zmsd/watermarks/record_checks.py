@@ -1,4 +1,4 @@
-"""Checks of each row of the sqlite store: a damaged file may open and contain rows that zmsd did not write."""
+"""Checks of the records in a store: a damaged file or bucket may open and contain what zmsd did not write."""
 
 from __future__ import annotations
 
