@@ -27,6 +27,7 @@ from zmsd.watermarks.nats import SharedStore
 
 ZERO = Replica("zero", 0, mark(5))
 NEW = ZERO._replace(version=mark(8))
+TOKEN = "82" * 10
 
 Start = Callable[..., NatsServer]
 Open = Callable[..., SharedStore]
@@ -92,10 +93,10 @@ def test_documented_permissions_suffice(start: Start, open_store: Open) -> None:
     server = start(authorization={"users": [{"user": "zmsd", "password": "p", "permissions": rights}]})
     stores = [open_store(server.url, bucket="b", user="zmsd", password="p") for _ in range(2)]
     stores[0].record_copy(ZERO, copy(5))
-    stores[0].record_checkpoint(mark(5), "token")
+    stores[0].record_checkpoint(mark(5), TOKEN)
     wait_until(lambda: stores[1].latest_checkpoint(mark(5)), "the other one sees it")
     assert stores[1].replica(ZERO) == ReplicaRecord(None, (copy(5),))
-    assert stores[0].append_epoch("f", "document", ())
+    assert stores[0].append_epoch("f", "[]", ())
 
 
 def test_token_is_used(start: Start, open_store: Open) -> None:
@@ -215,9 +216,9 @@ def test_store_reads_and_queues_writes_during_an_outage(start: Start, open_store
     began = time.monotonic()
     for number in range(1000):
         store.record_ack(ZERO, mark(6 + number))
-        store.record_checkpoint(mark(6 + number), "token")
+        store.record_checkpoint(mark(6 + number), TOKEN)
     assert store.replica(ZERO) == ReplicaRecord(mark(1005), (copy(5),))
-    assert store.latest_checkpoint(mark(9999)) == (mark(1005), "token")
+    assert store.latest_checkpoint(mark(9999)) == (mark(1005), TOKEN)
     assert time.monotonic() - began < 2 * FACTOR
     store.record_copy(ZERO, copy(2000))  # tried for a second
     both = ReplicaRecord(mark(1005), (copy(5), copy(2000)))
@@ -320,7 +321,7 @@ def test_first_publisher_of_an_epoch_wins(start: Start, open_store: Open) -> Non
             number: int, before: Any = before, won: Any = won, barrier: Any = barrier, epoch: int = epoch
         ) -> None:
             barrier.wait()
-            if stores[number].append_epoch(f"{epoch}-{number}", "document", before):
+            if stores[number].append_epoch(f"{epoch}-{number}", "[]", before):
                 won.append(number)
 
         threads = [Thread(target=publish, args=(number,)) for number in range(3)]
@@ -331,17 +332,17 @@ def test_first_publisher_of_an_epoch_wins(start: Start, open_store: Open) -> Non
         assert len(won) == 1
         expected = (*before, f"{epoch}-{won[0]}")
         wait_until(lambda expected=expected: all(one.epochs() == expected for one in stores), "all know it")
-        assert all(one.load_publication(expected[-1]) == "document" for one in stores)
+        assert all(one.load_publication(expected[-1]) == "[]" for one in stores)
     assert told[0] == 10
 
 
 def test_publish_during_an_outage_fails_and_is_not_repeated(start: Start, open_store: Open) -> None:
     server = start()
     store = open_store(server.url)
-    assert store.append_epoch("one", "document", ())
+    assert store.append_epoch("one", "[]", ())
     server.kill()
     with pytest.raises(StoreError, match="cannot be agreed on"):
-        store.append_epoch("two", "document", ("one",))
+        store.append_epoch("two", "[]", ("one",))
     server.start()
     wait_until(lambda: store.trouble is None, "it is back", 20)
     store.record_copy(ZERO, copy(5))
@@ -354,15 +355,15 @@ def test_names_that_cannot_be_keys_are_encoded(start: Start, open_store: Open) -
     store = open_store(server.url)
     strange = Replica("a b.*>ü", 0, mark(5, 1))
     store.record_copy(strange, copy(5))
-    store.save_publication("f ..", "document")
+    store.save_publication("f ..", "[]")
     again = open_store(server.url)
     assert again.replicas() == {strange: ReplicaRecord(None, (copy(5),))}
-    assert again.contents().publications == {"f ..": "document"}
+    assert again.contents().publications == {"f ..": "[]"}
 
 
 def test_large_edition_is_stored(start: Start, open_store: Open) -> None:
     server = start()
-    document = json.dumps({f"table{number}": "text" * 100 for number in range(10_000)})
+    document = json.dumps([f"table{number}" + "text" * 100 for number in range(10_000)])
     assert len(document) > 2 << 20
     open_store(server.url).save_publication("f", document)
     assert open_store(server.url).load_publication("f") == document
@@ -385,6 +386,41 @@ def test_records_of_an_older_zmsd_are_migrated(start: Start, open_store: Open) -
         wait_until(lambda store=store: not store._mirror.next(), "the old document is deleted")
         assert key not in store._mirror.values(store._bucket)
         store.close()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\x00", b"null", b"[]", b'{"app": 1}', b"[" * 100_000])
+def test_damaged_records_count_as_unknown(
+    damage: bytes, start: Start, open_store: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store(start().url)
+    store.record_copy(ZERO, copy(5))
+    store.record_copy(NEW, copy(8))
+    store.record_checkpoint(mark(5), "82" * 10)
+    store.record_checkpoint(mark(6), "83" * 10)
+    store.save_publication("e", "[]")
+    changes = [
+        store._mirror.change(f"damage {key}", bucket, key, lambda _: damage)
+        for bucket, key in (
+            *((store._bucket, key) for key in (nats._replica_key(ZERO), "edition.e", "epochs", "identity", "invalid")),
+            (store._checkpoints, mark(6)),
+        )
+    ]
+    for change in changes:
+        assert store._mirror.wait(change, 5)
+    assert store.replicas() == {NEW: ReplicaRecord(None, (copy(8),))}
+    assert store.replica(ZERO) is None
+    assert store.latest_checkpoint(mark(7)) == (mark(5), "82" * 10)
+    assert store.load_publication("e") is None
+    assert store.epochs() == ()
+    assert store.load_identity() is None
+    assert store.invalidated_below() is None
+    assert list(store.contents().checkpoints) == [mark(5)]
+    assert any("unreadable record ignored" in str(record.msg) for record in caplog.records) or damage == b"[]"
+    store.record_copy(ZERO, copy(9))
+    store.save_publication("e", "[]")
+    assert store.append_epoch("e", "[]", ())
+    assert store.replica(ZERO) == ReplicaRecord(None, (copy(9),))
+    assert (store.epochs(), store.load_publication("e")) == (("e",), "[]")
 
 
 def test_bucket_of_another_program_is_refused_and_left_as_it_is(start: Start, open_store: Open) -> None:

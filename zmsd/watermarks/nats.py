@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,6 +25,7 @@ from zmsd.watermarks.base import (
 )
 from zmsd.watermarks.nats_buckets import Buckets
 from zmsd.watermarks.nats_mirror import Change
+from zmsd.watermarks.nats_values import Values, write, write_publication, write_replica
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class SharedStore(WatermarkStore):
         self._notify: Callable[[], None] = lambda: None
         self._buckets = Buckets(settings, {self._bucket: None, self._checkpoints: CHECKPOINT_AGE}, self._changed)
         self._mirror = self._buckets.mirror
+        self._values = Values(self._bucket)
         self._refuse_foreign()
         self._claim(database)
         self._migrate()
@@ -68,7 +69,8 @@ class SharedStore(WatermarkStore):
 
     def replicas(self) -> dict[Replica, ReplicaRecord]:
         values = self._mirror.values(self._bucket)
-        return dict(_replica(value) for key, value in values.items() if key.startswith("replica."))
+        found = [self._values.replica(key, value) for key, value in values.items() if key.startswith("replica.")]
+        return dict(filter(None, found))
 
     def record_copy(self, replica: Replica, copy: CopyRecord) -> None:
         change = self._change(copy.watermark, replica, lambda record: record.with_copy(copy))
@@ -99,44 +101,42 @@ class SharedStore(WatermarkStore):
 
     def latest_checkpoint(self, watermark: str) -> tuple[str, str] | None:
         known = self._mirror.values(self._checkpoints)
-        mark = max((mark for mark in known if mark <= watermark), default=None)
-        return None if mark is None else (mark, known[mark].decode())
+        for mark in sorted((mark for mark in known if mark <= watermark), reverse=True):
+            if (token := self._values.token(mark, known[mark])) is not None:
+                return mark, token
+        return None
 
     def load_identity(self) -> Identity | None:
-        known = self._value("identity")
-        return None if known is None else Identity(known["setId"], known["collections"], known.get("database"))
+        return self._values.identity(self._mirror.value(self._bucket, "identity"))
 
     def save_identity(self, identity: Identity) -> None:
         set_id, collections, database = identity
         self._set("identity", {"setId": set_id, "collections": collections, "database": database})
 
     def invalidated_below(self) -> tuple[str, str] | None:
-        known = self._value("invalid")
-        return None if known is None else (known["below"], known["reason"])
+        return self._values.invalid(self._mirror.value(self._bucket, "invalid"))
 
     def invalidate(self, watermark: str, reason: str) -> None:
         self._set("invalid", {"below": watermark, "reason": reason})
 
     def load_publication(self, fingerprint: str) -> str | None:
         key = _key("edition", fingerprint)
-        found = self._mirror.value(self._bucket, key)
-        if found is None:
+        if self._mirror.value(self._bucket, key) is None:
             self._buckets.refresh(self._bucket, key)
-            found = self._mirror.value(self._bucket, key)
-        return None if found is None else zlib.decompress(found).decode()
+        return self._values.publication(key, self._mirror.value(self._bucket, key))
 
     def save_publication(self, fingerprint: str, document: str) -> None:
         if self.load_publication(fingerprint) is None:
             self._write_now("publication", self._save_publication(fingerprint, document), fingerprint=fingerprint)
 
     def epochs(self) -> Sequence[str]:
-        return tuple(self._value("epochs") or ())
+        return self._values.epochs(self._mirror.value(self._bucket, "epochs"))
 
     def append_epoch(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
-        before, then = list(after), [*after, fingerprint]
+        before, then = tuple(after), (*after, fingerprint)
 
         def update(old: bytes | None) -> bytes | None:
-            return _json(then) if _parsed(old, []) == before else old
+            return write(then) if self._values.epochs(old) == before else old
 
         documented = self._save_publication(fingerprint, document)
         change = self._mirror.change("epochs", self._bucket, "epochs", update)
@@ -146,7 +146,7 @@ class SharedStore(WatermarkStore):
                 "the publication cannot be agreed on with the other daemons: the watermark store is unavailable "
                 f"({self.trouble or 'it does not answer'}): try again once NATS answers"
             )
-        return list(self.epochs()) == then
+        return self.epochs() == then
 
     def on_epoch_change(self, notify: Callable[[], None]) -> None:
         self._notify = notify
@@ -154,10 +154,11 @@ class SharedStore(WatermarkStore):
     def contents(self) -> Contents:
         prefix = "edition."
         publications = [key for key in self._mirror.values(self._bucket) if key.startswith(prefix)]
-        checkpoints = self._mirror.values(self._checkpoints)
+        marks = sorted(self._mirror.values(self._checkpoints).items())
+        checkpoints = {mark: self._values.token(mark, value) for mark, value in marks}
         return Contents(
             self.replicas(),
-            {mark: checkpoints[mark].decode() for mark in sorted(checkpoints)},
+            {mark: token for mark, token in checkpoints.items() if token is not None},
             {_text(key): self.load_publication(_text(key)) or "" for key in publications},
             self.epochs(),
             self.load_identity(),
@@ -191,10 +192,11 @@ class SharedStore(WatermarkStore):
 
     def _claim(self, database: str) -> None:
         """Reserve the bucket for this database: two databases in one bucket would invalidate each other's positions."""
-        name = _json(database)
+        name = write(database)
         change = self._mirror.change("claim", self._bucket, "database", lambda old: old or name)
         self._write_now("database", change)
-        owner = self._value("database")
+        claimed = self._mirror.value(self._bucket, "database") or name
+        owner = database if claimed == name else claimed.decode(errors="replace").strip('"')
         if owner != database:
             self.close()
             raise StoreError(
@@ -206,28 +208,32 @@ class SharedStore(WatermarkStore):
         if bucket == self._bucket and key in ("epochs", ""):
             self._notify()
 
-    def _value(self, key: str) -> Any:
-        return _parsed(self._mirror.value(self._bucket, key), None)
-
     def _set(self, key: str, value: Any) -> None:
-        text = _json(value)
+        text = write(value)
         self._write_now(key, self._mirror.change(key, self._bucket, key, lambda _: text))
 
     def _save_publication(self, fingerprint: str, document: str) -> Change:
-        key, value = _key("edition", fingerprint), zlib.compress(document.encode())
-        return self._mirror.change(("edition", key), self._bucket, key, lambda old: old or value)
+        key, value = _key("edition", fingerprint), write_publication(document)
+
+        def update(old: bytes | None) -> bytes | None:
+            return value if self._values.publication(key, old) is None else old
+
+        return self._mirror.change(("edition", key), self._bucket, key, update)
 
     def _record(self, replica: Replica) -> ReplicaRecord | None:
-        value = self._mirror.value(self._bucket, _replica_key(replica))
-        return None if value is None else _replica(value)[1]
+        key = _replica_key(replica)
+        known = self._values.replica(key, self._mirror.value(self._bucket, key))
+        return None if known is None else known[1]
 
     def _change(self, name: str, replica: Replica, update: Callable[[ReplicaRecord], ReplicaRecord]) -> Change:
-        def updated(old: bytes | None) -> bytes | None:
-            known = ReplicaRecord(None, ()) if old is None else _replica(old)[1]
-            record = update(known)
-            return old if record == known else _replica_value(replica, record)
-
         key = _replica_key(replica)
+
+        def updated(old: bytes | None) -> bytes | None:
+            readable = self._values.replica(key, old)
+            known = ReplicaRecord(None, ()) if readable is None else readable[1]
+            record = update(known)
+            return old if record == known else write_replica(replica, record)
+
         return self._mirror.change((name, key), self._bucket, key, updated)
 
     def _migrate(self) -> None:
@@ -256,25 +262,6 @@ class SharedStore(WatermarkStore):
 
 def _instead(new: ReplicaRecord, _old: ReplicaRecord) -> ReplicaRecord:
     return new
-
-
-def _replica(value: bytes) -> tuple[Replica, ReplicaRecord]:
-    known = json.loads(value)
-    copies = tuple(CopyRecord(*copy) for copy in known["copies"])
-    return Replica(known["app"], known["number"], known["version"]), ReplicaRecord(known["acked"], copies)
-
-
-def _replica_value(replica: Replica, record: ReplicaRecord) -> bytes:
-    app, number, version = replica
-    return _json({"app": app, "number": number, "version": version, "acked": record.acked, "copies": record.copies})
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value).encode()
-
-
-def _parsed(value: bytes | None, default: Any) -> Any:
-    return default if value is None else json.loads(value)
 
 
 def _key(kind: str, text: str) -> str:
