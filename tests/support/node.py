@@ -17,6 +17,7 @@ from typing import IO
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "e2e"
 CHAT = ROOT / "examples" / "chat"
+ROWS = ROOT / "examples" / "rows"
 SCRIPTS = ROOT / "tests" / "e2e" / "scripts"
 
 INSTALL_ATTEMPTS = 3
@@ -112,7 +113,7 @@ def _workspace(name: str, command: str, files: Mapping[str, str]) -> Workspace:
                     + done.stderr[-2000:]
                 )
             (target / "installed").touch()
-        for source, folder in ((SCRIPTS, "scripts"), (CHAT, "chat")):
+        for source, folder in ((SCRIPTS, "scripts"), (CHAT, "chat"), (ROWS, "rows")):
             _mirror(source, target / folder)
     return result
 
