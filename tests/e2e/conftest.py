@@ -60,7 +60,7 @@ class Zero:
     """Run zero-cache for the tables of a schema document, with a query endpoint that serves these tables."""
 
     def __init__(self, workspace: Workspace, directory: Path, schema: Any, stack: contextlib.ExitStack) -> None:
-        self._workspace, self._directory, self._stack = workspace, directory, stack
+        self._workspace, self._directory, self.stack = workspace, directory, stack
         self._numbers = itertools.count()
         self._served = directory / "served.json"
         self.publish(schema)
@@ -72,13 +72,18 @@ class Zero:
         self._served.write_text(json.dumps(schema))
         self.schema = schema
 
-    def client(self, schema: Any = None, *, legacy: bool = False, **options: Any) -> NodeClient:
-        """Return a client of this schema, by default the endpoint's, with one view per table, named like the table."""
+    def client(
+        self, schema: Any = None, *, legacy: bool = False, cache: ZeroCache | None = None, **options: Any
+    ) -> NodeClient:
+        """Return a client of this schema, by default the endpoint's, with one view per table, named like the table.
+
+        :param cache: the zero-cache to connect to, where there are several
+        """
         schema = schema or self.schema
         file = self._directory / f"client{next(self._numbers)}.json"
         file.write_text(json.dumps(schema))
         env = {"SCHEMA": str(file), "LEGACY_QUERIES": str(int(legacy)), "USER_ID": "anon", **options.pop("env", {})}
-        client = self._stack.enter_context(NodeClient(self._workspace, self.cache, env=env, **options))
+        client = self.stack.enter_context(NodeClient(self._workspace, cache or self.cache, env=env, **options))
         for name in schema:
             client.materialize(name, None if legacy else "all", {"table": name})
         return client

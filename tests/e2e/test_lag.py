@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.support.mongod import ReplicaSet
 from tests.support.otlp import MetricsReceiver
@@ -13,6 +16,8 @@ from tests.support.types import Serve
 from tests.support.wait import wait_until
 from tests.support.writer import mappings_of, schema_of
 from tests.support.zero import ZeroCache
+
+pytestmark = pytest.mark.skipif(os.environ.get("ZMSD_TEST_LONG") != "1", reason="ZMSD_TEST_LONG=1 runs it")
 
 NAMES = [f"zero.replication.{name}" for name in ("upstream_lag", "total_lag", "upstream_clock_skew")]
 STALL_MS = 8_000
@@ -44,7 +49,7 @@ def test_lag_metrics_of_an_idle_database_are_small_and_grow_while_mongodb_stalls
         assert 0 <= upstream <= total
         # Both run on one clock: the database's time is between the two of zmsd.
         assert abs(skew) <= upstream / 2 + 1
-    assert min(total for _, total, _ in idle) < STALL_MS / 2
+    wait_until(lambda: lags()[-1][1] < STALL_MS / 2, "a report with a small lag", 60)
 
     mongod = replicas.primary()
     mongod.signal(signal.SIGSTOP)

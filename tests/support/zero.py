@@ -41,11 +41,15 @@ class ZeroCache:
         query_url: str | None = None,
         mutate_url: str | None = None,
         restart: bool = False,
+        file: Path = ENVIRONMENT_FILE,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """:param restart: start it again when it exits for a new initial sync, as systemd does"""
+        """:param restart: start it again when it exits for a new initial sync, as systemd does
+        :param file: its EnvironmentFile, without the URLs that are None
+        :param env: overrides the file
+        """
         directory.mkdir(parents=True, exist_ok=True)
-        self.port = free_ports(2)
+        self.port = free_ports(3)  # clients, the change streamer, Litestream's metrics
         self.url = f"http://127.0.0.1:{self.port}"
         self.database = database
         self.replica = directory / f"{app_id}_{shard}.db"
@@ -54,9 +58,10 @@ class ZeroCache:
         self._restart = restart
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
-        # All variables of etc/zero-cache.env, with the values of this machine instead of a VM's.
-        self._env = {
-            **environment_file(),
+        # All variables of the file, with the values of this machine instead of a VM's.
+        self.environment = {
+            "ZERO_NUM_SYNC_WORKERS": "1",
+            **environment_file(file),
             "ZERO_UPSTREAM_DB": source,
             "ZERO_CVR_DB": database,
             "ZERO_CHANGE_DB": database,
@@ -64,15 +69,14 @@ class ZeroCache:
             "ZERO_SHARD_NUM": str(shard),
             "ZERO_PORT": str(self.port),
             "ZERO_REPLICA_FILE": str(self.replica),
-            "ZERO_NUM_SYNC_WORKERS": "1",
             "ZERO_ENABLE_TELEMETRY": "false",
             "ZERO_LOG_LEVEL": "info",
         }
         for name, url in (("ZERO_QUERY_URL", query_url), ("ZERO_MUTATE_URL", mutate_url)):
-            del self._env[name]
-            if url:
-                self._env[name] = url
-        self._env.update(env or {})
+            known = self.environment.pop(name, None)
+            if known and url:
+                self.environment[name] = url
+        self.environment.update(env or {})
 
     def __enter__(self) -> ZeroCache:
         return self.start()
@@ -83,14 +87,14 @@ class ZeroCache:
     def start(self, *, wait: bool = True) -> ZeroCache:
         self._log = self.log_file.open("ab")
         command = [self._workspace.path / "node_modules" / ".bin" / "zero-cache"]
-        self._process = self._workspace.popen(command, env=self._env, stdout=self._log, stderr=subprocess.STDOUT)
+        self._process = self._workspace.popen(command, env=self.environment, stdout=self._log, stderr=subprocess.STDOUT)
         if wait:
             self.wait_ready()
         return self
 
     def move_to(self, source: str) -> None:
         """Use another change source from the next start on."""
-        self._env["ZERO_UPSTREAM_DB"] = source
+        self.environment["ZERO_UPSTREAM_DB"] = source
 
     def wait_ready(self, timeout: float = 180) -> None:
         def ready() -> bool:

@@ -61,24 +61,33 @@ def test_verify_reports_a_wrong_executable(tmp_path: Path) -> None:
     assert "/opt/zmsd/bin/zmsd" in verify.stdout
 
 
-def test_verify_of_the_zero_cache_unit_is_clean(tmp_path: Path) -> None:
-    executables = ["/opt/zero-cache/node_modules/.bin/zero-cache"]
-    root = root_with(tmp_path, executables)
-    shutil.copy(FOLDER / "zero-cache.service", root / "etc/systemd/system")
-    verify = run("systemd-analyze", "verify", "--man=no", f"--root={root}", "--man=no", "zero-cache.service")
+@pytest.mark.parametrize(
+    "unit", ["zero-cache.service", "zero-replication-manager.service", "zero-view-syncer@4848.service"]
+)
+def test_verify_of_the_zero_cache_units_is_clean(unit: str, tmp_path: Path) -> None:
+    root = root_with(tmp_path, ["/opt/zero-cache/node_modules/.bin/zero-cache"])
+    for file in FOLDER.glob("zero-*.service"):
+        shutil.copy(file, root / "etc/systemd/system")
+    verify = run("systemd-analyze", "verify", "--man=no", f"--root={root}", "--man=no", unit)
     assert (verify.returncode, verify.stdout) == (0, "")
 
 
-def test_zero_cache_env_is_read_alike_by_systemd_and_shell() -> None:
-    """The values have no quotes, spaces or expansions, so that shell and systemd agree."""
-    path = FOLDER.parent / "etc/zero-cache.env"
+@pytest.mark.parametrize("name", ["zero-cache", "zero-replication-manager", "zero-view-syncer"])
+def test_zero_cache_env_is_read_alike_by_systemd_and_shell(name: str) -> None:
+    """The values have no quotes, spaces or expansions, so that shell and systemd agree. The unit reads the file."""
+    path = FOLDER.parent / f"etc/{name}.env"
     variables = environment_file(path)
-    for name, value in variables.items():
-        assert re.fullmatch(r"ZERO_[A-Z_]+", name)
-        assert re.fullmatch(r"[\w:/.@+-]+", value), name
+    for variable, value in variables.items():
+        assert re.fullmatch(r"ZERO_[A-Z_]+", variable)
+        assert re.fullmatch(r"[\w:/.@+-]+", value), variable
     shell = ["/bin/sh", "-c", 'set -a; . "$1"; env', "sh", str(path)]
     read = subprocess.run(shell, capture_output=True, text=True, check=True, env={}).stdout
     assert variables.items() <= dict(line.split("=", 1) for line in read.splitlines()).items()
+    unit = next(FOLDER.glob(f"{name}*.service")).read_text()
+    assert f"EnvironmentFile=/etc/{name}.env" in unit
+    directory = re.findall("^StateDirectory=(.+)$", unit, re.MULTILINE)
+    replica = variables.get("ZERO_REPLICA_FILE") or re.findall(r"ZERO_REPLICA_FILE=(\S+)", unit)[0]
+    assert replica == f"/var/lib/{directory[0]}/replica.db"
 
 
 @pytest.mark.parametrize("unit", UNITS)
