@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _BACKLOG_BATCHES = 3
 """Consecutive full batches after which the feed counts as backlogged."""
 _CALM_EVENTS, _CALM_SECONDS = 1000, 1.0
-"""A backlog has ended when fewer events came in so many seconds, and the feed has caught up."""
+"""A backlog has ended when fewer events than this came in this many seconds, and the feed has caught up."""
 MAX_COLLECTION_STREAMS = 10
 """Watched collections up to which ``feed.scope: auto`` gives each a change stream of its own."""
 

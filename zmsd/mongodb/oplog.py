@@ -58,7 +58,7 @@ def has_event(source: Source, token: str, seconds: float = FIRST_SECONDS) -> boo
         if code_of(error) in REOPEN_BY_TIME:
             return False
         if code_of(error) in LOST:
-            return True  # too old to tell; whether the changes after it can be had is another question
+            return True  # too old to decide; whether the changes after it can be read is another question
         raise classify(error) from error
     if event is None:
         raise _not_yet(at)

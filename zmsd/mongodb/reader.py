@@ -72,7 +72,7 @@ class Health:
         self._asked.pop(name, None)
 
     def stalled(self, seconds: float) -> str | None:
-        """Return which readers have waited for a reply for at least so many seconds, or None."""
+        """Return which readers have waited for a reply for at least ``seconds``, or None."""
         now = time.monotonic()
         waits = {name: now - since for name, since in self._asked.copy().items() if now - since >= seconds}
         with self._lock:

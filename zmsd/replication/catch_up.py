@@ -87,7 +87,7 @@ class CatchUpFeeds:
         return opened
 
     def stalled(self, seconds: float) -> str | None:
-        """Return which open feeds have waited at least so many seconds for a reply, or None. Thread-safe."""
+        """Return which open feeds have waited at least ``seconds`` for a reply, or None. Thread-safe."""
         return "; ".join(filter(None, [one.stalled(seconds) for one in self._open.copy()])) or None
 
     def _release(self, one: CatchUp) -> None:
@@ -141,7 +141,7 @@ class CatchUp:
         return self._tail.take(rows, size, timeout)
 
     def stalled(self, seconds: float) -> str | None:
-        """Return why the feed has waited for a reply for at least so many seconds, or None. Thread-safe."""
+        """Return why the feed has waited for a reply for at least ``seconds``, or None. Thread-safe."""
         reason = self._feed.health.stalled(seconds)
         return None if reason is None else f"catch-up feed of the client at watermark {self._watermark}: {reason}"
 

@@ -1,8 +1,8 @@
-"""Resync: what to send where a change event alone does not tell what becomes of the rows.
+"""Resync: reread a table where a change event alone does not show how its rows change.
 
-Three events are of that kind: a collection is dropped, a collection is renamed (the old name is empty, the new one has
-rows nobody has sent), and a change comes without the document before although a table's rows depend on it. The table is
-emptied and filled again, in the transaction of the event.
+There are three such events: a collection is dropped, a collection is renamed (the old name is empty, and the rows of
+the new one have not been sent), and a change comes without the document before although a table's rows depend on it.
+The table is emptied and filled again, in the transaction of the event.
 """
 
 from __future__ import annotations
