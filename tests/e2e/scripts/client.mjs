@@ -31,6 +31,8 @@ function open() {
     mutators,
     kvStore: 'mem',
     logLevel: process.env.LOG_LEVEL ?? 'error',
+    // On a busy machine zmsd and zero-cache may need longer than the default of a minute for a restart.
+    disconnectTimeoutMs: 600_000,
     ...(process.env.USER_ID ? {userID: process.env.USER_ID} : {}),
     ...(process.env.AUTH ? {auth: process.env.AUTH} : {}),
     ...(context ? {context: context(process.env)} : {}),
