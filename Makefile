@@ -121,7 +121,8 @@ install: man
 	ln -sf /opt/zmsd/bin/zmsd /usr/local/bin/zmsd
 	install -D -m 644 -t /usr/local/share/man/man8 build/man/zmsd.8
 	install -D -m 644 -t /usr/local/share/man/man5 build/man/zmsd.yaml.5
-	install -D -m 644 -t $(UNITS) systemd/zmsd.service systemd/zmsd@.service
+	install -D -m 644 -t $(UNITS) systemd/zmsd.service systemd/zmsd@.service \
+	    systemd/zmsd-verify.service systemd/zmsd-verify.timer
 	if [ "$$(systemctl --version | awk 'NR == 1 { print int($$2) }')" -ge 254 ]; then \
 	    install -D -m 644 -t $(UNITS)/zmsd.service.d systemd/254.conf; \
 	    install -D -m 644 -t $(UNITS)/zmsd@.service.d systemd/254.conf; \

@@ -86,6 +86,8 @@ def files(tree: Path) -> None:
     for name, target in (
         ("zmsd.service", "usr/lib/systemd/system"),
         ("zmsd@.service", "usr/lib/systemd/system"),
+        ("zmsd-verify.service", "usr/lib/systemd/system"),
+        ("zmsd-verify.timer", "usr/lib/systemd/system"),
         ("254.conf", "usr/share/zmsd"),
         ("zero-cache.service", "usr/share/doc/zmsd/examples"),
     ):

@@ -162,6 +162,22 @@ def _parser() -> argparse.ArgumentParser:
     status = command("status", _status, about, "zmsd status http://127.0.0.1:3000")
     _target_options(status)
 
+    about = "compare every row of a replica with MongoDB; exit code 1 if they differ, 2 if they cannot be compared"
+    verify = command("verify", _verify, about, "zmsd verify --replica /var/lib/zero-cache/replica.db")
+    _target_options(verify)
+    what = verify.add_mutually_exclusive_group(required=True)
+    what.add_argument("--replica", type=Path, metavar="FILE", help="zero-cache's replica (ZERO_REPLICA_FILE)")
+    what.add_argument("--stream", action="store_true", help="no file: compare an initial sync that the daemon sends")
+    verify.add_argument(
+        "--sqlite3", type=Path, metavar="FILE", help="zero-cache's zero-sqlite3 (default: the one in node_modules)"
+    )
+    verify.add_argument("--json", action="store_true", help="print one JSON object")
+    verify.add_argument("--show-values", action="store_true", help="show the values of the columns that differ")
+    verify.add_argument(
+        "--limit", type=_positive, default=10, metavar="N", help="differences to show per kind (default: %(default)s)"
+    )
+    verify.add_argument("--metrics", type=Path, metavar="FILE", help="write metrics for node_exporter")
+
     about = "show the watermark store, copy it to the other kind of store, or remove old replicas from it"
     store = command("store", _store, about, "zmsd store copy --to nats-kv --config zmsd.yaml")
     store.add_argument("action", choices=("show", "copy", "prune"), help="what to do")
@@ -284,6 +300,25 @@ def _status(options: argparse.Namespace) -> int:
     from zmsd.commands.status import status
 
     return status(target(options.url, options.config, options.token, os.environ))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from zmsd.commands.verify import Options, verify
+
+    return verify(
+        Options(
+            config=options.config,
+            url=options.url,
+            token=options.token,
+            replica=options.replica,
+            sqlite3=options.sqlite3,
+            metrics=options.metrics,
+            show_values=options.show_values,
+            json=options.json,
+            limit=options.limit,
+        ),
+        os.environ,
+    )
 
 
 def _store(options: argparse.Namespace) -> int:

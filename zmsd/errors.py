@@ -10,6 +10,7 @@ ZmsdError
             OptionRefused  the server refuses an option of a change stream: ask for its version, then retry
         SourceRefused      credentials, privileges, topology: an operator must act; retried slowly
             NotWatchable   the name belongs to a view or a time series: watch the database instead
+        SnapshotGone       MongoDB no longer keeps its state at a position: read it at a later one
         ResumeLost         the changes after a position are lost, or belong to another database: reset-required
         TokenUnfit         the server refuses a resume token: reopen by time, after a check of the lineage
         EventUnreadable    a change event is over 16 MB or not valid BSON: read it without its documents
@@ -155,6 +156,10 @@ class SourceRefused(SourceError):
 class NotWatchable(SourceRefused):
     """The name belongs to a view or a time series, which have no change streams (code 166,
     CommandNotSupportedOnView)."""
+
+
+class SnapshotGone(SourceError):
+    """MongoDB no longer keeps its state at a position (code 239, SnapshotTooOld, and the like)."""
 
 
 class ResumeLost(SourceError):

@@ -80,6 +80,11 @@ def write_line(text: str, file: TextIO | None = None, begin: str = "", end: str 
     print(f"{begin}{escape(cut(text, _LINE_CHARACTERS))}", end=end, file=file, flush=True)
 
 
+def write_json(value: object) -> None:
+    """Write a command's result to stdout as JSON. JSON in ASCII has no character that is unsafe on a terminal."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
 def _escaped(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

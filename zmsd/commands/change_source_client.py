@@ -6,9 +6,10 @@ import contextlib
 import json
 import ssl
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from functools import partial
-from threading import Thread
+from threading import Semaphore, Thread
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -30,9 +31,40 @@ _REFUSALS = {
 }
 
 
+_WAITING_MESSAGES = 10_000
+"""Messages that wait for the reader; then the receive thread stops reading, and the daemon waits."""
+
+
+class _Buffer:
+    """What simple_websocket needs of its list of received messages, with a limit."""
+
+    def __init__(self) -> None:
+        self._messages: deque[str | bytes] = deque()
+        self._room = Semaphore(_WAITING_MESSAGES)
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def append(self, message: str | bytes) -> None:
+        """Add a message; wait for room. Receive thread only."""
+        self._room.acquire()
+        self._messages.append(message)
+
+    def pop(self, index: int) -> str | bytes:
+        """Return the oldest message. Raises IndexError."""
+        message = self._messages.popleft()
+        self._room.release()
+        return message
+
+    def end(self) -> None:
+        """Let a waiting receive thread go on: the connection is closed. Thread-safe."""
+        self._room.release(_WAITING_MESSAGES)
+
+
 class _Client(Client):  # type: ignore[misc]
     def handshake(self) -> None:
         """Handle frames that arrived together with the answer; otherwise they would wait for the next frame."""
+        self.input_buffer = _Buffer()
         super().handshake()
         self.connected = self._handle_events()
 
@@ -117,3 +149,4 @@ class SourceClient:
         """Close the connection. Thread-safe."""
         with contextlib.suppress(ConnectionClosed, OSError):
             self._socket.close()
+        self._socket.input_buffer.end()

@@ -61,11 +61,16 @@ class Target:
             reason = reason_of(error) if isinstance(error, OSError) else error
             raise PeerError(f"{self} does not answer: {reason}") from error
 
-    def follow(self, app: str, shard: int, last_watermark: str | None) -> SourceClient:
-        """Open a stream that leaves no record in the watermark store. Raises PeerError when the daemon refuses it."""
+    def follow(
+        self, app: str, shard: int, last_watermark: str | None, replica_version: str | None = None
+    ) -> SourceClient:
+        """Open a stream that leaves no record in the watermark store. Raises PeerError when the daemon refuses it.
+
+        :param replica_version: of the replica that has ``last_watermark``; None where there is no replica
+        """
         query = {"observer": "true"}
         if last_watermark is not None:
-            query |= {"lastWatermark": last_watermark, "replicaVersion": last_watermark}
+            query |= {"lastWatermark": last_watermark, "replicaVersion": replica_version or last_watermark}
         return self.stream(app, shard, **query)
 
     def stream(self, app: str, shard: int, **query: str) -> SourceClient:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from zmsd import __version__
+from zmsd import __version__, position
 from zmsd.gateway.session import Session
 from zmsd.metadata.monitor import SAMPLE_INTERVAL_SECONDS, Monitor, memory_bytes
 
@@ -22,7 +22,8 @@ def status(monitor: Monitor) -> dict[str, Any]:
     Thread-safe. Waits neither for MongoDB nor for the store.
     """
     hub = monitor.hub
-    source, watermark = hub.source, hub.log.head
+    # The position first, so that the log has everything up to it when its head is read.
+    source, reached, watermark = hub.source, monitor.dispatcher.position, hub.log.head
     return {
         "version": __version__,
         "now": round(time.time(), 3),
@@ -35,6 +36,8 @@ def status(monitor: Monitor) -> dict[str, Any]:
         "database": source.db.name,
         "mongodb": source.deployment.version_text or None,
         "watermark": watermark,
+        "position": None if reached is None else position.watermark(reached),
+        "publication": hub.active.fingerprint,
         "progress_age": _round(monitor.progress.age),
         "position_age": _round(monitor.position_age),
         "behind_seconds": _round(monitor.behind),

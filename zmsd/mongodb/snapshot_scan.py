@@ -20,7 +20,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from zmsd import position
 from zmsd.bson_types import Document
-from zmsd.errors import SourceRefused, SourceTimeout, SourceUnavailable, Stopped
+from zmsd.errors import SnapshotGone, SourceRefused, SourceTimeout, SourceUnavailable, Stopped
 from zmsd.log import kv
 from zmsd.mongodb import raw_batch
 from zmsd.mongodb.client import classified_errors, unwrap_dbrefs
@@ -57,10 +57,20 @@ class Scan:
     """
 
     def __init__(
-        self, source: Source, collection: str, fields: Fields, at: int, slice_size: int = raw_batch.SLICE
+        self,
+        source: Source,
+        collection: str,
+        fields: Fields,
+        at: int,
+        slice_size: int = raw_batch.SLICE,
+        *,
+        exact_only: bool = False,
+        after: Document | None = None,
     ) -> None:
         """:param at: the position at which to read
         :param slice_size: documents in a slice
+        :param exact_only: raise SnapshotGone instead of continuing with newer reads
+        :param after: a document after whose ``_id`` to begin
         """
         self.collection = collection
         self.exact = True
@@ -69,6 +79,8 @@ class Scan:
         self._fields = fields
         self._at = at
         self._slice_size = slice_size
+        self._exact_only = exact_only
+        self._after = after
         self._ended = Event()
         self._pace = Pace(BATCH)
         self._last: bytes | None = None  # the slice with the newest document, once there is one
@@ -115,8 +127,9 @@ class Scan:
             command["singleBatch"] = True
         if self._fields is not None:
             command["projection"] = dict.fromkeys(self._fields | {"_id"}, 1)
-        if self._last is not None:
-            command["filter"] = {"$expr": {"$gt": ["$_id", {"$literal": self.documents(self._last)[-1]["_id"]}]}}
+        last = self._after if self._last is None else self.documents(self._last)[-1]
+        if last is not None:
+            command["filter"] = {"$expr": {"$gt": ["$_id", {"$literal": last["_id"]}]}}
         if self.exact:
             command["readConcern"] = {"level": "snapshot", "atClusterTime": position.to_timestamp(self._at)}
         else:
@@ -169,6 +182,9 @@ class Scan:
     def _retry(self, error: PyMongoError) -> None:
         """Wait for the next attempt, or raise an error that does not pass by waiting."""
         code = code_of(error)
+        if code in SNAPSHOT_GONE and self._exact_only:
+            mark = position.watermark(self._at)
+            raise SnapshotGone(f"MongoDB no longer has {self.collection} as of {mark}: {classify(error)}") from error
         if code in SNAPSHOT_GONE and self.exact:
             log.info(kv("scan continues with majority reads", collection=self.collection, reason=str(classify(error))))
             self.exact = False

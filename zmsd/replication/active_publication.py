@@ -107,11 +107,11 @@ class ActivePublication:
         """Yield all documents of a collection as they were at a position, in batches. Raises SourceError."""
         return prefetched(self.scan(collection, at), self._stop)
 
-    def scan(self, collection: str, at: int) -> Scan:
-        """Return a snapshot scan of a collection at a position."""
+    def scan(self, collection: str, at: int, *, exact_only: bool = False, after: Document | None = None) -> Scan:
+        """Return a snapshot scan of a collection at a position; the other parameters are those of Scan."""
         watched = self.watched[collection]
         size = SLICE if watched.evaluator is None else EVALUATED
-        return Scan(self._source, collection, watched.fields, at, size)
+        return Scan(self._source, collection, watched.fields, at, size, exact_only=exact_only, after=after)
 
 
 def used_fields(catalog: Catalog, shards: Iterable[ShardTable]) -> dict[str, Fields]:

@@ -23,6 +23,7 @@ LEVELS = (
     ("zmsd.cli",),
     ("zmsd.demo",),
     ("zmsd.commands",),
+    ("zmsd.verify",),
     ("zmsd.daemon",),
     ("zmsd.reloading",),
     ("zmsd.assembly",),
@@ -57,7 +58,7 @@ OWNERS = {
     "pymongo.errors": ("zmsd.mongodb", "zmsd.commands", "zmsd.demo", "zmsd.config"),
     "simple_websocket": ("zmsd.gateway.websocket", "zmsd.commands.change_source_client"),
     "wsproto": ("zmsd.gateway.websocket", "zmsd.commands.change_source_client"),
-    "sqlite3": ("zmsd.watermarks.sqlite", "zmsd.watermarks.sqlite_file"),
+    "sqlite3": ("zmsd.watermarks.sqlite", "zmsd.watermarks.sqlite_file", "zmsd.verify.row_file"),
     "nats": ("zmsd.watermarks.nats_buckets",),
     "yaml": ("zmsd.config",),
 }

@@ -133,12 +133,12 @@ def test_each_command_and_option_is_in_the_manual_and_the_readme() -> None:
     for name, parser in commands().items():
         options = {option for action in parser._actions for option in action.option_strings} - {"-h", "--help"}
         line = next(line for line in synopsis.splitlines() if f"**zmsd {name}**" in line)
-        assert set(re.findall(r"\*\*(--[a-z-]+)\*\*", line)) == options
+        assert set(re.findall(r"\*\*(--[a-z0-9-]+)\*\*", line)) == options
         assert re.search(rf"^zmsd {name}\n-+$", COMMANDS_8, re.MULTILINE)
         assert re.search(rf"\b(?:zmsd|make) {name}\b", README), f"{name} is not in the README"
     known = {option for parser in commands().values() for action in parser._actions for option in action.option_strings}
     outside = {"--version", "--quiet", "--pipe", "--wait"}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", COMMANDS_8)) <= known | outside
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", COMMANDS_8)) <= known | outside
 
 
 def test_manual_names_only_existing_commands() -> None:

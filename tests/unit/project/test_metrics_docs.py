@@ -16,6 +16,8 @@ from zmsd.prometheus import Counter, Registry
 from zmsd.replication.counters import Counters
 from zmsd.rows.rejects import Rejects
 from zmsd.schema.refresh import Refresh
+from zmsd.verify.report import Summary
+from zmsd.verify.report import register as register_verify
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -43,6 +45,7 @@ def metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
         lineage=None,
         readiness=None,
     )
+    register_verify(registry, Summary("chat", 0, 0.0, 0.0))
     register(registry, Monitor(cast(Any, hub), cast(Any, SimpleNamespace()), list), Refresh(lambda: None))
     return registry.added
 

@@ -33,6 +33,7 @@ WITHOUT_UNIT_TESTS: set[str] = {
     "zmsd/commands/reload.py",
     "zmsd/commands/store.py",
     "zmsd/commands/strict_tables.py",
+    "zmsd/commands/verify.py",
     "zmsd/config/consistency.py",
     "zmsd/config/json_text.py",
     "zmsd/config/partial.py",

@@ -14,8 +14,10 @@ from tests.support.zero import environment_file
 
 FOLDER = Path(__file__).parents[3] / "systemd"
 UNITS = ["zmsd.service", "zmsd@.service"]
+VERIFY = ["zmsd-verify.service", "zmsd-verify.timer"]
 # what a system unit requires without naming it
-TARGETS = ["sysinit.target", "basic.target", "shutdown.target", "network-online.target", "multi-user.target"]
+TARGETS = ["timers.target"]
+TARGETS += ["sysinit.target", "basic.target", "shutdown.target", "network-online.target", "multi-user.target"]
 
 
 def settings(unit: str) -> list[str]:
@@ -31,11 +33,11 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def root_with(folder: Path, executables: Sequence[str] = ("/opt/zmsd/bin/zmsd",)) -> Path:
+def root_with(folder: Path, executables: Sequence[str] = ("/opt/zmsd/bin/zmsd", "/usr/bin/install")) -> Path:
     """Return a system with the units and the programs that they start, and nothing else."""
     units = folder / "etc/systemd/system"
     units.mkdir(parents=True)
-    for unit in UNITS:
+    for unit in UNITS + VERIFY:
         shutil.copy(FOLDER / unit, units)
     for target in TARGETS:
         (units / target).write_text(f"[Unit]\nDescription={target}\n")
@@ -47,7 +49,7 @@ def root_with(folder: Path, executables: Sequence[str] = ("/opt/zmsd/bin/zmsd",)
     return folder
 
 
-@pytest.mark.parametrize("unit", ["zmsd.service", "zmsd@orders.service"])
+@pytest.mark.parametrize("unit", ["zmsd.service", "zmsd@orders.service", *VERIFY])
 def test_verify_of_the_unit_is_clean(unit: str, tmp_path: Path) -> None:
     verify = run("systemd-analyze", "verify", "--man=no", f"--root={root_with(tmp_path)}", unit)
     assert (verify.returncode, verify.stdout) == (0, "")
@@ -90,7 +92,7 @@ def test_zero_cache_env_is_read_alike_by_systemd_and_shell(name: str) -> None:
     assert replica == f"/var/lib/{directory[0]}/replica.db"
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [*UNITS, "zmsd-verify.service"])
 def test_exposure_of_the_unit_is_low(unit: str) -> None:
     security = run("systemd-analyze", "security", "--offline=true", "--threshold=12", "--no-pager", str(FOLDER / unit))
     assert security.returncode == 0, security.stdout
