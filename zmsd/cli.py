@@ -97,6 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     _config_option(check)
     check.add_argument("--offline", action="store_true", help="do not connect to MongoDB")
 
+    about = "show what a start or a reload with the files would do; exit code 2 if clients would have to reset"
+    plan = command("plan", _plan, about, "zmsd plan --config /etc/zmsd/zmsd.yaml")
+    _config_option(plan)
+    plan.add_argument("--json", action="store_true", help="print one JSON object")
+
     about = "write schema.json and mappings.json from a sample of a database"
     infer = command("infer", _infer, about, "zmsd infer --uri mongodb://127.0.0.1/chat --out config")
     infer.add_argument("--uri", help="MongoDB URI (default: $MONGODB_URI, which other users cannot see in ps)")
@@ -262,6 +267,12 @@ def _check(options: argparse.Namespace) -> int:
     from zmsd.commands.check import check
 
     return check(options.config, os.environ, options.offline)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from zmsd.commands.plan import plan
+
+    return plan(options.config, os.environ, options.json)
 
 
 def _infer(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -22,6 +23,7 @@ from zmsd import __version__, systemd
 from zmsd import log as logs
 from zmsd.assembly import Requests, assemble
 from zmsd.config import settings as config
+from zmsd.config.restart import write_started_with
 from zmsd.config.settings import Config
 from zmsd.deadline import Deadline
 from zmsd.errors import StoreError
@@ -127,6 +129,8 @@ class Daemon:
         services = self._services
         # 1. Remove the result of an earlier process's reload, before a signal can start one of this process.
         self._reloader.results.clear()
+        with suppress(OSError):  # only ``zmsd plan`` needs it
+            write_started_with(self._settings.watermarks.path.parent, self._settings)
         # 2. Accept connections first: health checks are answered while MongoDB is away, and clients may wait.
         services.server.start()
         # 3. Watch the store before the dispatcher prepares MongoDB, after which publications are compared.

@@ -28,7 +28,7 @@ class ReloadResult:
     faults: tuple[str, ...] = ()
     """Configuration errors that refused the reload; () if it was done."""
     restart: tuple[str, ...] = ()
-    """Sections whose changes need a restart."""
+    """Settings whose changes need a restart."""
     credentials: tuple[str, ...] = ()
     """Credentials in use, which systemd reads at the start of the unit only."""
     tables: int = 0

@@ -14,7 +14,7 @@ from zmsd import log as logs
 from zmsd.assembly import Services, limits_of, publication_of, tls_context
 from zmsd.config import settings as config
 from zmsd.config.partial import credentials_in_use
-from zmsd.config.restart import sections_needing_restart
+from zmsd.config.restart import settings_needing_restart
 from zmsd.config.settings import Config
 from zmsd.errors import SourceUnavailable, ZmsdError
 from zmsd.log import kv
@@ -22,7 +22,9 @@ from zmsd.reload_result import ReloadRecorder
 from zmsd.replication.active_publication import ActivePublication
 from zmsd.replication.preparation import prepare
 from zmsd.retry import REFUSED_WAIT_SECONDS
+from zmsd.schema import plan
 from zmsd.schema.loading import LoadedDocuments, load_documents
+from zmsd.schema.publication import diff
 from zmsd.systemd import Notifier
 
 log = logging.getLogger(__name__)
@@ -137,13 +139,15 @@ class Reloader:
         services.monitor.watch_certificate(new.server.tls)
         services.refresh.watch(documents.documents)
         # 8. Have the dispatcher publish the new publication from the end of a transaction on.
+        current = services.publications.current
+        changes = plan.fields(diff(services.hub.active.publication, current), current)
         services.publish_current()
         # 9. Report the result, with the changes that need a restart.
-        restart = sections_needing_restart(self._started_with, new)
+        restart = settings_needing_restart(self._started_with, new)
         if restart:
-            log.warning(kv("changed settings need a restart", sections=",".join(restart)))
+            log.warning(kv("changed settings need a restart", settings=",".join(restart)))
         services.monitor.reloaded(restart=restart)  # before the log line, whose reader looks at /status
-        log.info(kv("reloaded", tables=len(documents.catalog.tables)))
+        log.info(kv("reloaded", tables=len(documents.catalog.tables), **changes))
         credentials = credentials_in_use(new)
         if credentials:
             log.info(kv("credentials stay until a restart", names=",".join(credentials)))

@@ -101,9 +101,9 @@ def test_settings_that_need_a_restart_are_reported_until_reverted(serve: Serve) 
         zmsd.write(settings={"feed": {"scope": scope}})
         zmsd.signal(signal.SIGHUP)
         zmsd.wait_log(" reloaded", count=count)
-        assert len(zmsd.log("need a restart sections=feed")) == said
+        assert len(zmsd.log("need a restart settings=feed.scope")) == said
         restart = json.loads(zmsd.get("/status.json")[1])["last_reload"]["restart"]
-        assert restart == (["feed"] if scope == "database" else [])
+        assert restart == (["feed.scope"] if scope == "database" else [])
 
 
 def raw(zmsd: ZmsdProcess, request: bytes) -> bytes:

@@ -20,7 +20,7 @@ def test_reload_reports_the_result_of_the_daemon(database: Db, serve: Serve) -> 
     assert (done.returncode, done.stdout, done.stderr) == (0, f"reloaded: {len(SCHEMA)} tables\n", "")
     zmsd.write(settings={"feed": {"heartbeat": 7}})
     done = reload(zmsd)
-    assert (done.returncode, done.stdout.splitlines()[1:]) == (0, ["changed settings need a restart: feed"])
+    assert (done.returncode, done.stdout.splitlines()[1:]) == (0, ["changed settings need a restart: feed.heartbeat"])
     assert len(zmsd.log("reloaded")) == 2
 
 

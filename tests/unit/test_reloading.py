@@ -24,13 +24,13 @@ def test_reload_with_an_error_is_refused_and_changes_nothing(tmp_path: Path) -> 
         assert "server.port" in fault
 
 
-def test_reload_of_settings_that_need_a_restart_names_their_sections(tmp_path: Path) -> None:
+def test_reload_of_settings_that_need_a_restart_names_them(tmp_path: Path) -> None:
     with running_daemon(write_settings(tmp_path)) as started:
         write_settings(tmp_path, server={"port": 1234}, feed={"heartbeat": 5})
         started.daemon.call_soon(started.daemon.reload)
         found = result(tmp_path)
         assert (found.faults, found.tables) == ((), 1)
-        assert sorted(found.restart) == ["feed", "server"]
+        assert sorted(found.restart) == ["feed.heartbeat", "server.port"]
 
 
 def test_reload_of_settings_that_apply_needs_no_restart(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ class Monitor:
         """Record how a reload ended. Main thread only.
 
         :param errors: configuration errors that refused it
-        :param restart: sections of the settings whose changes need a restart
+        :param restart: settings whose changes need a restart
         """
         self.reloads["refused" if errors else "ok"] += 1
         self.last_reload = Reload(time.time(), tuple(errors), tuple(restart))

@@ -30,6 +30,7 @@ WITHOUT_UNIT_TESTS: set[str] = {
     "zmsd/commands/check_mongodb.py",
     "zmsd/commands/daemon_client.py",
     "zmsd/commands/infer.py",
+    "zmsd/commands/plan.py",
     "zmsd/commands/reload.py",
     "zmsd/commands/store.py",
     "zmsd/commands/strict_tables.py",
