@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import re
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NoReturn
 
-from zmsd import __version__, daemon, systemd
+from zmsd import command_line, daemon, systemd
 from zmsd import log as logs
-from zmsd.config import settings as config
 from zmsd.config.partial import load_log
 from zmsd.config.settings import ignored_variables
 from zmsd.errors import ConfigError, ZmsdError
@@ -23,8 +20,6 @@ logger = logging.getLogger(__name__)
 
 EX_CONFIG = 78
 """A configuration error that only a change to a file corrects (sysexits.h). The unit is not restarted after it."""
-
-Command = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -235,6 +230,7 @@ def _number(text: str, low: int, high: int) -> int:
     if not re.fullmatch("[0-9]{1,10}", text) or not low <= int(text) <= high:
         raise argparse.ArgumentTypeError(f"must be from {low} to {high}")
     return int(text)
+    return command_line.parser(_COMMANDS)
 
 
 # Each command imports what it needs when it runs, so that the others start faster.
@@ -354,3 +350,19 @@ def _demo(options: argparse.Namespace) -> int:
     from zmsd.demo.demo import demo
 
     return demo(options.uri, options.port, options.seconds)
+
+
+_COMMANDS: dict[str, command_line.Command] = {
+    "run": _run,
+    "reload": _reload,
+    "check": _check,
+    "plan": _plan,
+    "infer": _infer,
+    "import": _import,
+    "tail": _tail,
+    "status": _status,
+    "verify": _verify,
+    "store": _store,
+    "show-file": _show_file,
+    "demo": _demo,
+}

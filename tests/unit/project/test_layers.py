@@ -21,6 +21,7 @@ MODULES = {
 LEVELS = (
     ("zmsd.__main__",),
     ("zmsd.cli",),
+    ("zmsd.command_line",),
     ("zmsd.demo",),
     ("zmsd.commands",),
     ("zmsd.verify",),
