@@ -97,6 +97,18 @@ def files(tree: Path) -> None:
         install(file, tree / ("etc/zmsd" if configures else "usr/share/doc/zmsd/examples") / file.name)
     install(ROOT / "systemd/zmsd.sysusers", tree / "usr/lib/sysusers.d/zmsd.conf")
     install(FOLDER / "lintian-overrides", tree / "usr/share/lintian/overrides/zmsd")
+    for shell, target in (
+        ("bash", "usr/share/bash-completion/completions/zmsd"),
+        ("zsh", "usr/share/zsh/vendor-completions/_zmsd"),
+        ("fish", "usr/share/fish/vendor_completions.d/zmsd.fish"),
+    ):
+        file = tree / target
+        file.parent.mkdir(parents=True, exist_ok=True)
+        made = subprocess.run(
+            [sys.executable, "-m", "zmsd", "completion", shell], cwd=ROOT, capture_output=True, check=True
+        )
+        file.write_bytes(made.stdout)
+        file.chmod(0o644)
     (tree / "usr/bin").mkdir()
     (tree / "usr/bin/zmsd").symlink_to("/opt/zmsd/bin/zmsd")
 

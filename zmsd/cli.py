@@ -260,9 +260,10 @@ def _reload(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from zmsd.commands.check import check
+    from zmsd.commands.check import Output, check
 
-    return check(options.config, os.environ, options.offline)
+    output = Output(json=options.json, quiet=options.quiet, verbose=options.verbose, color=options.color)
+    return check(options.config, os.environ, offline=options.offline, strict=options.strict, output=output)
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -289,9 +290,11 @@ def _import(options: argparse.Namespace) -> int:
 def _tail(options: argparse.Namespace) -> int:
     from zmsd.commands.daemon_client import target
     from zmsd.commands.tail import tail
+    from zmsd.commands.terminal import Colours
 
     found = target(options.url, options.config, options.token, os.environ)
-    return tail(found, options.app, options.shard, options.last_watermark)
+    colours = Colours(options.color, sys.stdout, os.environ)
+    return tail(found, options.app, options.shard, options.last_watermark, colours)
 
 
 def _conformance(options: argparse.Namespace) -> int:
@@ -305,8 +308,10 @@ def _conformance(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from zmsd.commands.daemon_client import target
     from zmsd.commands.status import status
+    from zmsd.commands.terminal import Colours
 
-    return status(target(options.url, options.config, options.token, os.environ))
+    daemon = target(options.url, options.config, options.token, os.environ)
+    return status(daemon, Colours(options.color, sys.stdout, os.environ), as_json=options.json, watch=options.watch)
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -346,6 +351,12 @@ def _show_file(options: argparse.Namespace) -> int:
     return show_file(options.name)
 
 
+def _completion(options: argparse.Namespace) -> int:
+    from zmsd.commands.completion import completion
+
+    return completion(options.shell, _parser())
+
+
 def _demo(options: argparse.Namespace) -> int:
     from zmsd.demo.demo import demo
 
@@ -364,5 +375,6 @@ _COMMANDS: dict[str, command_line.Command] = {
     "verify": _verify,
     "store": _store,
     "show-file": _show_file,
+    "completion": _completion,
     "demo": _demo,
 }

@@ -51,6 +51,12 @@ def parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     check = command("check", about, "zmsd check --config zmsd.yaml")
     _config_option(check)
     check.add_argument("--offline", action="store_true", help="do not connect to MongoDB")
+    check.add_argument("--strict", action="store_true", help="exit with 1 after a warning, too")
+    amount = check.add_mutually_exclusive_group()
+    amount.add_argument("--json", action="store_true", help="print one JSON object")
+    amount.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    amount.add_argument("--verbose", action="store_true", help="print what is right with each collection, too")
+    _colour_option(check)
 
     about = "show what a start or a reload with the files would do; exit code 2 if clients would have to reset"
     plan = command("plan", about, "zmsd plan --config /etc/zmsd/zmsd.yaml")
@@ -89,11 +95,16 @@ def parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     tail.add_argument(
         "--shard", type=int, default=0, metavar="N", help="shardNum to connect with (default: %(default)s)"
     )
+    _colour_option(tail)
     tail.add_argument("--last-watermark", metavar="W", help="skip the initial sync and start after this watermark")
 
     about = "show the state of a running zmsd; exit code 1 if it is not ready"
     status = command("status", about, "zmsd status http://127.0.0.1:3000")
     _target_options(status)
+    form = status.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print /status.json")
+    form.add_argument("--watch", action="store_true", help="show the state again every two seconds, until Ctrl-C")
+    _colour_option(status)
 
     about = "compare every row of a replica with MongoDB; exit code 1 if they differ, 2 if they cannot be compared"
     verify = command("verify", about, "zmsd verify --replica /var/lib/zero-cache/replica.db")
@@ -128,6 +139,10 @@ def parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     show = command("show-file", about, "zmsd show-file zmsd.service")
     show.add_argument("name", nargs="?", metavar="NAME", help="name of the file")
 
+    about = "print the completion script of a shell"
+    completion = command("completion", about, "zmsd completion bash > /etc/bash_completion.d/zmsd")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell")
+
     about = "run a demo: a MongoDB, a small chat that writes to it, its changes on the terminal"
     demo = command("demo", about, "zmsd demo --seconds 30")
     demo.add_argument("--uri", help="use this MongoDB replica set instead of starting one; writes to its database")
@@ -143,6 +158,11 @@ def _config_option(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"settings, YAML or JSON (default: {config.DEFAULT_FILE} if it exists)",
     )
+
+
+def _colour_option(parser: argparse.ArgumentParser) -> None:
+    about = "colours; auto: on a terminal, unless NO_COLOR is set (default: %(default)s)"
+    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help=about)
 
 
 def _target_options(parser: argparse.ArgumentParser) -> None:

@@ -50,7 +50,7 @@ class Checker:
             (self.directory / "mappings.json").write_text(json.dumps(mappings))
             config["mappings"] = {"file": "mappings.json"}
         (self.directory / "zmsd.yaml").write_text(yaml.safe_dump(config))
-        return run_zmsd("check", "--config", "zmsd.yaml", *arguments, cwd=self.directory)
+        return run_zmsd("check", "--config", "zmsd.yaml", "--verbose", *arguments, cwd=self.directory)
 
     def lines(self, code: int, *arguments: Any, **settings: Any) -> list[str]:
         """Return the report, and assert the exit code ``code`` and an empty stderr."""

@@ -4,53 +4,109 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import json
 import os
 import socket
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from zmsd import log as logs
 from zmsd.commands.check_mongodb import Finding, preflight
 from zmsd.commands.daemon_client import Target, duration_text, of_config
+from zmsd.commands.terminal import Choice, Colours
 from zmsd.commands.unit import load_settings
 from zmsd.config.settings import Config, TlsConfig
-from zmsd.errors import PeerError, StoreError, ZmsdError, reason_of
+from zmsd.errors import ConfigError, PeerError, StoreError, ZmsdError, reason_of
 from zmsd.gateway import tls
 from zmsd.log import redact_uri, write_line
 from zmsd.schema.loading import LoadedDocuments, load_documents
 from zmsd.watermarks import sqlite_file
 
+EX_CONFIG = 78
+"""As in cli.py."""
 _WARNING_BYTES, _ERROR_BYTES = 16 << 20, 256 << 10
 """With fewer bytes free on the disk of the store ``check`` warns, or reports an error."""
 
 
-def check(path: Path | None, environ: Mapping[str, str], offline: bool) -> int:
+class Output(NamedTuple):
+    """How findings are printed."""
+
+    json: bool = False
+    quiet: bool = False
+    """Print no finding of level ok."""
+    verbose: bool = False
+    """Print what is right with each collection, too."""
+    color: Choice = "auto"
+
+
+def check(
+    path: Path | None,
+    environ: Mapping[str, str],
+    *,
+    offline: bool,
+    strict: bool = False,
+    output: Output = Output(),  # noqa: B008
+) -> int:
     """Check everything and print the findings; return the exit code, 1 with an error.
 
     :param path: the settings file; None for the default file
     :param environ: the environment variables
     :param offline: do not connect to MongoDB
+    :param strict: a warning counts as an error
+    :param output: how to print
     :raises ConfigError: the configuration itself is wrong
     """
     logs.setup("error")
-    settings = load_settings(path, environ)
-    loaded = load_documents(settings, keep=False)
-    errors = _report(_of_documents(settings, loaded))
-    errors += _report(_around(settings))
+    report = _Report(output, Colours(output.color, sys.stdout, environ))
+    try:
+        settings = load_settings(path, environ)
+        loaded = load_documents(settings, keep=False)
+    except ConfigError as error:
+        if not output.json:
+            raise
+        report.add(Finding("error", str(issue)) for issue in error.issues)
+        report.end()
+        return 1 if error.transient else EX_CONFIG
+    report.add(_of_documents(settings, loaded))
+    report.add(_around(settings))
     if not offline:
-        errors += _report(preflight(settings, loaded.catalog))
-    write_line("no errors" if not errors else f"{errors} error{'s' if errors > 1 else ''}")
-    return 1 if errors else 0
+        report.add(preflight(settings, loaded.catalog))
+    report.end()
+    return 1 if report.counts["error"] or (strict and report.counts["warning"]) else 0
 
 
-def _report(findings: Iterable[Finding]) -> int:
-    """Print each finding at once, and return the number of errors."""
-    errors = 0
-    for finding in findings:
-        write_line(f"{finding.level}: {finding.text}")
-        errors += finding.level == "error"
-    return errors
+class _Report:
+    """Prints findings at once, or all of them as JSON at the end."""
+
+    def __init__(self, output: Output, colours: Colours) -> None:
+        self.counts: Counter[str] = Counter()
+        self._output = output
+        self._colours = colours
+        self._found: list[Finding] = []
+
+    def add(self, findings: Iterable[Finding]) -> None:
+        """Take findings."""
+        for finding in findings:
+            self.counts[finding.level] += 1
+            if self._output.json:
+                self._found.append(finding)
+            elif finding.level != "ok" or not (self._output.quiet or (finding.detail and not self._output.verbose)):
+                colour = self._colours.begin({"ok": "green", "warning": "yellow"}.get(finding.level, "red"))
+                write_line(f": {finding.text}", begin=f"{colour}{finding.level}{self._colours.end}")
+
+    def end(self) -> None:
+        """Print the number of errors, and of warnings if there are any."""
+        errors, warnings = self.counts["error"], self.counts["warning"]
+        if self._output.json:
+            findings = [{"level": one.level, "text": one.text} for one in self._found]
+            text = {"errors": errors, "warnings": warnings, "findings": findings}
+            print(json.dumps(text, indent=2, ensure_ascii=False))
+        elif not self._output.quiet or errors or warnings:
+            write_line("no errors" if not errors else f"{errors} error{'s' if errors > 1 else ''}")
 
 
 def _of_documents(settings: Config, loaded: LoadedDocuments) -> Iterator[Finding]:

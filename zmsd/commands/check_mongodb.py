@@ -35,6 +35,8 @@ class Finding(NamedTuple):
 
     level: Literal["ok", "warning", "error"]
     text: str
+    detail: bool = False
+    """Whether it says what is right with a collection, which is printed on demand only."""
 
 
 def preflight(settings: Config, catalog: Catalog) -> Iterator[Finding]:
@@ -184,7 +186,7 @@ class _Preflight:
     def _images(self, name: str, options: Document, needing: list[str]) -> Finding:
         mode, here = self._settings.feed.images, f"collection {name}: "
         if (options.get("changeStreamPreAndPostImages") or {}).get("enabled") and mode != "off":
-            return Finding("ok", f"{here}pre- and post-images are on")
+            return Finding("ok", f"{here}pre- and post-images are on", detail=True)
         command = f'db.runCommand({{collMod: "{name}", changeStreamPreAndPostImages: {{enabled: true}}}})'
         if mode == "off":
             why, advice = "feed.images is off", "set feed.images: auto"
@@ -193,7 +195,7 @@ class _Preflight:
         elif not self._may("collMod", name):
             why, advice = "images are off, and the user may not switch them on (collMod)", f"run {command}"
         else:
-            return Finding("ok", f"{here}pre- and post-images will be switched on (collMod)")
+            return Finding("ok", f"{here}pre- and post-images will be switched on (collMod)", detail=True)
         if needing:
             return Finding("error", f"{here}{why}, but {needing[0]} needs them: {advice}")
         if mode == "required":
@@ -203,7 +205,9 @@ class _Preflight:
 
     def _oddities(self, name: str, options: Document, tables: tuple[Table, ...]) -> Iterator[Finding]:
         if options.get("capped"):
-            yield Finding("ok", f"collection {name}: is capped; documents that it drops are deleted in Zero too")
+            yield Finding(
+                "ok", f"collection {name}: is capped; documents that it drops are deleted in Zero too", detail=True
+            )
         filtered = [table.name for table in tables if table.mapping.filter or table.mapping.pipeline]
         if filtered and "collation" in options:
             collation = f"{options['collation'].get('locale')}, strength {options['collation'].get('strength')}"
@@ -227,7 +231,7 @@ class _Preflight:
             text = f"collection {name}: _id of several types ({shown} in a sample)"
             yield Finding("warning", f'{text}: values that differ only in type, such as 1 and "1", are the same key')
         elif kinds and not misfits:
-            yield Finding("ok", f"collection {name}: _id are {' and '.join(kinds)}")
+            yield Finding("ok", f"collection {name}: _id are {' and '.join(kinds)}", detail=True)
 
     def _columns(self, table: Table) -> Iterator[Finding]:
         """Report columns for which a sample has no value, as after a spelling mistake, or values of another type."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from zmsd.commands.daemon_client import Target, duration_text
+from zmsd.commands.terminal import CLEAR_SCREEN, Colours, bar
 from zmsd.errors import PeerError
 from zmsd.gateway.tls import EXPIRY_WARNING_SECONDS
 from zmsd.log import write_line
@@ -18,11 +20,51 @@ _REJECTS = 5
 """The newest rejected rows that are shown."""
 
 
-def status(target: Target) -> int:
+_WATCH_SECONDS = 2.0
+"""Between two looks; the daemon samples its parts as often."""
+
+
+def status(target: Target, colours: Colours, *, as_json: bool = False, watch: bool = False) -> int:
     """Print the state of a daemon, and return the exit code: 0 if it is ready, else 1.
 
-    :raises PeerError: the daemon does not answer, or refuses the token
+    :param as_json: print what the daemon answers
+    :param watch: print the state again and again, until Ctrl-C
+    :raises PeerError: the daemon does not answer, or refuses the token; with ``watch`` only at the first look
     """
+    data = _fetch(target)
+    if as_json:
+        print(json.dumps(data, indent=2, ensure_ascii=False))
+        return 0 if data.get("ready") else 1
+    if not watch:
+        _print(data, colours)
+        return 0 if data.get("ready") else 1
+    live = sys.stdout.isatty()
+    while True:
+        if live:
+            write_line("", begin=CLEAR_SCREEN, end="")
+        _print(data, colours)
+        time.sleep(_WATCH_SECONDS)
+        try:
+            data = _fetch(target)
+        except PeerError as error:  # the daemon may be restarting
+            data = {"state": f"no answer: {error}"}
+        if not live:
+            write_line("")
+
+
+def _print(data: Data, colours: Colours) -> None:
+    colour = colours.begin("green" if data.get("ready") else "red")
+    for number, line in enumerate(render(data)):
+        if number == 0:
+            write_line(line, begin=colour, end=f"{colours.end}\n")
+        elif line.startswith("warning: "):
+            write_line(line, begin=colours.begin("yellow"), end=f"{colours.end}\n")
+        else:
+            write_line(line.rstrip())
+
+
+def _fetch(target: Target) -> Data:
+    """Return /status.json. Raises PeerError."""
     answer = target.get("/status.json")
     if answer.status == 401:
         raise PeerError(f"{target}: wrong or missing token (--token, or --config with the daemon's settings)")
@@ -33,9 +75,7 @@ def status(target: Target) -> int:
     except ValueError:
         text = f"{target} answers HTTP {answer.status} to /status.json: check that zmsd is running there"
         raise PeerError(text) from None
-    for line in render(data):
-        write_line(line.rstrip())
-    return 0 if data.get("ready") else 1
+    return data
 
 
 def render(data: Data) -> Iterator[str]:
@@ -117,7 +157,9 @@ def _state(session: Data) -> str:
         return _get(session, "state")
     done, of = copy.get("documents") or 0, copy.get("estimated") or 0
     left = f", {duration_text(copy['eta_seconds'])} left" if copy.get("eta_seconds") is not None else ""
-    return f"copying {_get(copy, 'collection')}, {min(done / of, 1):.0%}{left}" if of else "copying"
+    if not of:
+        return "copying"
+    return f"copying {_get(copy, 'collection')} {bar(done / of)} {min(done / of, 1):.0%}{left}"
 
 
 def _number(value: Any) -> str:

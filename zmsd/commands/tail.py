@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from zmsd.commands.change_source_client import Message
 from zmsd.commands.daemon_client import Target
+from zmsd.commands.terminal import Colours
 from zmsd.errors import PeerGone, ZmsdError
 from zmsd.log import write_line
 
@@ -17,19 +18,21 @@ _SHOWN = 8
 """Changes of one transaction that are shown."""
 _WIDTH = 100
 """Characters of a line that shows a change."""
+_COLOURS = {"+": "green", "~": "yellow", "-": "red"}
 _SIGNS = {"insert": "+", "update": "~", "delete": "-", "truncate": "0"}
 
 
-def tail(target: Target, app: str, shard: int, last_watermark: str | None) -> int:
+def tail(target: Target, app: str, shard: int, last_watermark: str | None, colours: Colours | None = None) -> int:
     """Print a stream until Ctrl-C, and return the exit code.
 
     :param app: appID to connect with
     :param shard: shardNum to connect with
     :param last_watermark: skip the initial sync and start after this watermark
+    :param colours: of inserts, updates and deletes
     :raises ZmsdError: the daemon does not answer, or ends the stream
     """
     client = target.follow(app, shard, last_watermark)
-    viewer = Viewer()
+    viewer = Viewer(colours=colours)
     try:
         if last_watermark is None:
             viewer.expect_initial_sync()
@@ -48,9 +51,10 @@ def tail(target: Target, app: str, shard: int, last_watermark: str | None) -> in
 class Viewer:
     """Take the messages of a stream and write lines. For one thread."""
 
-    def __init__(self, out: TextIO = sys.stdout) -> None:
+    def __init__(self, out: TextIO = sys.stdout, colours: Colours | None = None) -> None:
         """Write to ``out``, with a moving progress line if it is a terminal."""
         self._out = out
+        self._colours = Colours("never", out, {}) if colours is None else colours
         self._live = out.isatty()
         self._initial_sync = False
         self._rows: Counter[str] = Counter()
@@ -112,7 +116,8 @@ class Viewer:
         tables = ", ".join(f"{table} {count}" for table, count in self._rows.items()) or "empty"
         self._print(f"{clock}  {watermark}  {tables}  ({after} after MongoDB's commit)")
         for line in self._lines:
-            self._print(line)
+            begin = self._colours.begin(_COLOURS.get(line[4:5], "dim"))
+            write_line(line, self._out, begin=begin, end=f"{self._colours.end}\n")
         if self._changes > len(self._lines):
             self._print(f"    … {self._changes - len(self._lines)} more")
 

@@ -23,7 +23,7 @@ def test_missing_value_is_shown_as_dash() -> None:
 def test_running_initial_sync_shows_progress() -> None:
     copy = {"collection": "users", "documents": 50, "estimated": 200, "eta_seconds": 90}
     text = shown(sessions=[{"app": "zero", "shard": 0, "state": "copying", "copy": copy}])
-    assert "copying users, 25%, 1 min 30 s left" in text
+    assert "copying users [#####...............] 25%, 1 min 30 s left" in text
     copy |= {"estimated": 0, "eta_seconds": None}
     assert "copying  " in shown(sessions=[{"app": "zero", "shard": 0, "copy": copy}])
 
