@@ -63,7 +63,7 @@ def parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     _config_option(plan)
     plan.add_argument("--json", action="store_true", help="print one JSON object")
 
-    about = "write schema.json and mappings.json from a sample of a database"
+    about = "write schema.json, mappings.json and zmsd.yaml from a sample of a database"
     infer = command("infer", about, "zmsd infer --uri mongodb://127.0.0.1/chat --out config")
     infer.add_argument("--uri", help="MongoDB URI (default: $MONGODB_URI, which other users cannot see in ps)")
     infer.add_argument("--database", help="database name (default: the one in the URI)")

@@ -1,4 +1,4 @@
-"""``zmsd infer``: read a sample of a database and write a schema and mappings that fit it."""
+"""``zmsd infer``: read a sample of a database and write a schema, mappings and settings that fit it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from zmsd.commands.infer_tables import Table, guess
 from zmsd.config import document as documents
 from zmsd.config import mongodb_names, mongodb_uri
 from zmsd.errors import ZmsdError
-from zmsd.log import write_line
+from zmsd.log import redact_uri, write_line
 from zmsd.mongodb.client import CODEC, classified_errors
 from zmsd.mongodb.errors import undecodable
 from zmsd.mongodb.source import Source
 from zmsd.schema.catalog import load_catalog
 
-SCHEMA, MAPPINGS = "schema.json", "mappings.json"
+SCHEMA, MAPPINGS, SETTINGS = "schema.json", "mappings.json", "zmsd.yaml"
 _SAMPLE_BYTES = 64 << 20
 """Largest sample of a collection."""
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 
 
 def infer(uri: str, database: str | None, out: Path, sample: int, force: bool) -> int:
-    """Write schema.json and mappings.json, and return the exit code.
+    """Write schema.json, mappings.json and zmsd.yaml, and return the exit code.
 
     :param uri: URI of MongoDB
     :param database: name of the database; None: the name in the URI
@@ -51,7 +51,7 @@ def infer(uri: str, database: str | None, out: Path, sample: int, force: bool) -
         raise ZmsdError("--uri names no database: end it with /DATABASE, or give --database")
     if problem := mongodb_names.database_problem(name):
         raise ZmsdError(f"{'--database' if database else '--uri'}: {problem}")
-    files = [out / name for name in (SCHEMA, MAPPINGS)]
+    files = [out / name for name in (SCHEMA, MAPPINGS, SETTINGS)]
     there = [str(file) for file in files if file.exists()]
     if there and not force:
         raise ZmsdError(f"{' and '.join(there)} exists already: give another --out, or --force to overwrite")
@@ -63,7 +63,8 @@ def infer(uri: str, database: str | None, out: Path, sample: int, force: bool) -
     if not tables:
         raise ZmsdError(f"database {name} has no documents: check its name")
     texts = [_text({"tables": {table.name: table.schema for table in tables}}), _text(_mappings(tables))]
-    load_catalog(*(documents.parse(text, str(file), kind="json") for text, file in zip(texts, files, strict=True)))
+    load_catalog(*(documents.parse(text, str(file), kind="json") for text, file in zip(texts, files, strict=False)))
+    texts.append(_settings(uri, name))
     try:
         out.mkdir(parents=True, exist_ok=True)
         for file, text in zip(files, texts, strict=True):
@@ -71,7 +72,8 @@ def infer(uri: str, database: str | None, out: Path, sample: int, force: bool) -
     except OSError as error:
         raise ZmsdError(f"{out}: cannot be written: {error.strerror or error}") from error
     write_line(
-        f"wrote {files[0]} and {files[1]}: correct these suggestions, then run zmsd check",
+        f"wrote {files[0]}, {files[1]} and {files[2]}: correct these suggestions, then run"
+        f" zmsd check --config {files[2]}",
         begin="\n",
     )
     return 0
@@ -126,6 +128,21 @@ def _sample(source: Source, name: str, size: int) -> list[Document]:
             if total > _SAMPLE_BYTES:
                 break
     return found
+
+
+def _settings(uri: str, database: str) -> str:
+    """Return settings for the two documents. A URI with a password is not written."""
+    if redact_uri(uri) == uri:
+        where = f"  uri: {json.dumps(uri, ensure_ascii=False)}\n"
+    else:
+        where = (
+            "  # The URI has a password: set MONGODB_URI, or name a file that holds it.\n  # uri_file: mongodb_uri\n"
+        )
+    return (
+        "# Settings of zmsd; zmsd.yaml(5) has all of them.\n"
+        f"mongodb:\n{where}  database: {json.dumps(database, ensure_ascii=False)}\n"
+        f"schema: {{file: {SCHEMA}}}\nmappings: {{file: {MAPPINGS}}}\n"
+    )
 
 
 def _mappings(tables: list[Table]) -> Document:

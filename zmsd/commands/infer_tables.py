@@ -166,6 +166,27 @@ class _Node:
         exact = "decimal" in kinds and kinds <= {"decimal", "int", "double"}
         return "string" if exact or kinds == {"text"} else "json"
 
+    def mixed_note(self, path: str, type_: str) -> str | None:
+        """Return a note about values of several types with the share of each; None for one type.
+
+        :param type_: type of the column
+        """
+        numbers = {"int", "double"}
+        if len(self.kinds) < 2 or self.kinds.keys() <= numbers:
+            return None
+        total = self.kinds.total()
+        shares = ", ".join(f"{max(round(100 * count / total), 1)} % {kind}" for kind, count in self.kinds.most_common())
+        return f"{path} has values of several types ({shares}): it became {type_}"
+
+    def keys_note(self, path: str, type_: str) -> str | None:
+        """Return a note about an object whose keys are data, or differ from document to document; None otherwise."""
+        if type_ != "json" or set(self.kinds) != {"object"} or not self.members or self.regular:
+            return None
+        data = next(filter(_is_data, self.members), None)
+        if data is not None:
+            return f"{path} has keys that are data, such as {data}: it became json"
+        return f"{path} has {len(self.members)} keys that differ between documents: it became json"
+
     def key_type(self) -> str | None:
         """Return the column type for a part of the primary key; None if no type can hold the values."""
         if self.kinds.keys() & {"object", "other"}:
@@ -210,6 +231,7 @@ def _table(collection: str, documents: Sequence[Document], condition: dict[str, 
         if not node.kinds:
             table.notes.append(f"{'.'.join(path)} is null in every document: it became json")
         type_ = node.column_type()
+        table.notes += filter(None, [node.mixed_note(".".join(path), type_), node.keys_note(".".join(path), type_)])
         optional = {} if node.kinds.total() == len(documents) else {"optional": True}
         _add(table, path, {"type": type_, **optional}, taken)
     return table

@@ -209,3 +209,18 @@ def test_column_names_are_camel_case_and_unique() -> None:
     assert camel("--") == "n"
     taken = {"a"}
     assert [unique("A", taken), unique("a", taken), unique("b", taken)] == ["A2", "a3", "b"]
+
+
+def test_mixed_types_are_noted_with_their_shares() -> None:
+    found = table(*[{"value": "x"}] * 7, *[{"value": 1}] * 2, {"value": True}, {"value": None})
+    assert found.columns["value"]["type"] == "json"
+    assert found.notes == ["value has values of several types (70 % text, 20 % int, 10 % bool): it became json"]
+    assert table({"value": 1}, {"value": 1.5}).notes == []
+
+
+def test_dynamic_keys_are_noted_and_become_json() -> None:
+    ids = table(*({"votes": {f"65f00000000000000000000{n}": 1}} for n in range(3)))
+    assert ids.columns["votes"]["type"] == "json"
+    assert ids.notes == ["votes has keys that are data, such as 65f000000000000000000000: it became json"]
+    words = table(*({"flags": {f"flag{n}": True}} for n in range(9)))
+    assert words.notes == ["flags has 9 keys that differ between documents: it became json"]
