@@ -106,6 +106,7 @@ def assemble(settings: Config, documents: LoadedDocuments, requests: Requests) -
         rejects=rejects,
         counters=Counters(metrics),
         catch_up_feeds=settings.feed.catch_up,
+        initial_sync_rows=settings.feed.initial_sync_rows_per_second,
         lag_report=settings.feed.lag_report,
         heartbeat=settings.feed.heartbeat,
         stop=stop,

@@ -123,6 +123,8 @@ class FeedConfig:
     """Seconds without a change after which clients receive an empty transaction."""
     catch_up: int = setting(4, low=1)
     """Maximum of concurrent catch-up feeds."""
+    initial_sync_rows_per_second: int = setting(0, low=0)
+    """Highest speed of an initial sync, so that it leaves MongoDB to the application; 0 sets no limit."""
     lag_report: float = setting(30.0, low=1, high=86400)
     """Seconds between two lag reports to zero-cache."""
 

@@ -56,6 +56,15 @@ class CopyProgress:
         rate = self.documents / max(now - self.started, 0.001)
         return round(max(self.estimated - self.documents, 0) / rate)
 
+    def ahead_of(self, rows_per_second: int) -> float:
+        """Return by how many seconds the copy is ahead of a speed, of documents or rows, whichever are more.
+
+        :param rows_per_second: 0 for no limit
+        """
+        if not rows_per_second:
+            return 0.0
+        return max(self.started + max(self.documents, self.rows) / rows_per_second - time.monotonic(), 0.0)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the fields for ``/status.json`` and the log."""
         seconds = max(time.monotonic() - self.started, 0.001)
@@ -92,6 +101,7 @@ class CopyTransaction:
         self._source = source
         self._app = app
         self._shard = shard
+        self._rows_per_second = 0
         self._shard_name = f"{app}_{shard}"
         self._stop = stop
 
@@ -139,6 +149,7 @@ class CopyTransaction:
                     reported = time.monotonic()
                     log.info(kv(f"{self.name} progress", **self.progress.as_dict()))
                 yield b"".join(frames)
+                self._stop.wait(self.progress.ahead_of(self._rows_per_second))
         if not all(scan.exact for scan in scans):
             end = retry_while_unavailable(self.name, self._source.operation_time, self._stop)
             log.info(kv("replaying changes since the scan began", seconds=position.seconds(end - self.at)))

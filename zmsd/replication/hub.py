@@ -60,6 +60,8 @@ class Hub:
     counters: Counters
     catch_up_feeds: int = 4
     """Catch-up feeds at once: setting ``feed.catch_up``."""
+    initial_sync_rows: int = 0
+    """Rows per second of an initial sync at most, 0 for no limit: setting ``feed.initial_sync_rows_per_second``."""
     lag_report: float = 30.0
     """Seconds between lag reports to a client."""
     heartbeat: float = 60.0

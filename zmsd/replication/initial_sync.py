@@ -22,10 +22,20 @@ class InitialSync(CopyTransaction):
     name = "initial sync"
 
     def __init__(
-        self, source: Source, active: ActivePublication, app: str, shard: int, stop: Event, newest: str
+        self,
+        source: Source,
+        active: ActivePublication,
+        app: str,
+        shard: int,
+        stop: Event,
+        newest: str,
+        rows_per_second: int = 0,
     ) -> None:
-        """:param newest: watermark of the newest initial sync on record for the shard; empty for none"""
+        """:param newest: watermark of the newest initial sync on record for the shard; empty for none
+        :param rows_per_second: the highest speed; 0 for no limit
+        """
         super().__init__(source, active, app, shard, stop)
+        self._rows_per_second = rows_per_second
         if newest >= self.watermark:
             self.watermark = self._stream_from = self._above(newest)
 

@@ -117,6 +117,7 @@ class Scene:
             replicas=MagicMock(add=MagicMock(side_effect=self._add)),
             probes=SimpleNamespace(current=None),
             lag_report=30.0,
+            initial_sync_rows=0,
             source=MagicMock(),
         )
         self.hub.source.oplog_start.return_value = None
