@@ -93,6 +93,12 @@ def default_mapping(table: SchemaTable) -> Mapping:
 _REFERENCE = re.compile(r"\.\$(?:ref|id|db)\b")  # the members of a DBRef, which may be asked for
 
 
+FORMS = ("fields", "projection", "pipeline")
+"""The members of a mapping that say what its columns are. Only projection and pipeline go together."""
+KEYS = ("collection", "source", "fields", "filter", "discriminator", "projection", "pipeline", "revision")
+"""The members that a mapping may have."""
+
+
 def _is_plain(path: str, condition: Any) -> bool:
     """Return whether rows/filters.py evaluates a member of a filter. In its path a number may be an array index."""
     if any(name.startswith("$") or name.isdigit() for name in path.split(".")):
@@ -202,11 +208,10 @@ class _Parser:
         if not isinstance(data, dict):
             self.add_issue(key_path, "must be an object with a collection")
             return None
-        known = ("collection", "source", "fields", "filter", "discriminator", "projection", "pipeline", "revision")
-        for key in [key for key in data if key not in known]:
-            near = self._document.suggestion(key, known) or f"; known: {', '.join(known)}"
+        for key in [key for key in data if key not in KEYS]:
+            near = self._document.suggestion(key, KEYS) or f"; known: {', '.join(KEYS)}"
             self.add_issue((*key_path, key), f"unknown key{near}")
-        forms = [form for form in ("fields", "projection", "pipeline") if data.get(form) is not None]
+        forms = [form for form in FORMS if data.get(form) is not None]
         ends_projected = forms == ["projection", "pipeline"]  # the projection is the pipeline's end
         for form in () if ends_projected else forms[1:]:
             self.add_issue((*key_path, form), f"cannot be combined with {forms[0]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,3 +73,16 @@ def test_alerts_use_existing_metrics(metrics: dict[str, tuple[str, tuple[str, ..
             assert {*said} <= {*labels, "instance"}, rule["alert"]
         assert rule["labels"]["severity"] in ("critical", "warning")
         assert rule["annotations"]["summary"]
+
+
+def test_dashboard_uses_existing_metrics(metrics: dict[str, tuple[str, tuple[str, ...]]]) -> None:
+    dashboard = json.loads((ROOT / "etc" / "grafana.json").read_text())
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    for panel in panels:
+        for target in panel["targets"]:
+            names = set(re.findall(r"\b(?:zmsd|process)_[a-z_]+\b", target["expr"]))
+            assert names, panel["title"]
+            labels = {label for name in names for label in metrics[name.removesuffix("_bucket")][1]}
+            shown = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+            assert shown <= labels | {"instance"}, panel["title"]
