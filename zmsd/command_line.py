@@ -90,7 +90,7 @@ def parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         "--app",
         default="zmsd_tail",
         metavar="ID",
-        help="appID to connect with (default: %(default)s); not the appID of a zero-cache",
+        help="appID to connect with (default: %(default)s); the store keeps no record of it",
     )
     tail.add_argument(
         "--shard", type=int, default=0, metavar="N", help="shardNum to connect with (default: %(default)s)"
