@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib.util
-import json
 import os
 import socket
 import sys
@@ -22,7 +21,7 @@ from zmsd.commands.unit import load_settings
 from zmsd.config.settings import Config, TlsConfig
 from zmsd.errors import ConfigError, PeerError, StoreError, ZmsdError, reason_of
 from zmsd.gateway import tls
-from zmsd.log import redact_uri, write_line
+from zmsd.log import redact_uri, write_json, write_line
 from zmsd.schema.loading import LoadedDocuments, load_documents
 from zmsd.watermarks import sqlite_file
 
@@ -104,7 +103,7 @@ class _Report:
         if self._output.json:
             findings = [{"level": one.level, "text": one.text} for one in self._found]
             text = {"errors": errors, "warnings": warnings, "findings": findings}
-            print(json.dumps(text, indent=2, ensure_ascii=False))
+            write_json(text)
         elif not self._output.quiet or errors or warnings:
             write_line("no errors" if not errors else f"{errors} error{'s' if errors > 1 else ''}")
 

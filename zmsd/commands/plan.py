@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from zmsd.commands.unit import load_settings
 from zmsd.config.restart import changed_since_start
 from zmsd.config.settings import Config
 from zmsd.errors import SourceError, StoreError
-from zmsd.log import write_line
+from zmsd.log import write_json, write_line
 from zmsd.mongodb.source import Source
 from zmsd.schema import plan as plans
 from zmsd.schema.loading import load_documents
@@ -50,8 +49,7 @@ def plan(path: Path | None, environ: Mapping[str, str], as_json: bool) -> int:
     restart = changed_since_start(settings.watermarks.path.parent, settings)
     counted = cache(_Counts(settings))
     if as_json:
-        write = json.dumps(_as_json(steps, new, restart, counted), indent=2, ensure_ascii=False)
-        print(write, flush=True)
+        write_json(_as_json(steps, new, restart, counted))
     else:
         for line in _lines(steps, new, restart, counted):
             write_line(line)

@@ -12,7 +12,7 @@ from zmsd.commands.daemon_client import Target, duration_text
 from zmsd.commands.terminal import CLEAR_SCREEN, Colours, bar
 from zmsd.errors import PeerError
 from zmsd.gateway.tls import EXPIRY_WARNING_SECONDS
-from zmsd.log import write_line
+from zmsd.log import write_json, write_line
 
 Data = dict[str, Any]
 
@@ -33,7 +33,7 @@ def status(target: Target, colours: Colours, *, as_json: bool = False, watch: bo
     """
     data = _fetch(target)
     if as_json:
-        print(json.dumps(data, indent=2, ensure_ascii=False))
+        write_json(data)
         return 0 if data.get("ready") else 1
     if not watch:
         _print(data, colours)
