@@ -155,7 +155,7 @@ def test_check_reports_the_tables_of_each_documented_form(
         (tmp_path / "m.json").write_text(json.dumps(mappings))
         settings["mappings"] = {"file": "m.json"}
     (tmp_path / "zmsd.json").write_text(json.dumps({**settings, "server": {"port": 0}}))
-    assert check(tmp_path / "zmsd.json", {}, True) == 0
+    assert check(tmp_path / "zmsd.json", {}, offline=True) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("ok: table ")] == expected
     assert not [line for line in lines if line.startswith(("warning", "error"))]
