@@ -98,6 +98,33 @@ def parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     _colour_option(tail)
     tail.add_argument("--last-watermark", metavar="W", help="skip the initial sync and start after this watermark")
 
+    about = "test any change source as a strict zero-cache would use it; exit code 1 if a check fails"
+    conformance = command("conformance", about, "zmsd conformance ws://127.0.0.1:3000")
+    _target_options(conformance)
+    conformance.add_argument(
+        "--app",
+        default="zmsd_conformance",
+        metavar="ID",
+        help="appID to connect with (default: %(default)s); not the appID of a zero-cache",
+    )
+    conformance.add_argument(
+        "--shard", type=int, default=0, metavar="N", help="shardNum to connect with (default: %(default)s)"
+    )
+    conformance.add_argument(
+        "--seconds",
+        type=_positive,
+        default=15,
+        metavar="N",
+        help="how long to read the stream; write to the database meanwhile (default: %(default)s)",
+    )
+    conformance.add_argument(
+        "--patience",
+        type=_positive,
+        default=60,
+        metavar="N",
+        help="longest wait for a message that must come, in seconds (default: %(default)s)",
+    )
+
     about = "show the state of a running zmsd; exit code 1 if it is not ready"
     status = command("status", about, "zmsd status http://127.0.0.1:3000")
     _target_options(status)

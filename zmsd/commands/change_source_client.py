@@ -31,16 +31,13 @@ _REFUSALS = {
 }
 
 
-_WAITING_MESSAGES = 10_000
-"""Messages that wait for the reader; then the receive thread stops reading, and the daemon waits."""
-
-
 class _Buffer:
     """What simple_websocket needs of its list of received messages, with a limit."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
         self._messages: deque[str | bytes] = deque()
-        self._room = Semaphore(_WAITING_MESSAGES)
+        self._limit = limit
+        self._room = Semaphore(limit)
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -58,13 +55,18 @@ class _Buffer:
 
     def end(self) -> None:
         """Let a waiting receive thread go on: the connection is closed. Thread-safe."""
-        self._room.release(_WAITING_MESSAGES)
+        self._room.release(self._limit)
 
 
 class _Client(Client):  # type: ignore[misc]
+    def __init__(self, *arguments: Any, limit: int | None, **options: Any) -> None:
+        self.limit = limit
+        super().__init__(*arguments, **options)
+
     def handshake(self) -> None:
         """Handle frames that arrived together with the answer; otherwise they would wait for the next frame."""
-        self.input_buffer = _Buffer()
+        if self.limit is not None:
+            self.input_buffer = _Buffer(self.limit)
         super().handshake()
         self.connected = self._handle_events()
 
@@ -80,12 +82,14 @@ class SourceClient:
         *,
         headers: Mapping[str, str] | None = None,
         tls: ssl.SSLContext | None = None,
+        limit: int | None = None,
         **query: str,
     ) -> None:
         """Connect. Raises PeerError if there is no answer, or the change source refuses.
 
         :param url: ``ws://HOST:PORT`` or ``wss://…``, with or without the path
         :param tls: for wss, instead of the authorities of the system
+        :param limit: messages that may wait for the reader; then the receive thread stops, and the change source waits
         :param query: added to the query of the URL
         """
         parts = urlsplit(url)
@@ -99,6 +103,7 @@ class SourceClient:
                 receive_bytes=1 << 16,
                 ssl_context=tls,
                 thread_class=partial(Thread, daemon=True),
+                limit=limit,
             )
         except (HandshakeError, ProtocolError, OSError, ValueError) as error:
             text = reason_of(error) if isinstance(error, OSError) else str(error)
@@ -149,4 +154,5 @@ class SourceClient:
         """Close the connection. Thread-safe."""
         with contextlib.suppress(ConnectionClosed, OSError):
             self._socket.close()
-        self._socket.input_buffer.end()
+        if isinstance(self._socket.input_buffer, _Buffer):
+            self._socket.input_buffer.end()

@@ -19,6 +19,7 @@ from zmsd.errors import PeerError, reason_of
 from zmsd.zero.protocol import PATH
 
 _TIMEOUT_SECONDS = 5.0
+_WAITING_MESSAGES = 10_000
 _SCHEMES = {"ws": False, "http": False, "wss": True, "https": True}
 
 
@@ -71,16 +72,18 @@ class Target:
         query = {"observer": "true"}
         if last_watermark is not None:
             query |= {"lastWatermark": last_watermark, "replicaVersion": replica_version or last_watermark}
-        return self.stream(app, shard, **query)
+        return self.stream(app, shard, _WAITING_MESSAGES, **query)
 
-    def stream(self, app: str, shard: int, **query: str) -> SourceClient:
+    def stream(self, app: str, shard: int, limit: int | None = None, **query: str) -> SourceClient:
         """Open a stream as a zero-cache does. Raises PeerError when it is refused.
 
+        :param limit: messages that may wait for the reader; None for any number
         :param query: ``lastWatermark`` and ``replicaVersion``, for a stream that resumes
         """
         url = f"{'wss' if self.secure else 'ws'}://{self.address}{self.path if self.path.strip('/') else PATH}"
         more = f"?{self.query}" if self.query else ""
-        return SourceClient(url + more, app, shard, headers=self._headers(), tls=self._context(), **query)
+        headers, tls = self._headers(), self._context()
+        return SourceClient(url + more, app, shard, headers=headers, tls=tls, limit=limit, **query)
 
     def _headers(self) -> dict[str, str]:
         return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}

@@ -215,9 +215,6 @@ class Session:
     def _run_initial_sync(self) -> None:
         """Send an initial sync. Raises SourceUnavailable if it must begin again."""
         subscription, newest = self.subscription, self._book.newest_initial_sync()
-        sync = InitialSync(self._hub.source, self._hub.active, subscription.app, subscription.shard, self._stop, newest)
-        subscription = self.subscription
-        newest = self._book.newest_initial_sync()
         hub, app, shard = self._hub, subscription.app, subscription.shard
         sync = InitialSync(hub.source, hub.active, app, shard, self._stop, newest, hub.initial_sync_rows)
         try:
