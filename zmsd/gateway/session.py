@@ -214,14 +214,13 @@ class Session:
 
     def _run_initial_sync(self) -> None:
         """Send an initial sync. Raises SourceUnavailable if it must begin again."""
-        subscription, newest = self.subscription, self._book.newest_initial_sync()
-        hub, app, shard = self._hub, subscription.app, subscription.shard
-        sync = InitialSync(hub.source, hub.active, app, shard, self._stop, newest, hub.initial_sync_rows)
+        hub, asked, newest = self._hub, self.subscription, self._book.newest_initial_sync()
+        sync = InitialSync(hub.source, hub.active, asked.app, asked.shard, self._stop, newest, hub.initial_sync_rows)
         try:
             self._send_copy(sync)
         except ResumeLost as error:
             raise SourceUnavailable(f"the initial sync must begin again: {error}") from error
-        if not subscription.observer:
+        if not asked.observer:
             self._hub.replicas.unacknowledged(self._book.replica).sent(self._initial_watermark)
 
     def _apply_schema_change(self, active: ActivePublication) -> None:
