@@ -48,7 +48,7 @@ def stored_text(data_type: str, value: Any) -> str:
     if data_type == "double precision" and not isinstance(value, str):
         return bson_json.number(value) or "null"
     if data_type == "json" and not isinstance(value, str):
-        return quote(bson_json.number(value) or "null")
+        return quote(dump(value))
     return quote(value) if isinstance(value, str) else dump(value)
 
 

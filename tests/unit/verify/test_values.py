@@ -36,6 +36,8 @@ def test_sorted_key_equals_key_of_a_row() -> None:
         ("boolean", 7, "7"),
         ("json", '{"a":1}', '"{\\"a\\":1}"'),
         ("json", 5, '"5"'),
+        ("json", 1e20, '"1e+20"'),
+        ("json", 9.223372036854776e18, '"9.223372036854776e+18"'),
     ],
 )
 def test_stored_text_is_what_zmsd_sends(data_type: str, value: int | float | str | None, text: str) -> None:
