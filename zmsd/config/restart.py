@@ -60,7 +60,7 @@ def changed_since_start(directory: Path, new: Config) -> list[str] | None:
 def _digests(salt: str, settings: Config) -> dict[str, str]:
     """Return name -> digest. Files that may be credentials are left out: a command has them elsewhere."""
     return {
-        name: hashlib.sha256(f"{salt} {value!r}".encode()).hexdigest()
+        name: hashlib.sha256(f"{salt} {value.absolute() if isinstance(value, Path) else value!r}".encode()).hexdigest()
         for name, value in _values(settings)
         if name not in _CREDENTIALS
     }

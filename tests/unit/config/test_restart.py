@@ -58,3 +58,9 @@ def test_changes_since_the_start_of_a_daemon_that_has_ended_are_unknown(tmp_path
     (file,) = tmp_path.iterdir()
     file.write_text(file.read_text().replace('"pid": ', '"pid": 999999'))
     assert changed_since_start(tmp_path, BEFORE) is None
+
+
+def test_relative_path_to_the_same_file_needs_no_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_started_with(tmp_path, replace(BEFORE, watermarks=WatermarksConfig(path=tmp_path / "w.db")))
+    assert changed_since_start(tmp_path, replace(BEFORE, watermarks=WatermarksConfig(path=Path("w.db")))) == []
