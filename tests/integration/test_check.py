@@ -359,3 +359,27 @@ def test_missing_privileges_are_reported_with_the_command_to_grant(secured: Repl
     assert "give a user: mongodb://USER:PASSWORD@HOST/" in one(found, "error: collections: ")
 
     assert not [line for line in lines(ADMIN, 0) if line.startswith("warning: ")]
+
+
+def test_check_prints_as_much_as_is_asked_for(database: Db, checker: Checker) -> None:
+    database.drop_collection("rooms")
+    assert checker.run().returncode == 0
+    config = ("check", "--config", "zmsd.yaml")
+    plain = run_zmsd(*config, cwd=checker.directory).stdout.splitlines()
+    for name in SCHEMA:
+        one(plain, rf"^ok: table {name} from ")
+    assert not [line for line in plain if line.startswith("ok: collection ")]
+    strict = run_zmsd(*config, "--quiet", "--strict", "--color", "always", cwd=checker.directory)
+    assert strict.returncode == 1
+    assert strict.stdout.splitlines()[0].startswith("\x1b[33mwarning\x1b[0m: collection rooms: does not exist")
+    assert "ok" not in strict.stdout.split()
+    found = json.loads(run_zmsd(*config, "--json", cwd=checker.directory).stdout)
+    assert (found["errors"], found["warnings"]) == (0, 1)
+    assert [one["text"] for one in found["findings"] if one["level"] == "warning"][0].startswith("collection rooms")
+
+
+def test_check_has_configuration_errors_in_its_json(checker: Checker) -> None:
+    assert checker.run({}, None).returncode == 78
+    done = run_zmsd("check", "--config", "zmsd.yaml", "--json", cwd=checker.directory)
+    assert (done.returncode, done.stderr) == (78, "")
+    assert [one["text"] for one in json.loads(done.stdout)["findings"]] == ["schema.json:1:1: names no table"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -65,3 +66,13 @@ def test_initial_sync_reads_ids_of_mixed_types(
     spec = {"columns": {"name": {"type": "string"}}, "primaryKey": ["name"]}
     client = follow(serve({"mixed": {"tableName": "mixed", **spec}}))
     assert len(client.rows("mixed")) == 30
+
+
+def test_initial_sync_keeps_to_its_highest_speed(database: Db, serve: Serve, follow: Follow) -> None:
+    database.mixed.insert_many([{"_id": number} for number in range(1500)])
+    spec = {"columns": {"_id": {"type": "number"}}, "primaryKey": ["_id"]}
+    zmsd = serve({"mixed": spec}, settings={"feed": {"initial_sync_rows_per_second": 1000}})
+    begun = time.monotonic()
+    client = follow(zmsd)
+    assert time.monotonic() - begun >= 1.5
+    assert len(client.rows("mixed")) == 1500

@@ -80,12 +80,9 @@ def test_inferred_documents_pass_check_and_serve(
     assert not zmsd.log("WARNING|ERROR"), "nothing is rejected, nothing is odd"
 
     environment = {
-        "MONGODB_URI": replica_set.uri(database.name),
-        "SCHEMA_FILE": "made/schema.json",
-        "TABLE_MAPPINGS_FILE": "made/mappings.json",
         "PORT": str(free_port()),
     }
-    checked = run_zmsd("check", cwd=tmp_path, environment=environment)
+    checked = run_zmsd("check", "--config", "made/zmsd.yaml", cwd=tmp_path, environment=environment)
     assert checked.returncode == 0, checked.stdout
     assert "warning" not in checked.stdout
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import re
 import signal
 import subprocess
@@ -28,14 +29,14 @@ from zmsd import cli
 COMMANDS = tuple(SUBPARSERS.choices)
 
 
-class Tail:
-    """Runs ``zmsd tail`` with its output in a file."""
+class Command:
+    """Runs a command until it is ended, with its output in a file."""
 
-    def __init__(self, directory: Path, *arguments: str, **environment: str) -> None:
-        self.output = directory / "tail"
+    def __init__(self, name: str, directory: Path, *arguments: str, **environment: str) -> None:
+        self.output = directory / name
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "zmsd", "tail", *arguments],
+                [sys.executable, "-m", "zmsd", name, *arguments],
                 cwd=directory,
                 env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **environment},
                 stdin=subprocess.DEVNULL,
@@ -56,8 +57,14 @@ class Tail:
 
 
 @contextmanager
-def tail(directory: Path, *arguments: str, **environment: str) -> Iterator[Tail]:
-    process = Tail(directory, *arguments, **environment)
+def tail(directory: Path, *arguments: str, **environment: str) -> Iterator[Command]:
+    with command("tail", directory, *arguments, **environment) as process:
+        yield process
+
+
+@contextmanager
+def command(name: str, directory: Path, *arguments: str, **environment: str) -> Iterator[Command]:
+    process = Command(name, directory, *arguments, **environment)
     try:
         yield process
     finally:
@@ -230,6 +237,19 @@ def test_status_summarises_the_daemon(database: Db, serve: Serve, follow: Follow
         r"^user +\d+ +.*name",
     ):
         assert re.search(pattern, done.stdout, re.MULTILINE), (pattern, done.stdout)
+    report = json.loads(run_zmsd("status", "--json", f"http://127.0.0.1:{zmsd.port}", cwd=tmp_path).stdout)
+    assert report["sessions"][0]["app"] == "myapp"
+
+
+def test_status_watch_shows_the_state_again_and_again(serve: Serve, tmp_path: Path) -> None:
+    zmsd = serve(SCHEMA, MAPPINGS)
+    with command("status", tmp_path, f"http://127.0.0.1:{zmsd.port}", "--watch") as shown:
+        shown.wait_for(r"(?s)serving 3 collections.*serving 3 collections")
+        zmsd.kill()
+        shown.wait_for("no answer: .*refused")
+        zmsd.start()
+        shown.wait_for(r"(?s)no answer.*serving 3 collections")
+        assert shown.end() == 130
 
 
 def test_status_of_an_unready_daemon_fails_with_reason(tmp_path: Path) -> None:
