@@ -22,6 +22,28 @@ def test_idle_client_gets_heartbeats_that_follow_the_oplog(database: Db, serve: 
     client.wait_rows("user", 1)
 
 
+def test_client_resumes_from_a_heartbeat(database: Db, serve: Serve, follow: Follow) -> None:
+    """Its watermark is not that of an operation in the oplog."""
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"heartbeat": 1}})
+    client = follow(zmsd)
+
+    def heartbeat_came() -> bool:
+        database.other.insert_one({})
+        client.check()
+        return len(client.replica.transactions) >= 1
+
+    for restart in (False, True):
+        wait_until(heartbeat_came, "a heartbeat", 20)
+        client.close()
+        if restart:
+            zmsd.kill()
+            zmsd.start()
+        database.users.insert_one({"_id": f"ann {restart}"})
+        client = follow(zmsd, replica=client.replica)
+        client.wait_rows("user", 1 + restart)
+        assert client.replica.reset_required is None
+
+
 def test_idle_client_gets_nothing_before_the_heartbeat(database: Db, serve: Serve, follow: Follow) -> None:
     client = follow(serve(SCHEMA, MAPPINGS))
     for number in range(20):

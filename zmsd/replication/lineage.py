@@ -14,6 +14,7 @@ from zmsd.errors import ResumeLost, SourceTimeout
 from zmsd.mongodb import oplog
 from zmsd.mongodb.source import Source
 from zmsd.pace import Pace
+from zmsd.replication.unacknowledged import is_heartbeat
 from zmsd.watermarks.base import WatermarkStore
 
 OTHER = "other-history"
@@ -74,8 +75,9 @@ class Lineage:
         at = position.parse(synced_at)[0]
         if not self._proves(synced_at, lambda: oplog.has_operation(self._source, at)):
             raise ResumeLost(f"the initial sync at watermark {synced_at} {_NOT_HERE}", OTHER)
-        # Asked each time: every reconnect brings another watermark, and this is a seek.
-        if watermark != synced_at and not oplog.has_operation(self._source, position.parse(watermark)[0]):
+        # Asked each time: every reconnect brings another watermark, and this is a seek. A heartbeat has no operation.
+        at = position.parse(watermark)[0]
+        if watermark != synced_at and not is_heartbeat(at) and not oplog.has_operation(self._source, at):
             raise ResumeLost(f"the change at watermark {watermark} {_NOT_HERE}", OTHER)
 
     def check_newest(self, watermark: str = position.LAST) -> None:

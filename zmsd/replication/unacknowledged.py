@@ -39,6 +39,11 @@ def heartbeat_position(progress: int, interval: float) -> int:
     return position.seconds(progress) // step * step << 32
 
 
+def is_heartbeat(at: int) -> bool:
+    """Return whether a position is that of a heartbeat: the increments of MongoDB's operations begin with 1."""
+    return at & 0xFFFFFFFF == 0
+
+
 class Unacknowledged:
     """The commits that one replica was sent and has not acknowledged. Thread-safe."""
 

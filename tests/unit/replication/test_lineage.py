@@ -11,6 +11,7 @@ from zmsd.errors import ResumeLost, SourceTimeout
 from zmsd.position import watermark
 from zmsd.replication import lineage as lineage_module
 from zmsd.replication.lineage import Lineage
+from zmsd.replication.unacknowledged import heartbeat_position
 from zmsd.watermarks.base import CopyRecord, Replica
 from zmsd.watermarks.sqlite import SqliteStore
 
@@ -125,6 +126,12 @@ def test_watermark_missing_from_the_oplog_is_lost(lineage: Lineage, oplog: Simpl
     oplog.has_operation.side_effect = lambda _, at: at == 30
     with pytest.raises(ResumeLost, match="not in this database's history"):
         lineage.check_replica(watermark(40), watermark(30))
+
+
+def test_heartbeat_needs_no_operation(lineage: Lineage, oplog: SimpleNamespace) -> None:
+    lineage._source.operation_time.return_value = 9 << 32  # type: ignore[attr-defined]
+    oplog.has_operation.side_effect = lambda _, at: at == 30
+    lineage.check_replica(watermark(heartbeat_position((7 << 32) + 3, 1.0)), watermark(30))
 
 
 def test_replica_synced_from_this_lineage_is_accepted(
