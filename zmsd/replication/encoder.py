@@ -61,6 +61,7 @@ class Encoder:
         for table in catalog.tables:
             encoder = TableEncoder(table, rejects, (included_to or {}).get(table.name, -1))
             self.tables.setdefault(table.mapping.collection, []).append(encoder)
+            self.row_counts[table.name] += 0  # so that the metric of a table without changes is 0
         by_collection = catalog.by_collection
         self._discriminators = {
             name: Discriminator([table.mapping for table in by_collection[name]]) for name in self.tables
