@@ -187,7 +187,7 @@ def test_database_restored_to_an_older_state_sends_reset(
     zmsd = serve(SCHEMA, MAPPINGS, uri=replica_set.uri(database.name))
     client = follow(zmsd)
     database.a.insert_one({"_id": "before", "n": 1})
-    received(client)
+    client.wait_for(lambda replica: replica.transactions, "the commit of it")
     forget(client, "before")
     node.stop()
     shutil.copytree(node.directory, tmp_path / "backup")

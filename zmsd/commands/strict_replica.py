@@ -90,8 +90,12 @@ class Replica:
         return self._open is not None
 
     def disconnected(self) -> None:
-        """Discard the open transaction, as zero-cache does at the end of a connection."""
+        """Discard the open transaction, as zero-cache does at the end of a connection.
+
+        The next connection may reach another daemon, whose newest lag report may be older.
+        """
         self._open = None
+        self._lag_commit_ms = 0.0
 
     def receive(self, text: str) -> list[Any] | None:
         """Take one message, and return the answer that zero-cache sends, if any. Raises Violation."""
