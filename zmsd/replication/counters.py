@@ -17,8 +17,8 @@ _LAG_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 class Counters:
     """Counters of one process.
 
-    Only the dispatcher's thread (``read``, ``made``, and its encoder) writes the plain numbers, and any thread may read
-    them, so the hot path needs no lock. What several threads count are metrics.
+    Only the dispatcher's thread (``read``, ``made``, and its encoder) writes the plain numbers, except ``refused``, and
+    any thread may read them, so the hot path needs no lock. What several threads count are metrics.
     """
 
     def __init__(self, registry: Registry) -> None:
