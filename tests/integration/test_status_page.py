@@ -82,7 +82,7 @@ def test_status_json_describes_the_daemon(database: Db, serve: Serve, follow: Fo
     assert "refused" in status(zmsd)["state"]
     zmsd.write(mappings=MAPPINGS, settings={"feed": {"heartbeat": 50}})
     zmsd.signal(signal.SIGHUP)
-    wait_until(lambda: status(zmsd)["last_reload"]["restart"] == ["feed"], "the next one")
+    wait_until(lambda: status(zmsd)["last_reload"]["restart"] == ["feed.heartbeat"], "the next one")
     assert status(zmsd)["last_reload"]["faults"] == []
 
 
