@@ -125,6 +125,7 @@ def test_name_that_stops_being_a_collection_empties_its_table(
     for one in (client, newcomer):
         one.wait_rows("m", 1)
     end(database, client, "third")
+    newcomer.wait_for(lambda replica: ("third",) in replica.rows["end"], "the newcomer has it, too", 30)
     for one in (client, newcomer):
         assert_same(database, SCHEMA, MAPPINGS, one.replica)
     problem_solved(zmsd)
