@@ -86,30 +86,14 @@ def parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     about = "print what a running zmsd sends: the initial sync, then each transaction"
     tail = command("tail", about, "zmsd tail ws://127.0.0.1:3000 | grep user")
     _target_options(tail)
-    tail.add_argument(
-        "--app",
-        default="zmsd_tail",
-        metavar="ID",
-        help="appID to connect with (default: %(default)s); the store keeps no record of it",
-    )
-    tail.add_argument(
-        "--shard", type=int, default=0, metavar="N", help="shardNum to connect with (default: %(default)s)"
-    )
+    _shard_options(tail, "zmsd_tail", "the store keeps no record of it")
     _colour_option(tail)
     tail.add_argument("--last-watermark", metavar="W", help="skip the initial sync and start after this watermark")
 
     about = "test any change source as a strict zero-cache would use it; exit code 1 if a check fails"
     conformance = command("conformance", about, "zmsd conformance ws://127.0.0.1:3000")
     _target_options(conformance)
-    conformance.add_argument(
-        "--app",
-        default="zmsd_conformance",
-        metavar="ID",
-        help="appID to connect with (default: %(default)s); not the appID of a zero-cache",
-    )
-    conformance.add_argument(
-        "--shard", type=int, default=0, metavar="N", help="shardNum to connect with (default: %(default)s)"
-    )
+    _shard_options(conformance, "zmsd_conformance", "not the appID of a zero-cache")
     conformance.add_argument(
         "--seconds",
         type=_positive,
@@ -196,6 +180,13 @@ def _target_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("url", nargs="?", metavar="URL", help="ws://HOST:PORT or wss://… (default: from the settings)")
     _config_option(parser)
     parser.add_argument("--token", help="token (default: from the settings)")
+
+
+def _shard_options(parser: argparse.ArgumentParser, app: str, about: str) -> None:
+    about = f"appID to connect with (default: %(default)s); {about}"
+    parser.add_argument("--app", default=app, metavar="ID", help=about)
+    about = "shardNum to connect with (default: %(default)s)"
+    parser.add_argument("--shard", type=int, default=0, metavar="N", help=about)
 
 
 def _positive(text: str) -> int:
