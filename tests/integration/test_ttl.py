@@ -1,4 +1,4 @@
-"""Deletes by a TTL index, which MongoDB 7.0 gives one cluster time for ten documents where there are no images."""
+"""Deletes by a TTL index, which MongoDB 7.0 gives one cluster time for ten documents without images."""
 
 from __future__ import annotations
 

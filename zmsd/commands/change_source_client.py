@@ -85,7 +85,7 @@ class SourceClient:
         limit: int | None = None,
         **query: str,
     ) -> None:
-        """Connect. Raises PeerError if there is no answer, or the change source refuses.
+        """Connect. Raises PeerError if no answer comes, or the change source refuses.
 
         :param url: ``ws://HOST:PORT`` or ``wss://…``, with or without the path
         :param tls: for wss, instead of the authorities of the system

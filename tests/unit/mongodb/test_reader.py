@@ -410,7 +410,7 @@ def test_event_outside_transactions_is_complete_at_once(grouped: bool, more: Doc
 
 @pytest.mark.parametrize("imaged", [True, False])
 def test_delete_is_complete_at_once_if_the_server_sent_its_image(imaged: bool) -> None:
-    """MongoDB 7.0 groups deletes where there are no images. A document that was looked up does not prove an image."""
+    """MongoDB 7.0 groups deletes without images. A document that was looked up does not prove an image."""
     image = {"fullDocumentBeforeChange": {"_id": 1}} if imaged else {}
     script = Script(database=[batch(event(T + 1, kind="delete", **image))])
     script.source.may_group = lambda *, imaged: not imaged  # type: ignore[method-assign]

@@ -110,7 +110,7 @@ def test_newest_checkpoint_is_checked_in_the_oplog(
 def test_replica_version_missing_from_the_oplog_is_lost(
     lineage: Lineage, store: SqliteStore, oplog: SimpleNamespace
 ) -> None:
-    """Nothing was written after the initial sync, so there is no checkpoint. Other replicas stay valid: a client may
+    """Nothing was written after the initial sync, so no checkpoint exists. Other replicas stay valid: a client may
     send any version."""
     oplog.has_operation.return_value = False
     lineage.check_watermark(watermark(40), watermark(40))
