@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.chat import MAPPINGS, SCHEMA
+from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
@@ -203,6 +204,23 @@ def commits(stream: WebSocket, count: int) -> list[str]:
     return found
 
 
+def stream_of(zmsd: ZmsdProcess, client: ChangeSourceClient) -> WebSocket:
+    """Open a stream that begins at the initial sync of a client that has closed its own."""
+    version = client.replica.version
+    stream = WebSocket(zmsd.port)
+    stream.upgrade(f"{INITIAL}&lastWatermark={version}&replicaVersion={version}", {})
+    return stream
+
+
+def single_commits(database: Db, stream: WebSocket, count: int) -> list[str]:
+    """Insert that many users one after the other, so that each is sent alone, and return the watermarks."""
+    found: list[str] = []
+    for number in range(count):
+        database.users.insert_one({"_id": f"u{number}"})
+        found += commits(stream, 1)
+    return found
+
+
 def test_stream_without_acknowledgement_repeats_the_same_commits(
     database: Db, zmsd: ZmsdProcess, follow: Follow
 ) -> None:
@@ -210,19 +228,12 @@ def test_stream_without_acknowledgement_repeats_the_same_commits(
     lacks, and is refused for ever unless the change log gets a commit at that watermark."""
     client = follow(zmsd)
     client.close()
-    version = client.replica.version
-    target = f"{INITIAL}&lastWatermark={version}&replicaVersion={version}"
-    stream = WebSocket(zmsd.port)
-    stream.upgrade(target, {})
-    first: list[str] = []
-    for number in range(10):  # One after the other, so that each is sent alone.
-        database.users.insert_one({"_id": f"u{number}"})
-        first += commits(stream, 1)
+    stream = stream_of(zmsd, client)
+    first = single_commits(database, stream, 10)
     stream.abort()
     for number in range(10, 20):
         database.users.insert_one({"_id": f"u{number}"})
-    stream = WebSocket(zmsd.port)
-    stream.upgrade(target, {})
+    stream = stream_of(zmsd, client)
     assert commits(stream, 10) == first
     stream.close()
     client = follow(zmsd, replica=client.replica)
@@ -254,22 +265,15 @@ def test_stream_after_kill_repeats_the_commits_of_the_killed_process(
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"heartbeat": 1}})
     client = follow(zmsd)
     client.close()
-    version = client.replica.version
-    target = f"{INITIAL}&lastWatermark={version}&replicaVersion={version}"
-    stream = WebSocket(zmsd.port)
-    stream.upgrade(target, {})
-    first: list[str] = []
-    for number in range(5):
-        database.users.insert_one({"_id": f"u{number}"})
-        first += commits(stream, 1)
+    stream = stream_of(zmsd, client)
+    first = single_commits(database, stream, 5)
     with writes(database):  # to another collection
         first += commits(stream, 2)  # heartbeats
     zmsd.kill()
     stream.close()
     database.users.insert_many([{"_id": f"u{number}"} for number in range(5, 20)])
     zmsd.start()
-    stream = WebSocket(zmsd.port)
-    stream.upgrade(target, {})
+    stream = stream_of(zmsd, client)
     again: list[str] = []
     while not again or again[-1] < first[-1]:
         again += commits(stream, 1)
