@@ -1,7 +1,7 @@
 """The values of the store in NATS: how they are written, and read if zmsd can have written them.
 
 Another program or an operator's tool may have written to the bucket. A value that zmsd cannot have written counts as
-absent, and is logged once.
+absent, and is logged once, until its key has a readable value.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Values:
     def __init__(self, bucket: str) -> None:
         """:param bucket: name for the log"""
         self._bucket = bucket
-        self._reported: set[tuple[str, bytes]] = set()
+        self._reported: set[str] = set()  # keys whose value was unreadable when it was last read
 
     def replica(self, key: str, value: bytes | None) -> tuple[Replica, ReplicaRecord] | None:
         """Return a replica and its record, or None if the value is absent or unreadable."""
@@ -57,12 +57,14 @@ class Values:
         if value is None:
             return None
         try:
-            return read(value)
+            found = read(value)
         except (ValueError, TypeError, KeyError, RecursionError, zlib.error):
-            if (key, value) not in self._reported:
-                self._reported.add((key, value))
+            if key not in self._reported:
+                self._reported.add(key)
                 log.error(kv("unreadable record ignored", bucket=self._bucket, key=key))
             return None
+        self._reported.discard(key)
+        return found
 
 
 def write_replica(replica: Replica, record: ReplicaRecord) -> bytes:

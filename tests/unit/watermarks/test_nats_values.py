@@ -45,6 +45,18 @@ def test_unreadable_value_is_absent_and_logged_once(value: bytes, caplog: pytest
     assert lines == [f"unreadable record ignored bucket=bucket key={key}" for key in keys]
 
 
+def test_unreadable_values_of_one_key_are_remembered_by_the_key_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """Another program may write a new value each second; zmsd must not keep them all."""
+    values = Values("bucket")
+    for number in range(100):
+        assert values.identity(b"x" * number) is None
+    assert len(caplog.records) == 1
+    assert values._reported == {"identity"}
+    assert values.identity(write({"setId": None, "collections": {}})) is not None
+    assert values.identity(b"x") is None
+    assert len(caplog.records) == 2, "a value that became unreadable again"
+
+
 def test_record_with_a_wrong_watermark_is_absent() -> None:
     wrong = ReplicaRecord("not a watermark", ())
     assert Values("bucket").replica("r", write_replica(ZERO, wrong)) is None
