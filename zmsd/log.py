@@ -200,8 +200,41 @@ class _Handler(logging.StreamHandler[TextIO]):
         return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
 
 
+class LineLimit:
+    """Let the first lines of each event pass in each minute, and count the others. Thread-safe."""
+
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """:param most: lines of one event that pass in a minute
+        :param clock: seconds that never go back
+        """
+        self._most = most
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._began = clock()
+        self._lines: Counter[str] = Counter()  # event -> lines in this minute
+
+    def passes(self, event: str) -> bool:
+        """Count a line, and return whether to write it."""
+        with self._lock:
+            self._lines[event] += 1
+            return self._lines[event] <= self._most
+
+    def suppressed(self) -> list[tuple[str, int, float]]:
+        """Return (event, lines that did not pass, seconds) for each event of the minute that is over.
+
+        Empty while the minute is not over. Each count is returned once.
+        """
+        with self._lock:
+            seconds = self._clock() - self._began
+            if seconds < _WINDOW_SECONDS:
+                return []
+            lines, self._lines = self._lines, Counter()
+            self._began += seconds
+        return [(event, count - self._most, seconds) for event, count in lines.items() if count > self._most]
+
+
 class SessionLineLimit(logging.Filter):
-    """Let SESSION_LINES_PER_MINUTE lines of each event of the session threads pass, and count the others. Thread-safe.
+    """Limit the lines of each event of the session threads to SESSION_LINES_PER_MINUTE. Thread-safe.
 
     A client that connects again and again cannot fill the log. Lines of other threads, and debug lines, always pass.
     The counts are logged with the first line of any thread after the minute is over.
@@ -210,30 +243,16 @@ class SessionLineLimit(logging.Filter):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """:param clock: seconds that never go back"""
         super().__init__()
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._began = clock()
-        self._lines: Counter[str] = Counter()  # event -> lines in this minute
+        self._limit = LineLimit(SESSION_LINES_PER_MINUTE, clock)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to write a record."""
-        with self._lock:
-            seconds = self._clock() - self._began
-            over = {}
-            if seconds >= _WINDOW_SECONDS:
-                over = {event: lines - SESSION_LINES_PER_MINUTE for event, lines in self._lines.items()}
-                self._began += seconds
-                self._lines.clear()
-            passes = True
-            if record.levelno > logging.DEBUG and (record.threadName or "").startswith("session-"):
-                event = record.msg.phrase if isinstance(record.msg, kv) else str(record.msg)
-                self._lines[event] += 1
-                passes = self._lines[event] <= SESSION_LINES_PER_MINUTE
-        for event, count in over.items():
-            if count > 0:
-                message = kv("more lines of sessions", event=event, count=count, seconds=seconds)
-                logging.getLogger(__name__).warning(message)
-        return passes
+        for event, count, seconds in self._limit.suppressed():
+            message = kv("more lines of sessions", event=event, count=count, seconds=seconds)
+            logging.getLogger(__name__).warning(message)
+        if record.levelno <= logging.DEBUG or not (record.threadName or "").startswith("session-"):
+            return True
+        return self._limit.passes(record.msg.phrase if isinstance(record.msg, kv) else str(record.msg))
 
 
 class _Text(logging.Formatter):

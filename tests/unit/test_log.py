@@ -16,9 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zmsd
+from tests.unit.fakes import FakeClock
 from zmsd.log import (
     OUTSIDE_CHARACTERS,
     SESSION_LINES_PER_MINUTE,
+    LineLimit,
     SessionLineLimit,
     cut,
     escape,
@@ -338,10 +340,25 @@ def test_any_user_and_password_is_redacted(user: str, password: str) -> None:
     assert redact_uri(f"mongodb://{user}:{password}@host/db") == "mongodb://host/db"
 
 
+def test_line_limit_counts_the_lines_of_each_minute_once() -> None:
+    clock = FakeClock(100.0)
+    limit = LineLimit(2, clock)
+    assert [limit.passes("a") for _ in range(5)] == [True, True, False, False, False]
+    assert [limit.passes("b") for _ in range(2)] == [True, True]
+    clock.now = 159.0
+    assert limit.suppressed() == []
+    clock.now = 170.0
+    assert limit.suppressed() == [("a", 3, 70.0)]
+    assert limit.suppressed() == []
+    assert limit.passes("a")
+    clock.now = 230.0
+    assert limit.suppressed() == [], "a minute with as many lines as may pass"
+
+
 def test_session_lines_beyond_the_limit_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     """A client that connects again and again writes a bounded number of lines; other threads always log."""
-    now = 0.0
-    limit = SessionLineLimit(lambda: now)
+    clock = FakeClock()
+    limit = SessionLineLimit(clock)
 
     def passes(thread: str, message: object, level: int = logging.INFO) -> bool:
         record = logging.LogRecord("zmsd.x", level, "", 0, message, (), None)
@@ -354,10 +371,10 @@ def test_session_lines_beyond_the_limit_are_counted(caplog: pytest.LogCaptureFix
     assert passes("session-9", kv("session ends", session=9)), "each event has a limit of its own"
     assert passes("session-9", kv("session begins", session=9), logging.DEBUG)
     assert passes("dispatcher", kv("session begins", session=9))
-    now = 59.0
+    clock.now = 59.0
     assert not passes("session-9", kv("session begins", session=9))
     assert not caplog.records
-    now = 61.0
+    clock.now = 61.0
     assert passes("dispatcher", kv("feed runs"))
     lines = [str(record.msg) for record in caplog.records]
     assert lines == ['more lines of sessions event="session begins" count=8 seconds=61.0']

@@ -23,11 +23,12 @@ import pytest
 from tests.support.certificates import ONE
 from tests.support.wait import FACTOR, wait_until
 from tests.support.websocket import Closed, Refused, WebSocket
+from zmsd import log as logs
 from zmsd.deadline import Deadline
 from zmsd.gateway import connection as connections
 from zmsd.gateway import listener as listeners
-from zmsd.gateway import refusals, tls
 from zmsd.gateway import server as servers
+from zmsd.gateway import tls
 from zmsd.gateway.http import Limits, Page
 from zmsd.gateway.listener import Listener
 from zmsd.gateway.registry import SessionRegistry
@@ -475,30 +476,9 @@ def test_refusals_are_logged_once_and_then_counted(
         assert max(map(len, lines)) < 400
         assert not any("\x1b" in line for line in lines)
         caplog.clear()
-        monkeypatch.setattr(refusals, "COUNT_INTERVAL_SECONDS", 0.0)
+        monkeypatch.setattr(logs, "_WINDOW_SECONDS", 0.0)
         wait_until(lambda: len(caplog.records) >= 3, "they are counted")
         assert all("count=59" in record.getMessage() for record in caplog.records)
-
-
-def test_refusal_after_a_quiet_interval_is_logged_in_full(caplog: pytest.LogCaptureFixture) -> None:
-    now = 0.0
-    log = refusals.Refusals(lambda: now)
-
-    def lines() -> list[str]:
-        log.flush()
-        found = [record.getMessage() for record in caplog.records]
-        caplog.clear()
-        return found
-
-    log.refused("token refused", "192.0.2.1", 401, "why")
-    log.refused("token refused", "192.0.2.1", 401, "why")
-    assert lines() == ['request refused address=192.0.2.1 status=401 kind="token refused" reason=why']
-    now = 60.0
-    assert lines() == ['more requests refused kind="token refused" count=1 seconds=60']
-    now = 120.0
-    assert lines() == []
-    log.refused("token refused", "192.0.2.2", 401, "why")
-    assert len(lines()) == 1
 
 
 def test_client_that_disconnects_before_the_answer_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -48,7 +48,6 @@ WITHOUT_UNIT_TESTS: set[str] = {
     "zmsd/gateway/http.py",
     "zmsd/gateway/lag.py",
     "zmsd/gateway/listener.py",
-    "zmsd/gateway/refusals.py",
     "zmsd/gateway/registry.py",
     "zmsd/metadata/metrics.py",
     "zmsd/metadata/pages.py",
@@ -163,7 +162,7 @@ def test_modules_have_unit_tests() -> None:
     lacking = {
         module for module in MODULES if not module.endswith("__init__.py") and mirrored(module) not in unit_tests()
     }
-    assert not lacking - WITHOUT_UNIT_TESTS
+    assert lacking == WITHOUT_UNIT_TESTS
 
 
 def test_unit_tests_have_their_module() -> None:
@@ -171,7 +170,6 @@ def test_unit_tests_have_their_module() -> None:
 
 
 def test_lists_name_files_that_exist() -> None:
-    assert not WITHOUT_UNIT_TESTS - set(MODULES)
     assert not WITHOUT_MODULE - unit_tests()
 
 
