@@ -20,6 +20,22 @@ from bson.datetime_ms import DatetimeMS
 Document = dict[str, Any]
 """A decoded BSON document, or a command."""
 
+
+class ExactDocument(Document):
+    """A decoded document whose encoding would differ from the BSON that it was decoded from.
+
+    pymongo decodes undefined, symbol and dbPointer as other types, of a repeated field name the last value, and invalid
+    UTF-8 with replacement characters.
+    """
+
+    raw: bytes
+    """The BSON of the document."""
+
+    def __init__(self, document: Document, raw: bytes) -> None:
+        super().__init__(document)
+        self.raw = raw
+
+
 MAX_EXACT_INTEGER = 2**53
 """The largest integer up to which all integers are exact in JavaScript (``Number.MAX_SAFE_INTEGER`` + 1)."""
 

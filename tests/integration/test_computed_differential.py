@@ -14,9 +14,11 @@ from pymongo.errors import OperationFailure
 
 from tests.faults.tally import pick
 from tests.integration.test_plain_differential import NAMES, PATHS, SCALARS, VALUES, store
+from tests.support.documents import DEPRECATED, of_type
 from tests.support.mongod import ReplicaSet
 from tests.support.types import Db
 from zmsd.mongodb.client import CODEC
+from zmsd.mongodb.raw_batch import RAW, exact
 from zmsd.mongodb.source import Source
 from zmsd.rows.computed import SOURCE_ID, Evaluator, problems
 from zmsd.rows.rejects import Rejects
@@ -42,7 +44,9 @@ def source(database: Db, replica_set: ReplicaSet) -> Any:
 
 def check(database: Db, source: Source, documents: list[dict[str, Any]], mapping: Mapping) -> None:
     """Each document gives the rows that the collection gives for it alone, and none if that is an error."""
-    stored = store(database, documents)
+    store(database, documents)
+    raws = database.get_collection("c", RAW).find().sort("_id")
+    stored = [exact(raw) for raw in raws]
     stages = _stages(mapping)
     table = Table(SPEC, mapping)
     collection = database.get_collection("c", CODEC)
@@ -272,7 +276,10 @@ def test_documents_of_16_mb_evaluate_as_in_the_collection(database: Db, source: 
 
 
 def test_evaluation_keeps_the_types_of_all_values(database: Db, source: Source) -> None:
-    documents = [{"v": value, "deep": [{"v": value}]} for value in [*SCALARS, ObjectId()]]
+    values = [*SCALARS, ObjectId(), *(of_type(0, name) for name in DEPRECATED)]
+    documents = [{"v": value, "deep": [{"v": value}]} for value in values]
+    of_all = {"$map": {"input": ["$v", "$v.v", "$deep.v", "$deep.v.v"], "in": {"$type": "$$this"}}}
     check(
         database, source, documents, Mapping("c", None, projection={"id": "$v", "x": {"$concatArrays": ["$deep", []]}})
     )
+    check(database, source, documents, Mapping("c", None, projection={"id": of_all, "v": 1}))

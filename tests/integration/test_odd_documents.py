@@ -12,7 +12,7 @@ from bson import Decimal128, ObjectId
 
 from tests.integration.chat import named, table
 from tests.support.client import ChangeSourceClient, watermark_of
-from tests.support.documents import broken
+from tests.support.documents import DEPRECATED, broken, of_type
 from tests.support.mongod import Client, ReplicaSet
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
@@ -171,6 +171,33 @@ def test_column_within_a_field_that_a_pipeline_uses_has_its_value(database: Db, 
         ("x",): ("c", 2),
         ("y",): ("d", 1),
     }
+
+
+@scopes
+@pytest.mark.parametrize("images", ["auto", "off"])
+def test_deprecated_types_keep_their_type_in_computed_tables(
+    images: str, scope: str, database: Db, serve: Serve, follow: Follow
+) -> None:
+    """pymongo decodes undefined, symbol and dbPointer as other types, and cannot encode them."""
+    columns = {name: {"type": "string", "optional": name != "id"} for name in ("id", "type", "inside")}
+    schema = {**SCHEMA, "a": {"tableName": "a", "columns": columns, "primaryKey": ["id"]}}
+    types = {"id": "$_id", "type": {"$type": "$v"}, "inside": {"$type": {"$first": "$deep.v"}}}
+    mappings = {**END, "a": {"source": "a", "projection": types}}
+    database.create_collection("a")
+    before = {name: of_type(f"{name} before", name) for name in DEPRECATED}
+    database.a.insert_many(before.values())
+    client = follow(serve(schema, mappings, settings={"feed": {"scope": scope, "images": images}}))
+    database.a.insert_many([of_type(name, name) for name in DEPRECATED])
+    database.a.update_many({}, {"$set": {"n": 1}})
+    database.a.insert_one({"_id": "string", "v": "x", "deep": [{"v": "x"}]})
+    wait_end(database, client)
+    expected = {(key.removesuffix(" before"), *found) for (key,), found in _types(client).items()}
+    assert expected == {(name, name, name) for name in (*DEPRECATED, "string")}
+    assert len(client.rows("a")) == 2 * len(DEPRECATED) + 1
+
+
+def _types(client: ChangeSourceClient) -> dict[tuple[str], tuple[str, str]]:
+    return {key: (row["type"], row["inside"]) for key, row in client.rows("a").items()}
 
 
 def test_reject_reasons_with_values_share_one_metric(database: Db, serve: Serve, follow: Follow) -> None:

@@ -86,13 +86,13 @@ class ChangeCursor:
         batch_size: int = BATCH,
         *,
         ahead: bool = False,
-        slice_size: int = raw_batch.SLICE,
+        evaluated: bool = False,
     ) -> None:
         """:param after: the position after which the stream begins
         :param stages: the stages that follow ``$changeStream`` (``pipelines``)
         :param options: options of ``$changeStream``, such as fullDocument
         :param ahead: in a backlog, request the next reply while the caller works on this one, and return it in slices
-        :param slice_size: events in a slice
+        :param evaluated: mongod evaluates the images: they keep their exact BSON, and slices are larger
         """
         self._source = source
         self._collection = collection
@@ -102,7 +102,9 @@ class ChangeCursor:
         self._pace = Pace(batch_size)
         self._asked = batch_size  # batchSize of the command whose reply comes next
         self._reads_ahead = ahead
-        self._slice_size = slice_size
+        self._slice_size = raw_batch.EVALUATED if evaluated else raw_batch.SLICE
+        self._decode: Callable[[bytes], list[Document]] = raw_batch.exact_events if evaluated else raw_batch.documents
+        self._codec: CodecOptions[Any] = raw_batch.RAW if evaluated else CODEC
         self._ahead: _Ahead | None = None
         self._buffered: deque[_Slice] = deque()  # slices of the newest reply
         self._session: ClientSession | None = None
@@ -192,7 +194,7 @@ class ChangeCursor:
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             return ahead.reply()
-        return self._get_more(wait_ms) if self._id else self._open()
+        return self._get_more(wait_ms, self._codec) if self._id else self._open()
 
     def _take(self, reply: Document | RawBSONDocument) -> None:
         """Buffer the events of a reply, and request the next reply ahead if there is a backlog."""
@@ -201,7 +203,7 @@ class ChangeCursor:
             raw = bytes(reply["cursor"].raw)
             cursor, length, parts = raw_batch.split(raw, self._slice_size)
             drained = length < self._asked and len(raw) < _FULL_REPLY_BYTES
-            decoders = [partial(raw_batch.documents, part) for part in parts]
+            decoders = [partial(self._decode, part) for part in parts]
         else:
             cursor = reply["cursor"]
             events: list[Document] = cursor["nextBatch"] if "nextBatch" in cursor else cursor["firstBatch"]
@@ -216,7 +218,7 @@ class ChangeCursor:
         self._buffered.extend(_Slice(decode, None, False, now) for decode in others)
         self._buffered.append(_Slice(last, cursor["postBatchResumeToken"], drained, now))
 
-    def _open(self) -> Document:
+    def _open(self) -> Document | RawBSONDocument:
         self._source.check_replica_set(
             self._replica_set_id
         )  # another replica set would accept the token without an error
@@ -230,11 +232,12 @@ class ChangeCursor:
             "cursor": {"batchSize": self._asked},
         }
         self._wait_for_member()
-        reply: Document = self._source.read(command, self._pin, self._session, seconds=self._pace.seconds)
+        seconds = self._pace.seconds
+        reply: Document = self._source.read(command, self._pin, self._session, self._codec, seconds=seconds)
         self._namespace = collection_of(reply["cursor"])
         return reply
 
-    def _get_more(self, wait_ms: int, codec: CodecOptions[Any] = CODEC) -> Any:
+    def _get_more(self, wait_ms: int, codec: CodecOptions[Any]) -> Any:
         # The driver's deadline applies: pymongo.timeout would replace maxTimeMS, which is the wait for events here.
         self._asked = self._pace.size
         command = {

@@ -15,7 +15,6 @@ from bson import DBRef
 from zmsd.bson_types import Document
 from zmsd.errors import EventUnreadable, NotWatchable, OptionRefused
 from zmsd.log import kv
-from zmsd.mongodb import raw_batch
 from zmsd.mongodb.change_cursor import BATCH, Batch, ChangeCursor
 from zmsd.mongodb.events import AFTER, BEFORE, OF_DOCUMENTS, ChangeEvent
 from zmsd.mongodb.lookup import Lookup
@@ -70,7 +69,10 @@ class ContentReader(Reader):
         super().__init__(name, cursor, stop, health)
         self._source = source
         self._watched = watched
-        self._lookups = {name: Lookup(source, name, wanted.fields) for name, wanted in watched.items()}
+        self._lookups = {
+            name: Lookup(source, name, wanted.fields, evaluated=wanted.evaluator is not None)
+            for name, wanted in watched.items()
+        }
 
     def _read(self, wait_ms: int) -> Batch:
         """Read a batch. If an event cannot be read, read it without its documents, which ``fill`` looks up."""
@@ -114,7 +116,15 @@ class CollectionReader(ContentReader):
         self, source: Source, collection: str, wanted: Watched, after: int, stop: Event, health: Health
     ) -> None:
         options = _options(source)
-        cursor = ChangeCursor(source, collection, after, [project_fields(wanted.fields)], options, _batch_size(source))
+        cursor = ChangeCursor(
+            source,
+            collection,
+            after,
+            [project_fields(wanted.fields)],
+            options,
+            _batch_size(source),
+            evaluated=wanted.evaluator is not None,
+        )
         super().__init__(source, f"collection-{collection}", cursor, {collection: wanted}, stop, health)
         self._collection = collection
 
@@ -140,7 +150,6 @@ class DatabaseReader(ContentReader):
         # Only here: in a collection's own stream each event is paired with an event of the order.
         filters = {name: wanted.filters for name, wanted in watched.items() if wanted.filters}
         stages = [match_collections(watched), *match_filters(filters), project_fields(union)]
-        evaluated = any(wanted.evaluator is not None for wanted in watched.values())
         cursor = ChangeCursor(
             source,
             None,
@@ -149,7 +158,7 @@ class DatabaseReader(ContentReader):
             _options(source),
             _batch_size(source),
             ahead=True,
-            slice_size=raw_batch.EVALUATED if evaluated else raw_batch.SLICE,
+            evaluated=any(wanted.evaluator is not None for wanted in watched.values()),
         )
         super().__init__(source, "database", cursor, watched, stop, health)
         self.newest_imaged = False

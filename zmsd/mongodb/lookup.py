@@ -20,7 +20,7 @@ from pymongo.errors import PyMongoError
 from zmsd import position
 from zmsd.bson_types import Document
 from zmsd.errors import SourceUnavailable
-from zmsd.mongodb import resume_token
+from zmsd.mongodb import raw_batch, resume_token
 from zmsd.mongodb.errors import SNAPSHOT_GONE, SNAPSHOT_RETRY, classify, code_of, undecodable
 from zmsd.mongodb.events import WITH_AFTER, ChangeEvent
 from zmsd.mongodb.source import Source
@@ -33,9 +33,13 @@ Left = dict[tuple[str, bytes], Document | None]
 class Lookup:
     """Looks up documents of one collection. For one thread."""
 
-    def __init__(self, source: Source, collection: str, fields: frozenset[str] | None) -> None:
+    def __init__(
+        self, source: Source, collection: str, fields: frozenset[str] | None, *, evaluated: bool = False
+    ) -> None:
+        """:param evaluated: mongod evaluates the documents: they keep their exact BSON"""
         self._source = source
         self._collection = collection
+        self._evaluated = evaluated
         self._select = None if fields is None else dict.fromkeys(fields | {"_id"}, 1)
         self._left: Left = {}
         """Documents as left by earlier batches of the transaction that may still be open."""
@@ -120,7 +124,12 @@ class Lookup:
             command["projection"] = self._select
         for preference in self._source.preferences:
             try:
-                return {_hashable(document["_id"]): document for document in self._source.find(command, preference)}
+                if self._evaluated:
+                    raws = self._source.find(command, preference, raw_batch.RAW)
+                    documents = [raw_batch.exact(raw) for raw in raws]
+                else:
+                    documents = self._source.find(command, preference)
+                return {_hashable(document["_id"]): document for document in documents}
             except PyMongoError as error:
                 if code_of(error) not in SNAPSHOT_GONE | SNAPSHOT_RETRY:
                     raise classify(error) from error

@@ -13,10 +13,12 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 import bson
+from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 
-from zmsd.bson_types import Document
+from zmsd.bson_types import Document, ExactDocument
 from zmsd.mongodb.client import CODEC
+from zmsd.mongodb.events import AFTER, BEFORE
 
 RAW = CODEC.with_options(document_class=RawBSONDocument)
 """Codec for a reply that will be sliced."""
@@ -64,7 +66,36 @@ def documents(one: bytes) -> list[Any]:
     return _batch(bson.decode(one, CODEC))
 
 
-def _batch(document: Document) -> list[Any]:
+def exact_documents(one: bytes) -> list[Any]:
+    """Return the documents of a slice like ``documents``, for mongod to evaluate: see ``exact``."""
+    found = documents(one)
+    return found if _encodes_to(found, one) else [exact(raw) for raw in _batch(bson.decode(one, RAW))]
+
+
+def exact_events(one: bytes) -> list[Document]:
+    """Return the events of a slice like ``documents``, with images for mongod to evaluate: see ``exact``."""
+    found: list[Document] = documents(one)
+    if not _encodes_to(found, one):
+        for event, raw in zip(found, _batch(bson.decode(one, RAW)), strict=True):
+            event.update((name, exact(raw[name])) for name in (AFTER, BEFORE) if event.get(name) is not None)
+    return found
+
+
+def exact(raw: RawBSONDocument) -> Document:
+    """Decode a document: to an ExactDocument if its values would not keep their BSON types when they are encoded."""
+    document = bson.decode(raw.raw, CODEC)
+    return document if _encodes_to(document, raw.raw) else ExactDocument(document, bytes(raw.raw))
+
+
+def _encodes_to(found: Document | list[Any], raw: bytes | memoryview) -> bool:
+    """Return whether a document, or the documents of a slice, are encoded to the BSON that they were decoded from."""
+    try:
+        return bson.encode(found if isinstance(found, dict) else {"": found}, codec_options=CODEC) == raw
+    except BSONError:
+        return False
+
+
+def _batch(document: Document | RawBSONDocument) -> list[Any]:
     return next(value for value in document.values() if isinstance(value, list))
 
 

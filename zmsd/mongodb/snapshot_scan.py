@@ -62,13 +62,13 @@ class Scan:
         collection: str,
         fields: Fields,
         at: int,
-        slice_size: int = raw_batch.SLICE,
         *,
+        evaluated: bool = False,
         exact_only: bool = False,
         after: Document | None = None,
     ) -> None:
         """:param at: the position at which to read
-        :param slice_size: documents in a slice
+        :param evaluated: mongod evaluates the documents: they keep their exact BSON, and slices are larger
         :param exact_only: raise SnapshotGone instead of continuing with newer reads
         :param after: a document after whose ``_id`` to begin
         """
@@ -78,7 +78,8 @@ class Scan:
         self._source = source
         self._fields = fields
         self._at = at
-        self._slice_size = slice_size
+        self._slice_size = raw_batch.EVALUATED if evaluated else raw_batch.SLICE
+        self._decode = raw_batch.exact_documents if evaluated else raw_batch.documents
         self._exact_only = exact_only
         self._after = after
         self._ended = Event()
@@ -107,7 +108,7 @@ class Scan:
     def documents(self, one: bytes) -> list[Document]:
         """Return the documents of a slice. Raises SourceError if a document cannot be decoded. Thread-safe."""
         try:
-            return unwrap_dbrefs(raw_batch.documents(one))
+            return unwrap_dbrefs(self._decode(one))
         except (InvalidBSON, MemoryError) as error:
             raise undecodable(self.collection, error) from error
 

@@ -160,9 +160,9 @@ class Source:
                 return run_within(seconds, self.db, command, **options)
             return self.db.command(command, **options)
 
-    def find(self, command: Document, preference: _ServerMode) -> list[Document]:
+    def find(self, command: Document, preference: _ServerMode, codec: CodecOptions[Any] = CODEC) -> list[Any]:
         """Return all documents of a find or aggregate command. Raises PyMongoError."""
-        return unwrap_dbrefs(list(self.db.cursor_command(command, read_preference=preference, codec_options=CODEC)))
+        return unwrap_dbrefs(list(self.db.cursor_command(command, read_preference=preference, codec_options=codec)))
 
     @property
     def preferences(self) -> tuple[_ServerMode, ...]:

@@ -10,7 +10,6 @@ from zmsd.bson_types import Document
 from zmsd.errors import SourceTimeout
 from zmsd.mongodb.content_reader import Watched
 from zmsd.mongodb.pipelines import Fields
-from zmsd.mongodb.raw_batch import EVALUATED, SLICE
 from zmsd.mongodb.snapshot_scan import Scan, prefetched
 from zmsd.mongodb.source import Source
 from zmsd.pace import Pace
@@ -110,8 +109,15 @@ class ActivePublication:
     def scan(self, collection: str, at: int, *, exact_only: bool = False, after: Document | None = None) -> Scan:
         """Return a snapshot scan of a collection at a position; the other parameters are those of Scan."""
         watched = self.watched[collection]
-        size = SLICE if watched.evaluator is None else EVALUATED
-        return Scan(self._source, collection, watched.fields, at, size, exact_only=exact_only, after=after)
+        return Scan(
+            self._source,
+            collection,
+            watched.fields,
+            at,
+            evaluated=watched.evaluator is not None,
+            exact_only=exact_only,
+            after=after,
+        )
 
 
 def used_fields(catalog: Catalog, shards: Iterable[ShardTable]) -> dict[str, Fields]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from zmsd.bson_types import Document
@@ -19,7 +19,7 @@ from zmsd.config.mongodb_names import path_problem
 from zmsd.errors import ConfigIssue, EvaluationError, SourceTimeout
 from zmsd.pace import FIRST_SECONDS, Pace
 from zmsd.rows.rejects import Rejects
-from zmsd.rows.tagging import TAG, flag, is_inclusion, tagged
+from zmsd.rows.tagging import TAG, flag, is_inclusion, tagged, tagged_document
 from zmsd.schema.catalog import Table
 
 Stages = list[Document]
@@ -64,7 +64,7 @@ class Evaluator:
         :param known: indexes of documents that have been evaluated before; their failures are not counted again
         :param only: names of tables; None for all
         """
-        marked = [{**document, TAG: tag} for tag, document in enumerate(documents)]
+        marked = [tagged_document(document, tag) for tag, document in enumerate(documents)]
         results: dict[str, list[list[Document]]] = {}
         chosen = self._stages.keys() if only is None else self._stages.keys() & only
         for name in chosen:
@@ -82,7 +82,7 @@ class Evaluator:
                     self._rejects.add(name, f"evaluation failed: {_label(message)}", documents[tag].get("_id"))
         return results
 
-    def _halving(self, stages: Stages, batch: list[Document], failures: dict[int, str]) -> list[Document]:
+    def _halving(self, stages: Stages, batch: Sequence[Mapping[str, Any]], failures: dict[int, str]) -> list[Document]:
         """Return the results of a batch, and record the documents on which the stages fail.
 
         A batch that fails, or exceeds the size of a command, is halved until the document that fails is alone.

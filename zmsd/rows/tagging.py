@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import secrets
 from decimal import Decimal
+from struct import Struct
 from typing import Any
 
 from bson import Decimal128
+from bson.raw_bson import RawBSONDocument
 
-from zmsd.bson_types import Document
+from zmsd.bson_types import Document, ExactDocument
 
 TAG = f"__zmsd_{secrets.token_hex(6)}"
 """Name of the tag: a field that no document has."""
 _MATCHED = f"{TAG}_matched"
 _LOGICAL = ("$and", "$or", "$nor")
+_int32 = Struct("<i")
+_TAG_ELEMENT = b"\x10" + TAG.encode() + b"\0"
+"""BSON of the tag before its value, an int (https://bsonspec.org/spec.html)."""
+
+
+def tagged_document(document: Document, tag: int) -> Document | RawBSONDocument:
+    """Return a document with its tag as the last field."""
+    if not isinstance(document, ExactDocument):
+        return {**document, TAG: tag}
+    elements = document.raw[4:-1] + _TAG_ELEMENT + _int32.pack(tag)
+    return RawBSONDocument(_int32.pack(len(elements) + 5) + elements + b"\0")
 
 
 def tagged(stage: Document) -> list[Document]:

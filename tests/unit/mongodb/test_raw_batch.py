@@ -5,7 +5,10 @@ from typing import Any
 import bson
 import pytest
 from bson.errors import InvalidBSON
+from bson.raw_bson import RawBSONDocument
 
+from tests.support.documents import DEPRECATED, of_type
+from zmsd.bson_types import ExactDocument
 from zmsd.mongodb import raw_batch
 from zmsd.mongodb.raw_batch import SLICE
 
@@ -58,3 +61,35 @@ def test_only_the_slice_with_invalid_bson_is_unreadable() -> None:
     assert raw_batch.documents(third) == events[2 * SLICE :]
     with pytest.raises(InvalidBSON):
         raw_batch.documents(second)
+
+
+@pytest.mark.parametrize("name", DEPRECATED)
+def test_document_of_deprecated_types_keeps_its_bson(name: str) -> None:
+    rare = of_type(SLICE, name)
+    whole = bson.encode(cursor([event(number)["fullDocument"] for number in range(SLICE)] + [rare]))
+    first, second = raw_batch.split(whole, SLICE).slices
+    assert {type(one) for one in raw_batch.exact_documents(first)} == {dict}
+    (found,) = raw_batch.exact_documents(second)
+    assert found == raw_batch.documents(second)[0]
+    assert isinstance(found, ExactDocument)
+    assert found.raw == rare.raw
+
+
+@pytest.mark.parametrize("length", [1, SLICE + 1])
+def test_images_of_deprecated_types_keep_their_bson(length: int) -> None:
+    events = [event(number) for number in range(length)]
+    rare = of_type(7, "symbol")
+    events[-1] |= {"fullDocument": rare, "fullDocumentBeforeChange": None}
+    *_, last = raw_batch.split(bson.encode(cursor(events)), SLICE).slices
+    found = raw_batch.exact_events(last)[-1]
+    assert found == raw_batch.documents(last)[-1]
+    assert found["fullDocument"].raw == rare.raw
+
+
+def test_document_with_a_repeated_field_or_invalid_text_keeps_its_bson() -> None:
+    repeated = bson.encode({"a": 1, "b": 2}).replace(b"b\0", b"a\0")
+    invalid = bson.encode({"a": "xyz"}).replace(b"y", b"\xff")
+    for raw in (repeated, invalid):
+        found = raw_batch.exact(RawBSONDocument(raw))
+        assert isinstance(found, ExactDocument)
+        assert found.raw == raw
