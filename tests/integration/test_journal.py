@@ -55,7 +55,7 @@ def test_each_journal_line_has_a_priority(
         (r"zmsd starts version=\S+ database=\S+$", 6),
         (r"listening address=127.0.0.1:\d+$", 6),
         (r"session begins session=\d+ app=zero shard=0 address=127.0.0.1 last_watermark=null$", 6),
-        (r'rejected table=user reason="object in string column name" id=ann$', 4),
+        (r'rejected table=user reason="object in string column name" effect="value sent as null" id=ann$', 4),
         (r"reload refused error=", 3),
         (r"stack of thread dispatcher:$", 6),
         (r'  File ".*/zmsd/mongodb/feed.py", line \d+, in read$', 6),

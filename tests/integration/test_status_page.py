@@ -69,7 +69,9 @@ def test_status_json_describes_the_daemon(database: Db, serve: Serve, follow: Fo
     assert users["queue"] == [0, 2]
     (reject,) = found["rejected"]["newest"]
     assert (reject["table"], reject["reason"], reject["id"]) == ("user", "object in string column name", "bob")
-    assert found["rejected"]["counts"] == [{"table": "user", "reason": "object in string column name", "count": 1}]
+    assert (reject["effect"], reject["column"]) == ("value sent as null", "name")
+    reason = {"table": "user", "reason": "object in string column name"}
+    assert found["rejected"]["counts"] == [reason | {"count": 1, "effect": "value sent as null", "column": "name"}]
     history = wait_until(lambda: len((now := status(zmsd))["history"]["when"]) > 1 and now["history"], "two looks")
     assert len(history["when"]) == len(history["rate"]) == len(history["lag"])
     assert history["when"] == sorted(history["when"])

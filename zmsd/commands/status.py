@@ -128,11 +128,12 @@ def render(data: Data) -> Iterator[str]:
     rejected = data.get("rejected") or {}
     counts = rejected.get("counts", ())
     yield from _table(
-        ("rejected in table", "count", "reason"),
-        ((_get(one, "table"), _number(one.get("count")), _get(one, "reason")) for one in counts),
+        ("rejected in table", "count", "effect", "reason"),
+        ((_get(one, "table"), _number(one.get("count")), _get(one, "effect"), _get(one, "reason")) for one in counts),
     )
     for one in rejected.get("newest", ())[:_REJECTS]:
-        yield "  " + " ".join(f"{key}={_clock(value) if key == 'when' else value}" for key, value in one.items())
+        known = {key: value for key, value in one.items() if value is not None}
+        yield "  " + " ".join(f"{key}={_clock(value) if key == 'when' else value}" for key, value in known.items())
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -6,6 +6,7 @@ The HTML is constant. Its script fetches ``/status.json`` and inserts values as 
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,7 @@ def _session(monitor: Monitor, session: Session) -> dict[str, Any]:
 def _rejected(monitor: Monitor) -> dict[str, Any]:
     rejects = monitor.hub.rejects
     return {
-        "counts": [
-            {"table": table, "reason": reason, "count": count}
-            for (table, reason), count in sorted(rejects.counts().items())
-        ],
+        "counts": [asdict(total) for total in rejects.totals()],
         "newest": [reject._asdict() for reject in reversed(rejects.newest())],
     }
 

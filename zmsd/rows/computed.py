@@ -79,7 +79,8 @@ class Evaluator:
                     found[tag].append(documents[tag] if name in self._filters else row)
             for tag, message in failures.items():
                 if tag not in known:
-                    self._rejects.add(name, f"evaluation failed: {_label(message)}", documents[tag].get("_id"))
+                    reason = f"evaluation failed: {_label(message)}"
+                    self._rejects.add(name, reason, documents[tag].get("_id"), "row not sent")
         return results
 
     def _halving(self, stages: Stages, batch: Sequence[Mapping[str, Any]], failures: dict[int, str]) -> list[Document]:

@@ -7,7 +7,7 @@ usual types of each column inline and calls ``bson_json`` for all others.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,7 @@ from bson import DBRef, ObjectId
 from zmsd.bson_types import type_name
 from zmsd.rows import bson_json
 from zmsd.rows.filters import compile_filter
-from zmsd.rows.rejects import Rejects
+from zmsd.rows.rejects import Effect, Rejects
 from zmsd.schema.catalog import Table
 
 Row = tuple[str, str]
@@ -67,18 +67,19 @@ def compile_rows(table: Table, rejects: Rejects | None = None, id_field: str = "
         lines.append("    if not matches(d): return None")
     paths = dict(mapping.fields)
     for number, column in enumerate(spec.columns):
-        names[f"slow{number}"] = _slow(table.name, column.name, column.type, rejects, id_field)
+        effect: Effect = "row not sent" if column.name in spec.primary_key else "value sent as null"
+        names[f"slow{number}"] = _slow(table.name, column.name, column.type, effect, rejects, id_field)
         lines.append(f"    v = {_read(tuple(paths[column.name].split('.')))}")
         text = f"{' else '.join(_INLINE[column.type])} else slow{number}(v, d)"
         if column.type == "number" and column.name in spec.primary_key:
             text = f"str({text})"  # the check of keys below needs text
         lines.append(f"    c{number} = {text}")
-    keys = [index for index, column in enumerate(spec.columns) if column.name in spec.primary_key]
-    names["no_key"] = _no_key(table.name, rejects, id_field)
-    missing = " or ".join(f"c{index} == 'null' or ('\\\\u0000' in c{index} and unfit(c{index}))" for index in keys)
-    lines.append(f"    if {missing}: return no_key(d)")
-    every = range(len(spec.columns))
     columns = [column.name for column in spec.columns]
+    keys = [index for index, column in enumerate(spec.columns) if column.name in spec.primary_key]
+    names["no_key"] = _no_key(table.name, [columns[index] for index in keys], rejects, id_field)
+    missing = " or ".join(f"c{index} == 'null' or ('\\\\u0000' in c{index} and unfit(c{index}))" for index in keys)
+    lines.append(f"    if {missing}: return no_key(d, ({', '.join(f'c{index}' for index in keys)},))")
+    every = range(len(spec.columns))
     lines.append(f"    return {_template(columns, keys)}, {_template(columns, every)}")
     exec(compile("\n".join(lines), f"<rows of {table.name}>", "exec"), names)
     function: RowFunction = names["rows"]
@@ -134,7 +135,7 @@ def _template(columns: list[str], chosen: Any) -> str:
 
 
 def _slow(
-    table: str, column: str, kind: str, rejects: Rejects | None, id_field: str
+    table: str, column: str, kind: str, effect: Effect, rejects: Rejects | None, id_field: str
 ) -> Callable[[Any, dict[str, Any]], str]:
     convert = bson_json.BY_TYPE[kind]
 
@@ -143,7 +144,7 @@ def _slow(
         if text is not None:
             return text
         if rejects is not None:
-            rejects.add(table, f"{type_name(value)} in {kind} column {column}", document.get(id_field))
+            rejects.add(table, f"{type_name(value)} in {kind} column {column}", document.get(id_field), effect, column)
         return "null"
 
     return slow
@@ -155,9 +156,13 @@ def _unfit(text: str) -> bool:
     return "\0" in json.loads(text)
 
 
-def _no_key(table: str, rejects: Rejects | None, id_field: str) -> Callable[[dict[str, Any]], None]:
-    def no_key(document: dict[str, Any]) -> None:
+def _no_key(
+    table: str, key: Sequence[str], rejects: Rejects | None, id_field: str
+) -> Callable[[dict[str, Any], tuple[str, ...]], None]:
+    def no_key(document: dict[str, Any], texts: tuple[str, ...]) -> None:
         if rejects is not None:
-            rejects.add(table, "no primary key", document.get(id_field))
+            named = zip(key, texts, strict=True)
+            column = next(name for name, text in named if text == "null" or ("\\u0000" in text and _unfit(text)))
+            rejects.add(table, "no primary key", document.get(id_field), "row not sent", column)
 
     return no_key

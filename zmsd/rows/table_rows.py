@@ -170,7 +170,7 @@ class TableRows:
             for found in [document] if results is None else results[number]:
                 row = self._row_before(found)
                 if row is not None and row[0] in keys:
-                    self._rejects.add(self.name, _KEY_TAKEN, document.get("_id"))
+                    self._rejects.add(self.name, _KEY_TAKEN, document.get("_id"), "replaces another row")
                 elif row is not None:
                     keys.add(row[0])
 
@@ -193,7 +193,7 @@ class TableRows:
             owners.pop(key, None)
         for key, _ in new:
             if key in owners:  # of another document, or of this one and another row
-                self._rejects.add(self.name, _KEY_TAKEN, source_id)
+                self._rejects.add(self.name, _KEY_TAKEN, source_id, "replaces another row")
             owners[key] = document
         changes: list[RowChange] = []
         for change in between_many(kept, new):

@@ -46,7 +46,8 @@ class ShardTable:
         after = event.after if event.kind in WITH_AFTER else None
         before = event.before
         if event.kind == "delete" and before is None:
-            self._rejects.add(f"(shard).{self.kind}", "delete without the document before", event.document_id)
+            reason = "delete without the document before"
+            self._rejects.add(f"(shard).{self.kind}", reason, event.document_id, "delete not sent")
             return
         new = None if after is None else self._row(after)
         old = None if before is None else self._row_before(before)

@@ -41,12 +41,14 @@ def test_problems_are_shown() -> None:
     assert "done\n  a restart is needed for: feed, server" in text
     assert "cannot be written: disk full" in shown(store_trouble="disk full")
     rejected = {
-        "counts": [{"table": "user", "reason": "no key", "count": 1200}],
-        "newest": [{"when": 0.0, "table": "user", "id": "x"}] * 9,
+        "counts": [{"table": "user", "reason": "no key", "count": 1200, "effect": "row not sent"}],
+        "newest": [{"when": 0.0, "table": "user", "id": "x", "column": None}] * 9,
     }
     text = shown(rejected=rejected)
     assert "1,200" in text
+    assert "row not sent" in text
     assert text.count("table=user id=x") == 5
+    assert "column" not in text, "where it is not known"
     assert text.count("when=19") == 5, "a date, and no figure"
 
 

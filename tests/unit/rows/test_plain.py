@@ -92,7 +92,25 @@ def test_row_without_its_key_is_rejected_and_counted(bad: Any) -> None:
     document = {"_id": "doc"} if bad == "missing" else {"_id": "doc", "n": bad}
     assert rows([("n", "number", "n")], document, key=("n",), rejects=rejects) == [None]
     assert rejects.counts()["t", "no primary key"] == 1
-    assert rejects.newest()[-1].id == "doc"
+    newest = rejects.newest()[-1]
+    assert (newest.id, newest.effect, newest.column) == ("doc", "row not sent", "n")
+
+
+def test_reject_of_a_key_names_the_column_that_is_missing() -> None:
+    rejects = Rejects()
+    columns = [("a", "number", "a"), ("b", "string", "b"), ("c", "string", "c")]
+    documents = [{"_id": "1", "a": 1, "c": "x"}, {"_id": "2", "a": 1, "b": "x", "c": "a\x00b"}]
+    assert rows(columns, *documents, key=("a", "b", "c"), rejects=rejects) == [None, None]
+    assert [(reject.id, reject.column) for reject in rejects.newest()] == [("1", "b"), ("2", "c")]
+
+
+def test_value_that_does_not_fit_a_key_is_not_called_null() -> None:
+    rejects = Rejects()
+    assert rows([ID, ("n", "number", "n")], {"_id": "1", "n": "x"}, key=("n",), rejects=rejects) == [None]
+    assert [(reject.reason, reject.effect) for reject in rejects.newest()] == [
+        ("string in number column n", "row not sent"),
+        ("no primary key", "row not sent"),
+    ]
 
 
 def test_key_with_a_nul_is_rejected() -> None:
@@ -127,6 +145,8 @@ def test_value_that_does_not_fit_is_null_and_counted() -> None:
         ("t", "array in string column s"): 1,
         ("t", "bool in number column n"): 1,
     }
+    assert {reject.effect for reject in rejects.newest()} == {"value sent as null"}
+    assert [reject.column for reject in rejects.newest()] == ["n", "b", "n", "b", "s", "n"]
 
 
 @pytest.mark.parametrize("kind", bson_json.BY_TYPE)
