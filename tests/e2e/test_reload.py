@@ -232,11 +232,14 @@ def test_reload_while_one_part_is_down_needs_no_reset(database: Db, serve: Serve
     edition.wait_same(app.client(), database)
 
     steady.send({"op": "offline"})
+    online = app.client(STEADY)
+    edition.wait_same(online, database, STEADY)
     write(database, "client")
     edition = last()
     publish(process, app, edition)
     reload(process)
     write(database, "clients")
+    edition.wait_same(online, database, STEADY)  # A client that names a column too early gives up.
     edition.wait_same(app.client(), database)
     steady.send({"op": "online"})
     edition.wait_same(steady, database, STEADY)
