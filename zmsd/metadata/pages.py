@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import re
 
 from zmsd import __version__
 from zmsd.gateway.http import Page
 from zmsd.gateway.server import PageMaker
 from zmsd.metadata import api
+from zmsd.metadata.html import HtmlPage
 from zmsd.metadata.monitor import Monitor
-from zmsd.metadata.status import PAGE, status
+from zmsd.metadata.status import status
 from zmsd.prometheus import CONTENT_TYPE, Registry
 from zmsd.schema.refresh import Refresh
 from zmsd.zero import protocol
@@ -25,8 +23,7 @@ def pages(monitor: Monitor, registry: Registry, refresh: Refresh) -> dict[str, P
     MongoDB, collections and documents.
     """
     hub = monitor.hub
-    status_page = PAGE.read_text(encoding="utf-8")
-    status_policy = {"Content-Security-Policy": content_security_policy(status_page)}
+    status_page = HtmlPage("status.html", connects=True)
 
     def index(allowed: bool) -> Page:
         if not allowed:
@@ -63,22 +60,9 @@ def pages(monitor: Monitor, registry: Registry, refresh: Refresh) -> dict[str, P
         "/metadata/status": lambda _: _json(api.metadata_status(monitor, refresh)),
         "/metadata/tables": lambda _: _json(api.tables(monitor)),
         "/metrics": lambda _: Page(200, CONTENT_TYPE, registry.render()),
-        "/status": lambda _: Page(200, "text/html; charset=utf-8", status_page, status_policy),
+        "/status": lambda _: status_page.page(),
         "/status.json": lambda _: _json(status(monitor)),
     }
-
-
-def content_security_policy(html: str) -> str:
-    """Return the policy for a page: only its own scripts, by their hashes, and requests to its own origin."""
-    hashes = [
-        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        for script in re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
-    ]
-    scripts = " ".join(f"'sha256-{each}'" for each in hashes) or "'none'"
-    return (
-        f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
 
 
 def _json(value: object) -> Page:

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from zmsd import __version__, position
 from zmsd.gateway.session import Session
 from zmsd.metadata.monitor import SAMPLE_INTERVAL_SECONDS, Monitor, memory_bytes
-
-PAGE = Path(__file__).with_name("status.html")
 
 
 def status(monitor: Monitor) -> dict[str, Any]:

@@ -51,5 +51,6 @@ def test_wheel_has_the_package_data_and_no_tests(built: tuple[Path, Path]) -> No
     assert unit == (ROOT / "systemd/zmsd.service").read_bytes()
     files = [*ROOT.glob("etc/*"), *ROOT.glob("systemd/*")]
     assert {f"zmsd/files/{file.relative_to(ROOT)}" for file in files} <= names
-    assert {"zmsd/py.typed", "zmsd/metadata/status.html"} <= names
+    pages = {f"zmsd/metadata/web/{file.name}" for file in ROOT.glob("zmsd/metadata/web/*")}
+    assert {"zmsd/py.typed", "zmsd/metadata/web/status.html", *pages} <= names
     assert not [name for name in names if not name.startswith(("zmsd/", "zmsd-"))]
