@@ -92,6 +92,28 @@ def test_rebound_name_reads_nothing(database: Db, serve: Serve) -> None:
         assert websocket_outcome(page, url) == "refused"
 
 
+def test_root_links_the_pages_with_the_token_of_its_address(database: Db, serve: Serve) -> None:
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": "right"}})
+    with Page(f"http://127.0.0.1:{zmsd.port}/") as page:
+        assert page.evaluate("document.title") == "zmsd: serving"
+        text = page.evaluate("document.documentElement.outerHTML")
+        assert not [word for word in ("rooms", "userMessage", "1.0.0", "/status") if word in text]
+        assert page.evaluate("document.querySelectorAll('a').length") == 3
+    with Page(f"http://127.0.0.1:{zmsd.port}/?token=right") as page:
+        assert page.evaluate("document.querySelectorAll('a').length") == 9
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.evaluate("[...document.querySelectorAll('a')].find(link => link.pathname === '/status').click()")
+        page.wait("location.pathname === '/status' && document.body?.innerText.includes('serving 3 collections')")
+        assert not page.errors
+
+
+def test_root_is_json_for_programs(serve: Serve) -> None:
+    zmsd = serve(SCHEMA, MAPPINGS)
+    for accept in ("*/*", "application/json"):
+        assert json.loads(zmsd.get("/", {"Accept": accept})[1])["name"] == "zmsd"
+    assert json.loads(zmsd.get("/")[1])["tables"]["room"]["collection"] == "rooms"
+
+
 def test_status_page_works_under_its_policy(database: Db, serve: Serve) -> None:
     """The status page works from its own origin, with its own script and no other."""
     zmsd = serve(SCHEMA, MAPPINGS)

@@ -28,6 +28,7 @@ _REQUEST_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (/[!-~]*) HTTP/1\.([0
 _HEADER_NAME = re.compile(
     r"[!#$%&'*+.^`|~0-9A-Za-z-]+"
 )  # without _: WSGI, as simple_websocket reads it, has - and _ alike
+_WEIGHT = re.compile(r"[01](\.[0-9]{0,3})?")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 _ONCE = frozenset(("authorization", "host", "origin", "sec-websocket-key", "sec-websocket-version", "upgrade"))
 
@@ -52,6 +53,15 @@ class Page(NamedTuple):
     body: str
     headers: Mapping[str, str] = MappingProxyType({})
     """Headers that are added to SECURITY_HEADERS or replace some of them."""
+
+
+class Reader(NamedTuple):
+    """Who asks for a page."""
+
+    allowed: bool
+    """Whether the reader may see tables, hosts and reasons."""
+    html: bool
+    """Whether the reader asks for HTML, as a browser does."""
 
 
 class Limits(NamedTuple):
@@ -139,6 +149,19 @@ def accepted_token(request: Request, tokens: Sequence[str]) -> str | None:
     # Compare all pairs, each in constant time, so that the duration reveals nothing about a token.
     matches = [token for token in tokens for one in given if hmac.compare_digest(one, token.encode())]
     return matches[0] if matches else None
+
+
+def prefers_html(request: Request) -> bool:
+    """Return whether a request names text/html in Accept, and not application/json as much (RFC 9110, 12.5.1).
+
+    Wildcards do not count: tools send ``*/*``.
+    """
+    weights: dict[str, float] = {}
+    for item in request.headers.get("accept", "").split(","):
+        kind, *parameters = (part.strip().lower() for part in item.split(";"))
+        weight = next((value for name, _, value in (each.partition("=") for each in parameters) if name == "q"), "1")
+        weights[kind] = float(weight) if _WEIGHT.fullmatch(weight) else 0.0
+    return weights.get("text/html", 0.0) > weights.get("application/json", 0.0)
 
 
 def check_handshake(request: Request) -> None:

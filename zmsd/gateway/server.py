@@ -17,11 +17,13 @@ from zmsd.gateway.http import (
     REQUEST_BYTES,
     Limits,
     Page,
+    Reader,
     Request,
     accepted_token,
     check_handshake,
     check_origin,
     parse,
+    prefers_html,
     render,
     text_page,
 )
@@ -50,8 +52,8 @@ _BACKLOG = 1024
 _REACHABILITY_INTERVAL_SECONDS = 2.0
 """Seconds between checks for sessions whose host is unreachable."""
 
-PageMaker = Callable[[bool], Page]
-"""Make a page. The argument is whether the reader may see tables, hosts and reasons."""
+PageMaker = Callable[[Reader], Page]
+"""Make a page for a reader."""
 
 
 class Server:
@@ -246,7 +248,7 @@ class Server:
             if connection.closed:  # closed to make room; otherwise a flood of requests would fill the queue
                 continue
             try:
-                page = self.pages[request.path](allowed)
+                page = self.pages[request.path](Reader(allowed, prefers_html(request)))
             except Exception:
                 log.exception(kv("page failed", path=request.path))
                 page = text_page(500, "the page failed: see the log of zmsd")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Mapping
+from html import escape
 from pathlib import Path
+from types import MappingProxyType
 
 from zmsd.gateway.http import Page
 
 _DIRECTORY = Path(__file__).with_name("web")
 _STYLESHEET = re.compile(r'<link rel="stylesheet" href="([a-z]+\.css)">')
 _SCRIPT = re.compile(r'<script src="([a-z]+\.js)"></script>')
+_FIELD = re.compile(r"\{\{([a-z]+)\}\}")
 
 
 class HtmlPage:
@@ -30,9 +34,17 @@ class HtmlPage:
         self._text = _SCRIPT.sub(lambda match: f"<script>\n{_read(match[1])}</script>", text)
         self._headers = {"Content-Security-Policy": content_security_policy(self._text, connects=connects)}
 
-    def page(self) -> Page:
-        """Return the page as it is."""
-        return Page(200, "text/html; charset=utf-8", self._text, self._headers)
+    def page(
+        self, values: Mapping[str, str] = MappingProxyType({}), fragments: Mapping[str, str] = MappingProxyType({})
+    ) -> Page:
+        """Return the page with each ``{{name}}`` replaced.
+
+        :param values: text, which is escaped
+        :param fragments: HTML, which is not
+        """
+        known = {name: escape(value) for name, value in values.items()} | dict(fragments)
+        text = _FIELD.sub(lambda match: known[match[1]], self._text)
+        return Page(200, "text/html; charset=utf-8", text, self._headers)
 
 
 def content_security_policy(html: str, *, connects: bool) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 
-from zmsd import __version__
-from zmsd.gateway.http import Page
+from zmsd.gateway.http import Page, Reader
 from zmsd.gateway.server import PageMaker
 from zmsd.metadata import api
 from zmsd.metadata.html import HtmlPage
+from zmsd.metadata.index import Index
 from zmsd.metadata.monitor import Monitor
 from zmsd.metadata.status import status
 from zmsd.prometheus import CONTENT_TYPE, Registry
 from zmsd.schema.refresh import Refresh
-from zmsd.zero import protocol
 
 
 def pages(monitor: Monitor, registry: Registry, refresh: Refresh) -> dict[str, PageMaker]:
@@ -23,36 +22,28 @@ def pages(monitor: Monitor, registry: Registry, refresh: Refresh) -> dict[str, P
     MongoDB, collections and documents.
     """
     hub = monitor.hub
+    index = Index(monitor)
     status_page = HtmlPage("status.html", connects=True)
 
-    def index(allowed: bool) -> Page:
-        if not allowed:
-            return _json({"name": "zmsd", "protocol": protocol.PATH})
-        tables = {
-            table.name: {
-                "collection": table.mapping.collection,
-                "columns": {column.name: column.type for column in table.spec.columns},
-                "primaryKey": list(table.spec.primary_key),
-            }
-            for table in hub.active.catalog.tables
-        }
-        return _json({"name": "zmsd", "version": __version__, "protocol": protocol.PATH, "tables": tables})
+    def root(reader: Reader) -> Page:
+        found = index.html(reader.allowed) if reader.html else _json(index.json(reader.allowed))
+        return found._replace(headers={**found.headers, "Vary": "Accept"})
 
-    def healthz(allowed: bool) -> Page:
+    def healthz(reader: Reader) -> Page:
         return Page(200, "text/plain; charset=utf-8", "ok\n")
 
-    def readyz(allowed: bool) -> Page:
+    def readyz(reader: Reader) -> Page:
         reason, trouble = monitor.reason, hub.store.trouble
-        lines = ["ready" if reason is None else reason if allowed else "not ready"]
-        if allowed:
+        lines = ["ready" if reason is None else reason if reader.allowed else "not ready"]
+        if reader.allowed:
             lines += [f"note: {problem}" for problem in hub.problems.empty_tables]
-        if allowed and trouble is not None:
+        if reader.allowed and trouble is not None:
             lines.append(f"note: the watermark store cannot be written: {trouble}")
         text = "".join(f"{line}\n" for line in lines)
         return Page(200 if reason is None else 503, "text/plain; charset=utf-8", text)
 
     return {
-        "/": index,
+        "/": root,
         "/health": lambda _: _json({"status": "ok"}),
         "/healthz": healthz,
         "/readyz": readyz,

@@ -29,7 +29,7 @@ from zmsd.gateway import connection as connections
 from zmsd.gateway import listener as listeners
 from zmsd.gateway import server as servers
 from zmsd.gateway import tls
-from zmsd.gateway.http import Limits, Page
+from zmsd.gateway.http import Limits, Page, parse, prefers_html
 from zmsd.gateway.listener import Listener
 from zmsd.gateway.registry import SessionRegistry
 from zmsd.gateway.server import PageMaker, Server
@@ -152,6 +152,27 @@ def test_pages_are_served_by_path() -> None:
         assert "/nothing/here" in text
         assert PATH in text, "and what there is"
         assert "secret" not in text
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8", True),
+        ("application/json;q=0.5, TEXT/HTML ; q=0.9", True),
+        ("", False),
+        ("*/*", False),
+        ("text/*", False),
+        ("application/json", False),
+        ("application/json, text/html", False),
+        ("text/html;q=0.5, application/json", False),
+        ("text/html;q=0", False),
+        ("text/html;q=nan", False),
+        ("text/html;q=;;,,", False),
+    ],
+)
+def test_html_is_for_browsers_that_ask_for_it(accept: str, expected: bool) -> None:
+    request = parse(f"GET / HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}".encode())
+    assert prefers_html(request) is expected
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "OPTIONS", "BREW"])

@@ -17,7 +17,7 @@ from zmsd.assembly import Requests, Services, assemble
 from zmsd.config.document import parse
 from zmsd.config.settings import load
 from zmsd.deadline import Deadline
-from zmsd.gateway.http import Page
+from zmsd.gateway.http import Page, Reader
 from zmsd.gateway.server import PUBLIC
 from zmsd.metadata.api import table_spec
 from zmsd.schema.catalog import load_catalog
@@ -56,8 +56,8 @@ def services(tmp_path: Path) -> Iterator[Services]:
     found.hub.source.close()
 
 
-def page(services: Services, path: str, *, allowed: bool = True) -> Page:
-    return services.server.pages[path](allowed)
+def page(services: Services, path: str, *, allowed: bool = True, html: bool = False) -> Page:
+    return services.server.pages[path](Reader(allowed, html))
 
 
 def test_description_is_valid_openapi() -> None:
@@ -75,12 +75,13 @@ def test_description_has_the_token_rules_of_the_server() -> None:
     assert refusing == OPENAPI["paths"].keys() - without_token
 
 
+@pytest.mark.parametrize("html", [True, False])
 @pytest.mark.parametrize("allowed", [True, False])
 @pytest.mark.parametrize("path", PAGES)
-def test_page_fits_its_description(services: Services, path: str, allowed: bool) -> None:
+def test_page_fits_its_description(services: Services, path: str, allowed: bool, html: bool) -> None:
     if not allowed and path not in PUBLIC:
         return  # the server refuses it
-    answer = page(services, path, allowed=allowed)
+    answer = page(services, path, allowed=allowed, html=html)
     responses = OPENAPI["paths"][path]["get"]["responses"]
     response = responses[str(answer.status)]
     if "$ref" in response:

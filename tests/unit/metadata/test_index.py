@@ -1,0 +1,60 @@
+"""The page ``/``: links for browsers, JSON for programs, and nothing about tables without the token."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from zmsd import __version__
+from zmsd.gateway.server import PUBLIC
+from zmsd.metadata.index import LINKS, Index
+from zmsd.schema.catalog import Table
+from zmsd.schema.mapping import Mapping
+from zmsd.schema.tables import Column, TableSpec
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def index(reason: str | None = None) -> Index:
+    table = Table(
+        TableSpec("secretTable", (Column("id", "string", False),), ("id",)),
+        Mapping("secretCollection", (("id", "_id"),)),
+    )
+    active = SimpleNamespace(catalog=SimpleNamespace(tables=(table,)))
+    summary = "serving 1 collection" if reason is None else f"not ready: {reason}"
+    monitor = SimpleNamespace(reason=reason, summary=lambda: summary, hub=SimpleNamespace(active=active))
+    return Index(cast(Any, monitor))
+
+
+def test_page_links_every_other_page() -> None:
+    found = index().html(allowed=True)
+    assert found.type == "text/html; charset=utf-8"
+    assert re.findall(r'href="(/[^"]*)"', found.body) == list(LINKS)
+    assert __version__ in found.body
+    assert "<title>zmsd: serving</title>" in found.body
+    assert "token" not in found.body.split("<main>")[1].split("</main>")[0].lower()
+
+
+def test_page_without_token_shows_public_pages_only() -> None:
+    found = index("no secretCollection").html(allowed=False).body
+    assert set(re.findall(r'href="(/[^"]*)"', found)) == set(PUBLIC) - {"/"}
+    assert "secret" not in found
+    assert __version__ not in found
+    assert "not ready" in found
+    assert "?token=TOKEN" in found
+
+
+def test_json_without_token_shows_no_table() -> None:
+    assert index().json(allowed=False).keys() == {"name", "protocol"}
+    assert index().json(allowed=True)["tables"]["secretTable"]["collection"] == "secretCollection"
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_reason_is_escaped(allowed: bool) -> None:
+    found = index(f"{HOSTILE} {{{{links}}}}").html(allowed=allowed).body
+    assert "<img" not in found
+    assert ("&lt;img" in found) is allowed
+    assert found.count("<li>") <= len(LINKS), "a value is not a field of the page"
