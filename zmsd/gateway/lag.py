@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from zmsd import position
 from zmsd.replication.hub import Hub
@@ -20,8 +21,15 @@ class LagReports:
     because zero-cache takes a missing report for a healthy stream.
     """
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(
+        self, hub: Hub, clock: Callable[[], float] = time.monotonic, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        """:param clock: returns monotonic seconds
+        :param wall_clock: returns seconds since the epoch
+        """
         self._hub = hub
+        self._clock = clock
+        self._wall_clock = wall_clock
         self._reported: Probe | None = None
         self._due = 0.0  # monotonic seconds of the next report if no probe is reached; 0 before the first one
         self._commit_ms = 0
@@ -34,23 +42,23 @@ class LagReports:
         probe, every = self._hub.probes.current, self._hub.lag_report
         if probe is None:
             return None
-        now = time.monotonic()
+        now = self._clock()
         reached_ms = None if probe is self._reported else self._reached_ms(probe, watermark)
         if reached_ms is not None:
             self._reported = probe
         elif self._due and now >= self._due:
-            reached_ms = _now_ms()
+            reached_ms = self._now_ms()
         else:
             self._due = self._due or now + every + GRACE_SECONDS
             return None
         self._due = now + every + GRACE_SECONDS
         self._commit_ms = max(self._commit_ms, probe.commit_ms)
-        next_ms = max(_now_ms(), probe.sent_ms + int(every * 1000))
+        next_ms = max(self._now_ms(), probe.sent_ms + int(every * 1000))
         return protocol.lag_report(probe.sent_ms, self._commit_ms, max(reached_ms, probe.sent_ms), next_ms, watermark)
 
     def _reached_ms(self, probe: Probe, watermark: str) -> int | None:
         if watermark >= position.watermark(probe.position):
-            return probe.reached_ms if self._is_idle(watermark) else _now_ms()
+            return probe.reached_ms if self._is_idle(watermark) else self._now_ms()
         return probe.reached_ms if self._is_idle(watermark) else None
 
     def _is_idle(self, watermark: str) -> bool:
@@ -58,6 +66,5 @@ class LagReports:
         behind = self._hub.log.behind(watermark)
         return behind is not None and not behind[0]
 
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)
+    def _now_ms(self) -> int:
+        return int(self._wall_clock() * 1000)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
-import errno
 import http.client
 import logging
 import socket
@@ -16,7 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -30,7 +28,6 @@ from zmsd.gateway import listener as listeners
 from zmsd.gateway import server as servers
 from zmsd.gateway import tls
 from zmsd.gateway.http import Limits, Page, parse, prefers_html
-from zmsd.gateway.listener import Listener
 from zmsd.gateway.registry import SessionRegistry
 from zmsd.gateway.server import PageMaker, Server
 from zmsd.gateway.subscription import Subscription
@@ -304,53 +301,6 @@ def test_session_beyond_max_sessions_is_503() -> None:
         wait_until(lambda: not server.registry.sessions(), "all have left")
 
 
-def test_oldest_unadmitted_connection_is_closed_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS_PER_ADDRESS", 3)
-    with serving() as server:
-        idle = []
-        for number in range(5):
-            idle.append(socket.create_connection(("127.0.0.1", port(server)), timeout=10))
-            wait_until(lambda number=number: len(server.listener) == min(number + 1, 3), "it is accepted")
-        assert [sock.recv(1) for sock in idle[:2]] == [b"", b""], "the oldest are closed"
-        assert ask(server, "/healthz")[0] == 200
-        assert idle[2].recv(1) == b""
-        for sock in idle:
-            sock.close()
-        wait_until(lambda: not len(server.listener), "they have gone")
-
-
-def test_silent_connections_do_not_push_out_one_that_has_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A TLS handshake takes several rounds of the loop, while a flood goes on."""
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS_PER_ADDRESS", 3)
-    with serving() as server, contextlib.ExitStack() as stack:
-
-        def connect(count: int) -> socket.socket:
-            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port(server)), timeout=10))
-            wait_until(lambda: len(server.listener) == count, "it is accepted")
-            return sock
-
-        first = connect(1)
-        first.sendall(b"GET /healthz HTTP/1.1\r\n")
-        wait_until(lambda: any(each.heard for each in server.listener._heard), "its bytes are read")
-        silent = [connect(count) for count in (2, 3, 4, 4, 4)]
-        assert [sock.recv(1) for sock in silent[:2]] == [b"", b""]
-        first.sendall(b"Host: 127.0.0.1\r\n\r\n")
-        assert first.recv(100).startswith(b"HTTP/1.1 200 ")
-
-
-def test_connections_are_limited_in_total(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 3)
-    with serving() as server:
-        idle = [
-            socket.create_connection(("127.0.0.1", port(server)), timeout=10, source_address=(f"127.0.0.{n}", 0))
-            for n in range(2, 7)
-        ]
-        assert [sock.recv(1) for sock in idle[:2]] == [b"", b""]
-        wait_until(lambda: len(server.listener) == 3, "three are left")
-        for sock in idle:
-            sock.close()
-
-
 def test_unadmitted_connections_do_not_displace_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MAX_CONNECTIONS_PER_ADDRESS", 2)
     with serving() as server, streaming(server) as first, streaming(server) as second, streaming(server) as third:
@@ -543,23 +493,6 @@ def test_page_that_raises_is_500() -> None:
         assert ask(server, "/")[0] == 500
 
 
-def test_accepting_continues_after_file_descriptors_ran_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving() as server:
-        failures = [OSError(errno.EMFILE, "Too many open files")] * 3
-
-        class Full:
-            def __getattr__(self, name: str) -> Any:
-                return getattr(server._socket, name)
-
-            def accept(self) -> Any:
-                if failures:
-                    raise failures.pop()
-                return server._socket.accept()
-
-        monkeypatch.setattr(server.listener, "_sock", Full())
-        wait_until(lambda: ask(server, "/healthz")[0] == 200, "it answers")
-
-
 def test_invalid_query_is_400_with_reason() -> None:
     with serving() as server:
         with pytest.raises(Refused, match="400.*shardNum"), streaming(server, f"{PATH}?appID=zero"):
@@ -607,26 +540,6 @@ def test_invalid_url_is_answered_without_traceback(caplog: pytest.LogCaptureFixt
         answer = raw(server, b"GET http://[ HTTP/1.1\r\n\r\n")
         assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 "))
     assert not [record for record in caplog.records if record.exc_info]
-
-
-def test_request_that_does_not_end_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The deadline holds also if single bytes arrive slowly."""
-    monkeypatch.setattr(listeners, "REQUEST_SECONDS", 0.3)
-    with serving() as server, socket.create_connection(("127.0.0.1", port(server)), timeout=10) as sock:
-        sock.settimeout(0.02)
-        ended = time.monotonic() + 10 * FACTOR
-        sock.sendall(b"GET / HTTP/1.1\r\nx: ")
-        while time.monotonic() < ended:
-            try:
-                sock.sendall(b"x")
-                if not sock.recv(100):
-                    break
-            except TimeoutError:
-                continue
-            except OSError:
-                break
-        wait_until(lambda: not len(server.listener), "it is closed")
-        assert ask(server, "/healthz")[0] == 200
 
 
 @pytest.mark.parametrize("shakes_hands", [False, True])
@@ -721,20 +634,9 @@ def test_server_refuses_sessions_when_stopping() -> None:
             pass
 
 
-def test_death_of_the_listener_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    deaths: list[str] = []
-
-    def fail(self: Listener, now: float) -> None:
-        raise RuntimeError("boom")
-
-    monkeypatch.setattr(Listener, "_check_deadlines", fail)
-    with serving(on_thread_death=deaths.append):
-        wait_until(lambda: deaths == ["listener"], "the death is reported")
-
-
 def test_server_start_fails_when_port_in_use() -> None:
     with serving() as server, pytest.raises(OSError, match="in use"):
-        Server(("127.0.0.1", port(server)), server.hub, {}, Limits(), None, lambda _: None)
+        Server(("127.0.0.1", port(server)), server.hub, SessionRegistry(Limits()), {}, None, lambda _: None)
 
 
 def test_concurrent_requests_are_all_answered() -> None:
