@@ -21,6 +21,7 @@ from zmsd.errors import PeerGone, ResumeLost, SourceError, StoreError
 from zmsd.gateway.websocket import Peer
 from zmsd.mongodb.client import CODEC
 from zmsd.mongodb.deployment import Deployment
+from zmsd.mongodb.members import Pin
 from zmsd.mongodb.source import Source
 from zmsd.position import watermark
 from zmsd.prometheus import Counter, Registry
@@ -30,8 +31,10 @@ from zmsd.replication.counters import Counters
 from zmsd.replication.hub import Hub, Readiness
 from zmsd.replication.lineage import Lineage
 from zmsd.rows.rejects import Rejects
-from zmsd.schema.catalog import Catalog
+from zmsd.schema.catalog import Catalog, Table
+from zmsd.schema.mapping import Mapping
 from zmsd.schema.publication import Publication
+from zmsd.schema.tables import Column, TableSpec
 from zmsd.watermarks.base import (
     Contents,
     CopyRecord,
@@ -96,6 +99,9 @@ class FakeSource(Source):
         self._answer()
         return self.deployment
 
+    def pin(self) -> Pin:
+        return Pin()
+
     def may_group(self, *, imaged: bool) -> bool:
         return self.deployment.may_group(0, imaged=imaged)
 
@@ -140,6 +146,10 @@ class FakeSource(Source):
         if self.may_switch_images_on and name in self.existing:
             self.images |= {name}
         return name in self.images
+
+    def ensure_images(self, name: str) -> None:
+        if self.wants_images:
+            self.switch_images_on(name)
 
     def _answer(self, asked: Any = None) -> Any:
         if asked is not None:
@@ -322,6 +332,17 @@ class FakePeer(Peer):
 
     def end_if_unreachable(self) -> None:
         pass
+
+
+def table(name: str, collection: str, key: str = "_id", **columns: str) -> Table:
+    """Return a table with the primary key ``id``.
+
+    :param key: the path to which ``id`` is mapped
+    :param columns: type of each other column, which is optional and mapped to the field of its name
+    """
+    more = tuple(Column(column, kind, True) for column, kind in columns.items())
+    paths = (("id", key), *((column, column) for column in columns))
+    return Table(TableSpec(name, (Column("id", "string"), *more), ("id",)), Mapping(collection, paths))
 
 
 def active(
