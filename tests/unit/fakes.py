@@ -151,6 +151,12 @@ class FakeSource(Source):
         if self.wants_images:
             self.switch_images_on(name)
 
+    def forget_images(self, *names: str | None) -> None:
+        self.images -= set(names)
+
+    def has_images_at(self, name: str, at: int) -> bool:
+        return name in self.images
+
     def _answer(self, asked: Any = None) -> Any:
         if asked is not None:
             self.asked.append(asked)

@@ -48,15 +48,8 @@ WITHOUT_UNIT_TESTS: set[str] = {
     "zmsd/metadata/pages.py",
     "zmsd/metadata/progress.py",
     "zmsd/metadata/status.py",
-    "zmsd/mongodb/change_cursor.py",
-    "zmsd/mongodb/content_reader.py",
-    "zmsd/mongodb/events.py",
-    "zmsd/mongodb/feed.py",
-    "zmsd/mongodb/members.py",
     "zmsd/mongodb/oplog.py",
-    "zmsd/mongodb/snapshot_scan.py",
     "zmsd/mongodb/source.py",
-    "zmsd/mongodb/time_limit.py",
     "zmsd/reload_result.py",
     "zmsd/rows/tagging.py",
     "zmsd/schema/expressions.py",
@@ -74,7 +67,6 @@ WITHOUT_UNIT_TESTS: set[str] = {
 WITHOUT_MODULE: set[str] = {
     "commands/test_store_owner.py",
     "gateway/test_fuzz.py",
-    "mongodb/test_reader_health.py",
     "schema/test_zero_sources.py",
 }
 """Unit tests of more than one module, or of one that has several files of tests."""

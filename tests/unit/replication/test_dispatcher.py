@@ -381,3 +381,31 @@ def test_dispatcher_that_hangs_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> 
         wait_until(lambda: not dispatcher.is_alive(), "the watchdog is not fed any more")
         held.set()
         wait_until(dispatcher.is_alive, "it goes on")
+
+
+def test_dispatcher_is_alive_while_a_reader_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatchers, "HANGING_SECONDS", 0.0)
+    held = Event()
+    scene = Scene([lambda: held.wait(10)])
+    with scene.running() as dispatcher:
+        wait_until(lambda: scene.made and dispatcher._feed is not None, "the feed runs")
+        health = scene.made[0].health
+        assert not dispatcher.is_alive()
+        health.failed("users", "away", 1.0)
+        assert dispatcher.is_alive()
+        health.succeeded("users")
+        assert not dispatcher.is_alive()
+        held.set()
+
+
+def test_dispatcher_without_progress_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Event()
+    scene = Scene([lambda: held.wait(10)])
+    with scene.running() as dispatcher:
+        wait_until(lambda: scene.made and dispatcher._feed is not None, "the feed runs")
+        assert dispatcher.stalled is None
+        monkeypatch.setattr(dispatchers, "STALLED_SECONDS", 0.0)
+        assert dispatcher.stalled == "the dispatcher has made no progress for 0 s"
+        scene.made[0].health.asks("users")
+        assert dispatcher.stalled == "users: MongoDB has not answered for 0 s"
+        held.set()
