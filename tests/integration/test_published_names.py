@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import signal
 from collections.abc import Callable
@@ -131,7 +132,13 @@ def test_name_that_stops_being_a_collection_empties_its_table(
     problem_solved(zmsd)
 
 
-@pytest.mark.parametrize(("scope", "images"), [("collection", "off"), ("database", "auto")])
+SETTINGS = pick(
+    [("collection", "off"), ("database", "auto")],
+    list(itertools.product(("collection", "database"), ("off", "auto"))),
+)
+
+
+@pytest.mark.parametrize(("scope", "images"), SETTINGS)
 def test_name_that_becomes_a_view_while_zmsd_is_down_empties_its_table(
     scope: str, images: str, database: Db, serve: Serve, follow: Follow
 ) -> None:
