@@ -24,7 +24,7 @@ from zmsd.demo.mongod import find_binary
 
 ROOT = Path(__file__).parent
 
-# Some container images switch bytecode files off: each of the zmsd processes that tests start would compile all modules.
+# Some container images switch bytecode files off: each worker and each zmsd process would compile all modules.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

@@ -19,7 +19,7 @@ import pytest
 
 from tests.integration.chat import MAPPINGS, SCHEMA, create_collections
 from tests.support.certificates import ONE
-from tests.support.daemon import ROOT, ZmsdProcess, run_zmsd
+from tests.support.daemon import ROOT, ZmsdProcess, run_zmsd, start_zmsd
 from tests.support.stub import StubSource, create_table, frames, relation, required_tables, transaction
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import FACTOR, wait_until
@@ -35,14 +35,7 @@ class Command:
     def __init__(self, name: str, directory: Path, *arguments: str, **environment: str) -> None:
         self.output = directory / name
         with self.output.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "zmsd", name, *arguments],
-                cwd=directory,
-                env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+            self.process = start_zmsd((name, *arguments), directory, environment, output, output)
 
     def wait_for(self, pattern: str) -> None:
         wait_until(lambda: re.search(pattern, self.text()), f"tail says {pattern!r}", 20)

@@ -11,16 +11,19 @@ import signal
 import ssl
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
+from tests.support.forks import Fork, fork_server
 from tests.support.ports import free_port
 from tests.support.wait import FACTOR, wait_until
 
+LONG = os.environ.get("ZMSD_TEST_LONG") == "1"
 ROOT = Path(__file__).resolve().parents[2]
 SCOPE = os.environ.get("ZMSD_TEST_SCOPE")
 """``feed.scope`` of every daemon of which a test does not choose it (``make compat-mongodb`` runs with both)."""
@@ -57,7 +60,7 @@ class ZmsdProcess:
         self.environment = dict(environment or {})
         self.tls = tls
         self._arguments = ["run", "--config", str(self.config_file)] if arguments is None else [*arguments]
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Fork | None = None
         self._config: dict[str, dict[str, Any]] = {
             "mongodb": {"uri": uri},
             "schema": {"file": "schema.json"},
@@ -99,15 +102,7 @@ class ZmsdProcess:
         """Start the process without waiting."""
         assert self._process is None or self._process.poll() is not None, "it runs"
         with self.stderr_file.open("ab") as stderr:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "zmsd", *self._arguments],
-                cwd=self.directory,
-                env=_environment(self.environment),
-                stdin=subprocess.DEVNULL,
-                stdout=stderr,
-                stderr=stderr,
-                start_new_session=True,
-            )
+            self._process = start_zmsd(self._arguments, self.directory, self.environment, stderr, stderr)
 
     def stop(self, timeout: float = 30) -> int:
         """Send SIGTERM, as systemd does, and return the exit status."""
@@ -179,14 +174,40 @@ def run_zmsd(
     *arguments: str, cwd: Path, environment: Mapping[str, str] | None = None, timeout: float = 30
 ) -> subprocess.CompletedProcess[str]:
     """Run ``zmsd`` with ``arguments`` to its end. Raises subprocess.TimeoutExpired."""
-    return subprocess.run(
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        process = start_zmsd(arguments, cwd, environment or {}, stdout, stderr)
+        try:
+            code = process.wait(timeout * FACTOR)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        texts = []
+        for file in (stdout, stderr):
+            file.seek(0)
+            texts.append(file.read().decode())
+    return subprocess.CompletedProcess(process.args, code, *texts)
+
+
+# What Python reads when it starts.
+_OF_PYTHON = re.compile(r"PYTHON|LD_|LC_|LANG")
+
+
+def start_zmsd(
+    arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], stdout: IO[bytes], stderr: IO[bytes]
+) -> subprocess.Popen[bytes] | Fork:
+    """Start ``zmsd`` in a session of its own: as ``python -m zmsd`` in ``make faults``, and otherwise as a fork."""
+    env = _environment(environment)
+    if not LONG and not any(_OF_PYTHON.match(name) for name in environment):
+        return fork_server().start(arguments, cwd, env, stdout.fileno(), stderr.fileno())
+    return subprocess.Popen(
         [sys.executable, "-m", "zmsd", *arguments],
         cwd=cwd,
-        env=_environment(environment or {}),
+        env=env,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout * FACTOR,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
     )
 
 
