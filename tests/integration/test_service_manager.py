@@ -127,7 +127,8 @@ HANGING = """
 import time
 from zmsd.replication import dispatcher, entries as builders
 
-dispatcher._PATIENCE = 2.0
+assert dispatcher.HANGING_SECONDS > 2.0
+dispatcher.HANGING_SECONDS = 2.0
 entries = builders.EntryBuilder.entries
 builders.EntryBuilder.entries = lambda self, parts: time.sleep(1000) if parts else entries(self, parts)
 """
