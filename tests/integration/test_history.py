@@ -14,6 +14,7 @@ from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import ReplicaSet
 from tests.support.types import Db, Follow, Serve
+from tests.support.wait import wait_until
 from zmsd.demo.mongod import initiate
 
 SCHEMA = named(note=table(id="string", text="string"))
@@ -222,6 +223,18 @@ def wait_reset(client: ChangeSourceClient) -> None:
     assert "another state of it was restored" in str(client.replica.reset_required)
 
 
+def wait_empty_transaction(own: ReplicaSet, client: ChangeSourceClient) -> None:
+    """Write elsewhere until a heartbeat arrives: it needs an operation of a later second."""
+    watermark = client.replica.watermark
+    with own.client() as mongo:
+
+        def arrived() -> bool:
+            mongo.another.unwatched.insert_one({})
+            return client.replica.watermark > watermark
+
+        wait_until(arrived, "an empty transaction", 30)
+
+
 @pytest.mark.parametrize("scope", ["collection", "database"])
 @pytest.mark.parametrize("written", [True, False], ids=["written_to", "idle"])
 def test_restore_noticed_only_by_readers_sends_reset(
@@ -235,10 +248,7 @@ def test_restore_noticed_only_by_readers_sends_reset(
         write(own_set, "lost")
         client.wait_rows("note", 2)
         for _ in range(2):
-            watermark = client.replica.watermark
-            with own_set.client() as mongo:
-                mongo.another.unwatched.insert_one({})
-            client.wait_for(lambda replica, watermark=watermark: replica.watermark > watermark, "an empty transaction")
+            wait_empty_transaction(own_set, client)
         restore(own_set, saved)
         if written:
             write(own_set, "new")
