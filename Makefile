@@ -1,8 +1,8 @@
 # Each target makes its own environment in .venv first. PYTHON chooses the interpreter, ARGS goes to the command.
 PYTHON ?= python3
 ARGS ?=
-# Workers of the tests, which wait more than they compute: about three for each processor.
-WORKERS ?= 6
+# Workers of the tests, which wait more than they compute: about four for each processor.
+WORKERS ?= 8
 BIN := .venv/bin
 PIP_OPTIONS := --quiet --disable-pip-version-check
 # The versions of everything that pip installs; /dev/null takes the newest.
@@ -12,7 +12,9 @@ COMPAT_MONGODB := $(addprefix integration/test_,changes copy images before_image
     integration/mongodb_5 faults/test_kill faults/test_failover
 COMPAT_FILES := $(addprefix tests/,$(addsuffix .py,$(COMPAT_MONGODB))) \
     tests/integration/test_mappings.py::test_operators_of_mongod_are_allowed_or_refused_by_name
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
+# Each worker takes the next test in the order of tests/conftest.py.
+PARALLEL := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/pytest $(PARALLEL)
 
 demo: .venv/demo
 	$(BIN)/zmsd demo $(ARGS)
@@ -59,7 +61,7 @@ oldest newest: prepare
 	$(PYTHON) -m venv build/$@
 	build/$@/bin/pip install $(PIP_OPTIONS) --upgrade --upgrade-strategy eager '.[test]' \
 	    $(if $(filter oldest,$@),--constraint tests/oldest.txt)
-	build/$@/bin/pytest -n $(WORKERS) --dist worksteal $(addprefix tests/,$(OF_LIBRARIES)) $(ARGS)
+	build/$@/bin/pytest $(PARALLEL) $(addprefix tests/,$(OF_LIBRARIES)) $(ARGS)
 
 # Write tests/constraints.txt: the newest versions, in a new environment. Run all tests with them before you commit it.
 lock:

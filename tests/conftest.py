@@ -45,9 +45,11 @@ def _logging_restored() -> Iterator[None]:
     root.handlers, root.level, ours.level = before
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip all but the unit tests, with the reason, where mongod cannot be run; and what an old version cannot do."""
-    needing = [item for item in items if "unit" not in item.path.relative_to(ROOT).parts]
+    if getattr(config.option, "loadgroup", False):
+        _distribute(items)
+    needing = [item for item in items if _tier(item) != "unit"]
     if needing and (reason := missing_library()):
         for item in needing:
             item.add_marker(pytest.mark.skip(reason=reason))
@@ -57,6 +59,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(
                 pytest.mark.skip(reason=f"MongoDB {version[0]}.{version[1]} has no images or no $documents")
             )
+
+
+def _distribute(items: list[pytest.Item]) -> None:
+    """Order the tests for several workers: long ones first, the unit tests last, and the others evenly mixed.
+
+    Tests that use a fixture of their module go to one worker, one after the other, so that the fixture is made once.
+    """
+    tiers: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        tiers.setdefault(_tier(item), []).append(item)
+        if _uses_module_fixture(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    order = []
+    for tier, some in tiers.items():
+        for index, item in enumerate(some):
+            long = item.get_closest_marker("long") or item.get_closest_marker("xdist_group")
+            order.append(((not long, tier == "unit", index / len(some)), item))
+    items[:] = [item for _, item in sorted(order, key=lambda one: one[0])]
+
+
+def _uses_module_fixture(item: pytest.Item) -> bool:
+    found = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()
+    return any(fixture.scope == "module" for fixtures in found for fixture in fixtures)
+
+
+def _tier(item: pytest.Item) -> str:
+    return item.path.relative_to(ROOT).parts[0]
 
 
 @pytest.fixture(scope="session")

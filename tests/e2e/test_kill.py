@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.conftest import Zero, wait_same
 from tests.support.mongod import Client, ReplicaSet
 from tests.support.types import Db, Serve
@@ -22,6 +24,7 @@ def written(writer: Writer, more: int) -> None:
     wait_until(lambda: len(writer.log) >= enough, f"{more} more writes", 180)
 
 
+@pytest.mark.long
 def test_kill_of_zmsd_and_zero_cache_loses_nothing(
     mongo: Client, database: Db, serve: Serve, zero: Callable[..., Zero]
 ) -> None:

@@ -30,6 +30,7 @@ def stalled_seconds(zmsd: ZmsdProcess) -> float:
     return float(found[1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scope", pick(["collection"], ["collection", "database"]))
 def test_lost_majority_is_the_reason_until_it_is_back(
     scope: str, tmp_path: Path, serve: Serve, follow: Follow, stack: contextlib.ExitStack

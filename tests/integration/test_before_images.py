@@ -216,6 +216,7 @@ def test_client_of_a_daemon_that_was_ahead_gets_everything(forgetful: ReplicaSet
         assert back.rows("one")[("c1",)]["n"] == 7
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scope", pick(["collection"], ["collection", "database"]))
 def test_initial_sync_during_a_resync_has_all_rows(scope: str, tmp_path: Path, serve: Serve, follow: Follow) -> None:
     """Between the change without an image and the time of the resync, the stream skips the table: a client that

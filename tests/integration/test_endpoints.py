@@ -197,6 +197,7 @@ BAD = [
 ]
 
 
+@pytest.mark.long
 def test_bad_document_at_start_uses_the_cached_document(
     database: Db, api: Api, settings: dict[str, Any], serve: Serve, follow: Follow
 ) -> None:

@@ -32,6 +32,7 @@ def write(own: ReplicaSet, *names: str) -> None:
         client.app.notes.insert_many([{"_id": name, "text": name} for name in names])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("running", [True, False], ids=["zmsd_runs", "zmsd_was_down"])
 @pytest.mark.parametrize("kind", ["restored", "another"])
 def test_restored_or_other_database_sends_reset(

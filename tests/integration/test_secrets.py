@@ -96,6 +96,7 @@ class Everything:
         assert kept
 
 
+@pytest.mark.long
 def test_daemon_shows_no_secret_in_any_output(
     api: Api, notified: tuple[str, list[str]], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

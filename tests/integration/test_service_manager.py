@@ -20,6 +20,7 @@ from tests.support.types import Db, Follow, Serve
 from tests.support.wait import FACTOR, wait_until
 
 
+@pytest.mark.long
 def test_service_manager_is_notified_from_start_to_stop(tmp_path: Path, follow: Follow) -> None:
     with ReplicaSet(tmp_path / "mongod") as replica_set, ServiceManager(watchdog_seconds=2) as manager:
         node = replica_set.nodes[0]

@@ -31,6 +31,7 @@ def secure(tmp_path: Path) -> Iterator[ReplicaSet]:
         yield own
 
 
+@pytest.mark.long
 def test_ca_file_that_is_replaced_during_an_outage_is_waited_for(
     secure: ReplicaSet, tmp_path: Path, follow: Follow
 ) -> None:
