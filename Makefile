@@ -79,7 +79,7 @@ prepare: .venv/test
 # The package and the unit on a bare Debian 12 with a booted systemd, and `make install` on Debian 13: needs root,
 # debootstrap and systemd-container.
 systemd: .venv/test
-	$(BIN)/pytest tests/systemd/booted.py tests/systemd/walk.py $(ARGS)
+	$(BIN)/pytest tests/systemd/booted.py tests/systemd/walk.py tests/systemd/zero_cache.py $(ARGS)
 
 # dist/zmsd_VERSION_ARCHITECTURE.deb, for the Debian release that this runs on (its python3 must be that of .venv).
 deb: .venv/test
