@@ -1,18 +1,24 @@
-"""kill -9 during a write load: in the end, a Zero client shows the content of MongoDB."""
+"""kill -9 during a write load: in the end, a Zero client and ``zmsd verify`` find the content of MongoDB."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import Zero, wait_same
+from tests.e2e.test_verify import shell_of, verify
+from tests.faults.tally import pick
+from tests.support.daemon import ZmsdProcess
 from tests.support.mongod import Client, ReplicaSet
+from tests.support.node import Workspace
 from tests.support.types import Db, Serve
 from tests.support.wait import wait_until
 from tests.support.writer import Writer, mappings_of, schema_of
+from tests.support.zero import ZeroCache
 
 COLLECTIONS = ["alpha", "beta"]
 SCHEMA, MAPPINGS = schema_of(COLLECTIONS), mappings_of(COLLECTIONS)
@@ -24,9 +30,17 @@ def written(writer: Writer, more: int) -> None:
     wait_until(lambda: len(writer.log) >= enough, f"{more} more writes", 180)
 
 
+def assert_verified(process: ZmsdProcess, cache: ZeroCache, workspace: Workspace, directory: Path) -> None:
+    """Compare every row of the replica with MongoDB."""
+    text = verify(process, cache, shell_of(workspace, directory))
+    assert len(re.findall(r"^\w+: ([\d,]+) rows, \1 equal, no difference", text, re.MULTILINE)) == len(COLLECTIONS), (
+        text
+    )
+
+
 @pytest.mark.long
 def test_kill_of_zmsd_and_zero_cache_loses_nothing(
-    mongo: Client, database: Db, serve: Serve, zero: Callable[..., Zero]
+    mongo: Client, database: Db, serve: Serve, zero: Callable[..., Zero], workspace: Workspace, tmp_path: Path
 ) -> None:
     with Writer(mongo, database.name, COLLECTIONS, pause=0.02) as writer:
         writer.seed(100)
@@ -36,36 +50,41 @@ def test_kill_of_zmsd_and_zero_cache_loses_nothing(
         client = app.client()
         writer.start()
         written(writer, 200)
-        process.kill()
-        written(writer, 200)
-        process.start()
-        written(writer, 200)
-        app.cache.kill()
-        written(writer, 200)
-        app.cache.start()
-        written(writer, 200)
+        for _ in range(pick(1, 10)):
+            process.kill()
+            written(writer, 200)
+            process.start()
+            written(writer, 200)
+            app.cache.kill()
+            written(writer, 200)
+            app.cache.start()
+            written(writer, 200)
         writer.stop()
     wait_same(client, database, SCHEMA, MAPPINGS)
     assert not process.log("reset required")
+    assert_verified(process, app.cache, workspace, tmp_path)
 
 
 def test_kill_of_the_primary_loses_nothing(
-    serve: Serve, zero: Callable[..., Zero], tmp_path: Path, stack: contextlib.ExitStack
+    serve: Serve, zero: Callable[..., Zero], workspace: Workspace, tmp_path: Path, stack: contextlib.ExitStack
 ) -> None:
     replicas = stack.enter_context(ReplicaSet(tmp_path / "set", 3))
     mongo = stack.enter_context(replicas.client())
     with Writer(mongo, "test", COLLECTIONS, pause=0.02) as writer:
         writer.seed(100)
         process = serve(SCHEMA, MAPPINGS, uri=replicas.uri("test"))
-        client = zero(process, SCHEMA).client()
+        app = zero(process, SCHEMA)
+        client = app.client()
         writer.start()
-        written(writer, 200)
-        primary = replicas.primary()
-        primary.kill()
-        written(writer, 200)
-        primary.start()
-        replicas.wait_all_healthy()
+        for _ in range(pick(1, 5)):
+            written(writer, 200)
+            primary = replicas.primary()
+            primary.kill()
+            written(writer, 200)
+            primary.start()
+            replicas.wait_all_healthy()
         written(writer, 100)
         writer.stop()
     wait_same(client, mongo["test"], SCHEMA, MAPPINGS)
     assert not process.log("reset required")
+    assert_verified(process, app.cache, workspace, tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 from urllib.parse import urlencode
 
@@ -21,6 +20,7 @@ from tests.faults.load import (
     written,
 )
 from tests.faults.tally import Tally, pick
+from tests.support.chance import chance
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from tests.support.websocket import WebSocket
@@ -121,7 +121,7 @@ def test_clients_that_reconnect_with_different_delays_get_everything(
     loaded: Db, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
     """Each client is behind by a different time."""
-    rng = random.Random(7)
+    rng = chance(7)
     zmsd = serve(SCHEMA, MAPPINGS)
     clients = [follow(zmsd, shard=shard) for shard in range(4)]
     with load(loaded, tally=tally) as writer:

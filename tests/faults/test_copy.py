@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +12,7 @@ from bson import Binary, Decimal128, Int64, MaxKey, MinKey, ObjectId, Timestamp
 
 from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, caught_up, in_copy, stream_from, written
 from tests.faults.tally import Tally, pick
+from tests.support.chance import chance
 from tests.support.compare import assert_same
 from tests.support.mongod import ReplicaSet, wait_history_gone
 from tests.support.types import Db, Follow, Serve
@@ -79,7 +79,7 @@ def test_initial_sync_longer_than_history_with_changing_keys_is_exact(
     client = follow(zmsd, wait=False, receive_buffer=1 << 14)
     in_copy(client, 1000)
     client.stop_reading()
-    rng = random.Random(9)
+    rng = chance(9)
     codes = dict.fromkeys(range(SEED), 0)
     for number in rng.choices(range(SEED - 200, SEED), k=500):  # several times each
         codes[number] += 1
@@ -122,7 +122,7 @@ def test_snapshot_scan_interrupted_at_every_batch_reads_ids_of_every_type(
 ) -> None:
     """The scan continues after the last ``_id``, whatever the type of that ``_id`` and of the next one."""
     documents = [{"_id": key, "name": f"n{number}", "text": "x" * 2000} for number, key in enumerate(IDS)]
-    random.Random(10).shuffle(documents)
+    chance(10).shuffle(documents)
     database.mixed.insert_many(documents)
     columns = {"name": {"type": "string"}, "text": {"type": "string"}}
     zmsd = serve({"mixed": {"tableName": "mixed", "columns": columns, "primaryKey": ["name"]}})

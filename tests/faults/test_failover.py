@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -22,6 +21,7 @@ from tests.faults.load import (
     written,
 )
 from tests.faults.tally import Tally, pick
+from tests.support.chance import chance
 from tests.support.compare import assert_same
 from tests.support.mongod import ReplicaSet
 from tests.support.types import Follow, Serve
@@ -66,7 +66,7 @@ HARMS: list[Callable[[ReplicaSet], None]] = [step_down, kill_the_primary, kill_a
 def test_failover_while_streaming_loses_nothing(
     replicas: ReplicaSet, serve: Serve, follow: Follow, tally: Tally, stack: contextlib.ExitStack
 ) -> None:
-    rng = random.Random(11)
+    rng = chance(11)
     database = empty(replicas, stack, "streamed")
     zmsd = serve(SCHEMA, MAPPINGS, uri=replicas.uri(database.name))
     client = follow(zmsd)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 
 from tests.faults.load import MAPPINGS, SCHEMA, exactly, load, received
 from tests.faults.tally import LONG, Tally, pick
+from tests.support.chance import chance
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.types import Db, Follow, Serve
@@ -196,7 +196,7 @@ def test_malformed_requests_get_an_answer_or_a_close(
     loaded: Db, zmsd: ZmsdProcess, follow: Follow, tally: Tally
 ) -> None:
     """None of the requests is valid HTTP; each gets an answer, or its connection is closed."""
-    rng = random.Random(15)
+    rng = chance(15)
     requests = [
         b"",
         b"\r\n\r\n",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import random
 import sqlite3
 from contextlib import closing
 
 from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, load, random_pause, received, settle, written
 from tests.faults.tally import Tally, pick
+from tests.support.chance import chance
 from tests.support.daemon import ZmsdProcess
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
@@ -18,7 +18,7 @@ KILLS = pick(5, 20)
 
 
 def test_kill_while_streaming_loses_nothing(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
-    rng = random.Random(4)
+    rng = chance(4)
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
     with load(loaded, client, tally=tally) as writer:
@@ -39,7 +39,7 @@ def test_kill_while_streaming_loses_nothing(loaded: Db, serve: Serve, follow: Fo
 
 def test_kill_during_initial_sync_loses_nothing(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
     """zero-cache would sync again with an empty replica."""
-    rng = random.Random(5)
+    rng = chance(5)
     with Writer(loaded.client, loaded.name, COLLECTIONS, threads=2, pause=0.005) as writer:
         writer.seed(pick(20_000, 50_000))
         zmsd = serve(SCHEMA, MAPPINGS)

@@ -11,6 +11,7 @@ from pymongo.errors import OperationFailure
 
 from tests.faults.load import MAPPINGS, SCHEMA, received
 from tests.faults.tally import Tally, pick
+from tests.support.chance import chance
 from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same, differences
 from tests.support.types import Db, Follow, Serve
@@ -184,7 +185,7 @@ def test_random_namespace_changes_under_load_are_followed(
     scope: str, loaded: Db, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
     """On two collections, while writers write a third collection whose every change is checked."""
-    rng = random.Random(6)
+    rng = chance(6)
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope}})
     client = follow(zmsd)
     database = loaded

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import time
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ import pytest
 
 from tests.faults.load import MAPPINGS, SCHEMA, exactly, load, random_pause, received, written
 from tests.faults.tally import Tally, pick
+from tests.support.chance import chance
 from tests.support.client import ChangeSourceClient
 from tests.support.mongod import ReplicaSet
 from tests.support.proxy import Proxy
@@ -36,7 +36,7 @@ def through(to_mongod: Proxy, loaded: Db) -> str:
 def test_reset_connections_to_mongod_lose_nothing(
     to_mongod: Proxy, through: str, loaded: Db, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
-    rng = random.Random(12)
+    rng = chance(12)
     client = follow(serve(SCHEMA, MAPPINGS, uri=through))
     with load(loaded, client, tally=tally, threads=1):
         for _ in range(pick(10, 100)):

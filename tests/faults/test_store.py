@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import re
 import resource
 import sqlite3
@@ -19,6 +18,7 @@ import pytest
 
 from tests.faults.load import MAPPINGS, SCHEMA, load, received
 from tests.faults.tally import Tally, pick
+from tests.support.chance import chance
 from tests.support.daemon import run_zmsd
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
@@ -47,7 +47,7 @@ for number in itertools.count():
 
 def test_store_opens_intact_after_kill_while_writing(tmp_path: Path, tally: Tally) -> None:
     """The store has everything that was written before the kill, except perhaps the last write."""
-    rng = random.Random(14)
+    rng = chance(14)
     file = tmp_path / "watermarks.db"
     for _ in range(pick(15, 200)):
         with subprocess.Popen([sys.executable, "-c", _WRITE, file], stdout=subprocess.PIPE, text=True) as process:

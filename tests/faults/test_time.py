@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 from pathlib import Path
 
@@ -12,13 +11,14 @@ import pytest
 
 from tests.faults.load import MAPPINGS, SCHEMA, empty, exactly, load, received, written
 from tests.faults.tally import Tally, pick
+from tests.support.chance import chance
 from tests.support.clock import Clock
 from tests.support.mongod import ReplicaSet
 from tests.support.types import Db, Follow, Serve
 
 
 def test_suspended_zmsd_loses_nothing(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
-    rng = random.Random(13)
+    rng = chance(13)
     zmsd = serve(SCHEMA, MAPPINGS)
     client = follow(zmsd)
     with load(loaded, client, tally=tally, threads=1) as writer:

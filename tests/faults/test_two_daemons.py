@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import random
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import pytest
 
 from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, load, received, settle, written
 from tests.faults.tally import Tally, pick
+from tests.support.chance import chance
 from tests.support.client import ChangeSourceClient
 from tests.support.daemon import ZmsdProcess
 from tests.support.nats import NatsCluster, NatsServer
@@ -239,7 +239,7 @@ class Moving:
         self._thread.join()
 
     def _run(self) -> None:
-        rng = random.Random(7)
+        rng = chance(7)
         while not self._stop.wait(rng.random() * 0.5):
             self._two.move()
             self.moves += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure
 
 from tests.integration.chat import named, table
+from tests.support.chance import chance
 from tests.support.client import ChangeSourceClient
 from tests.support.mongod import Client, ReplicaSet
 from tests.support.types import Db, Follow, Serve
@@ -84,7 +84,7 @@ class Writes:
             database[name].insert_one({"_id": "first"})
         self._client = client
         self._database = database
-        self._random = random.Random(seed)
+        self._random = chance(seed)
         self._number = 0
 
     def batch(self) -> Timestamp:

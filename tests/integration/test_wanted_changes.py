@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.integration.chat import MAPPINGS, SCHEMA
+from tests.support.chance import chance
 from tests.support.compare import assert_same
 from tests.support.mongod import Client, ReplicaSet
 from tests.support.types import Db, Follow, Serve
@@ -89,7 +89,7 @@ def test_filtered_stream_of_a_chat_is_exact(
     client = follow(zmsd)
     if away:
         client.close()
-    choose = random.Random(1)
+    choose = chance(1)
     with mongo.start_session() as session:
         for _ in range(300):
             key, kind = {"_id": choose.randrange(20)}, choose.choice(["user", "system", "image", "draft", None])

@@ -17,6 +17,7 @@ from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
+from tests.support.chance import chance
 from tests.support.wait import wait_until
 from zmsd.commands.strict_tables import Row
 
@@ -91,7 +92,7 @@ class Writer:
         self._error: BaseException | None = None
         self._turns = [threading.Lock() for _ in range(threads)]  # each held by its thread while that writes
         self._threads = [
-            threading.Thread(target=self._run, args=(name, random.Random(seed * 1000 + name)), name=f"writer-{name}")
+            threading.Thread(target=self._run, args=(name, chance(seed * 1000 + name)), name=f"writer-{name}")
             for name in range(threads)
         ]
 
@@ -100,7 +101,7 @@ class Writer:
         for start in range(0, count, batch):
             for offset, collection in enumerate(self.collections):
                 docs = [
-                    self._fresh(f"seed-{number}", next(self._numbers), random.Random(number))
+                    self._fresh(f"seed-{number}", next(self._numbers), chance(number))
                     for number in range(start, min(start + batch, count))
                     if number % len(self.collections) == offset
                 ]
