@@ -6,6 +6,7 @@ import pytest
 
 from tests.integration.chat import COLLECTIONS, MAPPINGS, SCHEMA, named, table
 from tests.support.compare import assert_same
+from tests.support.mongod import Client
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 
@@ -76,3 +77,23 @@ def test_table_whose_key_needs_images_is_refused_without_them(
     status, reason = zmsd.get("/readyz")
     assert status == 503
     assert "city" in reason
+
+
+@pytest.mark.images
+def test_transaction_of_many_updates_without_images_is_looked_up(
+    mongo: Client, database: Db, serve: Serve, follow: Follow
+) -> None:
+    """One request reads more documents than the first batch of a reply has (101)."""
+    database.create_collection("a")
+    database.a.insert_many([{"_id": number, "n": 0} for number in range(300)])
+    computed = {"source": "a", "projection": {"id": "$_id", "n": {"$add": ["$n", 1]}}}
+    plain = {"collection": "a", "fields": {"id": "_id"}}
+    zmsd = serve(named(**dict.fromkeys(("a", "b"), table(id="number", n="number"))), {"a": computed, "b": plain})
+    client = follow(zmsd)
+    zmsd.kill()
+    database.command({"collMod": "a", "changeStreamPreAndPostImages": {"enabled": False}})
+    with mongo.start_session() as session, session.start_transaction():
+        database.a.update_many({}, {"$set": {"n": 7}}, session=session)
+    zmsd.start()
+    client.wait_for(lambda replica: {row["n"] for row in replica.rows["b"].values()} == {7}, "all updates")
+    assert [row["n"] for row in client.rows("a").values()] == [8] * 300

@@ -102,8 +102,9 @@ def test_existing_files_are_kept_without_force(database: Db, replica_set: Replic
 
 def test_sample_size_limits_the_documents_read(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> None:
     database.users.insert_many([{"_id": n, "name": "x"} for n in range(3000)])
-    done = infer(database, replica_set, tmp_path, "--sample", "50")
-    assert "2 columns, 50 documents seen" in done.stdout
+    for size in (50, 2000, 3000):  # one batch of a reply, several, all
+        done = infer(database, replica_set, tmp_path, "--sample", f"{size}", "--force")
+        assert f"2 columns, {size} documents seen" in done.stdout, done.stderr
 
 
 def test_unusual_field_names_are_kept(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> None:

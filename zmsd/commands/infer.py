@@ -6,12 +6,9 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import bson
-from bson.codec_options import CodecOptions
 from bson.errors import InvalidBSON
-from bson.raw_bson import RawBSONDocument
 
 from zmsd import log as logs
 from zmsd.bson_types import Document
@@ -21,14 +18,15 @@ from zmsd.config import mongodb_names, mongodb_uri
 from zmsd.errors import ZmsdError
 from zmsd.log import redact_uri, write_line
 from zmsd.mongodb.client import CODEC, classified_errors
+from zmsd.mongodb.cursors import cursor_command
 from zmsd.mongodb.errors import undecodable
+from zmsd.mongodb.raw_batch import RAW
 from zmsd.mongodb.source import Source
 from zmsd.schema.catalog import load_catalog
 
 SCHEMA, MAPPINGS, SETTINGS = "schema.json", "mappings.json", "zmsd.yaml"
 _SAMPLE_BYTES = 64 << 20
 """Largest sample of a collection."""
-_RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 
 
 def infer(uri: str, database: str | None, out: Path, sample: int, force: bool) -> int:
@@ -113,13 +111,11 @@ def _sample(source: Source, name: str, size: int) -> list[Document]:
     found: list[Document] = []
     total = 0
     with classified_errors():
-        # A command, because pymongo's Collection refuses a few names that MongoDB allows, such as "a..b".
         db = source.content
         few = db.command({"count": name})["n"] <= size
         stages = [{"$limit": size}] if few else [{"$sample": {"size": size}}]
         command: Document = {"aggregate": name, "pipeline": stages, "cursor": {}}
-        cursor: Any = db.cursor_command(command, read_preference=db.read_preference, codec_options=_RAW)
-        for raw in cursor:
+        for raw in cursor_command(db, command, db.read_preference, RAW):
             try:
                 found.append(bson.decode(raw.raw, CODEC))
             except (InvalidBSON, MemoryError) as error:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pymongo
+from bson.codec_options import CodecOptions
 from bson.int64 import Int64
+from pymongo.database import Database
 from pymongo.errors import PyMongoError
+from pymongo.read_preferences import _ServerMode
 
 from zmsd.bson_types import Document
 
@@ -20,6 +23,18 @@ def collection_of(cursor: Document) -> str:
     """Return what ``getMore`` and ``killCursors`` call the collection of a reply's cursor: ``ns`` less the database."""
     name: str = cursor["ns"].partition(".")[2]
     return name
+
+
+def cursor_command(
+    db: Database[Document], command: Document, preference: _ServerMode, codec: CodecOptions[Any]
+) -> Iterator[Any]:
+    """Yield the documents of a find or aggregate command. Raises PyMongoError.
+
+    By command, because pymongo's Collection refuses a few names that MongoDB allows, such as "a..b". The codec is the
+    database's as well: ``Database.cursor_command`` decodes only the first batch with its own ``codec_options``.
+    """
+    same = db.with_options(codec_options=codec)
+    yield from same.cursor_command(command, read_preference=preference, codec_options=codec)
 
 
 def kill_cursor(run: Callable[[Document], Any], collection: str, cursor_id: int) -> None:

@@ -29,6 +29,7 @@ from zmsd.errors import (
 )
 from zmsd.log import kv
 from zmsd.mongodb.client import CODEC, classified_errors, client_factory, evaluation_errors, unwrap_dbrefs
+from zmsd.mongodb.cursors import cursor_command
 from zmsd.mongodb.deployment import Deployment, ask, standalone
 from zmsd.mongodb.errors import classify, code_of
 from zmsd.mongodb.members import MemberSelector, Pin
@@ -162,7 +163,7 @@ class Source:
 
     def find(self, command: Document, preference: _ServerMode, codec: CodecOptions[Any] = CODEC) -> list[Any]:
         """Return all documents of a find or aggregate command. Raises PyMongoError."""
-        return unwrap_dbrefs(list(self.db.cursor_command(command, read_preference=preference, codec_options=codec)))
+        return unwrap_dbrefs(list(cursor_command(self.db, command, preference, codec)))
 
     @property
     def preferences(self) -> tuple[_ServerMode, ...]:
@@ -171,10 +172,7 @@ class Source:
         return (wanted,) if wanted == ReadPreference.PRIMARY else (wanted, ReadPreference.PRIMARY)
 
     def aggregate(self, collection: str, stages: list[Document]) -> list[Document]:
-        """Return the results of ``stages`` on a collection, read as the URI's read preference says.
-
-        By command: pymongo's Collection refuses a few names that MongoDB takes, such as "a..b".
-        """
+        """Return the results of ``stages`` on a collection, read as the URI's read preference says."""
         with classified_errors():
             return self.find({"aggregate": collection, "pipeline": stages, "cursor": {}}, self.client.read_preference)
 
