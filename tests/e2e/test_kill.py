@@ -21,6 +21,7 @@ from tests.support.writer import Writer, mappings_of, schema_of
 from tests.support.zero import ZeroCache
 
 COLLECTIONS = ["alpha", "beta"]
+WRITES = pick(60, 200)
 SCHEMA, MAPPINGS = schema_of(COLLECTIONS), mappings_of(COLLECTIONS)
 
 
@@ -49,16 +50,16 @@ def test_kill_of_zmsd_and_zero_cache_loses_nothing(
         app = zero(process, SCHEMA, restart=True)
         client = app.client()
         writer.start()
-        written(writer, 200)
+        written(writer, WRITES)
         for _ in range(pick(1, 10)):
             process.kill()
-            written(writer, 200)
+            written(writer, WRITES)
             process.start()
-            written(writer, 200)
+            written(writer, WRITES)
             app.cache.kill()
-            written(writer, 200)
+            written(writer, WRITES)
             app.cache.start()
-            written(writer, 200)
+            written(writer, WRITES)
         writer.stop()
     wait_same(client, database, SCHEMA, MAPPINGS)
     assert not process.log("reset required")
@@ -77,13 +78,13 @@ def test_kill_of_the_primary_loses_nothing(
         client = app.client()
         writer.start()
         for _ in range(pick(1, 5)):
-            written(writer, 200)
+            written(writer, WRITES)
             primary = replicas.primary()
             primary.kill()
-            written(writer, 200)
+            written(writer, WRITES)
             primary.start()
             replicas.wait_all_healthy()
-        written(writer, 100)
+        written(writer, WRITES // 2)
         writer.stop()
     wait_same(client, mongo["test"], SCHEMA, MAPPINGS)
     assert not process.log("reset required")

@@ -36,7 +36,7 @@ def test_catch_up_of_more_clients_than_feeds_serves_all(loaded: Db, serve: Serve
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"catch_up": 2}})
     clients = [follow(zmsd, shard=shard) for shard in range(6)]
     with writer_on(loaded) as writer:
-        writer.start(pick(3000, 12_000))
+        writer.start(pick(1500, 12_000))
         for client in clients:
             received(client)
         zmsd.kill()
