@@ -31,7 +31,8 @@ class ReloadResult:
     """Settings whose changes need a restart."""
     credentials: tuple[str, ...] = ()
     """Credentials in use, which systemd reads at the start of the unit only."""
-    tables: int = 0
+    summary: str = ""
+    """What has changed, as in the log."""
 
 
 class ReloadRecorder:
@@ -66,6 +67,6 @@ def read_result(directory: Path) -> ReloadResult | None:
     try:
         data = json.loads((directory / _NAME).read_text())
         lists = {key: tuple(map(str, data[key])) for key in ("faults", "restart", "credentials")}
-        return ReloadResult(int(data["pid"]), float(data["began"]), tables=int(data["tables"]), **lists)
+        return ReloadResult(int(data["pid"]), float(data["began"]), summary=str(data["summary"]), **lists)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

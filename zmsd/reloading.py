@@ -147,11 +147,12 @@ class Reloader:
         if restart:
             log.warning(kv("changed settings need a restart", settings=",".join(restart)))
         services.monitor.reloaded(restart=restart)  # before the log line, whose reader looks at /status
-        log.info(kv("reloaded", tables=len(documents.catalog.tables), **changes))
+        summary = kv("reloaded", tables=len(documents.catalog.tables), **changes)
+        log.info(summary)
         credentials = credentials_in_use(new)
         if credentials:
             log.info(kv("credentials stay until a restart", names=",".join(credentials)))
-        self.results.end(restart=restart, credentials=credentials, tables=len(documents.catalog.tables))
+        self.results.end(restart=restart, credentials=credentials, summary=str(summary))
 
     def _refuse(self, reason: str, *, retry: bool = False) -> None:
         """Report why a reload changes nothing.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-from tests.integration.chat import MAPPINGS, SCHEMA
+from tests.integration.chat import MAPPINGS, SCHEMA, named, table
 from tests.support.daemon import ZmsdProcess, run_zmsd
 from tests.support.types import Db, Serve
 
@@ -17,11 +17,21 @@ def reload(zmsd: ZmsdProcess, *arguments: str) -> subprocess.CompletedProcess[st
 def test_reload_reports_the_result_of_the_daemon(database: Db, serve: Serve) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     done = reload(zmsd)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"reloaded: {len(SCHEMA)} tables\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        f"reloaded tables={len(SCHEMA)} unchanged={len(SCHEMA)}\n",
+        "",
+    )
+    zmsd.write(
+        {**SCHEMA, **named(note=table(id="string"))},
+        {**MAPPINGS, "note": {"collection": "notes", "fields": {"id": "_id"}}},
+    )
+    done = reload(zmsd)
+    assert done.stdout == f"reloaded tables={len(SCHEMA) + 1} added=note unchanged={len(SCHEMA)}\n"
     zmsd.write(settings={"feed": {"heartbeat": 7}})
     done = reload(zmsd)
     assert (done.returncode, done.stdout.splitlines()[1:]) == (0, ["changed settings need a restart: feed.heartbeat"])
-    assert len(zmsd.log("reloaded")) == 2
+    assert len(zmsd.log("reloaded")) == 3
 
 
 def test_reload_of_bad_files_sends_no_signal(database: Db, serve: Serve) -> None:

@@ -190,9 +190,9 @@ def test_reload_of_good_files_succeeds(machine: Machine) -> None:
     two = SCHEMA | {"other": {"columns": {"id": {"type": "string"}}, "primaryKey": ["id"]}}
     machine.write("/etc/zmsd/schema.json", json.dumps(two))
     machine.run("systemctl", "reload", "zmsd")
-    assert "reloaded: 2 tables" in journal(machine)
+    assert "reloaded tables=2 " in journal(machine)
     machine.write("/etc/zmsd/schema.json", json.dumps(SCHEMA))
-    assert machine.run("zmsd", "reload").stdout == "reloaded: 1 table\n"
+    assert machine.run("zmsd", "reload").stdout.startswith("reloaded tables=1 ")
 
 
 @pytest.mark.parametrize("wrong", ["settings", "document", "certificate"])
@@ -229,7 +229,7 @@ def test_reload_reports_a_rotated_credential_that_needs_a_restart(machine: Machi
     assert "serving" in machine.run("zmsd", "status").stdout, "with the token of the running daemon"
     machine.run("systemctl", "restart", "zmsd")
     wait_until(lambda: serving(machine), "zmsd serves", 30)
-    assert machine.run("zmsd", "reload").stdout == "reloaded: 1 table\n"
+    assert machine.run("zmsd", "reload").stdout.startswith("reloaded tables=1 ")
 
 
 def test_killed_daemon_serves_again_within_seconds(machine: Machine) -> None:
@@ -297,7 +297,7 @@ def test_instance_has_settings_credentials_and_state_of_its_own(machine: Machine
         assert "serving" in machine.run("zmsd", "status", "--config", file).stdout
         assert "/var/lib/zmsd-orders/watermarks.db" in machine.run("zmsd", "check", "--config", file).stdout
         machine.run("systemctl", "reload", "zmsd@orders")
-        assert machine.run("zmsd", "reload", "--config", file).stdout == "reloaded: 1 table\n"
+        assert machine.run("zmsd", "reload", "--config", file).stdout.startswith("reloaded tables=1 ")
     finally:
         machine.run("systemctl", "stop", "zmsd@orders")
 

@@ -40,7 +40,7 @@ def reload(path: Path | None, environ: Mapping[str, str], pid: int | None) -> in
         write_line(f"reload refused: {error}", sys.stderr, begin=logs.priority_prefix(40, sys.stderr))
     if result.faults:
         return 1
-    write_line(f"reloaded: {result.tables} table{'' if result.tables == 1 else 's'}")
+    write_line(result.summary)
     if result.restart:
         write_line(f"changed settings need a restart: {', '.join(result.restart)}")
     if unit is not None:
