@@ -107,6 +107,7 @@ def assemble(settings: Config, documents: LoadedDocuments, requests: Requests) -
         counters=Counters(metrics),
         catch_up_feeds=settings.feed.catch_up,
         initial_sync_rows=settings.feed.initial_sync_rows_per_second,
+        join_delay=settings.feed.join_delay,
         lag_report=settings.feed.lag_report,
         heartbeat=settings.feed.heartbeat,
         stop=stop,

@@ -6,6 +6,8 @@ import functools
 import sqlite3
 from contextlib import closing
 
+import pytest
+
 from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, load, random_pause, received, settle, written
 from tests.faults.tally import Tally, pick
 from tests.support.chance import chance
@@ -17,10 +19,14 @@ from tests.support.writer import Writer
 KILLS = pick(5, 20)
 
 
-def test_kill_while_streaming_loses_nothing(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
+@pytest.mark.parametrize(("scope", "ack_seconds"), [("auto", 0.0), ("collection", 0.03), ("database", 0.03)])
+def test_kill_while_streaming_loses_nothing(
+    loaded: Db, serve: Serve, follow: Follow, tally: Tally, scope: str, ack_seconds: float
+) -> None:
+    """Late acks make zmsd join transactions (feed.join_delay)."""
     rng = chance(4)
-    zmsd = serve(SCHEMA, MAPPINGS)
-    client = follow(zmsd)
+    zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope}})
+    client = follow(zmsd, ack_seconds=ack_seconds)
     with load(loaded, client, tally=tally) as writer:
         for number in range(KILLS):
             if number % 4 == 3:

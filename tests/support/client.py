@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import ssl
 import threading
 from collections.abc import Callable, Mapping
@@ -52,6 +53,7 @@ class ChangeSourceClient:
         replica: Replica | None = None,
         again: bool = False,
         coalesced: bool = True,
+        ack_seconds: float = 0.0,
         receive_buffer: int | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -59,6 +61,8 @@ class ChangeSourceClient:
 
         ``coalesced``: as zero-cache 1.10, one ack for all commits that have arrived, and the last one again after a
         reconnect; otherwise as 1.9, one for each commit.
+
+        ``ack_seconds``: delay of each ack of a commit; math.inf: never.
         """
         self.replica = replica or Replica(app, shard)
         self.connections = 0  # connections that the source accepted
@@ -69,6 +73,7 @@ class ChangeSourceClient:
         self._headers = dict(headers or {})
         self._again = again
         self._coalesced = coalesced
+        self._ack_seconds = ack_seconds
         self._receive_buffer = receive_buffer
         self._tls = tls
         self._changed = threading.Condition()  # for everything above and the replica
@@ -222,9 +227,17 @@ class ChangeSourceClient:
                 self._answer(socket, answer)
             elif not socket.buffered and self.replica.watermark != acknowledged:
                 acknowledged = self.replica.watermark
-                self._answer(socket, _ack(acknowledged))
+                self._acknowledge(socket, acknowledged)
             if complete or self.replica.reset_required is not None:
                 return
+
+    def _acknowledge(self, socket: WebSocket, watermark: str) -> None:
+        if not self._ack_seconds:
+            self._answer(socket, _ack(watermark))
+        elif self._ack_seconds < math.inf:
+            timer = threading.Timer(self._ack_seconds, self._answer, (socket, _ack(watermark)))
+            timer.daemon = True
+            timer.start()
 
     def _answer(self, socket: WebSocket, message: list[Any] | None) -> None:
         if message is not None:

@@ -125,6 +125,8 @@ class FeedConfig:
     """Maximum of concurrent catch-up feeds."""
     initial_sync_rows_per_second: int = setting(0, low=0)
     """Highest speed of an initial sync, so that it leaves MongoDB to the application; 0 sets no limit."""
+    join_delay: float = setting(0.02, low=0, high=1)
+    """Seconds for which small changes wait at most for the ack of the last commit, to be sent as one; 0 sends each."""
     lag_report: float = setting(30.0, low=1, high=86400)
     """Seconds between two lag reports to zero-cache."""
 

@@ -19,7 +19,8 @@ from zmsd.errors import (
     StoreError,
 )
 from zmsd.gateway.acks import Acks
-from zmsd.gateway.joining import TransactionJoiner
+from zmsd.gateway.join_delay import JoinDelay
+from zmsd.gateway.joining import JOIN_BYTES, JOIN_ROWS, TransactionJoiner
 from zmsd.gateway.lag import LagReports
 from zmsd.gateway.subscription import Subscription
 from zmsd.gateway.websocket import GOING_AWAY, PROTOCOL_ERROR, Peer
@@ -36,10 +37,6 @@ from zmsd.zero import protocol
 
 log = logging.getLogger(__name__)
 
-JOIN_ROWS = 1000
-JOIN_BYTES = 1 << 20
-"""Rows and bytes of a backlog that are joined into one Zero transaction (invariant 8): zero-cache applies rows much
-faster in larger transactions (bench/README.rst)."""
 WAIT_SECONDS = 1.0
 """Longest wait for changes, and so between looks at the client's messages and at ``stop``."""
 RESET_SECONDS = 10.0
@@ -72,14 +69,10 @@ class Session:
         self._client_publication = hub.active.publication  # the one that the client has
         self._passes: str | None = None  # see Base.passes
         self._joiner = TransactionJoiner(subscription.shard_name, subscription.last_watermark)
+        self._delay = JoinDelay(0 if subscription.observer else hub.join_delay)  # which sees each commit
         streaming = subscription.last_watermark is not None
-        self._book = ReplicaBook(
-            hub.store,
-            subscription.app,
-            subscription.shard,
-            subscription.replica_version,
-            writes=not subscription.observer,
-        )
+        app, shard, version = subscription.app, subscription.shard, subscription.replica_version
+        self._book = ReplicaBook(hub.store, app, shard, version, writes=not subscription.observer)
         self._acks = Acks(self._book, streaming=streaming)
         self._lag = LagReports(hub) if streaming and not subscription.observer else None
 
@@ -225,11 +218,9 @@ class Session:
 
     def _apply_schema_change(self, active: ActivePublication) -> None:
         """Take the client to the active publication. Raises ResumeLost if Zero cannot follow the change."""
-        subscription, recorded = self.subscription, self._book.newest()
-        source, watermark, old = self._hub.source, self._watermark, self._client_publication
-        change = SchemaChange(
-            source, active, subscription.app, subscription.shard, self._stop, watermark, old, recorded
-        )
+        asked, recorded, after = self.subscription, self._book.newest(), self._watermark
+        source, old = self._hub.source, self._client_publication
+        change = SchemaChange(source, active, asked.app, asked.shard, self._stop, after, old, recorded)
         self._send_copy(change)
         self._passes = None
 
@@ -293,15 +284,19 @@ class Session:
                 self._process_acks()
                 if self._lag is not None and self._joiner.open is None and (report := self._lag.due(self._watermark)):
                     self._send(report)
+                if self._joiner.open is None and (delay := self._delay.remaining(self.acked)):
+                    self._process_acks(delay)
+                    continue
                 entries = changes.take(JOIN_ROWS, JOIN_BYTES, WAIT_SECONDS)
                 if self._joiner.open is None and self._hub.active is not active:
                     break  # another stream of the replica may have got the schema change already
                 if entries:
-                    parts = self._joiner.commits.split(self._joiner.open or self._watermark, entries, again)
-                    frames = b"".join([frame for part in parts for frame in self._joiner.join(part)])
+                    frames = self._joiner.frames(self._watermark, entries, again)
+                    rows = sum([entry.rows for entry in entries])
                     if self._joiner.committed != self.sent:
                         self._watermark = self.sent = self._joiner.committed or ""
-                    self.rows += sum([entry.rows for entry in entries])
+                        self._delay.sent(self.sent, rows)
+                    self.rows += rows
                     self._send(frames)  # if this fails, the session ends
                     self._hub.counters.sent(entries, self.since)
                 elif self._stop.is_set():
@@ -327,8 +322,9 @@ class Session:
         """Ask the client for a new initial sync, because its position cannot be resumed (invariant 6)."""
         self.state = "reset"
         self._hub.counters.resets.inc()
-        fields = {"session": self.number, "code": error.code, "sent": self.sent}
-        log.error(kv("position lost, reset required", **fields, reason=error))
+        log.error(
+            kv("position lost, reset required", session=self.number, code=error.code, sent=self.sent, reason=error)
+        )
         self._roll_back()
         start = self._hub.source.oplog_start() if self._hub.readiness.reason is None else None
         oplog_start = None if start is None else position.watermark(start)
@@ -342,9 +338,10 @@ class Session:
         self._process_acks()
         return self._stop.is_set()
 
-    def _process_acks(self) -> None:
-        """Read the acks that the client has sent. Raises PeerGone and PeerProtocolError."""
+    def _process_acks(self, seconds: float = 0.0) -> None:
+        """Read the client's acks, after waiting for one at most ``seconds``. Raises PeerGone and PeerProtocolError."""
         assert self._peer is not None
+        self._peer.wait(seconds)
         for message in self._peer.received():
             self._acks.take(message, self.sent)
         self._acks.write(now=False)

@@ -119,7 +119,8 @@ class Wire:
 
 
 class Peer:
-    """One accepted WebSocket. ``send``, ``received`` and ``close``: session's thread only; the rest is thread-safe."""
+    """One accepted WebSocket. ``send``, ``received``, ``wait`` and ``close``: session's thread only; the rest is
+    thread-safe."""
 
     def __init__(self, sock: socket.socket | TlsSocket, headers: Mapping[str, str], name: str) -> None:
         """Answer the handshake (RFC 6455, 4.2.2). Raises PeerProtocolError and PeerGone.
@@ -180,6 +181,13 @@ class Peer:
         self._wire.mark_read()
         if self.gone:
             raise PeerGone(self._why())
+
+    def wait(self, seconds: float) -> None:
+        """Wait until a message arrives or the connection ends, or some seconds."""
+        # The event may be set for a message that was read already: then the caller waits once more. A message that
+        # arrives before ``clear`` is in the buffer, and the caller reads that next.
+        if seconds and not self._ws.input_buffer and self._ws.event.wait(seconds):
+            self._ws.event.clear()
 
     def close(self, code: int, reason: str) -> None:
         """Send a close frame and end the connection. Never raises; may be called twice."""

@@ -62,6 +62,8 @@ class Hub:
     """Catch-up feeds at once: setting ``feed.catch_up``."""
     initial_sync_rows: int = 0
     """Rows per second of an initial sync at most, 0 for no limit: setting ``feed.initial_sync_rows_per_second``."""
+    join_delay: float = 0.02
+    """Seconds for which changes wait for the ack of the last commit at most: setting ``feed.join_delay``."""
     lag_report: float = 30.0
     """Seconds between lag reports to a client."""
     heartbeat: float = 60.0

@@ -47,6 +47,7 @@ class FakePeer:
         self.up: list[str] = []
         self.closed: tuple[int, str] | None = None
         self.gone = False
+        self.on_wait: Callable[[], object] = lambda: None
 
     def send(self, frames: bytes) -> None:
         if self.gone:
@@ -58,6 +59,10 @@ class FakePeer:
             yield self.up.pop(0)
         if self.gone:
             raise PeerGone("closed with 1000")
+
+    def wait(self, seconds: float) -> None:
+        if seconds:
+            self.on_wait()
 
     def close(self, code: int, reason: str) -> None:
         self.closed = self.closed or (code, reason)
@@ -95,6 +100,7 @@ class Scene:
         *changes: Script | BaseException,
         last: str | None = watermark(10),
         subscription: Subscription | None = None,
+        join_delay: float = 0.0,
     ) -> None:
         self.watermarks: list[str] = []
         self.readiness = Readiness()
@@ -117,6 +123,7 @@ class Scene:
             replicas=MagicMock(add=MagicMock(side_effect=self._add)),
             probes=SimpleNamespace(current=None),
             lag_report=30.0,
+            join_delay=join_delay,
             initial_sync_rows=0,
             source=MagicMock(),
         )
@@ -449,6 +456,59 @@ def test_acknowledgements_are_recorded(monkeypatch: pytest.MonkeyPatch, form: Ca
     assert scene.session.acked == watermark(12)
     assert scene.store.record_ack.call_args.args == (REPLICA, watermark(12)), "at the end at the latest"
     assert scene.store.record_ack.call_count <= 2, "and not each of them by itself"
+
+
+def test_changes_wait_for_the_ack_of_the_last_commit() -> None:
+    scene = Scene(join_delay=60)
+    happened: list[str] = []
+
+    def wait() -> None:
+        happened.append("waits")
+        if len(happened) > 2:  # the first waits may end for another reason
+            scene.peer.up.append(ack(11))
+
+    def take() -> None:
+        happened.append("takes")
+        scene.peer.on_wait = scene.session.stop
+
+    scene.peer.on_wait = wait
+    scene.changes = [Script([entry(11, "a")], take, [entry(12, "b"), entry(13, "c")])]
+    assert scene.run() == [*transaction(11, "a"), *transaction(13, "b", "c", oldest=12)]
+    assert happened == ["waits", "waits", "waits", "takes"]
+
+
+def test_stop_ends_the_wait_for_an_ack() -> None:
+    scene = Scene(join_delay=60)
+    scene.peer.on_wait = scene.session.stop
+    scene.changes = [Script([entry(11, "a")], [entry(12, "b")])]
+    assert scene.run() == transaction(11, "a")
+
+
+def test_another_publication_ends_the_wait_for_an_ack() -> None:
+    scene = Scene(join_delay=60)
+
+    def publish() -> None:
+        scene.hub.active = SimpleNamespace(publication=PUBLISHED, fingerprint="f")
+        scene.peer.on_wait = scene.session.stop
+
+    scene.peer.on_wait = publish
+    scene.changes = [Script([entry(11, "a")], [entry(12, "b")]), Script()]
+    scene.run()
+    assert scene.watermarks == [watermark(10), watermark(11)]
+
+
+def test_parts_of_a_transaction_do_not_wait_for_an_ack() -> None:
+    scene = Scene(join_delay=60)
+    scene.peer.on_wait = scene.session.stop
+    scene.changes = [Script([entry(11, "a"), entry(12, "b", ends=False)], [entry(12, "c")], [entry(13, "d")])]
+    assert scene.run() == transaction(12, "a", "b", "c", oldest=11)
+
+
+def test_observer_does_not_wait() -> None:
+    scene = Scene(subscription=Subscription("zero", 0, watermark(10), watermark(5), None, True), join_delay=60)
+    scene.peer.on_wait = scene.session.stop
+    scene.changes = [Script([entry(11, "a")], [entry(12, "b")], scene.session.stop)]
+    assert scene.run() == [*transaction(11, "a"), *transaction(12, "b")]
 
 
 def test_acknowledgement_after_a_reconnect_may_be_below_what_was_sent() -> None:
