@@ -1,6 +1,6 @@
 """``python -m bench``: measure what zmsd promises about speed. The short set takes less than 3 minutes.
 
-bench/README.rst explains each figure. ``bench.zero``, ``bench.rows`` and ``bench.unions`` are run separately.
+bench/README.rst explains each figure. ``bench.stub``, ``bench.rows`` and ``bench.unions`` are run separately.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What of the real zero-cache's throughput is left with zmsd before it: ``python -m bench.zero [ROWS]``.
+"""What of the real zero-cache's throughput is left with zmsd before it: ``python -m bench.stub [ROWS]``.
 
 The measure is a stub that sends the same rows, encoded beforehand, 1,000 in a transaction, as fast as they are taken.
 
