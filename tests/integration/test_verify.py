@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from bson import Decimal128, Int64, ObjectId
+from pymongo.errors import BulkWriteError
 
 from tests.integration.chat import MAPPINGS, SCHEMA, create_collections
 from tests.support.daemon import ROOT, ZmsdProcess, run_zmsd
@@ -92,12 +94,13 @@ class Replica:
         reached = self.follower.advance()
         return self.compare_at(reached)
 
-    def compare_at(self, reached: Any) -> dict[str, TableResult]:
+    def compare_at(self, reached: Any, advance: Callable[[], Any] | None = None) -> dict[str, TableResult]:
         settings = config.load(self._zmsd.config_file, {})
         publication = publication_of(settings, load_documents(settings, keep=False))
         assert reached.publication == publication.fingerprint
         active = ActivePublication(publication, self._source, Rejects(), Event())
-        comparison = Comparison(active, self.rows, reached, self.follower.advance, 10, lambda text: None)
+        follow = advance or self.follower.advance
+        comparison = Comparison(active, self.rows, reached, follow, 10, lambda text: None)
         return {result.table: result for result in comparison.run()}
 
 
@@ -193,6 +196,32 @@ def test_scan_beyond_the_snapshot_goes_on_at_a_later_position(
     assert user.is_equal, user
     assert user.late == 1
     assert user.rows == 2999
+
+
+def test_capped_collection_is_compared_as_it_is(mongo: Client, database: Db, serve: Serve, tmp_path: Path) -> None:
+    """MongoDB cannot read it at a past position, and deletes its oldest documents by itself."""
+    database.create_collection("users", capped=True, size=1 << 20, max=200)
+    database.users.insert_many([{"_id": f"u{n:04}", "name": f"name {n}"} for n in range(150)])
+    zmsd = serve(SCHEMA, MAPPINGS)
+    assert re.search("^user: 150 rows, 150 equal, no difference", verify(zmsd, "--stream"), re.MULTILINE)
+    with replica(zmsd, tmp_path) as copied:
+        reached = copied.follower.advance()
+        with copied.rows.transaction():
+            copied.rows.delete("user", '{"id":"u0030"}')
+
+        def advance() -> Any:
+            """Follow, and write before the documents are read."""
+            followed = copied.follower.advance()
+            database.users.update_one({"_id": "u0020"}, {"$set": {"name": "NAME 20"}})
+            with contextlib.suppress(BulkWriteError):  # the second call
+                database.users.insert_many([{"_id": f"v{n:04}", "name": "new"} for n in range(60)])  # deletes ten
+            return followed
+
+        user = copied.compare_at(reached, advance)["user"]
+    assert (user.extra, user.different, user.missing) == (0, 0, 1), user
+    assert [(one.kind, one.key) for one in user.differences] == [("missing", '{"id":"u0030"}')]
+    assert user.late == 61
+    assert user.equal == 138
 
 
 def test_verify_that_cannot_compare_says_why(database: Db, serve: Serve, tmp_path: Path) -> None:

@@ -5,6 +5,10 @@ past for ``minSnapshotHistoryWindowInSeconds``, five minutes by default
 (https://www.mongodb.com/docs/manual/reference/read-concern-snapshot/). A scan that takes longer goes on at a later
 position, to which the rows have followed the stream. Rows that came meanwhile are not compared, because their documents
 may be among those that were read before; every other row is compared at one position.
+
+A capped collection cannot be read at a past position at all
+(https://www.mongodb.com/docs/manual/reference/read-concern-snapshot/). Its documents are read as they are, then the
+rows follow the stream to a position after that, and a row that the stream has changed is not compared.
 """
 
 from __future__ import annotations
@@ -114,8 +118,9 @@ class Comparison:
     def _compare(self, collection: str, tables: Sequence[_TableComparison]) -> None:
         count, after = 0, None
         gone_at: int | None = None
+        exact = True
         while True:
-            scan = self._active.scan(collection, self._reached.position, exact_only=True, after=after)
+            scan = self._active.scan(collection, self._reached.position, exact_only=exact, after=after)
             expected = scan.estimate()
             try:
                 for documents in prefetched(scan, Event()):
@@ -123,16 +128,24 @@ class Comparison:
                     after = documents[-1]
                     count += len(documents)
                     self._on_progress(f"{collection}: {count:,} of about {expected:,} documents compared")
+                if not exact:
+                    self._follow(tables, replaced=True)
                 return
-            except SnapshotGone as error:
+            except SnapshotGone:
                 if gone_at == count:  # a new snapshot does not last for one batch either
-                    raise ZmsdError(f"{error} (minSnapshotHistoryWindowInSeconds)") from error
-                gone_at = count
-                for one in tables if count else ():
-                    self._rows.mark_late(one.name)
-                self._follow()
+                    exact = False
+                else:
+                    gone_at = count
+                    self._follow(tables if count else ())
 
-    def _follow(self) -> None:
+    def _follow(self, compared: Sequence[_TableComparison], *, replaced: bool = False) -> None:
+        """Follow the stream to a later position.
+
+        :param compared: the tables of which documents were compared
+        :param replaced: whether the documents may be newer than the rows
+        """
+        for one in compared:
+            self._rows.mark_late(one.name, replaced=replaced)
         before = self._reached
         self._reached = self._advance()
         if self._reached.publication != before.publication:
@@ -186,6 +199,7 @@ class _TableComparison:
     def finish(self) -> TableResult:
         """Return the result, and remove the rows from the file."""
         counts, result = self._rows.counts(self.name), self._result
+        self._differences = {key: one for key, one in self._differences.items() if self._still_differs(key)}
         result.equal, result.different = counts[State.EQUAL], counts[State.DIFFERENT]
         result.missing, result.extra, result.late = counts[State.MISSING], counts[State.UNSEEN], counts[State.LATE]
         result.rows = result.equal + result.different + result.missing
@@ -194,6 +208,11 @@ class _TableComparison:
         result.differences = list(self._differences.values())
         self._rows.drop_table(self.name)
         return result
+
+    def _still_differs(self, key: str) -> bool:
+        """Return whether the stream has not changed a row since it was compared."""
+        found = self._rows.find(self.name, key)
+        return found is not None and found[1] in (State.DIFFERENT, State.MISSING)
 
     def _keep(self, difference: Difference) -> None:
         of_kind = sum(one.kind == difference.kind for one in self._differences.values())

@@ -51,7 +51,8 @@ class RowFile:
                 self._database.execute(f"PRAGMA {pragma}")
         self.shapes: dict[str, Shape] = {}
         """Table -> its columns and key."""
-        self._late: set[str] = set()
+        self._late: dict[str, bool] = {}
+        """Table whose new rows are late -> whether replaced rows are late as well."""
         self._before: dict[str, Shape] | None = None
 
     def close(self) -> None:
@@ -91,14 +92,18 @@ class RowFile:
         del self.shapes[table]
         self._run(f"DROP TABLE {_name(table)}")
 
-    def mark_late(self, table: str) -> None:
-        """Keep rows that are inserted from now on out of the comparison, because some documents were compared."""
-        self._late.add(table)
+    def mark_late(self, table: str, *, replaced: bool = False) -> None:
+        """Keep rows that are inserted from now on out of the comparison, because some documents were compared.
+
+        :param replaced: the same for rows that are replaced
+        """
+        self._late[table] = replaced
 
     def put(self, table: str, key: str, row: str) -> None:
-        """Insert a row, or replace the row with its key, which keeps its state."""
+        """Insert a row, or replace the row with its key, which keeps its state unless ``mark_late`` says otherwise."""
         state = State.LATE if table in self._late else State.UNSEEN
-        conflict = "ON CONFLICT (key) DO UPDATE SET row = excluded.row"
+        its_state = ", state = excluded.state" if self._late.get(table) else ""
+        conflict = f"ON CONFLICT (key) DO UPDATE SET row = excluded.row{its_state}"
         self._run(f"INSERT INTO {_name(table)} VALUES (?, ?, ?) {conflict}", key, row, int(state))
 
     def delete(self, table: str, key: str) -> None:
