@@ -369,6 +369,7 @@ def test_check_prints_as_much_as_is_asked_for(database: Db, checker: Checker) ->
     for name in SCHEMA:
         one(plain, rf"^ok: table {name} from ")
     assert not [line for line in plain if line.startswith("ok: collection ")]
+    assert plain[-1] == "no errors, 1 warning"
     strict = run_zmsd(*config, "--quiet", "--strict", "--color", "always", cwd=checker.directory)
     assert strict.returncode == 1
     assert strict.stdout.splitlines()[0].startswith("\x1b[33mwarning\x1b[0m: collection rooms: does not exist")
@@ -376,6 +377,18 @@ def test_check_prints_as_much_as_is_asked_for(database: Db, checker: Checker) ->
     found = json.loads(run_zmsd(*config, "--json", cwd=checker.directory).stdout)
     assert (found["errors"], found["warnings"]) == (0, 1)
     assert [one["text"] for one in found["findings"] if one["level"] == "warning"][0].startswith("collection rooms")
+
+
+def test_table_of_many_columns_is_cut_for_people(tmp_path: Path) -> None:
+    columns = {"id": {"type": "string"}} | {f"c{n}": {"type": "number"} for n in range(300)}
+    wide = {"wide": {"tableName": "wide", "columns": columns, "primaryKey": ["id"]}}
+    (tmp_path / "schema.json").write_text(json.dumps(wide))
+    (tmp_path / "zmsd.yaml").write_text("mongodb: {uri: mongodb://127.0.0.1:1/x}\nschema: {file: schema.json}\n")
+    config = ("check", "--offline", "--config", "zmsd.yaml")
+    line = one(run_zmsd(*config, cwd=tmp_path).stdout.splitlines(), "^ok: table wide ")
+    assert line.endswith("c9 number, c10 number, and 289 more columns (--verbose)")
+    assert "c299 number" in run_zmsd(*config, "--verbose", cwd=tmp_path).stdout
+    assert "c299 number" in run_zmsd(*config, "--json", cwd=tmp_path).stdout
 
 
 def test_check_has_configuration_errors_in_its_json(checker: Checker) -> None:

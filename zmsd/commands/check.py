@@ -30,6 +30,9 @@ EX_CONFIG = 78
 _WARNING_BYTES, _ERROR_BYTES = 16 << 20, 256 << 10
 """With fewer bytes free on the disk of the store ``check`` warns, or reports an error."""
 
+_SHOWN_COLUMNS = 12
+"""Columns of a table that a line for people names."""
+
 
 class Output(NamedTuple):
     """How findings are printed."""
@@ -70,7 +73,7 @@ def check(
         report.add(Finding("error", str(issue)) for issue in error.issues)
         report.end()
         return 1 if error.transient else EX_CONFIG
-    report.add(_of_documents(settings, loaded))
+    report.add(_of_documents(settings, loaded, output))
     report.add(_around(settings))
     if not offline:
         report.add(preflight(settings, loaded.catalog))
@@ -102,13 +105,13 @@ class _Report:
         errors, warnings = self.counts["error"], self.counts["warning"]
         if self._output.json:
             findings = [{"level": one.level, "text": one.text} for one in self._found]
-            text = {"errors": errors, "warnings": warnings, "findings": findings}
-            write_json(text)
+            write_json({"errors": errors, "warnings": warnings, "findings": findings})
         elif not self._output.quiet or errors or warnings:
-            write_line("no errors" if not errors else f"{errors} error{'s' if errors > 1 else ''}")
+            text = "no errors" if not errors else f"{errors} error{'s' if errors > 1 else ''}"
+            write_line(text if not warnings else f"{text}, {warnings} warning{'s' if warnings > 1 else ''}")
 
 
-def _of_documents(settings: Config, loaded: LoadedDocuments) -> Iterator[Finding]:
+def _of_documents(settings: Config, loaded: LoadedDocuments, output: Output) -> Iterator[Finding]:
     yield Finding("ok", f"config: {redact_uri(settings.mongodb.uri)}, database {settings.mongodb.database}")
     for _, found in loaded.documents:
         if found.issue is not None:
@@ -117,8 +120,10 @@ def _of_documents(settings: Config, loaded: LoadedDocuments) -> Iterator[Finding
     for warning in loaded.catalog.warnings:
         yield Finding("warning", warning)
     for table in loaded.catalog.tables:
-        columns = ", ".join(f"{column.name} {column.type}" for column in table.spec.columns)
-        yield Finding("ok", f"table {table.name} from {table.mapping.collection}: {columns}")
+        columns = [f"{column.name} {column.type}" for column in table.spec.columns]
+        if len(columns) > _SHOWN_COLUMNS and not (output.verbose or output.json):
+            columns[_SHOWN_COLUMNS:] = [f"and {len(columns) - _SHOWN_COLUMNS} more columns (--verbose)"]
+        yield Finding("ok", f"table {table.name} from {table.mapping.collection}: {', '.join(columns)}")
 
 
 def _around(settings: Config) -> Iterator[Finding]:
