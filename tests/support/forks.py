@@ -48,7 +48,9 @@ class Fork:
         if self.poll() is None:
             process = os.pidfd_open(self.pid)
             try:
-                select.select([process], [], [], timeout)
+                ended = select.poll()  # select.select takes no descriptor above 1023
+                ended.register(process, select.POLLIN)
+                ended.poll(None if timeout is None else timeout * 1000)
             finally:
                 os.close(process)
         code = self.poll()
