@@ -66,19 +66,22 @@ def compile_rows(table: Table, rejects: Rejects | None = None, id_field: str = "
         names["matches"] = compile_filter(mapping.filter)
         lines.append("    if not matches(d): return None")
     paths = dict(mapping.fields)
-    for number, column in enumerate(spec.columns):
-        effect: Effect = "row not sent" if column.name in spec.primary_key else "value sent as null"
+    columns = [column.name for column in spec.columns]
+    keys = [index for index, name in enumerate(columns) if name in spec.primary_key]
+    names["no_key"] = _no_key(table.name, [columns[index] for index in keys], rejects, id_field)
+    # The key first: where a row is not sent, its other values are not counted as sent as null.
+    for number in sorted(range(len(columns)), key=lambda number: number not in keys):
+        column, in_key = spec.columns[number], number in keys
+        effect: Effect = "row not sent" if in_key else "value sent as null"
         names[f"slow{number}"] = _slow(table.name, column.name, column.type, effect, rejects, id_field)
         lines.append(f"    v = {_read(tuple(paths[column.name].split('.')))}")
         text = f"{' else '.join(_INLINE[column.type])} else slow{number}(v, d)"
-        if column.type == "number" and column.name in spec.primary_key:
-            text = f"str({text})"  # the check of keys below needs text
+        if column.type == "number" and in_key:
+            text = f"str({text})"  # the check of keys needs text
         lines.append(f"    c{number} = {text}")
-    columns = [column.name for column in spec.columns]
-    keys = [index for index, column in enumerate(spec.columns) if column.name in spec.primary_key]
-    names["no_key"] = _no_key(table.name, [columns[index] for index in keys], rejects, id_field)
-    missing = " or ".join(f"c{index} == 'null' or ('\\\\u0000' in c{index} and unfit(c{index}))" for index in keys)
-    lines.append(f"    if {missing}: return no_key(d, ({', '.join(f'c{index}' for index in keys)},))")
+        if number == keys[-1]:
+            missing = " or ".join(f"c{one} == 'null' or ('\\\\u0000' in c{one} and unfit(c{one}))" for one in keys)
+            lines.append(f"    if {missing}: return no_key(d, ({', '.join(f'c{one}' for one in keys)},))")
     every = range(len(spec.columns))
     lines.append(f"    return {_template(columns, keys)}, {_template(columns, every)}")
     exec(compile("\n".join(lines), f"<rows of {table.name}>", "exec"), names)

@@ -104,6 +104,13 @@ def test_reject_of_a_key_names_the_column_that_is_missing() -> None:
     assert [(reject.id, reject.column) for reject in rejects.newest()] == [("1", "b"), ("2", "c")]
 
 
+def test_values_of_a_row_without_a_key_are_not_counted_as_null() -> None:
+    rejects = Rejects()
+    columns = [("text", "string", "t"), ("id", "string", "k"), ("n", "number", "n")]
+    assert rows(columns, {"_id": "1", "t": {}, "n": "x"}, rejects=rejects) == [None]
+    assert rejects.counts() == {("t", "no primary key"): 1}
+
+
 def test_value_that_does_not_fit_a_key_is_not_called_null() -> None:
     rejects = Rejects()
     assert rows([ID, ("n", "number", "n")], {"_id": "1", "n": "x"}, key=("n",), rejects=rejects) == [None]
