@@ -32,7 +32,7 @@ from zmsd.replication.initial_sync import InitialSync
 from zmsd.replication.replicas import Base, ReplicaBook
 from zmsd.replication.schema_change import SchemaChange
 from zmsd.retry import retry_while_unavailable
-from zmsd.watermarks.base import CopyRecord
+from zmsd.watermarks.base import CopyRecord, Replica
 from zmsd.zero import protocol
 
 log = logging.getLogger(__name__)
@@ -82,9 +82,9 @@ class Session:
         return self._acks.newest
 
     @property
-    def replica_version(self) -> str | None:
-        """Return the client's replicaVersion; None before the commit of an initial sync."""
-        return self._book.replica.version or None
+    def replica(self) -> Replica:
+        """Return the client's replica. Its version is empty before the commit of an initial sync."""
+        return self._book.replica
 
     @property
     def streamed_to(self) -> str | None:
@@ -298,7 +298,7 @@ class Session:
                         self._delay.sent(self.sent, rows)
                     self.rows += rows
                     self._send(frames)  # if this fails, the session ends
-                    self._hub.counters.sent(entries, self.since)
+                    self._hub.counters.sent(entries, self.since, self.number)
                 elif self._stop.is_set():
                     break  # the log is closed, so the rest of the open transaction does not come
         finally:

@@ -64,7 +64,7 @@ class Index:
             "title": f"zmsd: {short}",
             "level": "ok" if ready else "bad",
             "state": self._monitor.summary() if allowed else short,
-            "version": f"version {__version__}" if allowed else "",
+            "version": f" · version {__version__}" if allowed else "",
             "stream": protocol.PATH,
             "hint": "" if allowed else _TOKEN_HINT,
         }

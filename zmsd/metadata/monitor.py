@@ -19,8 +19,10 @@ from zmsd.gateway import tls
 from zmsd.gateway.session import Session
 from zmsd.log import kv
 from zmsd.metadata.progress import Progress
+from zmsd.metadata.replica_lags import ReplicaLags
 from zmsd.replication.dispatcher import STALLED_SECONDS, Dispatcher
 from zmsd.replication.hub import Hub
+from zmsd.watermarks.base import Replica
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,7 @@ class Monitor:
         self.sessions = sessions
         self.started = time.time()
         self.history: tuple[Point, ...] = ()
+        self.replica_lags = ReplicaLags(HISTORY_SAMPLES)
         self.rates: dict[str, float] = {}
         """Collection -> change events per second."""
         self.last_reload: Reload | None = None
@@ -236,8 +239,24 @@ class Monitor:
         lag = counters.worst_lag()
         if lag is None:  # no event has come: nothing was written, or the feed does not run
             lag = 0.0 if self.reason is None else self.position_age or 0.0
+        self.replica_lags.sample(self._replica_lags())
         self.history = (*self.history[-HISTORY_SAMPLES + 1 :], Point(time.time(), rate, lag))
         self._report(now)
+
+    def _replica_lags(self) -> dict[Replica, float]:
+        """Return the seconds by which each connected replica is or was behind since the last sample.
+
+        This is the longest time from a commit until its sending, or the age of the oldest change that waits.
+        """
+        sent = self.hub.counters.worst_sent_lags()
+        waiting = 0.0 if self.reason is None else self.position_age or 0.0
+        lags: dict[Replica, float] = {}
+        for session in self.sessions():
+            replica, backlog = session.replica, self.backlog(session)
+            if replica.version and backlog is not None:
+                lag = max(backlog.seconds, sent.get(session.number, 0.0), waiting)
+                lags[replica] = max(lag, lags.get(replica, 0.0))
+        return lags
 
     def _report(self, now: float) -> None:
         """Log what zmsd waits for, because no error reports it: at once, after ten seconds, and then less often."""

@@ -12,6 +12,8 @@ from typing import Any
 from zmsd import __version__, position
 from zmsd.gateway.session import Session
 from zmsd.metadata.monitor import SAMPLE_INTERVAL_SECONDS, Monitor, memory_bytes
+from zmsd.mongodb.source import Source
+from zmsd.replication.problems import Problem
 
 
 def status(monitor: Monitor) -> dict[str, Any]:
@@ -36,6 +38,7 @@ def status(monitor: Monitor) -> dict[str, Any]:
         "watermark": watermark,
         "position": None if reached is None else position.watermark(reached),
         "publication": hub.active.fingerprint,
+        "feed_scope": monitor.dispatcher.scope,
         "progress_age": _round(monitor.progress.age),
         "position_age": _round(monitor.position_age),
         "behind_seconds": _round(monitor.behind),
@@ -66,6 +69,7 @@ def _collections(monitor: Monitor) -> list[dict[str, Any]]:
     for shard_table in active.shard_tables:
         tables[shard_table.collection].append(f"zero-cache's own {shard_table.kind}")
     queues = monitor.dispatcher.queues
+    problems = {problem.name: problem for problem in hub.problems.current if problem.kind != "field"}
     return [
         {
             "name": name,
@@ -75,9 +79,28 @@ def _collections(monitor: Monitor) -> list[dict[str, Any]]:
             "lag": _round(counters.lags.get(name)),
             "queue": queues.get(f"collection-{name}"),
             "images": name in hub.source.images,
+            "images_note": _images_note(hub.source, name, problems.get(name)),
         }
         for name in sorted(tables)
     ]
+
+
+def _images_note(source: Source, name: str, problem: Problem | None) -> str | None:
+    """Return why a collection has no pre- and post-images; None if it has them."""
+    if name in source.images:
+        return None
+    if not source.deployment.version:
+        return "MongoDB has not been asked yet"
+    if not source.deployment.stores_images:
+        return source.deployment.why_no_images
+    if not source.wants_images:
+        return "feed.images is off"
+    if problem is not None and problem.kind == "collection":
+        return "the collection does not exist"
+    if problem is not None and problem.kind == "type":
+        return "only collections have them"
+    why = source.missing_images.get(name)
+    return "they are switched on at the next check" if why is None else str(why)
 
 
 def _session(monitor: Monitor, session: Session) -> dict[str, Any]:
@@ -86,13 +109,14 @@ def _session(monitor: Monitor, session: Session) -> dict[str, Any]:
         "number": session.number,
         "app": session.subscription.app,
         "shard": session.subscription.shard,
-        "replica": session.replica_version,
+        "replica": session.replica.version or None,
         "address": session.address,
         "since": round(session.since, 3),
         "state": session.state,
         "sent": session.sent,
         "acked": session.acked,
         "acked_age": _round(monitor.acked_age(session)),
+        "lags": [_round(lag) for lag in monitor.replica_lags.of(session.replica)],
         "backlog_seconds": None if backlog is None else _round(backlog.seconds),
         "backlog_transactions": None if backlog is None else backlog.transactions,
         "rows": session.rows + (0 if copy is None else copy.progress.rows),

@@ -32,6 +32,7 @@ class Counters:
         self.lags: dict[str, float] = {}
         """Collection -> seconds from the commit of its newest event until the event was ready to send."""
         self._worst: float | None = None
+        self._sent_lags: dict[int, float] = {}  # each session writes its own key
         registry.callback(
             "counter",
             "zmsd_events_total",
@@ -88,16 +89,26 @@ class Counters:
         self.transactions += sum(entry.ends_transaction for entry in entries)
         self._worst = max(time.time() - entries[0].commit_ms / 1000, self._worst or 0.0)
 
-    def sent(self, entries: Sequence[Entry], since: float) -> None:
+    def sent(self, entries: Sequence[Entry], since: float, session: int) -> None:
         """Count entries that were sent to a client. Thread-safe.
 
         :param since: when the client connected, in seconds since the epoch; older changes waited for the client, so
             they do not count as lag
+        :param session: number of the session that sent them
         """
         self.sent_rows.inc(sum(entry.rows for entry in entries))
         first = next((entry for entry in entries if entry.rows or entry.shard_frames), None)
         if first is not None and first.commit_ms / 1000 >= since:
-            self.lag.observe(max(time.time() - first.commit_ms / 1000, 0.0))
+            lag = max(time.time() - first.commit_ms / 1000, 0.0)
+            self.lag.observe(lag)
+            worst = self._sent_lags
+            worst[session] = max(lag, worst.get(session, 0.0))
+
+    def worst_sent_lags(self) -> dict[int, float]:
+        """Return session number -> the longest lag of a send since the last call, in seconds."""
+        # A send between the read and the reset may be lost; it only lowers one point of a graph.
+        worst, self._sent_lags = self._sent_lags, {}
+        return worst
 
     def worst_lag(self) -> float | None:
         """Return the longest lag of a batch since the last call, in seconds; None if there was no batch."""

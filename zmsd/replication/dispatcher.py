@@ -119,6 +119,12 @@ class Dispatcher:
         feed = self._feed
         return {} if feed is None else feed.queues
 
+    @property
+    def scope(self) -> str | None:
+        """Return ``collection`` or ``database``: how the newest feed reads; None before the first feed. Thread-safe."""
+        feed = self._feed
+        return None if feed is None else feed.scope
+
     def _run(self) -> None:
         try:
             while not self._stop.is_set():

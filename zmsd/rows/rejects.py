@@ -50,7 +50,11 @@ class RejectCount:
     effect: Effect | None
     """None where reasons with different effects are counted as one."""
     column: str | None
-    """That of the newest case."""
+    """The column of the newest case; None also where reasons are counted as one."""
+    id: str
+    """``_id`` of the document of the newest case."""
+    when: float
+    """Seconds since the epoch of the newest case."""
 
 
 class Rejects:
@@ -87,12 +91,18 @@ class Rejects:
     def totals(self) -> list[RejectCount]:
         """Return the number of cases of each reason in each table, sorted by table and reason."""
         with self._lock:
-            return [
-                RejectCount(*key, count, *((None, None) if key[1] == _OTHER_REASONS else self._last[key][-2:]))
-                for key, count in sorted(self._counts.items())
-            ]
+            cases = [(*key, count, self._last[key]) for key, count in sorted(self._counts.items())]
+        return [
+            RejectCount(table, reason, count, *_common(reason, case), case.id, case.when)
+            for table, reason, count, case in cases
+        ]
 
     def newest(self) -> list[Reject]:
         """Return the newest cases, oldest first."""
         with self._lock:
             return list(self._newest)
+
+
+def _common(reason: str, case: Reject) -> tuple[Effect | None, str | None]:
+    """Return effect and column of a reason, of which this is the newest case."""
+    return (None, None) if reason == _OTHER_REASONS else (case.effect, case.column)

@@ -21,6 +21,7 @@ from zmsd.prometheus import Registry
 from zmsd.replication.change_log import ChangeLog, Entry
 from zmsd.replication.counters import Counters
 from zmsd.replication.hub import Readiness
+from zmsd.watermarks.base import Replica
 
 
 def position_of(ago: float) -> int:
@@ -88,6 +89,8 @@ class Scene:
         known: dict[str, Any] = {"sent": None, "acked": None, "copy": None, **values}
         subscription = SimpleNamespace(app="zero", shard=0, last_watermark=known.pop("last", None))
         known.setdefault("streamed_to", known["sent"])
+        known.setdefault("number", len(self.sessions) + 1)
+        known.setdefault("replica", Replica("zero", 0, "00"))
         session = cast(Session, SimpleNamespace(subscription=subscription, **known))
         self.sessions.append(session)
         return session
@@ -151,11 +154,34 @@ def test_lag_is_the_longest_since_the_last_sample(scene: Scene) -> None:
 
 def test_lag_counts_only_commits_since_the_client_connected(scene: Scene) -> None:
     now = time.time()
-    scene.counters.sent([entry(600), entry(0)], now - 60)
+    scene.counters.sent([entry(600), entry(0)], now - 60, 1)
     assert scene.counters.lag.value().count == 0
-    scene.counters.sent([entry(0, rows=0), entry(30), entry(0)], now - 60)
+    scene.counters.sent([entry(0, rows=0), entry(30), entry(0)], now - 60, 1)
     assert scene.counters.lag.value().sum == pytest.approx(30, abs=1)
     assert scene.counters.sent_rows.value() == 4
+
+
+def test_lag_of_a_replica_is_the_longest_send_or_the_oldest_waiting_change(scene: Scene) -> None:
+    monitor, replica = scene.monitor, Replica("zero", 0, "00")
+    scene.log.start(mark(60), "")
+    first, newest = entry(40), entry(20)
+    session = scene.client(sent=newest.watermark)
+    scene.client(sent=None, replica=Replica("new", 0, ""))
+    scene.log.extend([first, newest])
+    scene.counters.sent([first], time.time() - 60, session.number)
+    scene.counters.sent([newest], time.time() - 60, session.number)
+    monitor.sample(100.0)
+    monitor.sample(102.0)
+    session.streamed_to = first.watermark  # type: ignore[misc]
+    monitor.sample(104.0)
+    scene.readiness.set("MongoDB is away")
+    scene.dispatcher.position = position_of(90)
+    monitor.sample(106.0)
+    scene.sessions.clear()
+    monitor.sample(108.0)
+    lags = monitor.replica_lags.of(replica)
+    assert lags == [pytest.approx(40, abs=1), 0.0, pytest.approx(20, abs=1), pytest.approx(90, abs=2), None]
+    assert not monitor.replica_lags.of(Replica("new", 0, "")), "it has its initial sync before it"
 
 
 def test_position_age_and_oplog_headroom_are_measured(scene: Scene) -> None:

@@ -50,8 +50,9 @@ def test_totals_have_the_effect_and_the_column_of_the_newest_case() -> None:
     for number in range(rejects._MAX_REASONS):
         found.add("user", f"reason {number}", 4, "row not sent", "id")
     totals = {total.reason: total for total in found.totals()}
+    when = [case.when for case in found.newest()]
     array = "array in string column name"
-    assert totals[array] == RejectCount("user", array, 1, "value sent as null", "name")
-    assert totals["no primary key"] == RejectCount("user", "no primary key", 2, "row not sent", "shop")
-    assert totals["other reasons"] == RejectCount("user", "other reasons", 2, None, None)
+    assert totals[array] == RejectCount("user", array, 1, "value sent as null", "name", "1", when[0])
+    assert totals["no primary key"] == RejectCount("user", "no primary key", 2, "row not sent", "shop", "3", when[2])
+    assert totals["other reasons"] == RejectCount("user", "other reasons", 2, None, None, "4", when[-1])
     assert [(total.table, total.reason) for total in found.totals()] == sorted(found.counts())
