@@ -66,6 +66,8 @@ def ratio(
 ) -> Figure:
     """Rounds of (ours, yardstick); the target is of the median of their ratios."""
     ours, theirs = (median(column) for column in zip(*rounds, strict=True))
+    if not all(other for _, other in rounds):
+        return Figure(name, unit, ours, theirs, rounds=rounds)
     middle = median(mine / other for mine, other in rounds)
     return Figure(name, unit, ours, theirs, middle, *_target("ratio ", middle, at_least, at_most), rounds)
 
@@ -84,21 +86,25 @@ def cli(measure: Measure) -> None:
     run({measure.__module__.rpartition(".")[2]: measure}, sys.modules[measure.__module__].__doc__ or "")
 
 
-def run(measures: Mapping[str, Measure], text: str, *, short: bool = False) -> None:
+def run(
+    measures: Mapping[str, Measure], text: str, *, short: bool = False, extra: Mapping[str, Measure] | None = None
+) -> None:
     """Measure what the command line asks for.
 
     :param text: the help
     :param short: what is done without an option
+    :param extra: measures that are run only if they are named
     """
+    usual, measures = list(measures), {**measures, **(extra or {})}
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     if len(measures) > 1:
-        parser.add_argument("names", nargs="*", metavar="NAME", help=f"all, or some of: {', '.join(measures)}")
+        parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(measures)}")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--short", action="store_true", default=short, help="less of everything")
     size.add_argument("--full", action="store_false", dest="short", help="the sizes that the targets speak of")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
     options = parser.parse_args()
-    names = getattr(options, "names", None) or list(measures)
+    names = getattr(options, "names", None) or usual
     if unknown := set(names) - measures.keys():
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: what was started is ended

@@ -84,7 +84,7 @@ class Scene:
     def __init__(self, mongod: Mongod, directory: Path) -> None:
         self.client: MongoClient[Document] = MongoClient(mongod.uri())
         self._mongod = mongod
-        self._directory = directory
+        self.directory = directory
         self._made = 0
 
     @classmethod
@@ -132,7 +132,16 @@ class Scene:
             for name, (collection, condition) in tables.items()
         }
         settings: dict[str, dict[str, Any]] = {"feed": {"scope": scope}, "server": {"max_sessions_per_address": 64}}
-        return Zmsd(self._directory / f"zmsd{self._made}", self.uri(db), schema, mappings, settings=settings)
+        return Zmsd(self.directory / f"zmsd{self._made}", self.uri(db), schema, mappings, settings=settings)
+
+    @contextlib.contextmanager
+    def running(self, db: Database[Document], schema: Any, mappings: Any, feed: dict[str, Any]) -> Iterator[Zmsd]:
+        """A running one with documents of its own."""
+        self._made += 1
+        directory = self.directory / f"zmsd{self._made}"
+        with Zmsd(directory, self.uri(db), schema, mappings, settings={"feed": feed}) as process:
+            process.start()
+            yield process
 
     @contextlib.contextmanager
     def zmsd(self, db: Database[Document], *, scope: str = "auto", tables: Tables | None = None) -> Iterator[Zmsd]:

