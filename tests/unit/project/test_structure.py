@@ -47,7 +47,6 @@ WITHOUT_UNIT_TESTS: set[str] = {
     "zmsd/metadata/metrics.py",
     "zmsd/metadata/pages.py",
     "zmsd/metadata/progress.py",
-    "zmsd/metadata/status.py",
     "zmsd/mongodb/oplog.py",
     "zmsd/mongodb/source.py",
     "zmsd/reload_result.py",
