@@ -72,10 +72,11 @@ class Lineage:
         :param synced_at: watermark of the replica's initial sync
         """
         self.check_watermark(watermark, synced_at)
+        # A heartbeat has no operation. An observer gives one as its initial sync if it resumes from one.
         at = position.parse(synced_at)[0]
-        if not self._proves(synced_at, lambda: oplog.has_operation(self._source, at)):
+        if not is_heartbeat(at) and not self._proves(synced_at, lambda: oplog.has_operation(self._source, at)):
             raise ResumeLost(f"the initial sync at watermark {synced_at} {_NOT_HERE}", OTHER)
-        # Asked each time: every reconnect brings another watermark, and this is a seek. A heartbeat has no operation.
+        # Asked each time: every reconnect brings another watermark, and this is a seek.
         at = position.parse(watermark)[0]
         if watermark != synced_at and not is_heartbeat(at) and not oplog.has_operation(self._source, at):
             raise ResumeLost(f"the change at watermark {watermark} {_NOT_HERE}", OTHER)
