@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -10,8 +10,8 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import yaml
 
+from tests.unit.config.conftest import LEAST, Load
 from zmsd.config import settings as config
-from zmsd.config.partial import load_log
 from zmsd.config.reader import kind
 from zmsd.config.settings import Config, DocumentLocation, MongodbConfig, NatsConfig, ServerConfig, TlsConfig
 from zmsd.errors import ConfigError
@@ -19,44 +19,7 @@ from zmsd.schema.catalog import load_catalog
 from zmsd.schema.fetch import NotModified, fetch
 
 ETC = Path(__file__).resolve().parents[3] / "etc"
-LEAST = {"mongodb": {"uri": "mongodb://127.0.0.1/db"}, "schema": {"file": "schema.json"}}
 ENVIRONMENT = {"MONGODB_URI": "mongodb://127.0.0.1/db", "SCHEMA_FILE": "schema.json"}
-
-Load = Callable[..., Config]
-
-
-@pytest.fixture(autouse=True)
-def default_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the path of the default file, which is not the machine's."""
-    file = tmp_path / "default" / "zmsd.yaml"
-    monkeypatch.setattr(config, "DEFAULT_FILE", file)
-    return file
-
-
-@pytest.fixture
-def load(tmp_path: Path) -> Load:
-    """Return ``load(server={…})``, which loads a file of the minimal settings with these over them."""
-
-    def load(text: str | None = None, /, environ: Mapping[str, str] | None = None, **sections: Any) -> Config:
-        file = tmp_path / "zmsd.yaml"
-        file.write_text(yaml.safe_dump({**LEAST, **sections}) if text is None else text)
-        return config.load(file, environ or {})
-
-    return load
-
-
-@pytest.fixture
-def faults_of(load: Load) -> Callable[..., list[str]]:
-    """Return the errors without the file's name; if the settings were given as text, also without line and column."""
-
-    def faults_of(*args: Any, positions: bool = False, **options: Any) -> list[str]:
-        with pytest.raises(ConfigError) as caught:
-            load(*args, **options)
-        shown = [f"{issue.line}:{issue.column}: " if positions and issue.line else "" for issue in caught.value.issues]
-        keys = [f"{issue.key}: {issue.reason}" if issue.key else issue.reason for issue in caught.value.issues]
-        return [key_path + key for key_path, key in zip(shown, keys, strict=True)]
-
-    return faults_of
 
 
 def test_minimal_settings_get_the_defaults(load: Load, tmp_path: Path) -> None:
@@ -252,40 +215,6 @@ def test_uri_written_as_a_key_is_not_shown(faults_of: Callable[..., list[str]], 
     assert "SECRET" not in "".join(issues)
 
 
-@pytest.mark.parametrize(
-    ("uri", "reason"),
-    [
-        ("mongodb://h", "names no database: end it with /DATABASE, or set mongodb.database"),
-        ("mongodb://h/?replicaSet=rs0", "names no database: end it with /DATABASE, or set mongodb.database"),
-        ("mongodb://h/admin", "admin is MongoDB's own database, which cannot be published"),
-        ("http://h/db", "Invalid URI scheme: URI must begin with 'mongodb://' or 'mongodb+srv://'"),
-        ("mongodb://u:SECRET@h/db?tls=maybe", "The value of tls must be 'true' or 'false'"),
-        ("mongodb://u:SECRET@h:99999/db", "Port must be an integer between 0 and 65535"),
-        ("mongodb://u:SE/CRET@h/db", "the user name and password must be percent-encoded"),
-        ("mongodb://u:SE?CRET@h/db", "the user name and password must be percent-encoded"),
-        ("mongodb://u:SE@CRET@h/db", "the user name and password must be percent-encoded"),
-        ("mongodb://u:SE%CRET@h/db", "the user name and password must be percent-encoded"),
-        ("mongodb://u:123/SECRET@h", "the user name and password must be percent-encoded"),
-    ],
-)
-def test_invalid_uri_is_an_error_without_secrets(
-    faults_of: Callable[..., list[str]], uri: str, reason: str, tmp_path: Path
-) -> None:
-    assert faults_of(mongodb={"uri": uri}) == [f"mongodb.uri: {reason}"]
-    (tmp_path / "uri").write_text(uri + "\n")
-    assert faults_of(mongodb={"uri_file": "uri"}) == [f"mongodb.uri_file: {reason}"]
-
-
-def test_unknown_uri_option_is_an_error(faults_of: Callable[..., list[str]]) -> None:
-    (issue,) = faults_of(mongodb={"uri": "mongodb://h/db?maxPoolSiz=1"})
-    assert "Unknown option" in issue
-
-
-def test_srv_uri_is_read_without_dns(load: Load) -> None:
-    uri = "mongodb+srv://u:p@cluster.example.invalid/db?srvServiceName=x&retryWrites=true&srvMaxHosts=2"
-    assert load(mongodb={"uri": uri}).mongodb == MongodbConfig(uri, None, "db")
-
-
 def test_secrets_are_read_from_files_and_credentials(load: Load, tmp_path: Path) -> None:
     (tmp_path / "uri").write_text("mongodb://h/here\n")
     (tmp_path / "token").write_text("one\n\n  two \n")
@@ -373,67 +302,6 @@ watermarks:
         "22:3: nats.replicas: must be a whole number from 1 to 5, got 9",
         "25:3: watermarks.pth: unknown setting; did you mean path?",
     ]
-
-
-def test_error_in_a_list_does_not_hide_others(faults_of: Callable[..., list[str]]) -> None:
-    sections = {"server": {"token": ["a b", 5]}, "nats": {"servers": ["http://h", 5]}}
-    assert sorted(faults_of(**sections)) == [
-        "nats.servers: a server is nats://HOST:PORT (or tls://, ws://, wss://)",
-        "nats.servers[1]: must be text (in quotes), got a number",
-        "server.token: a token is ASCII without blanks",
-        "server.token[1]: must be text (in quotes), got a number",
-    ]
-
-
-@pytest.mark.parametrize(
-    "sections",
-    [
-        {"mongodb": {"uri": 5, "database": "a b"}},
-        {"mongodb": {"uri": "mongodb://h", "database": 5}},
-        {"server": {"host": 5}},
-        {"server": {"host": "10.0.0.1", "token": 5}},
-        {"server": {"host": "10.0.0.1", "token_file": 5}},
-        {"server": {"host": "10.0.0.1", "allow_anonymous": "yes"}},
-        {"schema": {"file": 5}},
-        {"schema": {"file": "s", "refresh": "x"}},
-        {"watermarks": {"storage": "nats-kv"}, "nats": {"servers": [5]}},
-        {"watermarks": {"storage": "nats-kv"}, "nats": 5},
-        {"watermarks": {"storage": 5}},
-    ],
-)
-def test_consequential_errors_are_not_reported(faults_of: Callable[..., list[str]], sections: dict[str, Any]) -> None:
-    (issue,) = faults_of(**sections)
-    assert ": must be " in issue
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1:3000", "localhost:3000", "db.example:", "[::1]:3000", "[::1]", ":3000"])
-@pytest.mark.parametrize("more", [{}, {"token": "x"}])
-def test_host_with_a_port_is_an_error(faults_of: Callable[..., list[str]], host: str, more: dict[str, str]) -> None:
-    expected = "server.host: is not an IPv6 address; a port goes into server.port"
-    assert faults_of(server={"host": host, **more}) == [expected]
-
-
-@pytest.mark.parametrize("host", [" 127.0.0.1", "localhost ", "a b", "::1 "])
-def test_host_with_blanks_is_an_error(faults_of: Callable[..., list[str]], host: str) -> None:
-    assert faults_of(server={"host": host}) == ["server.host: must not contain blanks"]
-
-
-@pytest.mark.parametrize("host", ["::", "::1", "2001:db8::1", "::ffff:10.0.0.1", "fe80::1%eth0"])
-def test_ipv6_host_is_accepted(load: Load, host: str) -> None:
-    assert load(server={"host": host, "token": "x"}).server.host == host
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
-def test_loopback_host_needs_no_token(load: Load, host: str) -> None:
-    assert load(server={"host": host}).server.token == ()
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "db.example"])
-def test_other_host_needs_a_token_or_consent(load: Load, faults_of: Callable[..., list[str]], host: str) -> None:
-    (issue,) = faults_of(server={"host": host})
-    assert issue.startswith("server.token: is required")
-    assert load(server={"host": host, "token": "x"}).server.token == ("x",)
-    assert load(server={"host": host, "allow_anonymous": True}).server.allow_anonymous
 
 
 def test_settings_from_the_environment_alone_suffice() -> None:
@@ -599,12 +467,6 @@ def test_inline_tables_give_way_to_environment(load: Load, tmp_path: Path) -> No
     assert load(schema=tables, environ={"SCHEMA_URL": "http://h/s"}).schema == DocumentLocation(url="http://h/s")
 
 
-def test_inline_tables_beside_file_or_with_headers_refused(faults_of: Callable[..., list[str]]) -> None:
-    both = {"file": "schema.json", "tables": {}}
-    assert faults_of(schema=both) == ["schema: give file, url or tables, not file and tables"]
-    assert faults_of(schema={"tables": {}, "refresh": 5}) == ["schema.refresh: goes with url only"]
-
-
 def test_environment_alone_serves_other_hosts() -> None:
     more = {"HOST": "0.0.0.0", "AUTH_TOKEN": "a,b", "LOG_LEVEL": "warn", "LOG_FORMAT": "json"}
     found = config.load(None, {**ENVIRONMENT, **more})
@@ -624,33 +486,5 @@ def test_auth_token_under_both_names(load: Load, tmp_path: Path) -> None:
     assert str(caught.value) == issue
 
 
-def test_log_environment_holds_for_errors_in_settings(tmp_path: Path) -> None:
-    (tmp_path / "zmsd.yaml").write_text("log: {level: debug}\nnonsense: 1\n")
-    environ = {"LOG_FORMAT": "json"}
-    assert load_log(tmp_path / "zmsd.yaml", environ) == config.LogConfig("debug", "json")
-    assert load_log(tmp_path / "absent.yaml", environ) == config.LogConfig("info", "json")
-
-
 def test_foreign_variables_named() -> None:
     assert config.ignored_variables({"NODE_ENV": "production", "CONFIG_FILE": "", "PORT": "1"}) == ("NODE_ENV",)
-
-
-@pytest.mark.parametrize(
-    ("text", "at"),
-    [
-        (
-            "db: {uri: 'mongodb://h/db'}\nzero: {auth: {token: x}, kv: {bucket: b}}\nschema: {source: inline}\n",
-            "1:1: db",
-        ),
-        ("mongodb: {uri: 'mongodb://h/db'}\nzero: {auth: {token: x}}\n", "2:8: zero.auth"),
-        ("zero:\n  kv: {bucket: b}\n", "2:3: zero.kv"),
-        ("auth: {token: x}\nkv: {provider: zqlite}\n", "2:1: kv"),
-    ],
-)
-def test_settings_of_zero_sources_give_one_error(load: Load, tmp_path: Path, text: str, at: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load(text)
-    assert str(caught.value).startswith(
-        f"{tmp_path}/zmsd.yaml:{at}: is a setting of zero-sources: zmsd import {tmp_path}/zmsd.yaml makes"
-    )
-    assert len(caught.value.issues) == 1
