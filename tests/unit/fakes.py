@@ -18,16 +18,21 @@ from pymongo.read_preferences import _ServerMode
 from tests.support.frames import messages
 from zmsd.bson_types import Document
 from zmsd.errors import PeerGone, ResumeLost, SourceError, StoreError
+from zmsd.gateway.session import Session
+from zmsd.gateway.subscription import Subscription
 from zmsd.gateway.websocket import Peer
 from zmsd.mongodb.client import CODEC
 from zmsd.mongodb.deployment import Deployment
+from zmsd.mongodb.feed import Feed
 from zmsd.mongodb.members import Pin
 from zmsd.mongodb.source import Source
 from zmsd.position import watermark
 from zmsd.prometheus import Counter, Registry
 from zmsd.replication.active_publication import ActivePublication
 from zmsd.replication.change_log import ChangeLog
+from zmsd.replication.copy_transaction import CopyTransaction
 from zmsd.replication.counters import Counters
+from zmsd.replication.dispatcher import Dispatcher
 from zmsd.replication.hub import Hub, Readiness
 from zmsd.replication.lineage import Lineage
 from zmsd.rows.rejects import Rejects
@@ -306,6 +311,67 @@ class FakeLineage(Lineage):
         pass
 
 
+class FakeDispatcher(Dispatcher):
+    """A dispatcher that runs no feed; its state is what a test sets."""
+
+    def __init__(self, hub: Hub) -> None:
+        super().__init__(hub, lambda published: START, _no_feed, 60.0, lambda thread: None)
+        self.at: int | None = START
+        """What ``position`` returns."""
+        self.waits: str | None = None
+        """What ``stalled`` returns."""
+        self.age = 0.0
+        """What ``progress_age`` returns."""
+        self.waiting: dict[str, tuple[int, int]] = {}
+        """What ``queues`` returns."""
+
+    @property
+    def position(self) -> int | None:
+        return self.at
+
+    @property
+    def stalled(self) -> str | None:
+        return self.waits
+
+    @property
+    def progress_age(self) -> float:
+        return self.age
+
+    @property
+    def queues(self) -> dict[str, tuple[int, int]]:
+        return self.waiting
+
+
+class FakeSession(Session):
+    """A session that serves no client; its state is what a test sets."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        *,
+        last: str | None = None,
+        sent: str | None = None,
+        acked: str | None = None,
+        streamed_to: str | None = None,
+        copy: CopyTransaction | None = None,
+        number: int = 1,
+        shard: int = 0,
+    ) -> None:
+        """:param last: watermark with which the client connected
+        :param streamed_to: watermark up to which everything was sent, if that is not ``sent``
+        """
+        super().__init__(number, "192.0.2.1", Subscription("zero", shard, last, last), hub)
+        self.sent = sent
+        self.copy = copy
+        self._acks.newest = acked
+        self.reached = streamed_to or sent
+        """What ``streamed_to`` returns."""
+
+    @property
+    def streamed_to(self) -> str | None:
+        return self.reached
+
+
 class FakePeer(Peer):
     """A connection that keeps what it is sent, and returns the messages that a test puts into ``up``."""
 
@@ -338,6 +404,10 @@ class FakePeer(Peer):
 
     def end_if_unreachable(self) -> None:
         pass
+
+
+def _no_feed(published: ActivePublication, after: int) -> Feed:
+    raise AssertionError("no feed is opened")
 
 
 def table(name: str, collection: str, key: str = "_id", **columns: str) -> Table:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
+from tests.unit.fakes import FakeDispatcher, active, hub
 from zmsd import __version__
 from zmsd.gateway.server import PUBLIC
 from zmsd.metadata.index import LINKS, Index
-from zmsd.schema.catalog import Table
+from zmsd.metadata.monitor import Monitor
+from zmsd.schema.catalog import Catalog, Table
 from zmsd.schema.mapping import Mapping
+from zmsd.schema.publication import Publication
 from zmsd.schema.tables import Column, TableSpec
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -23,10 +24,9 @@ def index(reason: str | None = None) -> Index:
         TableSpec("secretTable", (Column("id", "string", False),), ("id",)),
         Mapping("secretCollection", (("id", "_id"),)),
     )
-    active = SimpleNamespace(catalog=SimpleNamespace(tables=(table,)))
-    summary = "serving 1 collection" if reason is None else f"not ready: {reason}"
-    monitor = SimpleNamespace(reason=reason, summary=lambda: summary, hub=SimpleNamespace(active=active))
-    return Index(cast(Any, monitor))
+    served = hub(published=active(Publication(Catalog((table,)))))
+    served.readiness.set(reason)
+    return Index(Monitor(served, FakeDispatcher(served), lambda: []))
 
 
 def test_page_links_every_other_page() -> None:

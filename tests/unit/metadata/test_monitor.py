@@ -5,22 +5,25 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any, cast
+from threading import Event
+from typing import Any
 
 import pytest
 
+from tests.unit.fakes import FakeDispatcher, FakeLineage, FakeSession, FakeSource, FakeStore, active, hub, table
 from zmsd import position
+from zmsd.bson_types import Document
 from zmsd.errors import SourceUnavailable
 from zmsd.gateway.session import Session
 from zmsd.metadata.monitor import HISTORY_SAMPLES, SAMPLE_INTERVAL_SECONDS, Monitor, memory_bytes
 from zmsd.metadata.progress import MajorityCommitPoint
 from zmsd.mongodb.events import ChangeEvent
 from zmsd.mongodb.sequencer import TransactionPart
-from zmsd.prometheus import Registry
-from zmsd.replication.change_log import ChangeLog, Entry
-from zmsd.replication.counters import Counters
-from zmsd.replication.hub import Readiness
+from zmsd.replication.catch_up import CatchUpFeeds
+from zmsd.replication.change_log import Entry
+from zmsd.replication.initial_sync import InitialSync
+from zmsd.schema.catalog import Catalog
+from zmsd.schema.publication import Publication
 from zmsd.watermarks.base import Replica
 
 
@@ -43,55 +46,49 @@ def part(ago: float, *collections: str) -> TransactionPart:
     return TransactionPart(position_of(ago), events, True, True)
 
 
-class Scene:
-    """A monitor with fake parts."""
+class MonitorSource(FakeSource):
+    """A source with the reply to ``hello`` that a test sets."""
 
     def __init__(self) -> None:
-        self.registry = Registry()
-        self.log = ChangeLog()
-        self.readiness = Readiness()
-        self.readiness.set(None)
-        self.counters = Counters(self.registry)
-        self.sessions: list[Session] = []
-        self.oplog_start: int | None = None
-        self.operation_time = 0
-        self.away = False
-        self.dispatcher = SimpleNamespace(position=position_of(0), queues={}, stalled=None, progress_age=0.0)
-        self.lineage = SimpleNamespace(searches=None)
+        super().__init__(time=0)
         self.hello: dict[str, Any] = {}
-        self.store = SimpleNamespace(trouble=None)
-        self.catch_up_stalled: str | None = None
-        hub = SimpleNamespace(
-            problems=SimpleNamespace(current=(), check=lambda source, active: None, check_fields=lambda source: None),
+
+    def command(self, command: Document) -> Document:
+        return self.hello
+
+
+class StalledFeeds(CatchUpFeeds):
+    """Catch-up feeds of which one waits for MongoDB, if a test says why."""
+
+    why: str | None = None
+
+    def stalled(self, seconds: float) -> str | None:
+        return self.why
+
+
+class Scene:
+    """A monitor, and the fakes that it samples."""
+
+    def __init__(self) -> None:
+        self.source, self.store, self.lineage = MonitorSource(), FakeStore(), FakeLineage()
+        tables = (table("user", "users"), table("room", "rooms"))
+        self.hub = hub(
+            source=self.source,
             store=self.store,
-            catch_up=SimpleNamespace(stalled=lambda seconds: self.catch_up_stalled),
-            log=self.log,
-            readiness=self.readiness,
-            counters=self.counters,
-            active=SimpleNamespace(watched={"users": None, "rooms": None}),
             lineage=self.lineage,
-            source=SimpleNamespace(
-                oplog_start=lambda: self.oplog_start,
-                look=self._look,
-                command=lambda _: self.hello,
-                operation_time=lambda: self.operation_time,
-                deployment=SimpleNamespace(sharded=False),
-            ),
+            published=active(Publication(Catalog(tables)), self.source),
         )
-        self.monitor = Monitor(cast(Any, hub), cast(Any, self.dispatcher), lambda: self.sessions)
+        self.catch_up = StalledFeeds(self.source, self.hub.log, 4)
+        self.hub.catch_up = self.catch_up
+        self.log, self.readiness, self.counters = self.hub.log, self.hub.readiness, self.hub.counters
+        self.sessions: list[Session] = []
+        self.dispatcher = FakeDispatcher(self.hub)
+        self.dispatcher.at = position_of(0)
+        self.monitor = Monitor(self.hub, self.dispatcher, lambda: self.sessions)
 
-    def _look(self) -> None:
-        if self.away:
-            raise SourceUnavailable("away")
-
-    def client(self, **values: Any) -> Session:
-        """Return a session in this state."""
-        known: dict[str, Any] = {"sent": None, "acked": None, "copy": None, **values}
-        subscription = SimpleNamespace(app="zero", shard=0, last_watermark=known.pop("last", None))
-        known.setdefault("streamed_to", known["sent"])
-        known.setdefault("number", len(self.sessions) + 1)
-        known.setdefault("replica", Replica("zero", 0, "00"))
-        session = cast(Session, SimpleNamespace(subscription=subscription, **known))
+    def client(self, **state: Any) -> FakeSession:
+        """Return a connected client; the arguments are those of FakeSession."""
+        session = FakeSession(self.hub, number=len(self.sessions) + 1, **state)
         self.sessions.append(session)
         return session
 
@@ -147,7 +144,7 @@ def test_lag_is_the_longest_since_the_last_sample(scene: Scene) -> None:
     scene.monitor.sample(102.0)
     assert scene.monitor.history[-1].lag == 0
     scene.readiness.set("MongoDB is away")
-    scene.dispatcher.position = position_of(30)
+    scene.dispatcher.at = position_of(30)
     scene.monitor.sample(104.0)
     assert scene.monitor.history[-1].lag == pytest.approx(30, abs=2)
 
@@ -165,34 +162,34 @@ def test_lag_of_a_replica_is_the_longest_send_or_the_oldest_waiting_change(scene
     monitor, replica = scene.monitor, Replica("zero", 0, "00")
     scene.log.start(mark(60), "")
     first, newest = entry(40), entry(20)
-    session = scene.client(sent=newest.watermark)
-    scene.client(sent=None, replica=Replica("new", 0, ""))
+    session = scene.client(last=replica.version, sent=newest.watermark)
+    scene.client(shard=1)
     scene.log.extend([first, newest])
     scene.counters.sent([first], time.time() - 60, session.number)
     scene.counters.sent([newest], time.time() - 60, session.number)
     monitor.sample(100.0)
     monitor.sample(102.0)
-    session.streamed_to = first.watermark  # type: ignore[misc]
+    session.reached = first.watermark
     monitor.sample(104.0)
     scene.readiness.set("MongoDB is away")
-    scene.dispatcher.position = position_of(90)
+    scene.dispatcher.at = position_of(90)
     monitor.sample(106.0)
     scene.sessions.clear()
     monitor.sample(108.0)
     lags = monitor.replica_lags.of(replica)
     assert lags == [pytest.approx(40, abs=1), 0.0, pytest.approx(20, abs=1), pytest.approx(90, abs=2), None]
-    assert not monitor.replica_lags.of(Replica("new", 0, "")), "it has its initial sync before it"
+    assert not monitor.replica_lags.of(Replica("zero", 1, "")), "it has its initial sync before it"
 
 
 def test_position_age_and_oplog_headroom_are_measured(scene: Scene) -> None:
     monitor = scene.monitor
     assert monitor.oplog_headroom is None
-    scene.dispatcher.position = position_of(5)
-    scene.oplog_start = position_of(3605)
+    scene.dispatcher.at = position_of(5)
+    scene.source.first = position_of(3605)
     monitor.check_mongodb()
     assert monitor.oplog_headroom == pytest.approx(3600, abs=1)
     assert monitor.position_age == pytest.approx(5, abs=2)
-    scene.dispatcher.position = None
+    scene.dispatcher.at = None
     assert monitor.oplog_headroom is None
     assert monitor.position_age is None
 
@@ -237,14 +234,14 @@ def test_client_that_has_confirmed_everything_has_age_zero(scene: Scene) -> None
 def test_idle_database_is_not_behind(scene: Scene) -> None:
     """MongoDB writes a no-op every ten seconds."""
     monitor = scene.monitor
-    scene.dispatcher.position = position_of(9)
+    scene.dispatcher.at = position_of(9)
     assert monitor.behind == pytest.approx(9, abs=2)
     for _ in range(2):
-        scene.operation_time = position_of(9)
+        scene.source.time = position_of(9)
         monitor.check_published()
     assert monitor.behind == 0.0
     for _ in range(2):
-        scene.operation_time = position_of(3)
+        scene.source.time = position_of(3)
         monitor.check_published()
     assert monitor.behind == pytest.approx(9, abs=2)
 
@@ -254,10 +251,10 @@ def test_oplog_note_gives_the_right_reason(scene: Scene) -> None:
     assert monitor.oplog_note == "not read yet"
     monitor.check_mongodb()
     assert monitor.oplog_note == "zmsd may not read local.oplog.rs"
-    scene.oplog_start = position_of(3600)
+    scene.source.first = position_of(3600)
     monitor.check_mongodb()
     assert monitor.oplog_note == "zmsd may be stopped for this long"
-    scene.away = True
+    scene.source.trouble = SourceUnavailable("away")
     monitor.check_mongodb()
     assert monitor.oplog_note == "MongoDB cannot be reached; this is an old value"
     assert monitor.oplog_headroom is not None
@@ -268,13 +265,13 @@ def test_state_is_summarised_in_words(scene: Scene) -> None:
     assert monitor.summary() == "serving 2 collections, no client is connected"
     scene.client()
     assert monitor.summary() == "serving 2 collections to 1 client"
-    scene.client(copy=object())
+    scene.client(copy=InitialSync(scene.source, scene.hub.active, "zero", 0, Event(), ""))
     assert monitor.summary() == "serving 2 collections to 2 clients, 1 copying"
     scene.readiness.set("MongoDB is away")
     assert monitor.summary() == "not ready: MongoDB is away; 2 clients waiting"
-    scene.store.trouble = "NATS is away"
+    scene.store.failing = "NATS is away"
     assert monitor.summary().endswith("; 2 clients waiting; the watermark store cannot be written")
-    scene.store.trouble = None
+    scene.store.failing = None
     monitor.reloaded(["zmsd.yaml:1:1: wrong"])
     assert monitor.summary() == "not ready: MongoDB is away; 2 clients waiting; the last reload was refused"
     scene.sessions.clear()
@@ -292,29 +289,29 @@ def test_reason_names_what_is_waited_for(scene: Scene, caplog: pytest.LogCapture
     monitor = scene.monitor
     caplog.set_level("INFO")
     assert monitor.reason is None
-    scene.dispatcher.stalled = "order: MongoDB has not answered for 16 s"
+    scene.dispatcher.waits = "order: MongoDB has not answered for 16 s"
     assert monitor.summary() == "not ready: order: MongoDB has not answered for 16 s"
     for now in (100.0, 102.0, 111.0, 112.0, 122.0):
         monitor.sample(now)
     scene.readiness.set("MongoDB is away")
     assert monitor.reason == "MongoDB is away", "the error says enough"
-    scene.dispatcher.stalled = None
+    scene.dispatcher.waits = None
     scene.readiness.set("starting")
-    scene.lineage.searches = ("the change at watermark x", 1.0)
+    scene.lineage.search = ("the change at watermark x", 1.0)
     monitor.sample(113.0)
     assert monitor.reason == "starting"
-    scene.lineage.searches = ("the change at watermark x", 12.0)
+    scene.lineage.search = ("the change at watermark x", 12.0)
     assert monitor.reason == "starting; MongoDB has been scanning its oplog for 12 s for the change at watermark x"
     lines = [str(record.msg) for record in caplog.records]
     assert lines == [*['no progress reason="order: MongoDB has not answered for 16 s"'] * 2, "progress again"]
 
 
 def test_stalled_catch_up_feed_is_logged_and_others_are_served(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
-    scene.catch_up_stalled = "catch-up feed of the client at watermark x: MongoDB has not answered for 16 s"
+    scene.catch_up.why = "catch-up feed of the client at watermark x: MongoDB has not answered for 16 s"
     scene.monitor.sample(100.0)
     assert scene.monitor.reason is None
-    assert scene.monitor.summary() == f"serving 2 collections, no client is connected; {scene.catch_up_stalled}"
-    assert [str(record.msg) for record in caplog.records] == [f'no progress reason="{scene.catch_up_stalled}"']
+    assert scene.monitor.summary() == f"serving 2 collections, no client is connected; {scene.catch_up.why}"
+    assert [str(record.msg) for record in caplog.records] == [f'no progress reason="{scene.catch_up.why}"']
 
 
 def test_majority_commit_point_that_stands_still_is_the_reason(scene: Scene) -> None:
