@@ -17,7 +17,7 @@ def plan(zmsd: ZmsdProcess, *arguments: str, code: int = 0) -> str:
     return done.stdout
 
 
-def test_plan_says_what_the_reload_does(database: Db, serve: Serve, follow: Follow) -> None:
+def test_plan_announces_what_the_reload_does(database: Db, serve: Serve, follow: Follow) -> None:
     create_collections(database)
     database.users.insert_many([{"_id": n} for n in range(1200)])
     zmsd = serve(SCHEMA, MAPPINGS, start=False)

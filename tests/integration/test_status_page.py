@@ -330,7 +330,7 @@ def test_status_page_shows_when_the_certificate_ends(
     assert page.evaluate("document.title") == "zmsd: serving"
 
 
-def test_tab_says_that_zmsd_is_not_ready(tmp_path: Path, serve: Serve, browse: Browse) -> None:
+def test_tab_shows_that_zmsd_is_not_ready(tmp_path: Path, serve: Serve, browse: Browse) -> None:
     with ReplicaSet(tmp_path / "mongod") as replica_set:
         page = browse(f"http://127.0.0.1:{serve(SCHEMA, MAPPINGS, uri=replica_set.uri('db')).port}/status")
         replica_set.nodes[0].kill()

@@ -224,7 +224,7 @@ def test_capped_collection_is_compared_as_it_is(mongo: Client, database: Db, ser
     assert user.equal == 138
 
 
-def test_verify_that_cannot_compare_says_why(database: Db, serve: Serve, tmp_path: Path) -> None:
+def test_verify_that_cannot_compare_gives_the_reason(database: Db, serve: Serve, tmp_path: Path) -> None:
     zmsd = serve(SCHEMA, MAPPINGS)
     metrics = tmp_path / "zmsd.prom"
     text = verify(zmsd, "--replica", "missing.db", "--metrics", str(metrics), code=2)

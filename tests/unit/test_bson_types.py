@@ -73,7 +73,7 @@ def test_conversions_follow_the_table(kind: BsonType) -> None:
 
 
 @pytest.mark.parametrize("kind", BSON_TYPES, ids=lambda kind: kind.name)
-def test_plain_filters_compare_what_the_table_says(kind: BsonType) -> None:
+def test_plain_filters_compare_the_types_of_the_table(kind: BsonType) -> None:
     value = SAMPLES[kind.name]
     assert is_compared(value) == kind.compared == (comparable(value) is not _NEVER)
 

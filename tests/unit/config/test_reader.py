@@ -154,7 +154,7 @@ def test_variables_that_contradict_each_other_are_errors() -> None:
     ]
 
 
-def test_variable_for_a_section_that_is_no_object_leaves_the_error_of_the_file() -> None:
+def test_variable_for_a_section_that_is_a_number_leaves_the_error_of_the_file() -> None:
     assert overlaid("inner: 5", NAME="a").data == {"inner": 5}
 
 

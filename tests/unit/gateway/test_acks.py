@@ -45,7 +45,7 @@ def test_ack_above_what_was_sent_is_a_protocol_error(sent: str | None) -> None:
     assert found.newest is None
 
 
-def test_ack_that_is_no_message_of_zero_is_a_protocol_error() -> None:
+def test_ack_that_is_not_a_message_of_zero_is_a_protocol_error() -> None:
     with pytest.raises(PeerProtocolError):
         acks(FakeStore()).take('["status", {}]', mark(9))
 

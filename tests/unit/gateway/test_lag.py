@@ -41,7 +41,7 @@ def test_report_without_a_probe_is_not_due() -> None:
     assert Reports().due(START) is None
 
 
-def test_probe_of_an_idle_stream_is_reported_once_with_the_time_at_which_the_log_had_it() -> None:
+def test_probe_of_an_idle_stream_is_reported_with_the_time_of_the_log() -> None:
     reports = Reports()
     reports.probe(START, reached_ms=SENT + 7)
     assert reports.due(START) == report(SENT, SENT - 5, SENT + 7, SENT + 30_000, START)

@@ -61,7 +61,7 @@ def test_readiness_and_store_are_0_or_1(page: Page) -> None:
     assert (page.value("zmsd_ready"), page.value("zmsd_store_ready")) == (0, 0)
 
 
-def test_what_is_unknown_has_no_value(page: Page) -> None:
+def test_unknown_metric_has_no_value(page: Page) -> None:
     page.dispatcher.at = None
     for name in (
         "zmsd_position_age_seconds",

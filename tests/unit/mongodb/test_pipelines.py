@@ -17,7 +17,7 @@ def test_match_name_has_renames_in_both_directions() -> None:
     assert match == [{"ns.coll": "a"}, {"to.coll": "a"}, {"operationType": "invalidate"}]
 
 
-def test_match_filters_without_filters_is_no_stage() -> None:
+def test_match_filters_without_filters_has_no_stage() -> None:
     assert match_filters({}) == []
 
 

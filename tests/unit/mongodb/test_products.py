@@ -83,7 +83,7 @@ def test_check_reports_what_has_not_been_tested() -> None:
     assert texts(product=MONGODB, sharded=True) == [("warning", f"support: sharded cluster: {SHARDED.words}")]
 
 
-def test_readme_says_of_each_product_what_check_says() -> None:
+def test_readme_and_check_agree_on_each_product() -> None:
     text = " ".join(README.read_text().split())
     for product in PRODUCTS:
         assert product.name in text, product.name

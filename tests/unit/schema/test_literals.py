@@ -75,7 +75,7 @@ def test_literal_is_its_value_and_other_objects_stay(written: Any, value: Any) -
         ({"a\0b": 1}, ("a\0b",), "it has a NUL in it"),
     ],
 )
-def test_what_is_almost_a_literal_is_an_issue(written: Any, path: KeyPath, reason: str) -> None:
+def test_literal_that_is_not_valid_is_an_issue(written: Any, path: KeyPath, reason: str) -> None:
     _, issues = read(written)
     (found,) = issues
     assert found[0] == path

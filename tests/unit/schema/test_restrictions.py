@@ -42,7 +42,9 @@ def test_pipeline_over_one_document_is_allowed(stages: list[dict[str, Any]]) -> 
         ([{"$set": {"a": {"$toNew": 1}}}], (0, "$set", "a", "$toNew"), "not an operator that a mapping may use"),
     ],
 )
-def test_what_a_row_cannot_follow_from_is_refused(stages: list[dict[str, Any]], path: KeyPath, reason: str) -> None:
+def test_stage_from_which_no_row_can_follow_is_refused(
+    stages: list[dict[str, Any]], path: KeyPath, reason: str
+) -> None:
     ((found, why),) = in_pipeline(stages)
     assert found == path
     assert reason in why
@@ -64,7 +66,7 @@ def test_what_a_row_cannot_follow_from_is_refused(stages: list[dict[str, Any]], 
         ({"a": {"$gt": 1, "$_internal": 1}}, ("a", "$_internal"), "is internal"),
     ],
 )
-def test_what_a_filter_may_not_have_is_refused(query: Any, path: KeyPath, reason: str) -> None:
+def test_query_operator_that_no_filter_may_have_is_refused(query: Any, path: KeyPath, reason: str) -> None:
     ((found, why),) = in_query(query)
     assert found == path
     assert reason in why

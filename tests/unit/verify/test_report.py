@@ -31,7 +31,7 @@ def test_lines_show_values_on_demand() -> None:
     assert '    name: "x" in the replica, "Ann" in MongoDB' in list(lines_of(RESULT, show_values=True))
 
 
-def test_line_of_equal_rows_says_so() -> None:
+def test_line_of_equal_rows_has_no_difference() -> None:
     (line,) = lines_of(TableResult("t", "c", "w", rows=2, equal=2, late=3), show_values=True)
     assert line == "t: 2 rows, 2 equal, no difference, 3 newer than the comparison at w in 0.0 s"
 
