@@ -83,6 +83,8 @@ class FakeSource(Source):
         self.may_switch_images_on = True
         self.set_id: str | None = "set"
         self.reconnects = 0
+        self.reconnect_trouble: SourceError | None = None
+        """What ``reconnect`` raises."""
         self.images = frozenset()
         self.missing_images = {}
         self.not_collections = {}
@@ -98,7 +100,8 @@ class FakeSource(Source):
 
     def reconnect(self) -> None:
         self.reconnects += 1
-        self._answer()
+        if self.reconnect_trouble is not None:
+            raise self.reconnect_trouble
 
     def look(self) -> Deployment:
         self._answer()
@@ -176,7 +179,7 @@ class FakeSource(Source):
 
 
 class FakeStore(WatermarkStore):
-    """A store in memory; while ``trouble`` is set, each method raises StoreError. ``writes`` names the writes."""
+    """A store in memory. While ``failing`` is set, writes raise StoreError; ``writes`` has the names of all of them."""
 
     def __init__(self) -> None:
         self.records: dict[Replica, ReplicaRecord] = {}
@@ -187,17 +190,17 @@ class FakeStore(WatermarkStore):
         self.invalid: tuple[str, str] | None = None
         self.writes: list[str] = []
         self.failing: str | None = None
+        self.on_write: Callable[[str], None] = lambda name: None
+        """Called with the name of each write; may raise StoreError."""
 
     @property
     def trouble(self) -> str | None:
         return self.failing
 
     def replica(self, replica: Replica) -> ReplicaRecord | None:
-        self._check()
         return self.records.get(replica)
 
     def replicas(self) -> dict[Replica, ReplicaRecord]:
-        self._check()
         return dict(self.records)
 
     def record_copy(self, replica: Replica, copy: CopyRecord) -> None:
@@ -215,11 +218,9 @@ class FakeStore(WatermarkStore):
         self.checkpoints[watermark] = token
 
     def latest_checkpoint(self, watermark: str) -> tuple[str, str] | None:
-        self._check()
         return max((pair for pair in self.checkpoints.items() if pair[0] <= watermark), default=None)
 
     def load_identity(self) -> Identity | None:
-        self._check()
         return self.identity
 
     def save_identity(self, identity: Identity) -> None:
@@ -227,7 +228,6 @@ class FakeStore(WatermarkStore):
         self.identity = identity
 
     def invalidated_below(self) -> tuple[str, str] | None:
-        self._check()
         return self.invalid
 
     def invalidate(self, watermark: str, reason: str) -> None:
@@ -235,7 +235,6 @@ class FakeStore(WatermarkStore):
         self.invalid = watermark, reason
 
     def load_publication(self, fingerprint: str) -> str | None:
-        self._check()
         return self.publications.get(fingerprint)
 
     def save_publication(self, fingerprint: str, document: str) -> None:
@@ -243,7 +242,6 @@ class FakeStore(WatermarkStore):
         self.publications.setdefault(fingerprint, document)
 
     def epochs(self) -> Sequence[str]:
-        self._check()
         return tuple(self.published)
 
     def append_epoch(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
@@ -276,13 +274,11 @@ class FakeStore(WatermarkStore):
     def close(self) -> None:
         pass
 
-    def _check(self) -> None:
-        if self.failing is not None:
-            raise StoreError(self.failing)
-
     def _write(self, name: str) -> None:
         self.writes.append(name)
-        self._check()
+        self.on_write(name)
+        if self.failing is not None:
+            raise StoreError(self.failing)
 
 
 class FakeLineage(Lineage):
@@ -380,6 +376,8 @@ class FakePeer(Peer):
         self.up: list[str] = []
         self.closed: tuple[int, str] | None = None
         self.ended = False
+        self.on_wait: Callable[[], object] = lambda: None
+        """Called instead of a wait."""
 
     @property
     def gone(self) -> bool:
@@ -395,6 +393,10 @@ class FakePeer(Peer):
             yield self.up.pop(0)
         if self.ended:
             raise PeerGone("closed with 1000")
+
+    def wait(self, seconds: float) -> None:
+        if seconds:
+            self.on_wait()
 
     def close(self, code: int, reason: str) -> None:
         self.closed = self.closed or (code, reason)

@@ -10,14 +10,14 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.wait import wait_until
+from tests.unit.fakes import hub
 from tests.unit.gateway.test_server import Hello
 from tests.unit.gateway.test_websocket import loopback
 from zmsd.deadline import Deadline
@@ -29,10 +29,6 @@ from zmsd.gateway.registry import SessionRegistry
 from zmsd.gateway.server import Server
 from zmsd.gateway.subscription import parse_subscription
 from zmsd.gateway.websocket import Peer
-from zmsd.prometheus import Registry
-from zmsd.replication.change_log import ChangeLog
-from zmsd.replication.counters import Counters
-from zmsd.replication.hub import Hub
 
 LONG = os.environ.get("ZMSD_TEST_LONG") == "1"
 PART_SECONDS = 200.0
@@ -124,11 +120,10 @@ def each(strategy: st.SearchStrategy[Any], check: Any) -> None:
 
 @contextmanager
 def serving() -> Iterator[Server]:
-    hub = cast(Hub, SimpleNamespace(log=ChangeLog(), counters=Counters(Registry())))
     pages = {"/": lambda _: Page(200, "text/plain", "x"), "/status.json": lambda _: Page(200, "text/plain", "x")}
     limits = Limits(tokens=(TOKEN,), max_sessions_per_address=64)
     server = Server(
-        ("127.0.0.1", 0), hub, SessionRegistry(limits), pages, None, lambda thread: pytest.fail(f"{thread} died")
+        ("127.0.0.1", 0), hub(), SessionRegistry(limits), pages, None, lambda thread: pytest.fail(f"{thread} died")
     )
     server.start()
     try:

@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 
 from tests.support.certificates import ONE
 from tests.support.wait import FACTOR, wait_until
 from tests.support.websocket import Closed, Refused, WebSocket
+from tests.unit.fakes import hub
 from zmsd import log as logs
 from zmsd.deadline import Deadline
 from zmsd.gateway import connection as connections
@@ -32,9 +31,6 @@ from zmsd.gateway.registry import SessionRegistry
 from zmsd.gateway.server import PageMaker, Server
 from zmsd.gateway.subscription import Subscription
 from zmsd.gateway.websocket import GOING_AWAY, Peer
-from zmsd.prometheus import Registry
-from zmsd.replication.change_log import ChangeLog
-from zmsd.replication.counters import Counters
 from zmsd.replication.hub import Hub
 from zmsd.zero.protocol import PATH, frame
 
@@ -93,9 +89,8 @@ def serving(
     on_thread_death: Callable[[str], None] = lambda _: None,
     context: ssl.SSLContext | None = None,
 ) -> Iterator[Server]:
-    hub = cast(Hub, SimpleNamespace(log=ChangeLog(), counters=Counters(Registry())))
     pages = {"/": page("index"), "/healthz": page("ok\n"), "/readyz": page("ready"), "/metrics": page("metrics é")}
-    server = Server(("127.0.0.1", 0), hub, SessionRegistry(limits), pages, context, on_thread_death)
+    server = Server(("127.0.0.1", 0), hub(), SessionRegistry(limits), pages, context, on_thread_death)
     server.start()
     try:
         yield server

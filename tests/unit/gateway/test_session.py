@@ -1,13 +1,11 @@
-"""A session between a Peer that records what it is sent, and a Hub with scripted changes."""
+"""A session between a connection that keeps what it is sent, and a hub with scripted changes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from threading import Event, Thread
-from types import SimpleNamespace
-from typing import Any, cast
-from unittest.mock import MagicMock
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,21 +13,23 @@ from hypothesis import strategies as st
 
 from tests.support.frames import messages
 from tests.support.wait import wait_until
-from zmsd.errors import Evicted, PeerGone, ResumeLost, SourceRefused, SourceUnavailable, Stopped, StoreError
+from tests.unit.fakes import FakeLineage, FakePeer, FakeSource, FakeStore, active, hub
+from zmsd.errors import Evicted, ResumeLost, SourceRefused, SourceUnavailable, Stopped, StoreError
 from zmsd.gateway import session as sessions
 from zmsd.gateway.session import Session
 from zmsd.gateway.subscription import Subscription
-from zmsd.gateway.websocket import Peer
 from zmsd.position import watermark
 from zmsd.replication import throttled_write
-from zmsd.replication.change_log import Entry
-from zmsd.replication.hub import Hub, Readiness
-from zmsd.replication.unacknowledged import Unacknowledged
+from zmsd.replication.catch_up import CatchUpFeeds, Changes
+from zmsd.replication.change_log import ChangeLog, Entry
+from zmsd.replication.initial_sync import InitialSync
+from zmsd.schema.catalog import Catalog
+from zmsd.schema.publication import Publication
 from zmsd.watermarks.base import CopyRecord, Replica, ReplicaRecord
 from zmsd.zero import protocol
 
 REPLICA = Replica("zero", 0, watermark(5))
-PUBLISHED = SimpleNamespace(fingerprint="f", to_json=lambda: "{}")
+PUBLISHED, OTHER = Publication(Catalog(())), Publication(Catalog(()), "other")
 
 
 def data(text: str) -> bytes:
@@ -41,37 +41,7 @@ def entry(at: int, *texts: str, ends: bool = True, shards: dict[str, str] | None
     return Entry(watermark(at), at, len(texts), b"".join(map(data, texts)), ends, own or None)
 
 
-class FakePeer:
-    def __init__(self) -> None:
-        self.sent: list[Any] = []
-        self.up: list[str] = []
-        self.closed: tuple[int, str] | None = None
-        self.gone = False
-        self.on_wait: Callable[[], object] = lambda: None
-
-    def send(self, frames: bytes) -> None:
-        if self.gone:
-            raise PeerGone("closed with 1000")
-        self.sent += messages(frames)
-
-    def received(self) -> Iterator[str]:
-        while self.up:
-            yield self.up.pop(0)
-        if self.gone:
-            raise PeerGone("closed with 1000")
-
-    def wait(self, seconds: float) -> None:
-        if seconds:
-            self.on_wait()
-
-    def close(self, code: int, reason: str) -> None:
-        self.closed = self.closed or (code, reason)
-
-    def kill(self) -> None:
-        self.gone = True
-
-
-class Script:
+class Script(Changes):
     """Scripted changes: each step is entries, an exception, or a function to call."""
 
     def __init__(self, *steps: Sequence[Entry] | BaseException | type[BaseException] | Callable[[], object]) -> None:
@@ -92,6 +62,17 @@ class Script:
         self.closed += 1
 
 
+class ScriptedFeeds(CatchUpFeeds):
+    """Gives a session the scripts of a scene."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__(scene.source, ChangeLog(), 4)
+        self.next: Callable[[str], Changes] = scene.next_changes
+
+    def changes(self, watermark: str, *_: object) -> Changes:
+        return self.next(watermark)
+
+
 class Scene:
     """A session with its fakes, and what it sent."""
 
@@ -100,44 +81,27 @@ class Scene:
         *changes: Script | BaseException,
         last: str | None = watermark(10),
         subscription: Subscription | None = None,
+        ours: bool = True,
         join_delay: float = 0.0,
     ) -> None:
+        """:param last: watermark with which the client connects
+        :param ours: whether this process has sent that watermark
+        """
         self.watermarks: list[str] = []
-        self.readiness = Readiness()
-        self.readiness.set(None)
-        self.store = MagicMock()
-        self.store.replica.return_value = None
-        self.store.replicas.return_value = {}
-        self.store.epochs.return_value = ()
-        self.peer = FakePeer()
+        self.source, self.store, self.lineage, self.peer = FakeSource(), FakeStore(), FakeLineage(), FakePeer()
+        self.hub = hub(source=self.source, store=self.store, lineage=self.lineage, join_delay=join_delay)
+        self.readiness = self.hub.readiness
         self.changes = list(changes)
-        self.commits = Unacknowledged()
-        self.commits.sent(last or "")  # by this process
-        self.hub = SimpleNamespace(
-            readiness=self.readiness,
-            active=SimpleNamespace(publication=PUBLISHED, fingerprint="f"),
-            store=self.store,
-            counters=MagicMock(),
-            lineage=SimpleNamespace(check_replica=lambda mark, begun: None, distrust_count=0),
-            catch_up=SimpleNamespace(changes=self._changes),
-            replicas=MagicMock(add=MagicMock(side_effect=self._add)),
-            probes=SimpleNamespace(current=None),
-            lag_report=30.0,
-            join_delay=join_delay,
-            initial_sync_rows=0,
-            source=MagicMock(),
-        )
-        self.hub.source.oplog_start.return_value = None
+        self.feeds = self.hub.catch_up = ScriptedFeeds(self)
+        if ours and last is not None:
+            self.hub.replicas.unacknowledged(REPLICA).sent(last)
         subscription = subscription or Subscription("zero", 0, last, watermark(5) if last else None)
-        self.session = Session(1, "127.0.0.1", subscription, cast(Hub, self.hub))
+        self.session = Session(1, "127.0.0.1", subscription, self.hub)
 
-    def _add(self, replica: object, watermark: str) -> Unacknowledged:
-        self.commits.resumed(watermark)
-        return self.commits
-
-    def _changes(self, mark: str, *_: object) -> Script:
+    def next_changes(self, mark: str) -> Changes:
+        """Return the next script, after which the session is stopped."""
         self.watermarks.append(mark)
-        if not self.changes:  # all was said
+        if not self.changes:
             self.session.stop()
             return Script()
         found = self.changes.pop(0)
@@ -145,9 +109,16 @@ class Scene:
             raise found
         return found
 
+    def publish(self) -> None:
+        """Serve another publication than the one that the client has."""
+        record = CopyRecord(REPLICA.version, REPLICA.version, PUBLISHED.fingerprint)
+        self.store.records[REPLICA] = ReplicaRecord(None, (record,))
+        self.store.publications[PUBLISHED.fingerprint] = PUBLISHED.to_json()
+        self.hub.active = active(OTHER, self.source)
+
     def run(self) -> list[Any]:
         """Run the session to its end, and return what it sent."""
-        self.session.run(cast(Peer, self.peer))
+        self.session.run(self.peer)
         return self.peer.sent
 
 
@@ -194,8 +165,7 @@ def test_backlogged_session_merges_transactions() -> None:
 
 
 def test_backlog_after_a_watermark_of_another_process_is_not_merged() -> None:
-    scene = Scene()
-    scene.commits = Unacknowledged()
+    scene = Scene(ours=False)
     scene.changes = [Script([entry(at, str(at)) for at in (11, 12, 13)], scene.session.stop)]
     assert scene.run() == [message for at in (11, 12, 13) for message in transaction(at, str(at))]
 
@@ -279,7 +249,7 @@ class FakeChanges:
         self.entries = entries
         self.takes = takes
 
-    def changes(self, after: str, *_: object) -> Script:
+    def changes(self, after: str) -> Script:
         # Catch-up feeds and the log begin after a watermark, at the beginning of a transaction.
         script = Script()
         left = [one for one in self.entries if one.watermark > after]
@@ -309,7 +279,7 @@ def follow(transactions: list[tuple[int, int]], takes: list[int]) -> None:
         at += gap
         entries += [entry(at, f"{at}.{part}", ends=part == parts - 1) for part in range(parts)]
     scene = Scene()
-    scene.hub.catch_up.changes = FakeChanges(scene, entries, iter(takes)).changes
+    scene.feeds.next = FakeChanges(scene, entries, iter(takes)).changes
     got: list[str] = []
     reached, begun = watermark(10), None
     pending: list[str] = []
@@ -350,7 +320,7 @@ def test_lost_position_sends_only_reset_required() -> None:
 
 def test_reset_required_has_the_start_of_the_oplog() -> None:
     scene = Scene(ResumeLost("the oplog begins later"))
-    scene.hub.source.oplog_start.return_value = 50
+    scene.source.first = 50
     (message,) = scene.run()
     assert message[1]["errorDetails"]["oplogStart"] == watermark(50)
 
@@ -367,10 +337,7 @@ def test_foreign_watermark_is_answered_with_reset_required() -> None:
 def test_watermark_of_another_lineage_sends_reset_required() -> None:
     scene = Scene()
 
-    def refuse(mark: str, begun: str) -> None:
-        raise ResumeLost(f"{mark} after {begun} is another database's")
-
-    scene.hub.lineage.check_replica = refuse
+    scene.lineage.refuse = lambda mark, begun: f"{mark} after {begun} is another database's"
     (message,) = scene.run()
     said = f"{watermark(10)} after {watermark(5)} is another database's"
     assert message == reset(said, "position-lost", watermark(10))
@@ -378,16 +345,18 @@ def test_watermark_of_another_lineage_sends_reset_required() -> None:
 
 def test_lineage_is_checked_again_after_a_doubt() -> None:
     """The connection to MongoDB was lost: the check follows the end of the current transaction."""
-    checks: list[tuple[str, str]] = []
-    lineage = SimpleNamespace(check_replica=lambda *mark: checks.append(mark), distrust_count=0)
-
-    def distrust() -> None:
-        lineage.distrust_count += 1
-
-    scene = Scene(Script([entry(11, "a")], distrust, [entry(12, "b", ends=False)], [entry(12, "c")], [entry(13, "d")]))
-    scene.hub.lineage = lineage
+    scene = Scene()
+    scene.changes = [
+        Script(
+            [entry(11, "a")],
+            scene.lineage.distrust,
+            [entry(12, "b", ends=False)],
+            [entry(12, "c")],
+            [entry(13, "d")],
+        )
+    ]
     assert scene.run() == [*transaction(11, "a"), *transaction(12, "b", "c")]
-    assert checks == [(watermark(10), watermark(5)), (watermark(12), watermark(5))]
+    assert scene.lineage.checks == [(watermark(10), watermark(5)), (watermark(12), watermark(5))]
 
 
 def test_stop_sends_no_reset_required() -> None:
@@ -429,7 +398,7 @@ def test_client_is_held_until_the_feed_runs() -> None:
 def test_client_that_disconnects_before_the_feed_runs_is_released() -> None:
     scene = Scene()
     scene.readiness.set("MongoDB is away")
-    scene.peer.gone = True
+    scene.peer.ended = True
     scene.run()
     assert not scene.watermarks
 
@@ -454,8 +423,8 @@ def test_acknowledgements_are_recorded(monkeypatch: pytest.MonkeyPatch, form: Ca
     scene.changes = [Script([entry(11), entry(12)], confirm, [], scene.session.stop)]
     scene.run()
     assert scene.session.acked == watermark(12)
-    assert scene.store.record_ack.call_args.args == (REPLICA, watermark(12)), "at the end at the latest"
-    assert scene.store.record_ack.call_count <= 2, "and not each of them by itself"
+    assert scene.store.records[REPLICA].acked == watermark(12), "at the end at the latest"
+    assert scene.store.writes.count("record_ack") <= 2, "and not each of them by itself"
 
 
 def test_changes_wait_for_the_ack_of_the_last_commit() -> None:
@@ -488,7 +457,7 @@ def test_another_publication_ends_the_wait_for_an_ack() -> None:
     scene = Scene(join_delay=60)
 
     def publish() -> None:
-        scene.hub.active = SimpleNamespace(publication=PUBLISHED, fingerprint="f")
+        scene.hub.active = active(PUBLISHED, scene.source)
         scene.peer.on_wait = scene.session.stop
 
     scene.peer.on_wait = publish
@@ -526,7 +495,7 @@ def test_acknowledgement_above_what_was_sent_ends_the_session(form: Callable[[in
     scene.run()
     assert scene.peer.closed is not None
     assert scene.peer.closed[0] == 1002
-    scene.store.record_ack.assert_not_called()
+    assert "record_ack" not in scene.store.writes
 
 
 def test_acknowledgement_of_an_initial_sync_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -537,7 +506,7 @@ def test_acknowledgement_of_an_initial_sync_is_not_recorded(monkeypatch: pytest.
     scene.changes = [Script(lambda: scene.peer.up.append(ack(30)), [], [entry(41)], scene.session.stop)]
     scene.run()
     assert scene.session.acked == watermark(30)
-    scene.store.record_ack.assert_not_called()
+    assert "record_ack" not in scene.store.writes
 
 
 def test_observer_leaves_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -548,15 +517,18 @@ def test_observer_leaves_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
         scene = Scene(Script([entry(41)], Stopped), last=last, subscription=subscription)
         scene.peer.up += [] if last is None else [ack(10)]
         scene.run()
-        assert not [
-            name for name, *_ in scene.store.method_calls if name in ("record_copy", "save_publication", "record_ack")
-        ]
-        scene.hub.replicas.add.assert_not_called()
+        assert not scene.store.writes
+        assert not scene.hub.replicas.counts()
 
 
 def test_failing_store_ends_no_session() -> None:
     scene = Scene()
-    scene.store.record_ack.side_effect = StoreError("disk full")
+
+    def fail(name: str) -> None:
+        if name == "record_ack":
+            raise StoreError("disk full")
+
+    scene.store.on_write = fail
     scene.peer.up.append(ack(9))
     scene.changes = [Script([entry(11, "a")], scene.session.stop)]
     assert scene.run() == transaction(11, "a")
@@ -590,15 +562,15 @@ def test_refusing_source_ends_the_session_after_a_delay(monkeypatch: pytest.Monk
 # COPIES
 
 
-class FakeCopy:
-    def __init__(self, *chunks: bytes | Callable[[], object]) -> None:
+class FakeCopy(InitialSync):
+    """A copy transaction with chunks that a test gives; a function among them is called."""
+
+    def __init__(self, *chunks: bytes | Callable[[], object], publication: Publication = PUBLISHED) -> None:
+        source = FakeSource(time=30)
+        super().__init__(source, active(publication, source), "zero", 0, Event(), "")
         self.chunks = chunks
-        self.at = 30
-        self.watermark = watermark(30)
-        self.active = SimpleNamespace(publication=PUBLISHED, fingerprint="f")
-        self.record = SimpleNamespace(watermark=watermark(30), stream_from=watermark(40), publication="f")
-        self.progress = SimpleNamespace(rows=7, started=0.0)
-        self.name = "initial sync"
+        self._stream_from = watermark(40)
+        self.progress.rows = 7
 
     def frames(self) -> Iterator[bytes]:
         for chunk in self.chunks:
@@ -614,11 +586,11 @@ def test_initial_sync_is_recorded_before_its_commit_is_sent(monkeypatch: pytest.
     commit = protocol.commit(watermark(30), 30)
     copy = FakeCopy(protocol.begin(watermark(30)), data("a"), data("b"), commit)
     monkeypatch.setattr(sessions, "InitialSync", lambda *_: copy)
-    seen: list[int] = []
-    scene.store.record_copy.side_effect = lambda replica, record: seen.append(len(scene.peer.sent))
+    seen: list[tuple[str, int]] = []
+    scene.store.on_write = lambda name: seen.append((name, len(scene.peer.sent)))
     assert scene.run() == transaction(30, "a", "b")
-    assert scene.store.record_copy.call_args.args == (Replica("zero", 0, watermark(30)), copy.record)
-    assert seen == [3], "begin and rows"
+    assert scene.store.records == {Replica("zero", 0, watermark(30)): ReplicaRecord(None, (copy.record,))}
+    assert seen == [("save_publication", 3), ("record_copy", 3)], "begin and rows"
     assert scene.watermarks == [watermark(40)], "the stream goes on where the copy's own replay ended"
 
 
@@ -629,7 +601,7 @@ def test_interrupted_initial_sync_has_no_commit(monkeypatch: pytest.MonkeyPatch,
     copy = FakeCopy(*chunks[:at], scene.session.stop, *chunks[at:])
     monkeypatch.setattr(sessions, "InitialSync", lambda *_: copy)
     assert not [message for message in scene.run() if message[0] == "commit"]
-    scene.store.record_copy.assert_not_called()
+    assert "record_copy" not in scene.store.writes
 
 
 @pytest.mark.parametrize("last", [None, watermark(10)], ids=["initial sync", "schema change"])
@@ -638,15 +610,13 @@ def test_sync_during_a_change_of_lineage_is_not_committed(monkeypatch: pytest.Mo
     copy = FakeCopy(protocol.begin(watermark(30)), data("a"), protocol.commit(watermark(30), 30))
     monkeypatch.setattr(sessions, "InitialSync", lambda *_: copy)
     monkeypatch.setattr(sessions, "SchemaChange", lambda *_: copy)
-    scene.hub.active = SimpleNamespace(publication=PUBLISHED, fingerprint="g")
+    scene.publish()
 
-    def check_watermark(mark: str, begun: str) -> None:
+    def restored(mark: str, begun: str) -> str | None:
         assert begun == (mark if last is None else watermark(5))
-        if mark == watermark(30):
-            raise ResumeLost("restored")
+        return "restored" if mark == watermark(30) else None
 
-    scene.hub.lineage.check_replica = check_watermark
-    monkeypatch.setattr(scene.session, "_client_publication", PUBLISHED)
+    scene.lineage.refuse = restored
     sent = [message[0] for message in scene.run()]
     assert sent == (["begin", "data"] if last is None else ["begin", "data", "rollback", "control"])
     assert scene.peer.closed is not None
@@ -660,16 +630,13 @@ def test_schema_change_that_fails_is_rolled_back(
 ) -> None:
     """A second begin in a transaction ends zero-cache."""
     scene = Scene()
-    scene.hub.active = SimpleNamespace(publication=PUBLISHED, fingerprint="g")
-    monkeypatch.setattr(scene.session, "_client_publication", PUBLISHED)
+    scene.publish()
 
     def fail() -> None:
         raise error("MongoDB is away")
 
     whole = [protocol.begin(watermark(30)), data("a"), data("b"), protocol.commit(watermark(30), 30)]
-    copies = [FakeCopy(*whole[: 3 if begun else 1], fail), FakeCopy(*whole)]
-    for copy in copies:
-        copy.active.publication = SimpleNamespace(fingerprint="g", to_json=lambda: "{}")
+    copies = [FakeCopy(*whole[: 3 if begun else 1], fail, publication=OTHER), FakeCopy(*whole, publication=OTHER)]
     monkeypatch.setattr(sessions, "SchemaChange", lambda *_: copies.pop(0))
     sent = scene.run()
     failed = [*transaction(30, "a")[:-1], ROLLBACK] if begun else []
@@ -681,9 +648,9 @@ def test_schema_change_that_fails_is_rolled_back(
 
 def test_client_resumes_where_its_initial_sync_ended() -> None:
     """The client sends the watermark of the initial sync, which contains the changes up to a later one."""
-    record = ReplicaRecord(None, (CopyRecord(watermark(30), watermark(40), "f"),))
+    record = ReplicaRecord(None, (CopyRecord(watermark(30), watermark(40), PUBLISHED.fingerprint),))
     for last, at in ((30, 40), (31, 31)):
         scene = Scene(last=watermark(last))
-        scene.store.replica.return_value = record
+        scene.store.records[REPLICA] = record
         scene.run()
         assert scene.watermarks == [watermark(at)]

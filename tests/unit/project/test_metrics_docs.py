@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import yaml
 
+from tests.unit.fakes import FakeDispatcher, hub
 from zmsd.metadata.metrics import register
 from zmsd.metadata.monitor import Monitor
-from zmsd.prometheus import Counter, Registry
-from zmsd.replication.counters import Counters
-from zmsd.rows.rejects import Rejects
+from zmsd.prometheus import Registry
 from zmsd.schema.refresh import Refresh
 from zmsd.verify.report import Summary
 from zmsd.verify.report import register as register_verify
@@ -39,15 +37,9 @@ class Listing(Registry):
 @pytest.fixture
 def metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
     registry = Listing()
-    hub = SimpleNamespace(
-        source=SimpleNamespace(failures=Counter()),
-        rejects=Rejects(),
-        counters=Counters(registry),
-        lineage=None,
-        readiness=None,
-    )
+    served = hub(registry=registry)
     register_verify(registry, Summary("chat", 0, 0.0, 0.0))
-    register(registry, Monitor(cast(Any, hub), cast(Any, SimpleNamespace()), list), Refresh(lambda: None))
+    register(registry, Monitor(served, FakeDispatcher(served), list), Refresh(lambda: None))
     return registry.added
 
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from threading import Event
-from unittest.mock import MagicMock
 
 import pytest
 
 from tests.support.frames import data
+from tests.unit.fakes import FakeSource
 from zmsd.errors import SourceUnavailable
 from zmsd.replication.active_publication import ActivePublication
 from zmsd.rows.computed import TAG
@@ -20,15 +20,15 @@ def test_evaluation_raises_for_a_reader_and_waits_in_a_scan() -> None:
     """The reader retries and reports it; waiting silently would look like a reader that hangs."""
     spec = TableSpec("t", (Column("id", "string"),), ("id",))
     table = Table(spec, Mapping("c", None, pipeline=[{"$set": {"id": "$_id"}}]))
-    source = MagicMock()
+    source = FakeSource()
     active = ActivePublication(Publication(Catalog((table,))), source, Rejects(), Event())
     answers = [SourceUnavailable("away"), [{TAG: 0, "id": "a"}]]
     evaluator = active.watched["c"].evaluator
     assert evaluator is not None
-    source.run.side_effect = answers
+    source.answers = list(answers)
     with pytest.raises(SourceUnavailable):
         evaluator.evaluate([{"_id": "a"}])
-    source.run.side_effect = answers
+    source.answers = list(answers)
     encoder = active.encoder()
     documents = [{"_id": "a"}]
     (message,) = encoder.inserts(documents, active.evaluate("c", documents, ["t"]), encoder.tables["c"])

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from threading import Event, Thread
-from types import SimpleNamespace
-from typing import cast
-from unittest.mock import MagicMock
 
 import pytest
 
 from tests.support.wait import wait_until
+from tests.unit.fakes import FakeSource
 from zmsd.errors import Evicted, ResumeLost, Stopped
 from zmsd.mongodb.reader import Health
 from zmsd.mongodb.sequencer import FeedBatch, TransactionPart
@@ -19,17 +17,36 @@ from zmsd.replication import catch_up
 from zmsd.replication.active_publication import ActivePublication
 from zmsd.replication.catch_up import CatchUpFeeds, Changes
 from zmsd.replication.change_log import ChangeLog, Entry
+from zmsd.replication.entries import EntryBuilder
+from zmsd.rows.rejects import Rejects
+from zmsd.schema.catalog import Catalog
+from zmsd.schema.publication import Publication
 
 ALL = 1 << 30
 
 
-class FakeBuilder:
+class FakeBuilder(EntryBuilder):
+    """Makes an entry of each part, also of one without events."""
+
+    def __init__(self) -> None:
+        pass
+
     def entries(self, parts: Sequence[TransactionPart]) -> Iterator[list[Entry]]:
         if parts:
             yield [entry(one.position, f"catch-up {one.position}", ends=one.last) for one in parts]
 
 
-ACTIVE = cast(ActivePublication, SimpleNamespace(fingerprint="f", watched={}, entry_builder=FakeBuilder))
+class FakeActive(ActivePublication):
+    """A publication whose transactions are encoded by FakeBuilder."""
+
+    def __init__(self) -> None:
+        super().__init__(Publication(Catalog(())), FakeSource(), Rejects(), Event())
+
+    def entry_builder(self, *_: object, **__: object) -> FakeBuilder:
+        return FakeBuilder()
+
+
+ACTIVE = FakeActive()
 
 
 def entry(at: int, text: str, *, ends: bool = True) -> Entry:
@@ -82,9 +99,8 @@ class Scene:
 
     def __init__(self) -> None:
         self.log = ChangeLog()
-        self.log.start(watermark(100), "f")
-        self.source = MagicMock()
-        self.source.oplog_start.return_value = None  # unknown
+        self.log.start(watermark(100), ACTIVE.fingerprint)
+        self.source = FakeSource()
         self.feeds = CatchUpFeeds(self.source, self.log, 2)
 
 
@@ -187,7 +203,7 @@ def test_changes_log_for_another_publication_is_evicted(scene: Scene) -> None:
 
 def test_changes_older_than_the_oplog_lose_the_position(scene: Scene, feeds: list[FakeFeed]) -> None:
     """mongod itself would begin a stream before its oplog, where the replica set is younger than the watermark."""
-    scene.source.oplog_start.return_value = 50
+    scene.source.first = 50
     with pytest.raises(ResumeLost, match="oplog"):
         changes(scene, 40)
     changes(scene, 60)
@@ -228,7 +244,7 @@ def test_catch_up_given_up_while_waiting_is_stopped(scene: Scene) -> None:
 def test_catch_up_unread_is_ended_while_others_wait(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that reads nothing although its machine is reachable would make them wait without end."""
     monkeypatch.setattr(catch_up, "STUCK_SECONDS", 0.05)
-    scene.log.start(watermark(1000), "f")
+    scene.log.start(watermark(1000), ACTIVE.fingerprint)
     found: dict[str, Changes] = {}
     ended: list[str] = []
 

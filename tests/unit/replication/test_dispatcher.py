@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event
-from types import SimpleNamespace
-from typing import Any, cast
-from unittest.mock import MagicMock
 
 import pytest
 
 from tests.support.wait import wait_until
+from tests.unit.fakes import START, FakeLineage, FakeSource, FakeStore, hub
 from zmsd import position
 from zmsd.errors import ResumeLost, SourceRefused, SourceUnavailable, StoreError
 from zmsd.mongodb.events import ChangeEvent
+from zmsd.mongodb.feed import Feed
 from zmsd.mongodb.reader import Health
 from zmsd.mongodb.sequencer import FeedBatch, TransactionPart
-from zmsd.prometheus import Counter
 from zmsd.replication import dispatcher as dispatchers
+from zmsd.replication.active_publication import ActivePublication
 from zmsd.replication.change_log import ChangeLog, Entry, LogCursor
 from zmsd.replication.dispatcher import Dispatcher
-from zmsd.replication.hub import Hub, Readiness
+from zmsd.replication.entries import EntryBuilder
+from zmsd.rows.rejects import Rejects
+from zmsd.schema.catalog import Catalog
+from zmsd.schema.publication import Publication
 
-START = 1795407798 << 32
 Step = FeedBatch | BaseException | Callable[[], object] | None
 
 
@@ -38,10 +39,13 @@ def parts(*made: TransactionPart, upto: int) -> FeedBatch:
     return FeedBatch(list(made), START + upto)
 
 
-class FakeBuilder:
-    def __init__(self, *_: Any) -> None: ...
+class FakeBuilder(EntryBuilder):
+    """Makes an entry of the text in each event."""
 
-    def entries(self, made: list[TransactionPart]) -> Iterator[list[Entry]]:
+    def __init__(self) -> None:
+        pass
+
+    def entries(self, made: Sequence[TransactionPart]) -> Iterator[list[Entry]]:
         for one in made:
             if one.events:
                 text = str((one.events[0].after or {})["text"]).encode()
@@ -50,20 +54,40 @@ class FakeBuilder:
                 yield [Entry(position.watermark(one.position), 0, 1, text, one.last)]
 
 
-class FakeHealth(Health):
-    problem: str | None = None  # type: ignore[assignment]
+class FakeActive(ActivePublication):
+    """A publication whose transactions are encoded by FakeBuilder."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(Publication(Catalog(()), name), FakeSource(), Rejects(), Event())
+
+    def entry_builder(self, *_: object, **__: object) -> FakeBuilder:
+        return FakeBuilder()
 
 
-class FakeFeed:
+class CountingLineage(FakeLineage):
+    """A lineage that a dispatcher asks; ``check`` is called for each question."""
+
+    check: Callable[[str, str], None] = lambda self, watermark, since: None
+
+    def check_watermark(self, watermark: str, since: str) -> None:
+        super().check_watermark(watermark, since)
+        self.check(watermark, since)
+
+
+class FakeFeed(Feed):
+    """A feed with scripted steps: batches, errors, and functions to call."""
+
     scope = "database"
-    has_buffered = False
 
     def __init__(self, steps: list[Step], after: int) -> None:
         self.steps = steps
-        self.health = FakeHealth()
-        self._progress = after
-        self.queues: dict[str, tuple[int, int]] = {}
         self.closed = False
+        self._health = Health()
+        self._progress = after
+
+    @property
+    def health(self) -> Health:
+        return self._health
 
     def read(self) -> FeedBatch | None:
         if not self.steps:
@@ -79,10 +103,7 @@ class FakeFeed:
             self._progress = step.progress
         return step
 
-    def __enter__(self) -> FakeFeed:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self.closed = True
 
 
@@ -90,35 +111,22 @@ class Scene:
     """A dispatcher, the feeds that it opens in order, and its log."""
 
     def __init__(self, *feeds: list[Step] | BaseException, prepare: list[int | BaseException] | None = None) -> None:
-        self.log = ChangeLog()
-        self.readiness = Readiness()
+        self.source, self.store, self.lineage = FakeSource(), FakeStore(), CountingLineage()
+        self.active = FakeActive("f")
+        self.hub = hub(source=self.source, store=self.store, lineage=self.lineage, published=self.active)
+        self.log = self.hub.log = ChangeLog()
+        self.readiness = self.hub.readiness
+        self.readiness.set("starting")
         self.feeds = list(feeds)
         self.opened: list[int] = []
         self.made: list[FakeFeed] = []
         self.deaths: list[str] = []
         self.prepared = prepare or []
-        self.store = MagicMock()
-        self.active = self.make_active("f")
-        self.hub = SimpleNamespace(
-            log=self.log,
-            readiness=self.readiness,
-            active=self.active,
-            store=self.store,
-            counters=MagicMock(),
-            source=MagicMock(failures=Counter(), recoveries=Counter()),
-            lineage=MagicMock(),
-            problems=MagicMock(),
-            probes=MagicMock(),
-            replicas=MagicMock(),
-        )
         self.heartbeat = 1000.0
-
-    def make_active(self, fingerprint: str) -> Any:
-        return SimpleNamespace(fingerprint=fingerprint, entry_builder=FakeBuilder)
 
     @contextmanager
     def running(self) -> Iterator[Dispatcher]:
-        one = Dispatcher(cast(Hub, self.hub), self._prepare, cast(Any, self._open), self.heartbeat, self.deaths.append)
+        one = Dispatcher(self.hub, self._prepare, self._open, self.heartbeat, self.deaths.append)
         one.thread.start()
         try:
             yield one
@@ -141,8 +149,8 @@ class Scene:
         self.made.append(FakeFeed(steps, after))
         return self.made[-1]
 
-    def tail(self, after: int = 0, fingerprint: str = "f") -> LogCursor:
-        found = self.log.tail(position.watermark(START + after), fingerprint)
+    def tail(self, after: int = 0, published: FakeActive | None = None) -> LogCursor:
+        found = self.log.tail(position.watermark(START + after), (published or self.active).fingerprint)
         assert found is not None
         return found
 
@@ -168,9 +176,10 @@ def test_feed_is_retried_when_the_connection_cannot_be_renewed() -> None:
     """As if the names of mongodb+srv could not be resolved."""
     away = SourceUnavailable("away")
     scene = Scene([away], [away], [away], [parts(part(1), upto=1)])
-    scene.hub.source.reconnect.side_effect = SourceRefused("no such name")
+    scene.source.reconnect_trouble = SourceRefused("no such name")
     with scene.running():
         scene.wait_head(1)
+    assert scene.source.reconnects
     assert not scene.deaths
 
 
@@ -185,8 +194,7 @@ def test_last_checkpoint_is_stored_at_the_end() -> None:
     scene = Scene([parts(part(1), upto=1), parts(part(2), upto=2)])
     with scene.running():
         scene.wait_head(2)
-    kept = [call.args[0] for call in scene.store.record_checkpoint.call_args_list]
-    assert kept == [position.watermark(START + 1), position.watermark(START + 2)]
+    assert list(scene.store.checkpoints) == [position.watermark(START + 1), position.watermark(START + 2)]
 
 
 def test_changes_are_appended_to_the_log() -> None:
@@ -215,7 +223,7 @@ def test_failed_feed_reopens_at_its_progress(failure: Exception) -> None:
         wait_until(lambda: dispatcher.position == START + 4, "all was read")
         assert texts(scene.tail()) == ["a", "whole"]
     assert scene.opened == [0, 2]
-    scene.hub.lineage.check_watermark.assert_called_once_with(position.watermark(START + 2), position.watermark(START))
+    assert scene.lineage.checks == [(position.watermark(START + 2), position.watermark(START))]
     assert reasons == [str(failure)]
     assert all(feed.closed for feed in scene.made)
     assert not scene.deaths
@@ -242,9 +250,9 @@ def test_problem_of_a_reader_is_the_reason_until_it_ends() -> None:
     scene = Scene([])
     with scene.running():
         wait_until(lambda: scene.made and scene.readiness.reason is None, "it is ready")
-        scene.made[0].health.problem = "order: away"
+        scene.made[0].health.failed("order", "away", 1.0)
         wait_until(lambda: scene.readiness.reason == "order: away", "it is shown")
-        scene.made[0].health.problem = None
+        scene.made[0].health.succeeded("order")
         wait_until(lambda: scene.readiness.reason is None, "it is over")
 
 
@@ -258,10 +266,8 @@ def test_lost_position_restarts_the_log() -> None:
     with scene.running():
         scene.wait_head(50)
         wait_until(lambda: len(scene.opened) == 3, "it has failed once more")
-        scene.hub.lineage.check_watermark.assert_called_once_with(
-            position.watermark(START + 50), position.watermark(START + 40)
-        )
-        assert scene.log.tail(position.watermark(START + 2), "f") is None
+        assert scene.lineage.checks == [(position.watermark(START + 50), position.watermark(START + 40))]
+        assert scene.log.tail(position.watermark(START + 2), scene.active.fingerprint) is None
         assert texts(scene.tail(40)) == ["b"]
     assert scene.opened == [0, 40, 50]
 
@@ -271,18 +277,18 @@ def test_lineage_is_checked_after_a_failure_of_a_reader(lost: bool) -> None:
     """The reader has retried by itself; an older state may have been restored meanwhile."""
 
     def check(mark: str, begun: str) -> None:
-        scene.hub.lineage.distrust.assert_called_once()
+        assert scene.lineage.distrust_count == 1
         assert (mark, begun) == (position.watermark(START + 2), position.watermark(START))
         assert texts(scene.tail()) == ["a"]
         if lost:
             raise ResumeLost("restored")
 
     def recover() -> None:
-        scene.hub.source.recoveries.inc()
+        scene.source.recoveries.inc()
         scene.made[0].steps.insert(0, parts(part(3, "b"), upto=4))
 
     scene = Scene([parts(part(1, "a"), upto=2), recover], [], prepare=[START, START + 40])
-    scene.hub.lineage.check_watermark.side_effect = check
+    scene.lineage.check = check  # type: ignore[method-assign]
     with scene.running() as dispatcher:
         wait_until(lambda: dispatcher.position == START + (40 if lost else 4), "all was read")
         assert lost or texts(scene.tail()) == ["a", "b"]
@@ -304,11 +310,11 @@ def test_new_publication_begins_at_the_reached_position() -> None:
     with scene.running() as dispatcher:
         scene.wait_head(1)
         wait_until(lambda: dispatcher.position == START + 4, "all was read")
-        new = scene.make_active("g")
+        new = FakeActive("g")
         dispatcher.publish(new)
         scene.wait_head(6)
         assert scene.hub.active is new
-        assert texts(scene.tail(4, "g")) == ["b"]
+        assert texts(scene.tail(4, new)) == ["b"]
     assert scene.opened == [0, 4]
     assert scene.made[0].closed
 
@@ -343,14 +349,12 @@ def test_progress_within_the_interval_sends_no_heartbeat() -> None:
 
 def test_checkpoints_are_stored_at_intervals() -> None:
     scene = Scene([parts(part(at), upto=at) for at in range(1, 30)])
-    scene.store.record_checkpoint.side_effect = StoreError("disk full")
+    scene.store.failing = "disk full"
     with scene.running():
         scene.wait_head(29)
-    assert 1 <= scene.store.record_checkpoint.call_count <= 10
-    assert scene.store.record_checkpoint.call_args_list[0].args == (
-        position.watermark(START + 1),
-        f"82{START + 1:016X}",
-    ), "and that it fails costs nothing"
+        assert 1 <= scene.store.writes.count("record_checkpoint") <= 10, "and that it fails costs nothing"
+        scene.store.failing = None
+    assert scene.store.checkpoints == {position.watermark(START + 29): f"82{START + 29:016X}"}
 
 
 def test_unexpected_error_is_reported_as_thread_death() -> None:

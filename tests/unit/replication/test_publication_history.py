@@ -4,63 +4,53 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import cast
 
 import pytest
 
+from tests.unit.fakes import FakeStore
 from zmsd.errors import StoreError
 from zmsd.replication.publication_history import PublicationHistory
 from zmsd.schema.catalog import Catalog, Table
 from zmsd.schema.mapping import Mapping
 from zmsd.schema.publication import Publication
 from zmsd.schema.tables import Column, TableSpec
-from zmsd.watermarks.base import WatermarkStore
 
 A, B, C = (Publication(Catalog(()), name) for name in "ABC")
 
 
-class FakeStore:
-    """A store that daemons share."""
+class SharedStore(FakeStore):
+    """A store that daemons share; ``faster`` is published by another daemon before the next epoch."""
 
     def __init__(self, *published: Publication) -> None:
-        self.documents = {one.fingerprint: one.to_json() for one in published}
-        self.sequence = [one.fingerprint for one in published]
+        super().__init__()
         self.faster: Publication | None = None
-        self.down = False
-
-    def epochs(self) -> Sequence[str]:
-        return tuple(self.sequence)
-
-    def load_publication(self, fingerprint: str) -> str | None:
-        return self.documents.get(fingerprint)
+        for one in published:
+            self.add(one)
 
     def append_epoch(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
-        if self.down:
-            raise StoreError("down")
-        if self.faster is not None:
+        if self.faster is not None and self.failing is None:
             self.add(self.faster)
             self.faster = None
-        if list(after) != self.sequence:
-            return False
-        self.documents[fingerprint] = document
-        self.sequence.append(fingerprint)
-        return True
+        return super().append_epoch(fingerprint, document, after)
 
     def add(self, one: Publication) -> None:
-        self.documents[one.fingerprint] = one.to_json()
-        self.sequence.append(one.fingerprint)
+        """Publish as another daemon."""
+        self.publications[one.fingerprint] = one.to_json()
+        self.published.append(one.fingerprint)
 
     def names(self) -> str:
-        return "".join(Publication.from_json(self.documents[one]).permissions for one in self.sequence)
+        return "".join(Publication.from_json(self.publications[one]).permissions for one in self.published)
 
 
-class OwnStore(FakeStore):
+class OwnStore(SharedStore):
+    """The store of one daemon, which has no epochs."""
+
     def append_epoch(self, fingerprint: str, document: str, after: Sequence[str]) -> bool:
         return True
 
 
-def begin(store: FakeStore, own: Publication) -> PublicationHistory:
-    return PublicationHistory(cast(WatermarkStore, store), own)
+def begin(store: SharedStore, own: Publication) -> PublicationHistory:
+    return PublicationHistory(store, own)
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -68,7 +58,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_new_configuration_is_the_next_epoch(caplog: pytest.LogCaptureFixture) -> None:
-    store = FakeStore(A)
+    store = SharedStore(A)
     epochs = begin(store, B)
     assert epochs.current == B
     assert store.names() == "A", "not before MongoDB has taken it"
@@ -79,7 +69,7 @@ def test_new_configuration_is_the_next_epoch(caplog: pytest.LogCaptureFixture) -
 
 
 def test_current_configuration_stays_in_effect(caplog: pytest.LogCaptureFixture) -> None:
-    store = FakeStore(A, B)
+    store = SharedStore(A, B)
     epochs = begin(store, B)
     assert not epochs.settle()
     assert epochs.current == B
@@ -88,7 +78,7 @@ def test_current_configuration_stays_in_effect(caplog: pytest.LogCaptureFixture)
 
 
 def test_older_configuration_yields_until_sighup(caplog: pytest.LogCaptureFixture) -> None:
-    store = FakeStore(A, B)
+    store = SharedStore(A, B)
     epochs = begin(store, A)
     assert epochs.current == B
     assert not epochs.settle()
@@ -100,7 +90,7 @@ def test_older_configuration_yields_until_sighup(caplog: pytest.LogCaptureFixtur
 
 
 def test_publication_of_another_daemon_is_followed(caplog: pytest.LogCaptureFixture) -> None:
-    store = FakeStore(A)
+    store = SharedStore(A)
     epochs = begin(store, A)
     store.add(B)
     assert epochs.settle()
@@ -110,7 +100,7 @@ def test_publication_of_another_daemon_is_followed(caplog: pytest.LogCaptureFixt
 
 
 def test_sighup_with_changed_configuration_publishes_it() -> None:
-    store = FakeStore(A)
+    store = SharedStore(A)
     epochs = begin(store, A)
     epochs.reload(B)
     assert epochs.current == B
@@ -120,7 +110,7 @@ def test_sighup_with_changed_configuration_publishes_it() -> None:
 
 
 def test_sighup_with_the_current_publication_adds_no_epoch() -> None:
-    store = FakeStore(A)
+    store = SharedStore(A)
     epochs = begin(store, A)
     store.add(B)
     epochs.reload(B)
@@ -131,7 +121,7 @@ def test_sighup_with_the_current_publication_adds_no_epoch() -> None:
 def test_sighup_with_unchanged_configuration_keeps_the_others_publication(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    store = FakeStore(A)
+    store = SharedStore(A)
     epochs = begin(store, A)
     store.add(B)
     epochs.settle()
@@ -142,7 +132,7 @@ def test_sighup_with_unchanged_configuration_keeps_the_others_publication(
 
 
 def test_other_daemon_faster_at_sighup_takes_effect(caplog: pytest.LogCaptureFixture) -> None:
-    store = FakeStore(A)
+    store = SharedStore(A)
     epochs = begin(store, A)
     store.faster = C
     epochs.reload(B)
@@ -152,7 +142,7 @@ def test_other_daemon_faster_at_sighup_takes_effect(caplog: pytest.LogCaptureFix
 
 
 def test_other_daemon_faster_with_the_same_is_silent(caplog: pytest.LogCaptureFixture) -> None:
-    store = FakeStore(A)
+    store = SharedStore(A)
     epochs = begin(store, A)
     store.faster = B
     epochs.reload(B)
@@ -162,7 +152,7 @@ def test_other_daemon_faster_with_the_same_is_silent(caplog: pytest.LogCaptureFi
 
 
 def test_other_daemon_faster_at_start_takes_effect() -> None:
-    store = FakeStore(A)
+    store = SharedStore(A)
     epochs = begin(store, B)
     store.faster = C
     assert epochs.settle()
@@ -171,36 +161,36 @@ def test_other_daemon_faster_at_start_takes_effect() -> None:
 
 
 def test_store_down_at_start_delays_the_publication() -> None:
-    store = FakeStore(A)
+    store = SharedStore(A)
     epochs = begin(store, B)
-    store.down = True
+    store.failing = "down"
     assert epochs.settle()
     assert epochs.current == A, "until then what the others publish"
-    store.down = False
+    store.failing = None
     assert epochs.settle()
     assert epochs.current == B
     assert store.names() == "AB"
 
 
 def test_store_down_at_sighup_refuses_the_reload() -> None:
-    store = FakeStore(A)
+    store = SharedStore(A)
     epochs = begin(store, A)
-    store.down = True
+    store.failing = "down"
     with pytest.raises(StoreError):
         epochs.reload(B)
     assert epochs.current == A
-    store.down = False
+    store.failing = None
     epochs.reload(B)
     assert epochs.current == B, "the same SIGHUP again is not taken for an unchanged configuration"
 
 
 @pytest.mark.parametrize("document", [None, "[]", "no JSON", '["{}", 1]'])
 def test_unreadable_publication_is_a_store_error(document: str | None) -> None:
-    store = FakeStore(A, B)
+    store = SharedStore(A, B)
     if document is None:
-        del store.documents[B.fingerprint]
+        del store.publications[B.fingerprint]
     else:
-        store.documents[B.fingerprint] = document
+        store.publications[B.fingerprint] = document
     with pytest.raises(StoreError, match="upgrade this zmsd"):
         begin(store, A)
 
@@ -222,8 +212,8 @@ def test_published_mapping_is_checked_like_a_file() -> None:
     """A user who may write to the bucket must not run code in mongod."""
     spec = TableSpec("t", (Column("id", "string"), Column("x", "string", True)), ("id",))
     mapping = Mapping("c", None, None, {"id": "$_id", "x": {"$function": {"body": "x"}}})
-    store = FakeStore(Publication(Catalog((Table(spec, mapping),)), "B"))
-    store.sequence.insert(0, A.fingerprint)
+    store = SharedStore(Publication(Catalog((Table(spec, mapping),)), "B"))
+    store.published.insert(0, A.fingerprint)
     with pytest.raises(StoreError, match="is refused here: .*projection"):
         begin(store, A)
 
@@ -236,6 +226,6 @@ def test_published_mapping_that_a_file_may_have_is_followed() -> None:
         Mapping("c", None, {"a": None}, pipeline=[{"$project": {"id": "$_id", "x": "$a"}}]),
     ):
         found = Publication(Catalog((Table(spec, mapping),)), "B")
-        store = FakeStore(found)
-        store.sequence.insert(0, A.fingerprint)
+        store = SharedStore(found)
+        store.published.insert(0, A.fingerprint)
         assert begin(store, A).current.fingerprint == found.fingerprint
