@@ -25,14 +25,16 @@ from zmsd.mongodb.client import CODEC
 from zmsd.mongodb.deployment import Deployment
 from zmsd.mongodb.feed import Feed
 from zmsd.mongodb.members import Pin
+from zmsd.mongodb.sequencer import TransactionPart
 from zmsd.mongodb.source import Source
 from zmsd.position import watermark
 from zmsd.prometheus import Counter, Registry
 from zmsd.replication.active_publication import ActivePublication
-from zmsd.replication.change_log import ChangeLog
+from zmsd.replication.change_log import ChangeLog, Entry
 from zmsd.replication.copy_transaction import CopyTransaction
 from zmsd.replication.counters import Counters
 from zmsd.replication.dispatcher import Dispatcher
+from zmsd.replication.entries import EntryBuilder
 from zmsd.replication.hub import Hub, Readiness
 from zmsd.replication.lineage import Lineage
 from zmsd.rows.rejects import Rejects
@@ -305,6 +307,30 @@ class FakeLineage(Lineage):
 
     def check_newest(self, watermark: str = "") -> None:
         pass
+
+
+class FakeBuilder(EntryBuilder):
+    """Makes an entry of one row of each part for which ``text`` returns a text."""
+
+    def __init__(self, text: Callable[[TransactionPart], str | None]) -> None:
+        self._text = text
+
+    def entries(self, parts: Sequence[TransactionPart]) -> Iterator[list[Entry]]:
+        for part in parts:
+            if (text := self._text(part)) is not None:
+                yield [Entry(watermark(part.position), 0, 1, text.encode(), part.last)]
+
+
+class FakeActive(ActivePublication):
+    """A publication without tables whose transactions FakeBuilder encodes."""
+
+    def __init__(self, text: Callable[[TransactionPart], str | None], name: str = "") -> None:
+        """:param name: two publications with different names are different"""
+        super().__init__(Publication(Catalog(()), name), FakeSource(), Rejects(), Event())
+        self._text = text
+
+    def entry_builder(self, *_: object, **__: object) -> EntryBuilder:
+        return FakeBuilder(self._text)
 
 
 class FakeDispatcher(Dispatcher):

@@ -37,7 +37,7 @@ class ActivePublication:
         stop: Event,
         shards: Callable[[], Iterable[str]] = tuple,
     ) -> None:
-        """"":param shards: returns the names of all shards that ever got an initial sync""" ""
+        """:param shards: returns the names of all shards that ever got an initial sync"""
         self.publication = publication
         self.fingerprint = publication.fingerprint
         self.catalog = publication.catalog

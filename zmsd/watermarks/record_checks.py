@@ -10,7 +10,7 @@ from typing import Any
 from zmsd import position
 
 _TOKEN = re.compile(r"[0-9A-Fa-f]{18,}(\.([0-9A-Fa-f]{2})*)?")
-"""What ``position.text_of_token`` returns: a resume token begins with a cluster time of 9 bytes, in hex."""
+"""What ``resume_token.to_text`` returns: a resume token begins with a cluster time of 9 bytes, in hex."""
 
 Check = Callable[[Any], None]
 

@@ -8,45 +8,19 @@ from threading import Event, Thread
 import pytest
 
 from tests.support.wait import wait_until
-from tests.unit.fakes import FakeSource
+from tests.unit.fakes import FakeActive, FakeBuilder, FakeSource
 from zmsd.errors import Evicted, ResumeLost, Stopped
 from zmsd.mongodb.reader import Health
 from zmsd.mongodb.sequencer import FeedBatch, TransactionPart
 from zmsd.position import watermark
 from zmsd.replication import catch_up
-from zmsd.replication.active_publication import ActivePublication
 from zmsd.replication.catch_up import CatchUpFeeds, Changes
 from zmsd.replication.change_log import ChangeLog, Entry
-from zmsd.replication.entries import EntryBuilder
-from zmsd.rows.rejects import Rejects
-from zmsd.schema.catalog import Catalog
-from zmsd.schema.publication import Publication
 
 ALL = 1 << 30
 
 
-class FakeBuilder(EntryBuilder):
-    """Makes an entry of each part, also of one without events."""
-
-    def __init__(self) -> None:
-        pass
-
-    def entries(self, parts: Sequence[TransactionPart]) -> Iterator[list[Entry]]:
-        if parts:
-            yield [entry(one.position, f"catch-up {one.position}", ends=one.last) for one in parts]
-
-
-class FakeActive(ActivePublication):
-    """A publication whose transactions are encoded by FakeBuilder."""
-
-    def __init__(self) -> None:
-        super().__init__(Publication(Catalog(())), FakeSource(), Rejects(), Event())
-
-    def entry_builder(self, *_: object, **__: object) -> FakeBuilder:
-        return FakeBuilder()
-
-
-ACTIVE = FakeActive()
+ACTIVE = FakeActive(lambda one: f"catch-up {one.position}")
 
 
 def entry(at: int, text: str, *, ends: bool = True) -> Entry:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event
 
 import pytest
 
 from tests.support.wait import wait_until
-from tests.unit.fakes import START, FakeLineage, FakeSource, FakeStore, hub
+from tests.unit.fakes import START, FakeActive, FakeLineage, FakeSource, FakeStore, hub
 from zmsd import position
 from zmsd.errors import ResumeLost, SourceRefused, SourceUnavailable, StoreError
 from zmsd.mongodb.events import ChangeEvent
@@ -18,13 +18,8 @@ from zmsd.mongodb.feed import Feed
 from zmsd.mongodb.reader import Health
 from zmsd.mongodb.sequencer import FeedBatch, TransactionPart
 from zmsd.replication import dispatcher as dispatchers
-from zmsd.replication.active_publication import ActivePublication
-from zmsd.replication.change_log import ChangeLog, Entry, LogCursor
+from zmsd.replication.change_log import ChangeLog, LogCursor
 from zmsd.replication.dispatcher import Dispatcher
-from zmsd.replication.entries import EntryBuilder
-from zmsd.rows.rejects import Rejects
-from zmsd.schema.catalog import Catalog
-from zmsd.schema.publication import Publication
 
 Step = FeedBatch | BaseException | Callable[[], object] | None
 
@@ -39,29 +34,14 @@ def parts(*made: TransactionPart, upto: int) -> FeedBatch:
     return FeedBatch(list(made), START + upto)
 
 
-class FakeBuilder(EntryBuilder):
-    """Makes an entry of the text in each event."""
-
-    def __init__(self) -> None:
-        pass
-
-    def entries(self, made: Sequence[TransactionPart]) -> Iterator[list[Entry]]:
-        for one in made:
-            if one.events:
-                text = str((one.events[0].after or {})["text"]).encode()
-                if text == b"fails":
-                    raise SourceUnavailable("away")
-                yield [Entry(position.watermark(one.position), 0, 1, text, one.last)]
-
-
-class FakeActive(ActivePublication):
-    """A publication whose transactions are encoded by FakeBuilder."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(Publication(Catalog(()), name), FakeSource(), Rejects(), Event())
-
-    def entry_builder(self, *_: object, **__: object) -> FakeBuilder:
-        return FakeBuilder()
+def text(made: TransactionPart) -> str | None:
+    """Return the text in a part's event; None without events."""
+    if not made.events:
+        return None
+    found = str((made.events[0].after or {})["text"])
+    if found == "fails":
+        raise SourceUnavailable("away")
+    return found
 
 
 class CountingLineage(FakeLineage):
@@ -112,7 +92,7 @@ class Scene:
 
     def __init__(self, *feeds: list[Step] | BaseException, prepare: list[int | BaseException] | None = None) -> None:
         self.source, self.store, self.lineage = FakeSource(), FakeStore(), CountingLineage()
-        self.active = FakeActive("f")
+        self.active = FakeActive(text, "f")
         self.hub = hub(source=self.source, store=self.store, lineage=self.lineage, published=self.active)
         self.log = self.hub.log = ChangeLog()
         self.readiness = self.hub.readiness
@@ -310,7 +290,7 @@ def test_new_publication_begins_at_the_reached_position() -> None:
     with scene.running() as dispatcher:
         scene.wait_head(1)
         wait_until(lambda: dispatcher.position == START + 4, "all was read")
-        new = FakeActive("g")
+        new = FakeActive(text, "g")
         dispatcher.publish(new)
         scene.wait_head(6)
         assert scene.hub.active is new
