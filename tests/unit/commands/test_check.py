@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.certificates import ONE
+from tests.support.endpoint import Endpoint
 from tests.support.main_thread import write_settings
 from zmsd.commands.check import EX_CONFIG, Output, check
 from zmsd.errors import ConfigError
@@ -101,8 +101,12 @@ def test_shared_store_is_not_connected_to(run: Run) -> None:
 
 
 def test_port_that_another_process_has_is_an_error(run: Run) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        code, lines = run(server={"port": taken.getsockname()[1]})
+    other = Endpoint()
+    try:
+        other.say("/healthz", Server="nginx")
+        code, lines = run(server={"port": other.port})
+    finally:
+        other.stop()
     assert code == 1
     assert any("another process uses it" in line for line in lines)
 

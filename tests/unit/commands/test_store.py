@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -85,13 +84,6 @@ def test_store_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "watermarks.db").exists()
     with pytest.raises(StoreError, match="the settings name no NATS"):
         copy(file, {}, "sqlite")
-
-
-def test_store_with_replicas_is_not_copied_to(file: Path, tmp_path: Path) -> None:
-    settings = json.loads(file.read_text())
-    file.write_text(json.dumps({**settings, "nats": {"servers": "127.0.0.1:1"}}))
-    with pytest.raises(StoreError):
-        copy(file, {}, "nats-kv")
 
 
 def test_replica_without_an_ack_for_long_is_pruned(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,6 +142,7 @@ def test_posted_answer_is_sent_by_the_listener() -> None:
         wait_until(lambda: asked, "it is read")
         served.listener.post(asked[0], b"later")
         assert all_of(sock) == b"later"
+        sock.close()
         wait_until(lambda: len(served.listener) == 0, "it has gone")
         served.listener.post(asked[0], b"again")  # closed meanwhile
         wait_until(lambda: not served.listener._posted, "it is looked at")
