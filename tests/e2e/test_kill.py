@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.e2e.conftest import Zero, wait_same
 from tests.e2e.test_verify import shell_of, verify
 from tests.faults.tally import pick
@@ -39,7 +37,6 @@ def assert_verified(process: ZmsdProcess, cache: ZeroCache, workspace: Workspace
     )
 
 
-@pytest.mark.long
 def test_kill_of_zmsd_and_zero_cache_loses_nothing(
     mongo: Client, database: Db, serve: Serve, zero: Callable[..., Zero], workspace: Workspace, tmp_path: Path
 ) -> None:

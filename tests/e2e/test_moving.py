@@ -6,8 +6,6 @@ import json
 from collections.abc import Callable
 from typing import Any, cast
 
-import pytest
-
 from tests.e2e.conftest import Zero, wait_same
 from tests.support.stub import Message, StubSource, create_table, frames, relation, required_tables, transaction
 from tests.support.types import Db, Serve
@@ -21,7 +19,6 @@ def insert(row: dict[str, str]) -> Message:
     return ["data", {"tag": "insert", "relation": relation("note", ["id"]), "new": row}]
 
 
-@pytest.mark.long
 def test_replica_of_another_source_begins_again_by_itself(
     database: Db, serve: Serve, zero: Callable[..., Zero]
 ) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
-
 from tests.e2e.conftest import Zero
 from tests.support.compare import expected_rows
 from tests.support.daemon import ZmsdProcess
@@ -205,7 +203,6 @@ def test_reload_with_connected_clients_keeps_views_consistent(
     assert never_reset(process, app)
 
 
-@pytest.mark.long
 def test_reload_while_one_part_is_down_needs_no_reset(database: Db, serve: Serve, zero: Callable[..., Zero]) -> None:
     """All changes are made at once, and undone, while one of the three processes is down; MongoDB's documents change
     too."""
@@ -249,7 +246,6 @@ def test_reload_while_one_part_is_down_needs_no_reset(database: Db, serve: Serve
     assert never_reset(process, app)
 
 
-@pytest.mark.long
 def test_reload_that_zero_cannot_follow_starts_a_new_sync(
     database: Db, serve: Serve, zero: Callable[..., Zero]
 ) -> None:

@@ -225,7 +225,6 @@ def test_client_with_token_connects_during_2000_held_connections(attack: Any, se
     assert max(waits) < 1 * FACTOR
 
 
-@pytest.mark.long
 def test_memory_and_log_stay_bounded_under_all_attacks(database: Db, serve: Serve, follow: Follow) -> None:
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": {"token": TOKEN, "max_sessions_per_address": 64}})
     client = follow(zmsd, query={"token": TOKEN})
