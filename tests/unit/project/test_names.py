@@ -47,15 +47,9 @@ def problem(name: str) -> str | None:
 
 @pytest.mark.parametrize("file", sorted(file.relative_to(TESTS).as_posix() for file in TESTS.rglob("*.py")))
 def test_names_have_subject_condition_and_result(file: str) -> None:
-    wrong = {name: why for name in names(TESTS / file) if (why := problem(name))}
-    assert not wrong
-
-
-def test_names_of_one_file_are_different() -> None:
-    """The later one of two replaces the earlier one."""
-    for file in TESTS.rglob("*.py"):
-        found = list(names(file))
-        assert len(found) == len(set(found)), file
+    found = list(names(TESTS / file))
+    assert not {name: why for name in found if (why := problem(name))}
+    assert len(found) == len(set(found)), "the later one of two replaces the earlier one"
 
 
 @pytest.mark.parametrize(
