@@ -8,10 +8,13 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from pymongo.errors import OperationFailure
+
 from tests.e2e import chat
 from tests.e2e.conftest import Zero
 from tests.e2e.test_sync import MAPPINGS, SCHEMA, VALUES
 from tests.support.daemon import ZmsdProcess, run_zmsd
+from tests.support.mongod import ReplicaSet
 from tests.support.node import Workspace
 from tests.support.types import Db, Serve
 from tests.support.wait import wait_until
@@ -92,3 +95,34 @@ def test_every_value_in_the_replica_is_equal(
     database["values"].insert_many([{"_id": f"streamed-{name}", "v": value} for name, value in VALUES.items()])
     wait_current(database, cache, shell)
     assert f"value: {2 * len(VALUES)} rows, {2 * len(VALUES)} equal, no difference" in verify(zmsd, cache, shell)
+
+
+def test_replica_older_than_mongodb_s_history_is_followed(
+    forgetful: ReplicaSet, serve: Serve, zero: Callable[..., Zero], workspace: Workspace, tmp_path: Path
+) -> None:
+    """Its rows and the changes since then are compared at a newer position; the file stays as it is."""
+    database = forgetful.client()["old"]
+    database["values"].insert_many([{"_id": f"copied-{name}", "v": value} for name, value in VALUES.items()])
+    zmsd = serve(SCHEMA, MAPPINGS, uri=forgetful.uri("old"), settings={"feed": {"heartbeat": 1}})
+    cache = zero(zmsd, SCHEMA).cache
+    shell = shell_of(workspace, tmp_path)
+    wait_current(database, cache, shell)
+    cache.kill()
+    with ReplicaFile(cache.replica, shell) as replica:
+        old = replica.state().watermark
+    database["values"].insert_many([{"_id": f"later-{name}", "v": value} for name, value in VALUES.items()])
+    database["values"].delete_one({"_id": "copied-text"})
+    at = {"level": "snapshot", "atClusterTime": position.to_timestamp(position.parse(old)[0])}
+
+    def forgotten() -> bool:
+        try:
+            database.command({"find": "values", "limit": 1, "singleBatch": True, "readConcern": at})
+        except OperationFailure:
+            return True
+        return False
+
+    wait_until(forgotten, "MongoDB has forgotten the replica's position", 60)
+    rows = database["values"].count_documents({})
+    assert f"value: {rows} rows, {rows} equal, no difference" in verify(zmsd, cache, shell)
+    with ReplicaFile(cache.replica, shell) as replica:
+        assert replica.state().watermark == old

@@ -182,6 +182,16 @@ def test_readme_leads_to_a_real_zero_cache_with_rows(machine: Machine, tmp_path:
         client.wait_rows("room", [*rows, {"id": "b", "name": "streamed", "topic": "x"}], 60)
 
 
+def test_verify_unit_reports_equal_rows(machine: Machine) -> None:
+    """README's command, and the service that its timer starts."""
+    assert "systemctl enable --now zmsd-verify.timer" in README
+    machine.run("systemctl", "enable", "--now", "zmsd-verify.timer")
+    assert machine.property("zmsd-verify.timer", "ActiveState") == "active"
+    machine.run("systemctl", "start", "zmsd-verify")
+    assert "room: 2 rows, 2 equal, no difference" in journal(machine, unit="zmsd-verify")
+    assert machine.property("zmsd-verify", "Result") == "success"
+
+
 def test_reload_ends_with_its_result(machine: Machine) -> None:
     """With systemd 254 and later by notify-reload, which systemctl waits for."""
     version = int(machine.run("systemctl", "--version").stdout.split()[1])
