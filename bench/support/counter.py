@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 _DATA = b'["data",'
 _COMMIT = b'["commit",'
 _CONTROL = b'["control",'
-_MOST = 200  # bytes: more than a commit has
+_BEGIN = b'["begin",'
+_MOST = 400  # bytes: more than a commit and a lag report have
 _PATIENCE = 120.0  # seconds
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -49,7 +50,7 @@ class Connection:
         self.bytes = 0
         self.last = ""
         self.whole = True
-        """Nothing has come after the last commit."""
+        """No transaction has come after the last commit."""
         self.at = 0.0
         """When the newest bytes came (perf_counter)."""
 
@@ -60,7 +61,8 @@ class Connection:
         self.bytes += len(data)
         data = self._rest + data
         last = data.rfind(_COMMIT, max(0, len(data) - _MOST))
-        self.whole = last >= 0 and data.endswith(b'"}]') and data.find(b"}]", last) == len(data) - 2
+        # A lag report may follow the commit.
+        self.whole = last >= 0 and data.endswith(b"}]") and data.find(_BEGIN, last) < 0
         end = len(data) if self.whole else max(0, len(data) - _MOST)  # beyond it a message may not be complete
         self._rest = data[end:]
         self.messages += data.count(_DATA, 0, end + len(_DATA) - 1)

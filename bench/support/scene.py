@@ -49,7 +49,9 @@ def documents(count: int) -> list[RawBSONDocument]:
 
 
 class Zmsd(ZmsdProcess):
-    """As the tests' one, but silent, and it can be weighed and held."""
+    """As the tests' one, but silent and never a fork, and it can be weighed and held."""
+
+    forked = False
 
     def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _tb: TracebackType | None) -> None:
         self.kill()
@@ -131,7 +133,10 @@ class Scene:
             name: {"collection": collection, "fields": fields, **({"filter": condition} if condition else {})}
             for name, (collection, condition) in tables.items()
         }
-        settings: dict[str, dict[str, Any]] = {"feed": {"scope": scope}, "server": {"max_sessions_per_address": 64}}
+        settings: dict[str, dict[str, Any]] = {
+            "feed": {"scope": scope},
+            "server": {"max_sessions": 80, "max_sessions_per_address": 80},
+        }
         return Zmsd(self.directory / f"zmsd{self._made}", self.uri(db), schema, mappings, settings=settings)
 
     @contextlib.contextmanager

@@ -35,6 +35,9 @@ class ZmsdProcess:
     At the end of the ``with`` its stderr is printed, for pytest to show, and a traceback in it is an error.
     """
 
+    forked = not LONG
+    """Whether it starts as a fork of a process that has loaded zmsd's modules."""
+
     def __init__(
         self,
         directory: Path,
@@ -102,7 +105,9 @@ class ZmsdProcess:
         """Start the process without waiting."""
         assert self._process is None or self._process.poll() is not None, "it runs"
         with self.stderr_file.open("ab") as stderr:
-            self._process = start_zmsd(self._arguments, self.directory, self.environment, stderr, stderr)
+            self._process = start_zmsd(
+                self._arguments, self.directory, self.environment, stderr, stderr, forked=self.forked
+            )
 
     def stop(self, timeout: float = 30) -> int:
         """Send SIGTERM, as systemd does, and return the exit status."""
@@ -194,11 +199,17 @@ _OF_PYTHON = re.compile(r"PYTHON|LD_|LC_|LANG")
 
 
 def start_zmsd(
-    arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], stdout: IO[bytes], stderr: IO[bytes]
+    arguments: Sequence[str],
+    cwd: Path,
+    environment: Mapping[str, str],
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+    *,
+    forked: bool = not LONG,
 ) -> subprocess.Popen[bytes] | Fork:
     """Start ``zmsd`` in a session of its own: as ``python -m zmsd`` in ``make faults``, and otherwise as a fork."""
     env = _environment(environment)
-    if not LONG and not any(_OF_PYTHON.match(name) for name in environment):
+    if forked and not any(_OF_PYTHON.match(name) for name in environment):
         return fork_server().start(arguments, cwd, env, stdout.fileno(), stderr.fileno())
     return subprocess.Popen(
         [sys.executable, "-m", "zmsd", *arguments],
