@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tests.faults.tally import Tally
+from tests.faults.tally import Tally, pick
 from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same
 from tests.support.daemon import ZmsdProcess
@@ -22,6 +22,8 @@ from zmsd.watermarks.base import Replica as ReplicaKey
 from zmsd.watermarks.sqlite import SqliteStore
 
 COLLECTIONS = ("a", "b", "c")
+PAUSE = pick(0.02, 0.005)
+"""Seconds between two writes of a thread, which writes as long as a test waits: this slows down the other workers."""
 SCHEMA, MAPPINGS = schema_of(COLLECTIONS), mappings_of(COLLECTIONS)
 
 
@@ -33,7 +35,7 @@ def load(
 
     ``options`` are those of Writer.
     """
-    with Writer(database.client, database.name, COLLECTIONS, **{"threads": 2, "pause": 0.005, **options}) as writer:
+    with Writer(database.client, database.name, COLLECTIONS, **{"threads": 2, "pause": PAUSE, **options}) as writer:
         writer.start()
         yield writer
         writer.stop(timeout)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, load, received, settle
+from tests.faults.load import COLLECTIONS, MAPPINGS, PAUSE, SCHEMA, load, received, settle
 from tests.faults.tally import Tally, pick
 from tests.support.mongod import ReplicaSet
 from tests.support.proxy import Proxy
@@ -115,7 +115,7 @@ def test_opening_is_retried_when_reply_stalls(
 def test_snapshot_scan_is_retried_when_reply_stalls(
     request_of: Request, to_mongod: Proxy, through: str, loaded: Db, serve: Serve, follow: Follow, tally: Tally
 ) -> None:
-    with Writer(loaded.client, loaded.name, COLLECTIONS, threads=2, pause=0.005) as writer:
+    with Writer(loaded.client, loaded.name, COLLECTIONS, threads=2, pause=PAUSE) as writer:
         writer.seed(10_000)
         zmsd = serve(SCHEMA, MAPPINGS, uri=through)
         writer.start()
