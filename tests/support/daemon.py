@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import yaml
 
-from tests.support.forks import Fork, fork_server
+from tests.support.forks import OF_UNIT, Fork, fork_server
 from tests.support.ports import free_port
 from tests.support.wait import FACTOR, wait_until
 
@@ -230,4 +230,4 @@ _OURS = re.compile(
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
-    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **extra}
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **OF_UNIT, **extra}

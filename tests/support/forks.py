@@ -26,6 +26,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 _MAX_REQUEST_BYTES = 1 << 20
+OF_UNIT = {"MALLOC_ARENA_MAX": "1"}
+"""What the unit sets for the process (``Environment=``), read when the process starts."""
 
 
 class Fork:
@@ -77,7 +79,7 @@ class ForkServer:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(other.fileno())],
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **OF_UNIT},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[other.fileno()],
             )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.forks import OF_UNIT
 from tests.support.zero import environment_file
 
 FOLDER = Path(__file__).parents[3] / "systemd"
@@ -146,6 +147,7 @@ def test_unit_has_the_settings_that_the_daemon_relies_on(unit: str) -> None:
         "WatchdogSec=60",
         "ConfigurationDirectory=zmsd",
         "DynamicUser=yes",
+        *(f"Environment={name}={value}" for name, value in OF_UNIT.items()),
     } <= set(settings(unit))
 
 
