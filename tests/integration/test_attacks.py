@@ -207,7 +207,9 @@ def attacking(zmsd: ZmsdProcess, *attacks: Callable[[ZmsdProcess, list[socket.so
 @pytest.mark.parametrize("attack", [idle, silent], ids=["plain", "tls"])
 def test_client_with_token_connects_during_2000_held_connections(attack: Any, serve: Serve, tmp_path: Path) -> None:
     tls = trust(ONE) if attack is silent else None
-    server = {"token": TOKEN, "tls": ONE.write(tmp_path) if tls else None}
+    # zmsd may notice the end of a session after the next one begins.
+    sessions = {"max_sessions": 100, "max_sessions_per_address": 100}
+    server = {"token": TOKEN, "tls": ONE.write(tmp_path) if tls else None, **sessions}
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": server}, tls=tls)
     waits = []
     with attacking(zmsd, attack) as rounds:
