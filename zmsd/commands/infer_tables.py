@@ -88,7 +88,7 @@ def find_discriminator(documents: Sequence[Document]) -> str | None:
     for name in documents[0] if documents else ():
         if _name_problem(name):
             continue
-        values = Counter(value for one in documents if isinstance(value := one.get(name), str))
+        values = Counter(value for one in documents if type(value := one.get(name)) is str)  # Code is a str, unhashable
         few = 2 <= len(values) <= min(_MAX_VALUES, len(documents) // _DOCUMENTS_PER_VALUE)
         if values.total() < len(documents) or not few or min(values.values()) < 2:
             continue

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from bson import Binary, Decimal128, ObjectId
+from bson import Binary, Code, Decimal128, ObjectId
 
 from zmsd.commands.infer_tables import Table, camel, find_discriminator, guess, unique
 
@@ -193,6 +193,8 @@ def test_field_that_does_not_discriminate_is_ignored() -> None:
     for name in ("$t", "meta.t", "", "t\0"):
         renamed = [{name if key == "t" else key: value for key, value in one.items()} for one in messages()]
         assert find_discriminator(renamed) is None, "no filter can name it"
+    code = [{**one, "t": Code(one["t"])} for one in messages()]
+    assert find_discriminator(code) is None, "code is not text"
     rare = [{"kind": "ab"[n % 2], f"own{n % 2}": 1 if n % 20 < 2 else None} for n in range(60)]
     assert find_discriminator(rare) is None, "fields that are mostly missing"
 
