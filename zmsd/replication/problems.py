@@ -74,19 +74,19 @@ class Problems:
     def check_fields(self, source: Source) -> None:
         """Search a sample of each collection for the fields that columns are mapped to.
 
-        Done once for each publication, and every ``_SAMPLE_SECONDS`` while a field is missing. Takes up to some
-        seconds. Raises SourceError.
+        Done once for each publication, and every ``_SAMPLE_SECONDS`` while a field is missing or a sample fails. Takes
+        up to some seconds. Raises SourceError.
         """
         published, now = self._published, time.monotonic()
         if published is None or (self._sampled is published and now < self._sample_at):
             return
         problems: list[Problem] = []
+        self._sampled, self._sample_at = published, now + _SAMPLE_SECONDS  # also if this fails: a sample can be costly
         for table in published.catalog.tables:
             if table.mapping.collection not in source.not_collections:
                 problems += _missing_fields(source, table)
         with self._lock:
             if self._published is published:
-                self._sampled = published
                 self._sample_at = now + _SAMPLE_SECONDS if problems else math.inf
                 self._replace(("field",), problems)
 

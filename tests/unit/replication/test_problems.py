@@ -102,6 +102,22 @@ def test_missing_field_is_searched_for_again_until_it_is_there(monkeypatch: pyte
     assert len(source.asked) == 2, "no more once all fields were found"
 
 
+def test_sample_that_fails_is_not_repeated_at_once() -> None:
+    """It may be costly for the server: the check runs every two seconds."""
+    source, problems = FakeSource(), Problems()
+    source.existing = {"a": {}}
+    problems.check(source, publication(source, "a"))
+    source.answers = [SourceUnavailable("out of memory")]
+    with pytest.raises(SourceUnavailable):
+        problems.check_fields(source)
+    problems.check_fields(source)
+    assert len(source.asked) == 1
+    source.answers = [[{"c0": "string"}]]
+    problems._sample_at = 0.0
+    problems.check_fields(source)
+    assert len(source.asked) == 2
+
+
 def test_fields_are_not_searched_for_in_a_view() -> None:
     source, problems = FakeSource(), Problems()
     source.existing = {"a": {"type": "view"}}
