@@ -13,7 +13,7 @@ from bson import ObjectId
 
 from tests.support.daemon import run_zmsd
 from tests.support.documents import broken
-from tests.support.mongod import ReplicaSet
+from tests.support.mongod import Client, ReplicaSet
 from tests.support.ports import free_port
 from tests.support.types import Db, Follow, Serve
 
@@ -105,6 +105,26 @@ def test_sample_size_limits_the_documents_read(database: Db, replica_set: Replic
     for size in (50, 2000, 3000):  # one batch of a reply, several, all
         done = infer(database, replica_set, tmp_path, "--sample", f"{size}", "--force")
         assert f"2 columns, {size} documents seen" in done.stdout, done.stderr
+
+
+def test_sample_that_mongod_cannot_sort_is_taken_from_the_first_documents(
+    database: Db, mongo: Client, replica_set: ReplicaSet, tmp_path: Path
+) -> None:
+    """MongoDB 5.0 sorts up to 100 MB for a random sample; newer versions write to disk, unless that is switched off."""
+    database.files.insert_many([{"_id": n, "name": "x", "data": b"x" * 10_000} for n in range(1200)])
+    limits = {"internalQueryMaxBlockingSortMemoryUsageBytes": 1 << 20}
+    if mongo.server_info()["versionArray"][0] > 5:
+        limits["allowDiskUseByDefault"] = False
+    before = mongo.admin.command({"getParameter": 1, **dict.fromkeys(limits, 1)})
+    mongo.admin.command({"setParameter": 1, **limits})
+    try:
+        done = infer(database, replica_set, tmp_path)
+        checked = run_zmsd("check", "--config", "zmsd.yaml", cwd=tmp_path, environment={"PORT": str(free_port())})
+    finally:
+        mongo.admin.command({"setParameter": 1, **{name: before[name] for name in limits}})
+    assert "files: table files, 3 columns, 1000 documents seen" in done.stdout, done.stderr
+    assert checked.returncode == 0, checked.stdout
+    assert "code 292" not in checked.stdout
 
 
 def test_unusual_field_names_are_kept(database: Db, replica_set: ReplicaSet, tmp_path: Path) -> None:

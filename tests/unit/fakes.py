@@ -124,6 +124,9 @@ class FakeSource(Source):
     def aggregate(self, collection: str, stages: list[Document]) -> list[Document]:
         return cast(list[Document], self._answer((collection, stages)))
 
+    def sample(self, collection: str, size: int, stages: list[Document]) -> list[Document]:
+        return self.aggregate(collection, [{"$sample": {"size": size}}, *stages])
+
     def run(self, pipeline: list[Document], seconds: float = 0.0) -> list[Document]:
         return cast(list[Document], self._answer(pipeline))
 

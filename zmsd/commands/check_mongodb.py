@@ -217,7 +217,7 @@ class _Preflight:
     def _ids(self, name: str, tables: tuple[Table, ...]) -> Iterator[Finding]:
         """Check whether the ``_id`` values can be keys."""
         group = {"$group": {"_id": {"$type": "$_id"}, "count": {"$sum": 1}}}
-        found = self._source.aggregate(name, [{"$sample": {"size": SAMPLE}}, {"$project": {"_id": 1}}, group])
+        found = self._source.sample(name, SAMPLE, [{"$project": {"_id": 1}}, group])
         kinds = {str(one["_id"]): int(one["count"]) for one in sorted(found, key=lambda one: -one["count"])}
         total, shown = sum(kinds.values()), ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         bad = [(table, key, kind) for table in tables for key in _keys_of_id(table) for kind in kinds]
@@ -263,9 +263,9 @@ class _Preflight:
         """Report numbers above 2^53 in a key: JavaScript rounds them to a double, so two keys may become one."""
         past = {"$or": [{path: {"$gt": MAX_EXACT_INTEGER}}, {path: {"$lt": -MAX_EXACT_INTEGER}}]}
         first: list[Document] = [{"$match": past}, {"$limit": 1}, {"$project": {path: 1}}]
+        source, collection = self._source, table.mapping.collection
         # The index of _id finds the first one.
-        stages = first if path == "_id" else [{"$sample": {"size": SAMPLE}}, *first]
-        found = self._source.aggregate(table.mapping.collection, stages)
+        found = source.aggregate(collection, first) if path == "_id" else source.sample(collection, SAMPLE, first)
         if found:
             text = f"table {table.name}: its key {name} has numbers above 2^53, as in document {found[0]['_id']}"
             advice = "they are rounded to a double, and two keys may become one: make the column a string"

@@ -21,6 +21,7 @@ from zmsd.mongodb.client import CODEC, classified_errors
 from zmsd.mongodb.cursors import cursor_command
 from zmsd.mongodb.errors import undecodable
 from zmsd.mongodb.raw_batch import RAW
+from zmsd.mongodb.sampling import sample as random_sample
 from zmsd.mongodb.source import Source
 from zmsd.schema.catalog import load_catalog
 
@@ -108,13 +109,12 @@ def _tables(source: Source, sample: int) -> Iterator[Table]:
 
 def _sample(source: Source, name: str, size: int) -> list[Document]:
     """Return random documents; all documents in their order if there are no more than ``size``."""
-    found: list[Document] = []
-    total = 0
-    with classified_errors():
-        db = source.content
-        few = db.command({"count": name})["n"] <= size
-        stages = [{"$limit": size}] if few else [{"$sample": {"size": size}}]
-        command: Document = {"aggregate": name, "pipeline": stages, "cursor": {}}
+    db = source.content
+
+    def read(first: Document, options: Document) -> list[Document]:
+        found: list[Document] = []
+        total = 0
+        command: Document = {"aggregate": name, "pipeline": [first], "cursor": {}, **options}
         for raw in cursor_command(db, command, db.read_preference, RAW):
             try:
                 found.append(bson.decode(raw.raw, CODEC))
@@ -123,7 +123,11 @@ def _sample(source: Source, name: str, size: int) -> list[Document]:
             total += len(raw.raw)
             if total > _SAMPLE_BYTES:
                 break
-    return found
+        return found
+
+    with classified_errors():
+        few = db.command({"count": name})["n"] <= size
+        return read({"$limit": size}, {}) if few else random_sample(size, read)
 
 
 def _settings(uri: str, database: str) -> str:

@@ -21,18 +21,14 @@ from pymongo.read_preferences import _ServerMode
 
 from zmsd import position
 from zmsd.bson_types import Document
-from zmsd.errors import (
-    ResumeLost,
-    SourceError,
-    SourceRefused,
-    SourceUnavailable,
-)
+from zmsd.errors import ResumeLost, SourceError, SourceRefused, SourceUnavailable
 from zmsd.log import kv
 from zmsd.mongodb.client import CODEC, classified_errors, client_factory, evaluation_errors, unwrap_dbrefs
 from zmsd.mongodb.cursors import cursor_command
 from zmsd.mongodb.deployment import Deployment, ask, standalone
 from zmsd.mongodb.errors import classify, code_of
 from zmsd.mongodb.members import MemberSelector, Pin
+from zmsd.mongodb.sampling import sample
 from zmsd.mongodb.time_limit import run_within
 from zmsd.pace import FIRST_SECONDS
 from zmsd.prometheus import Counter
@@ -175,6 +171,13 @@ class Source:
         """Return the results of ``stages`` on a collection, read as the URI's read preference says."""
         with classified_errors():
             return self.find({"aggregate": collection, "pipeline": stages, "cursor": {}}, self.client.read_preference)
+
+    def sample(self, collection: str, size: int, stages: list[Document]) -> list[Document]:
+        """Return the results of ``stages`` on a sample of a collection, read as the URI's read preference says."""
+        command: Document = {"aggregate": collection, "cursor": {}}
+        preference = self.client.read_preference
+        with classified_errors():
+            return sample(size, lambda first, o: self.find({**command, "pipeline": [first, *stages], **o}, preference))
 
     def run(self, pipeline: list[Document], seconds: float = FIRST_SECONDS) -> list[Document]:
         """Return the results of a pipeline that begins with ``$documents``.

@@ -55,9 +55,9 @@ def sample_columns(source: Source, table: Table) -> Iterator[ColumnSample]:
     types: Document = {f"c{number}": {"$type": f"${path}"} for number, (_, path) in enumerate(paths)}
     if not types:
         return
-    stages = [{"$sample": {"size": SAMPLE}}, *stages_of(table), {"$limit": SAMPLE}, {"$project": types | {"_id": 0}}]
+    stages = [*stages_of(table), {"$limit": SAMPLE}, {"$project": types | {"_id": 0}}]
     try:
-        found = source.aggregate(table.mapping.collection, stages)
+        found = source.sample(table.mapping.collection, SAMPLE, stages)
     except SourceError:
         if table.mapping.plain:
             raise
