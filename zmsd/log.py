@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Literal, TextIO
@@ -122,6 +123,19 @@ def setup(level: str, format: Format = "text", stream: TextIO | None = None) -> 
     handler.addFilter(SessionLineLimit())
     # One assignment: a thread that logs meanwhile sees the old handler or the new one, never both or none.
     root.handlers = [other for other in root.handlers if not isinstance(other, _Handler)] + [handler]
+    warnings.showwarning = _log_warning
+
+
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Log what a library reports by Python's warnings, instead of two lines with a line of the library's code."""
+    logging.getLogger(__name__).warning(kv("warning of a library", reason=message))
 
 
 def priority_prefix(level: int, stream: TextIO) -> str:

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, TextIO
@@ -14,6 +15,7 @@ from typing import Literal, TextIO
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pymongo import MongoClient
 
 import zmsd
 from tests.unit.fakes import FakeClock
@@ -192,6 +194,15 @@ def test_libraries_log_only_warnings() -> None:
     setup("error", stream=stream)
     logging.getLogger("pymongo.command").warning("another")
     assert "another" not in stream.getvalue()
+
+
+def test_warning_of_a_library_is_one_line_of_the_log() -> None:
+    stream = io.StringIO()
+    with warnings.catch_warnings():
+        setup("info", stream=stream)
+        MongoClient("mongodb://h/?compressors=unheard-of", connect=False).close()
+    (line,) = stream.getvalue().splitlines()
+    assert 'WARNING MainThread: warning of a library reason="Unsupported compressor' in line
 
 
 def test_stderr_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
