@@ -54,6 +54,8 @@ def why_not(uri: str, error: Exception) -> str:
         else:
             return "the user name and password must be percent-encoded"
     text = " ".join(str(error).split()).removesuffix(" Refer to docstring.")
+    if text.startswith("Unknown option") and (name := _unknown_option(uri)):
+        return text.replace("option", f"option {name}", 1)
     if isinstance(error, (PyMongoError, ValueError)) and "Private key" not in text:
         return text
     return _wrong_file(uri) or _wrong_value(uri) or "the driver does not accept it"
@@ -79,6 +81,8 @@ def _check(uri: str) -> str:
         )
     if options.get("loadBalanced"):
         raise ValueError("loadBalanced=true cannot be honoured, zmsd has to choose the server of a cursor: remove it")
+    if parsed["collection"]:
+        raise ValueError("the name of a database has no dot: end the URI with /DATABASE")
     MongoClient(uri, connect=False, **client_options(uri)).close()
     return parsed["database"] or ""
 
@@ -111,6 +115,20 @@ def _wrong_file(uri: str) -> str | None:
         except Exception:
             return f"{option}: {path} {problem}"
     return None
+
+
+def _unknown_option(uri: str) -> str | None:
+    """Return the option that the driver does not know. It hides the name, which may be a part of a password."""
+    names = [name for name, _ in _options(uri)] if "@" not in uri.partition("?")[2] else []
+    return next((name for name in names if name.isalpha() and not _is_known(name)), None)
+
+
+def _is_known(name: str) -> bool:
+    try:
+        uri_parser.parse_uri(f"mongodb://localhost/?{name}=")
+    except Exception as error:
+        return "Unknown option" not in str(error)
+    return True
 
 
 def _wrong_value(uri: str) -> str | None:

@@ -54,6 +54,17 @@ def test_certificate_without_its_key_is_named(name: str, files: Path) -> None:
     )
 
 
+def test_unknown_option_is_named() -> None:
+    text = problem("mongodb://u:SECRET@h/db?replicaSet=rs0&useNewUrlParser=true&w=1")
+    assert text.startswith("Unknown option useNewUrlParser. Did you mean one of (")
+    assert "SECRET" not in problem("mongodb://u:p?SECRET=x@h/db?w=1")
+
+
+def test_name_of_a_database_with_a_dot_is_refused() -> None:
+    """The driver takes what follows the dot for a collection, so another database would be published."""
+    assert "has no dot" in problem("mongodb://h/shop.v2?replicaSet=rs0")
+
+
 def test_files_that_can_be_used_are_accepted(files: Path) -> None:
     uri = f"mongodb://h/db?tls=true&tlsCAFile={files}/good.pem&tlsCertificateKeyFile={files}/good.pem"
     assert mongodb_uri.database_of(uri) == "db"
