@@ -30,8 +30,8 @@ integration e2e: prepare
 	$(PYTEST) tests/$@ $(ARGS)
 
 # The long versions of the fault tests, one at a time: each needs the machine for itself. Then those of other tests: more
-# random cases, more combinations of settings.
-LONG = $(shell grep -lwE 'pick|ZMSD_TEST_LONG' -r tests/integration tests/e2e tests/unit --include='test_*.py')
+# random cases, more combinations of settings, and every zero-cache with the processes that it has in production.
+LONG = tests/e2e $(shell grep -lwE 'pick|ZMSD_TEST_LONG' -r tests/integration tests/unit --include='test_*.py')
 faults: prepare
 	ZMSD_TEST_LONG=1 $(BIN)/pytest tests/faults $(LONG) $(ARGS)
 

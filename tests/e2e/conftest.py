@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.tally import LONG
 from tests.support.compare import expected_rows
 from tests.support.daemon import ZmsdProcess
 from tests.support.node import Workspace, workspace
@@ -42,13 +43,15 @@ def zero_cache(
 ) -> Callable[..., ZeroCache]:
     """Return ``zero_cache(zmsd, …)``, which starts a zero-cache and waits for its initial sync.
 
-    Its arguments are those of ZeroCache. With ``start=False`` the test starts it.
+    Its arguments are those of ZeroCache. With ``start=False`` the test starts it. Its workers run in one process,
+    except in ``make faults`` and ``make compat``; with ``one_process=False`` in their own processes, as in production.
     """
     numbers = itertools.count()
 
     def zero_cache(process: ZmsdProcess, *, start: bool = True, **options: Any) -> ZeroCache:
         source = f"ws://127.0.0.1:{process.port}/changes/v0/stream"
         database = postgres.create(f"zero_{secrets.token_hex(4)}")
+        options.setdefault("one_process", workspace.pinned and not LONG)
         cache = ZeroCache(workspace, tmp_path / f"zero{next(numbers)}", source, database, **options)
         stack.callback(cache.kill)
         return cache.start() if start else cache

@@ -44,7 +44,7 @@ def test_kill_of_zmsd_and_zero_cache_loses_nothing(
         writer.seed(100)
         process = serve(SCHEMA, MAPPINGS)
         # On a slow machine a new zero-cache may purge changes that it still needs, and then syncs again.
-        app = zero(process, SCHEMA, restart=True)
+        app = zero(process, SCHEMA, restart=True, one_process=False)
         client = app.client()
         writer.start()
         written(writer, WRITES)

@@ -27,7 +27,7 @@ def test_replica_of_another_source_begins_again_by_itself(
     initial = [*required_tables(), *create_table("note", COLUMNS, ["id"]), insert(first)]
     with StubSource(frames(transaction(0, initial))) as other:
         # ZeroCache needs a process's port; zero-cache exits to sync again, and systemd restarts it.
-        app = zero(cast(Any, other), SCHEMA, restart=True)
+        app = zero(cast(Any, other), SCHEMA, restart=True, one_process=False)
         client = app.client()
         other.push(frames(transaction(1, [insert(second)])))
         client.wait_rows("note", [first, second], 60)

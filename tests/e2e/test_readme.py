@@ -78,7 +78,7 @@ def test_newcomer_sees_rows_in_a_client(
     endpoint = Printed(workspace, tmp_path / "endpoint", "endpoint.mjs", PORT="0")
     stack.callback(endpoint.close)
     wait_until(endpoint.lines, "the endpoint listens", 60)
-    cache = zero_cache(process, query_url=endpoint.lines()[0])
+    cache = zero_cache(process, query_url=endpoint.lines()[0], one_process=False)
     client = Printed(workspace, tmp_path / "client", "client.mjs", ZERO_URL=cache.url)
     stack.callback(client.close)
 

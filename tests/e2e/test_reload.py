@@ -253,7 +253,7 @@ def test_reload_that_zero_cannot_follow_starts_a_new_sync(
     fill(database)
     edition = first()
     process = serve(edition.schema, edition.mappings)
-    app = zero(process, edition.schema)
+    app = zero(process, edition.schema, one_process=False)
     schema = tables(STEADY["task"], STEADY["note"])
     steady = app.client(schema)
     edition.wait_same(steady, database, schema)

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -41,6 +41,8 @@ class Workspace:
 
     path: Path
     node: Path
+    pinned: bool = True
+    """Whether it has the version of Zero that ``examples/chat`` pins."""
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         env = {k: v for k, v in os.environ.items() if not k.startswith("ZERO_")}
@@ -82,7 +84,8 @@ def workspace(package: Path = CHAT) -> Workspace:
 def zero_workspace(version: str) -> Workspace:
     """Do the same for one exact version of Zero, without a lock file for its dependencies."""
     package = {"private": True, "type": "module", "dependencies": {"@rocicorp/zero": version}}
-    return _workspace(f"zero-{version}", "install", {"package.json": json.dumps(package)})
+    other = _workspace(f"zero-{version}", "install", {"package.json": json.dumps(package)})
+    return replace(other, pinned=False)
 
 
 def _workspace(name: str, command: str, files: Mapping[str, str]) -> Workspace:

@@ -41,10 +41,12 @@ class ZeroCache:
         query_url: str | None = None,
         mutate_url: str | None = None,
         restart: bool = False,
+        one_process: bool = False,
         file: Path = ENVIRONMENT_FILE,
         env: Mapping[str, str] | None = None,
     ) -> None:
         """:param restart: start it again when it exits for a new initial sync, as systemd does
+        :param one_process: run its workers in one process, of which the start needs half the processor time
         :param file: its EnvironmentFile, without the URLs that are None
         :param env: overrides the file
         """
@@ -56,6 +58,7 @@ class ZeroCache:
         self.log_file = directory / f"{app_id}_{shard}.log"
         self._workspace = workspace
         self._restart = restart
+        self._one_process = one_process
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         # All variables of the file, with the values of this machine instead of a VM's.
@@ -86,7 +89,8 @@ class ZeroCache:
 
     def start(self, *, wait: bool = True) -> ZeroCache:
         self._log = self.log_file.open("ab")
-        command = [self._workspace.path / "node_modules" / ".bin" / "zero-cache"]
+        program = "scripts/zero_cache.mjs" if self._one_process else "node_modules/.bin/zero-cache"
+        command = [self._workspace.path / program]
         self._process = self._workspace.popen(command, env=self.environment, stdout=self._log, stderr=subprocess.STDOUT)
         if wait:
             self.wait_ready()
@@ -129,7 +133,7 @@ class ZeroCache:
         return code
 
     def kill(self) -> None:
-        """Kill the process and its workers (``kill -9``)."""
+        """Kill zero-cache with all its processes (``kill -9``)."""
         if self._process is None:
             return
         kill_zero_cache(self.replica)
