@@ -22,6 +22,7 @@ from zmsd.mongodb.change_cursor import AWAIT_MS, Batch, ChangeCursor
 from zmsd.mongodb.events import ChangeEvent
 from zmsd.mongodb.pipelines import ORDER_ONLY, match_collections
 from zmsd.mongodb.producer import Producer
+from zmsd.mongodb.read_pause import ReadPause
 from zmsd.mongodb.source import Source
 from zmsd.prometheus import Counter
 from zmsd.retry import REFUSED_WAIT_SECONDS, RetryLog, backoff
@@ -35,10 +36,6 @@ _ATTEMPT_SECONDS = 60.0
 """Seconds that an attempt may take before the reader counts as hanging."""
 _OPENING_SECONDS = 1800.0
 """Seconds that opening a stream may take: the server scans the oplog up to an old position (bench/README.rst)."""
-_FEW_EVENTS = 100
-_PAUSE_SECONDS = 0.001
-"""Pause after a batch of at most ``_FEW_EVENTS``. Without it the next request would hold the interpreter's lock while
-other threads have to send the events (bench/README.rst)."""
 _GIVE_UP_SECONDS = 10.0
 """Seconds for which a reader retries by itself: an election takes less."""
 
@@ -134,7 +131,7 @@ class Reader:
         self._backoff = backoff()
         self._retry_log = RetryLog(log, f"change stream {name}")
         self._failing_since = 0.0  # monotonic seconds
-        self._read_few = False  # the newest batch had some events, but few
+        self._pause = ReadPause()
 
     @property
     def has_buffered(self) -> bool:
@@ -150,8 +147,8 @@ class Reader:
 
         :param wait_ms: milliseconds to wait for events
         """
-        if self._read_few and wait_ms == AWAIT_MS and not self.has_buffered:
-            self._stop.wait(_PAUSE_SECONDS)
+        if wait_ms == AWAIT_MS and not self.has_buffered:
+            self._stop.wait(self._pause.seconds)
         opens = not self._cursor.is_open
         if opens:
             self.health.opening(self.name)
@@ -169,7 +166,8 @@ class Reader:
             # It ends the stream; the event that caused it comes before it. Continue after it.
             self._cursor.reopen_after(resume_token.position_of(batch.events.pop().token))
         self._fill(batch.events)
-        self._read_few = 0 < len(batch.events) < _FEW_EVENTS
+        if batch.events or wait_ms == AWAIT_MS:  # not the question whether a transaction goes on
+            self._pause.received(len(batch.events))
         if opens or self._retry_log.attempts:
             self._recovered()
         return batch
