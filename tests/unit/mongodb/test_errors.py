@@ -34,6 +34,7 @@ from zmsd.errors import (
     SourceUnavailable,
     TokenUnfit,
 )
+from zmsd.mongodb.client import CODEC
 from zmsd.mongodb.errors import classify, code_of, is_transient, undecodable
 
 RESUMABLE, NON_RESUMABLE = "ResumableChangeStreamError", "NonResumableChangeStreamError"
@@ -137,6 +138,8 @@ RAW = RawBSONDocument(bson.encode({"ok": 0, "errmsg": "what happened", "code": 2
         (AutoReconnect("h:1: [SSL: BAD] bad certificate (_ssl.c:1006)"), "h:1: [SSL: BAD] bad certificate"),
         (AutoReconnect("encoding with 'idna' codec failed (UnicodeError: x)"), "the name of the host is not valid"),
         (ConfigurationError("x must be y, not <class 'bson.int64.Int64'>"), "x must be y, not Int64"),
+        (ConfigurationError(f"cannot encode {RAW!r}"), "cannot encode a document"),
+        (ConfigurationError(f"cannot decode with {CODEC}"), "cannot decode with"),
         (
             OperationFailure(
                 "m", 1, {"errmsg": 'cannot resume: {_data: "8265F0A1B2C3D4E5F60718293A4B5C6D7E8F90"} was'}
