@@ -17,7 +17,7 @@ def test_invalid_path_has_a_problem(path: str) -> None:
     assert path_problem(path)
 
 
-@pytest.mark.parametrize("name", ["a", "a-b", "ü", "a" * 63])
+@pytest.mark.parametrize("name", ["a", "a-b", "ü", "a" * 63, "a:|*<>?", "a\u200c\u200d\u00a0"])
 def test_valid_database_has_no_problem(name: str) -> None:
     assert database_problem(name) is None
 
