@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ import pytest
 from tests.support.certificates import ONE
 from tests.support.endpoint import Endpoint
 from tests.support.main_thread import write_settings
+from zmsd.commands import check as checks
 from zmsd.commands.check import EX_CONFIG, Output, check
 from zmsd.errors import ConfigError
+from zmsd.gateway import tls
 from zmsd.watermarks.sqlite import SqliteStore
 
 Run = Callable[..., tuple[int, list[str]]]
@@ -125,6 +128,19 @@ def test_certificate_that_cannot_be_loaded_is_an_error(run: Run, tmp_path: Path)
     Path(files["cert"]).write_text("nonsense")
     code, lines = run(server={"port": 0, "tls": {"cert": files["cert"], "key": files["key"]}})
     assert code == 1
+
+
+@pytest.mark.parametrize(("days", "level", "verb"), [(20, "warning", "expires"), (-1, "error", "expired")])
+def test_certificate_that_ends_soon_is_a_warning_and_later_an_error(
+    days: int, level: str, verb: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ONE.write(tmp_path)
+    end = tls.expiry(Path(files["cert"]))
+    assert end is not None
+    monkeypatch.setattr(checks, "time", SimpleNamespace(time=lambda: end - days * 86400))
+    code, lines = run(server={"port": 0, "tls": {"cert": files["cert"], "key": files["key"]}})
+    assert code == (level == "error")
+    assert any(line.startswith(f"{level}: server.tls: the certificate {files['cert']} {verb} at ") for line in lines)
 
 
 def test_colours_frame_the_level(run: Run) -> None:

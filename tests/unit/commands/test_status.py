@@ -40,6 +40,10 @@ def test_problems_are_shown() -> None:
     text = shown(last_reload={"when": 0.0, "faults": [], "restart": ["feed", "server"]})
     assert "done\n  a restart is needed for: feed, server" in text
     assert "cannot be written: disk full" in shown(store_trouble="disk full")
+    certificate = "the server's TLS certificate"
+    assert f"{certificate} expires 20" in shown(now=2e9, certificate_end=2_000_000_000 + 86400)
+    assert f"{certificate} expired 20" in shown(now=2e9, certificate_end=2_000_000_000 - 1)
+    assert certificate not in shown(now=2e9, certificate_end=2_000_000_000 + 365 * 86400)
     rejected = {
         "counts": [{"table": "user", "reason": "no key", "count": 1200, "effect": "row not sent"}],
         "newest": [{"when": 0.0, "table": "user", "id": "x", "column": None}] * 9,

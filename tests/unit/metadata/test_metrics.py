@@ -73,6 +73,11 @@ def test_unknown_metric_has_no_value(page: Page) -> None:
     assert page.value("zmsd_position_age_seconds") == pytest.approx(5, abs=2)
 
 
+def test_end_of_the_certificate_is_shown(page: Page) -> None:
+    page.monitor.certificate_end = 4733510400
+    assert page.value("zmsd_tls_certificate_expiry_timestamp_seconds") == 4733510400
+
+
 def test_problems_are_counted_by_kind_and_known_kinds_are_0(page: Page) -> None:
     page.hub.problems.current = (Problem("images", "a", "…"), Problem("images", "b", "…"), Problem("type", "c", "…"))
     assert page.values("zmsd_published_missing") == {

@@ -5,16 +5,22 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.support.certificates import ONE
 from tests.unit.fakes import FakeDispatcher, FakeLineage, FakeSession, FakeSource, FakeStore, active, hub, table
 from zmsd import position
 from zmsd.bson_types import Document
+from zmsd.config.settings import TlsConfig
 from zmsd.errors import SourceUnavailable
+from zmsd.gateway import tls
 from zmsd.gateway.session import Session
+from zmsd.metadata import monitor as monitors
 from zmsd.metadata.monitor import HISTORY_SAMPLES, SAMPLE_INTERVAL_SECONDS, Monitor, memory_bytes
 from zmsd.metadata.progress import MajorityCommitPoint
 from zmsd.mongodb.events import ChangeEvent
@@ -258,6 +264,24 @@ def test_oplog_note_gives_the_right_reason(scene: Scene) -> None:
     monitor.check_mongodb()
     assert monitor.oplog_note == "MongoDB cannot be reached; this is an old value"
     assert monitor.oplog_headroom is not None
+
+
+def test_certificate_that_ends_soon_is_warned_of_and_its_end_is_known(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = ONE.write(tmp_path)
+    end = tls.expiry(Path(files["cert"]))
+    assert end is not None
+    scene.monitor.watch_certificate(TlsConfig(Path(files["cert"]), Path(files["key"])))
+    assert scene.monitor.certificate_end == end
+    assert not caplog.records
+    monkeypatch.setattr(monitors, "time", SimpleNamespace(time=lambda: end + 1.0))
+    scene.monitor.check_certificate()
+    (line,) = [str(record.msg) for record in caplog.records]
+    assert line.startswith("certificate must be renewed")
+    assert "expired at" in line
+    scene.monitor.watch_certificate(None)
+    assert scene.monitor.certificate_end is None
 
 
 def test_state_is_summarised_in_words(scene: Scene) -> None:
