@@ -338,7 +338,7 @@ def test_stalled_catch_up_feed_is_logged_and_others_are_served(scene: Scene, cap
     assert [str(record.msg) for record in caplog.records] == [f'no progress reason="{scene.catch_up.why}"']
 
 
-def test_majority_commit_point_that_stands_still_is_the_reason(scene: Scene) -> None:
+def test_majority_commit_point_that_stands_still_is_the_reason(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     def hello(majority: int, newest: int) -> dict[str, Any]:
         return {"lastWrite": {"majorityOpTime": {"ts": majority, "t": 1}, "opTime": {"ts": newest, "t": 1}}}
 
@@ -351,6 +351,9 @@ def test_majority_commit_point_that_stands_still_is_the_reason(scene: Scene) -> 
     watch.observe(hello(5, 8))
     assert watch.stalled_seconds == 40
     assert (scene.monitor.reason or "").startswith("MongoDB's majority commit point has not moved for 40 s")
+    scene.monitor.sample(100.0)
+    assert "no progress" in caplog.text
+    assert "majority commit point has not moved for 40 s" in caplog.text
     watch.observe(hello(6, 8))
     assert (watch.stalled_seconds, scene.monitor.reason) == (0, None)
     now = 60.0
