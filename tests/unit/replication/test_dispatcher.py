@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Event
 
 import pytest
@@ -295,6 +296,18 @@ def test_new_publication_begins_at_the_reached_position() -> None:
         scene.wait_head(6)
         assert scene.hub.active is new
         assert texts(scene.tail(4, new)) == ["b"]
+    assert scene.opened == [0, 4]
+    assert scene.made[0].closed
+
+
+def test_changed_deployment_is_prepared_and_read_by_another_feed() -> None:
+    """Open streams keep the options with which they were opened, such as without images."""
+    scene = Scene([parts(part(1, "a"), upto=4)], [parts(part(6, "b"), upto=6)])
+    with scene.running() as dispatcher:
+        wait_until(lambda: dispatcher.position == START + 4, "all was read")
+        scene.source.deployment = replace(scene.source.deployment, version=(7, 0, 28))
+        scene.wait_head(6)
+        assert texts(scene.tail()) == ["a", "b"]
     assert scene.opened == [0, 4]
     assert scene.made[0].closed
 
