@@ -31,12 +31,11 @@ WITHOUT_UNIT_TESTS = {
     "zmsd/demo/chat.py": "tests/integration/test_demo.py",  # an application that writes to MongoDB
     "zmsd/demo/demo.py": "tests/integration/test_demo.py",  # starts mongod and the daemon
     "zmsd/mongodb/oplog.py": "tests/integration/test_oplog.py",  # what mongod answers of its oplog
-    "zmsd/mongodb/source.py": "tests/integration/test_images.py",  # what mongod answers to the driver
     "zmsd/watermarks/nats.py": "tests/integration/test_store.py",  # the contract of all stores, with a real server
     "zmsd/watermarks/nats_buckets.py": "tests/integration/test_store_nats.py",  # the connection to a real server
 }
 """Modules without unit tests of their own -> the tests that run them: a fake of the server would prove nothing."""
-MOST_WITHOUT_UNIT_TESTS = 10
+MOST_WITHOUT_UNIT_TESTS = 8
 
 WITHOUT_MODULE: set[str] = {
     "gateway/test_fuzz.py",
