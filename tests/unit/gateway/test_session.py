@@ -592,6 +592,7 @@ def test_initial_sync_is_recorded_before_its_commit_is_sent(monkeypatch: pytest.
     assert scene.store.records == {Replica("zero", 0, watermark(30)): ReplicaRecord(None, (copy.record,))}
     assert seen == [("save_publication", 3), ("record_copy", 3)], "begin and rows"
     assert scene.watermarks == [watermark(40)], "the stream goes on where the copy's own replay ended"
+    assert (scene.session.sent, scene.session.streamed_to) == (watermark(30), watermark(40))
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
