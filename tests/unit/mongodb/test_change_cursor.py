@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from bson import Timestamp
 from pymongo import ReadPreference
 from pymongo.errors import AutoReconnect, NetworkTimeout
 
 from tests.unit.mongodb.streams import Answer, Oplog, ScriptedSource, T, batch, cursor, event, failure, mark, read
+from zmsd import position
+from zmsd.bson_types import Document
 from zmsd.errors import (
     EventUnreadable,
     OptionRefused,
@@ -137,10 +141,31 @@ def test_refused_option_is_the_callers_to_solve() -> None:
 
 
 class Secondary(ScriptedSource):
-    """A source whose streams are read on a secondary."""
+    """A source whose streams are read on a secondary. ``waits`` has the times up to which the member was waited for."""
+
+    def __init__(self, **answers: list[Answer]) -> None:
+        super().__init__(**answers)
+        self.waits: list[Timestamp] = []
 
     def pin(self) -> Pin:
         return Pin(ReadPreference.SECONDARY)
+
+    def read(self, command: Document, *arguments: Any, **options: Any) -> Any:
+        if "find" in command:
+            self.waits.append(command["readConcern"]["afterClusterTime"])
+        return super().read(command, *arguments, **options)
+
+
+def test_lagging_secondary_is_waited_for_before_the_stream_is_opened() -> None:
+    """A member that lags for long is replaced by another one, and the changes do not wait for it."""
+    script = Secondary(database=[batch(event(T + 1)), AutoReconnect("away"), batch(event(T + 2))])
+    stream = cursor(script)
+    stream.read()
+    assert script.waits == [position.to_timestamp(T)]
+    with pytest.raises(SourceUnavailable):
+        stream.read()
+    stream.read()
+    assert script.waits == [position.to_timestamp(T), position.to_timestamp(T + 1)]
 
 
 def test_position_that_a_secondary_has_lost_is_asked_of_the_primary() -> None:
