@@ -89,12 +89,17 @@ def test_every_value_in_the_replica_is_equal(
     database: Db, serve: Serve, zero: Callable[..., Zero], workspace: Workspace, tmp_path: Path
 ) -> None:
     database["values"].insert_many([{"_id": f"copied-{name}", "v": value} for name, value in VALUES.items()])
-    zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"heartbeat": 1}})
+    columns = {"_id": {"type": "string"}} | {f"c{number}": {"type": "number"} for number in range(1100)}
+    wide = {"wide": {"columns": columns, "primaryKey": ["_id"]}}  # an expression in SQLite has at most 1000 levels
+    database["wide"].insert_one({"_id": "one", "c7": 7})
+    zmsd = serve(SCHEMA | wide, MAPPINGS, settings={"feed": {"heartbeat": 1}})
     cache = zero(zmsd, SCHEMA).cache
     shell = shell_of(workspace, tmp_path)
     database["values"].insert_many([{"_id": f"streamed-{name}", "v": value} for name, value in VALUES.items()])
     wait_current(database, cache, shell)
-    assert f"value: {2 * len(VALUES)} rows, {2 * len(VALUES)} equal, no difference" in verify(zmsd, cache, shell)
+    report = verify(zmsd, cache, shell)
+    assert f"value: {2 * len(VALUES)} rows, {2 * len(VALUES)} equal, no difference" in report
+    assert "wide: 1 rows, 1 equal, no difference" in report
 
 
 def test_replica_older_than_mongodb_s_history_is_followed(

@@ -89,7 +89,7 @@ class ReplicaFile:
             name, key = table.name, table.spec.primary_key
             types = self._types(table)
             columns = [column.name for column in table.spec.columns]
-            values = " || ' ' || ".join(map(_value, columns))
+            values = ", ".join(map(_value, columns))  # one expression of all would be too deep for SQLite
             count = 0
             with rows.transaction():
                 rows.add_table(name, Shape(types, key))
