@@ -15,6 +15,7 @@ from typing import Any
 
 from zmsd.bson_types import MAX_EXACT_INTEGER, Document, type_of
 from zmsd.config.mongodb_names import path_problem
+from zmsd.schema.tables import is_hidden
 
 _MAX_DEPTH = 4
 """Levels of objects that are flattened into columns."""
@@ -113,7 +114,7 @@ def camel(*parts: str) -> str:
     words = [word for part in parts for word in re.split(r"\W+", "id" if part == "_id" else part) if word]
     rest = [word.lstrip("_") for word in words[1:]]
     name = "".join([*words[:1], *(word[:1].upper() + word[1:] for word in rest)])
-    return name if name and not name[0].isdigit() and not name.lower().startswith("sqlite_") else f"n{name}"
+    return name if name and not name[0].isdigit() and not is_hidden(name) else f"n{name}"
 
 
 def unique(name: str, taken: set[str]) -> str:

@@ -10,6 +10,7 @@ zero-cache; everything after this module knows server names only.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +32,18 @@ _DATA_TYPES = {
 }
 _MOST_COLUMNS = 1999
 """SQLite takes 2000 columns, and zero-cache adds one."""
+
+
+_HIDDEN = re.compile("sqlite.|.litestream.", re.IGNORECASE | re.DOTALL)
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether zero-cache overlooks a table of this name, and fails.
+
+    It lists its tables with NOT LIKE 'sqlite_%' and '_litestream_%', where _ is any character
+    (packages/zero-cache/src/db/lite-tables.ts in rocicorp/mono).
+    """
+    return _HIDDEN.match(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +141,8 @@ class _Parser:
         name = self._name(data[member] if member else key, key_path).removeprefix("public.")
         if "." in name:
             self._add_issue(key_path, f"the server name {name} has a dot: such tables are zero-cache's own")
-        if name.lower().startswith("sqlite_"):
-            self._add_issue(key_path, f"the server name {name} begins with sqlite_: such tables are SQLite's own")
+        if is_hidden(name):
+            self._add_issue(key_path, f"zero-cache takes the table {name} for one of SQLite or Litestream: rename it")
         return name
 
     def _columns(self, data: Any, key_path: KeyPath) -> dict[str, Column]:

@@ -207,6 +207,7 @@ def test_column_names_are_camel_case_and_unique() -> None:
     assert camel("_class") == "_class"
     assert camel("1st") == "n1st"
     assert camel("sqlite_x") == "nsqlite_x"
+    assert camel("_litestream_seq") == "n_litestream_seq"
     assert camel("größe") == "größe"
     assert camel("--") == "n"
     taken = {"a"}

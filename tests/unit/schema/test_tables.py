@@ -137,7 +137,15 @@ def test_optional_key_column_is_not_optional() -> None:
         ),
         (
             {"a": {**ITEM, "tableName": "sqlite_x"}},
-            "a.tableName: the server name sqlite_x begins with sqlite_: such tables are SQLite's own",
+            "a.tableName: zero-cache takes the table sqlite_x for one of SQLite or Litestream: rename it",
+        ),
+        (
+            {"a": {**ITEM, "tableName": "SQLiteVersions"}},
+            "a.tableName: zero-cache takes the table SQLiteVersions for one of SQLite or Litestream: rename it",
+        ),
+        (
+            {"a": {**ITEM, "tableName": "_litestream_seq"}},
+            "a.tableName: zero-cache takes the table _litestream_seq for one of SQLite or Litestream: rename it",
         ),
         (
             {"a": {**ITEM, "tableName": ["x"]}},
