@@ -8,10 +8,11 @@ from threading import Event
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.unit.fakes import START, FakeDispatcher, FakeSession, FakeStore, hub
+from tests.unit.fakes import START, FakeClock, FakeDispatcher, FakeSession, FakeStore, hub
 from zmsd import position
 from zmsd.metadata.metrics import register
 from zmsd.metadata.monitor import Monitor
+from zmsd.metadata.progress import MajorityCommitPoint
 from zmsd.prometheus import Registry
 from zmsd.replication.change_log import Entry
 from zmsd.replication.initial_sync import InitialSync
@@ -71,6 +72,16 @@ def test_unknown_metric_has_no_value(page: Page) -> None:
         assert page.values(name) == {}
     page.dispatcher.at = ago(5)
     assert page.value("zmsd_position_age_seconds") == pytest.approx(5, abs=2)
+
+
+def test_stalled_majority_commit_point_is_shown(page: Page) -> None:
+    clock = FakeClock()
+    point = page.monitor.progress.majority = MajorityCommitPoint(clock)
+    assert page.value("zmsd_majority_stalled_seconds") == 0
+    for newest in (7, 8):
+        point.observe({"lastWrite": {"majorityOpTime": {"ts": 5}, "opTime": {"ts": newest}}})
+    clock.now = 40.0
+    assert page.value("zmsd_majority_stalled_seconds") == 40
 
 
 def test_end_of_the_certificate_is_shown(page: Page) -> None:
