@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from zmsd.commands import unit as units
+from zmsd.commands.daemon_client import target
 from zmsd.commands.unit import Unit, UnitCredentials, unit_of
 from zmsd.config import settings as config
 from zmsd.config.partial import only, without_credentials
@@ -86,6 +88,20 @@ def test_credentials_of_the_running_daemon_are_preferred_when_querying_it(root: 
     assert load(root, running=True).server.token == ("old",)
     unit = Unit("zmsd.service", root)
     assert list(unit.changed(["token", "mongodb_uri", "none"])) == [("token", root / "etc/credstore/zmsd.token")]
+
+
+def test_commands_have_the_state_of_the_unit_and_ask_the_daemon_with_its_own_token(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "unit_of", partial(unit_of, root=root))
+    for folder, token in (("etc/credstore/zmsd.", "new"), ("run/credentials/zmsd.service/", "old")):
+        put(root / f"{folder}token", token)
+        put(root / f"{folder}mongodb_uri", "mongodb://h/db")
+    file = root / "etc/zmsd/zmsd.yaml"
+    found = units.load_settings(file, {})
+    assert found.watermarks.path == root / "var/lib/zmsd/watermarks.db"
+    assert found.server.token == ("new",)
+    assert target(None, file, None, {}).token == "old"
 
 
 def test_credentials_come_from_where_the_unit_loads_them(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
