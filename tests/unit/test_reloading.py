@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.main_thread import running_daemon, write_settings
 from tests.support.wait import wait_until
+from zmsd.config import partial
 from zmsd.reload_result import ReloadResult, read_result
 
 
@@ -39,3 +42,16 @@ def test_reload_of_settings_that_apply_needs_no_restart(tmp_path: Path) -> None:
         started.daemon.call_soon(started.daemon.reload)
         assert result(tmp_path).restart == ()
         assert started.daemon._services.sessions.limits.max_sessions == 3
+
+
+def test_reload_reports_the_credentials_that_stay_until_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """systemd reads a credential when it starts the unit: one that has been replaced since has no effect."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(partial, "_SYSTEMD_CREDENTIALS", str(tmp_path))
+    (tmp_path / "token").write_text("secret")
+    with running_daemon(write_settings(tmp_path, server={"port": 0, "token_file": str(tmp_path / "token")})) as started:
+        started.daemon.call_soon(started.daemon.reload)
+        assert result(tmp_path).credentials == ("token",)
+    assert "credentials stay until a restart names=token" in caplog.text
