@@ -20,6 +20,11 @@ def test_missing_value_is_shown_as_dash() -> None:
     assert shown(last_reload=None, rejected=None, collections=[], sessions=[]) == shown()
 
 
+def test_position_without_a_backlog_is_up_to_date() -> None:
+    assert "position w, up to date; " in shown(watermark="w", behind_seconds=0.0)
+    assert "position w, 9.5 s behind; " in shown(watermark="w", behind_seconds=9.5)
+
+
 def test_running_initial_sync_shows_progress() -> None:
     copy = {"collection": "users", "documents": 50, "estimated": 200, "eta_seconds": 90}
     text = shown(sessions=[{"app": "zero", "shard": 0, "state": "copying", "copy": copy}])

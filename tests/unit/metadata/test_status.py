@@ -50,6 +50,15 @@ def test_daemon_without_clients_shows_its_state() -> None:
     assert found["history"]["when"] == []
 
 
+def test_idle_database_is_not_behind_although_its_position_is_old() -> None:
+    shown = Shown()
+    for _ in range(2):
+        shown.monitor.check_published()
+    found = shown.status()
+    assert found["behind_seconds"] == 0
+    assert found["position_age"] > 0
+
+
 def test_daemon_that_has_not_begun_has_no_position() -> None:
     shown = Shown()
     shown.dispatcher.at = None
