@@ -60,8 +60,20 @@ def _main_pid(unit: Unit | None) -> int:
     return pid
 
 
+def _handles_sighup(pid: int) -> bool:
+    """Return whether a process has a handler of SIGHUP (proc_pid_status(5)); True if that cannot be read."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        (caught,) = (int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:"))
+    except (OSError, ValueError):
+        return True
+    return bool(caught >> (signal.SIGHUP - 1) & 1)
+
+
 def _signal(pid: int, state: Path) -> ReloadResult:
     began = time.monotonic()
+    if not _handles_sighup(pid):
+        raise ZmsdError(f"process {pid} is not a zmsd that serves, and SIGHUP would end it: correct --pid")
     try:
         os.kill(pid, signal.SIGHUP)
         while time.monotonic() - began < _TIMEOUT_SECONDS:

@@ -90,6 +90,14 @@ def test_process_that_has_ended_is_an_error(tmp_path: Path) -> None:
         reload(write_settings(tmp_path), {}, ended.pid)
 
 
+def test_process_that_sighup_would_end_gets_no_signal(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        with pytest.raises(ZmsdError, match=f"process {other.pid} is not a zmsd"):
+            reload(write_settings(tmp_path), {}, other.pid)
+        other.communicate(b"\n", timeout=30)
+        assert other.returncode == 0
+
+
 def test_reload_without_a_unit_needs_the_process(tmp_path: Path) -> None:
     with pytest.raises(ZmsdError, match="name the daemon with --pid"):
         reload(write_settings(tmp_path), {}, None)
