@@ -135,6 +135,17 @@ def test_each_configuration_error_is_one_line_with_position(
     assert_refused(run(files, tmp_path), expected)
 
 
+def test_name_that_the_locale_cannot_write_is_escaped(files: dict[str, str], tmp_path: Path) -> None:
+    schema = json.loads(files["schema.json"])
+    schema["item"]["columns"]["größe"] = {"type": "json"}
+    (tmp_path / "zmsd.yaml").write_text(files["zmsd.yaml"].split("mappings:")[0])
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    environment = {"PYTHONIOENCODING": "ascii"}
+    done = run_zmsd("check", "--offline", "--config", "zmsd.yaml", cwd=tmp_path, environment=environment)
+    assert r"gr\xf6\xdfe json" in done.stdout, done.stderr
+    assert done.returncode == 0
+
+
 def test_missing_configuration_file_is_reported(tmp_path: Path) -> None:
     done = run_zmsd("run", "--config", "nowhere.yaml", cwd=tmp_path)
     assert_refused(done, r"nowhere\.yaml: .*(no such|not found)")
