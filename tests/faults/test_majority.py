@@ -30,12 +30,19 @@ def stalled_seconds(zmsd: ZmsdProcess) -> float:
     return float(found[1])
 
 
+def is_secondary(own: ReplicaSet) -> bool:
+    (node,) = [node for node in own.nodes[:2] if node is not own.primary()]
+    with node.client() as client:
+        return bool(client.admin.command("hello")["secondary"])
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("scope", pick(["collection"], ["collection", "database"]))
 def test_lost_majority_is_the_reason_until_it_is_back(
     scope: str, tmp_path: Path, serve: Serve, follow: Follow, stack: contextlib.ExitStack
 ) -> None:
     own = stack.enter_context(ReplicaSet(tmp_path / "psa", 3, arbiters=1))
+    wait_until(lambda: is_secondary(own), "the secondary has its data", 60)  # a kill before that may leave it without
     database = empty(own, stack, "psa")
     zmsd = serve(SCHEMA, MAPPINGS, uri=own.uri(database.name), settings={"feed": {"scope": scope}})
     client = follow(zmsd)
