@@ -40,7 +40,7 @@ def assert_verified(process: ZmsdProcess, cache: ZeroCache, workspace: Workspace
 def test_kill_of_zmsd_and_zero_cache_loses_nothing(
     mongo: Client, database: Db, serve: Serve, zero: Callable[..., Zero], workspace: Workspace, tmp_path: Path
 ) -> None:
-    with Writer(mongo, database.name, COLLECTIONS, pause=0.02) as writer:
+    with Writer(mongo, database.name, COLLECTIONS, pause=pick(0.05, 0.02)) as writer:
         writer.seed(100)
         process = serve(SCHEMA, MAPPINGS)
         # On a slow machine a new zero-cache may purge changes that it still needs, and then syncs again.
@@ -68,7 +68,7 @@ def test_kill_of_the_primary_loses_nothing(
 ) -> None:
     replicas = stack.enter_context(ReplicaSet(tmp_path / "set", 3))
     mongo = stack.enter_context(replicas.client())
-    with Writer(mongo, "test", COLLECTIONS, pause=0.02) as writer:
+    with Writer(mongo, "test", COLLECTIONS, pause=pick(0.05, 0.02)) as writer:
         writer.seed(100)
         process = serve(SCHEMA, MAPPINGS, uri=replicas.uri("test"))
         app = zero(process, SCHEMA)

@@ -22,7 +22,7 @@ from zmsd.watermarks.base import Replica as ReplicaKey
 from zmsd.watermarks.sqlite import SqliteStore
 
 COLLECTIONS = ("a", "b", "c")
-PAUSE = pick(0.02, 0.005)
+PAUSE = pick(0.05, 0.005)
 """Seconds between two writes of a thread, which writes as long as a test waits: this slows down the other workers."""
 SCHEMA, MAPPINGS = schema_of(COLLECTIONS), mappings_of(COLLECTIONS)
 

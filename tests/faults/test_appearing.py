@@ -52,7 +52,7 @@ class ImagesWatch:
         return max(self.on[name] - self.first[name] for name in self.first)
 
     def _run(self) -> None:
-        while not self._stop.wait(0.005):
+        while not self._stop.wait(0.02):
             for info in self._database.list_collections():
                 self.first.setdefault(info["name"], time.monotonic())
                 if info["options"].get("changeStreamPreAndPostImages", {}).get("enabled"):

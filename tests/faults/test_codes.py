@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, caught_up, exactly, load, received, stream_from
+from tests.faults.load import COLLECTIONS, MAPPINGS, PAUSE, SCHEMA, caught_up, exactly, load, received, stream_from
 from tests.faults.tally import LONG, Tally, pick
 from tests.support.client import ChangeSourceClient
 from tests.support.compare import assert_same
@@ -132,7 +132,7 @@ def test_snapshot_scan_continues_after_each_error_code(
 ) -> None:
     """Each code is raised on the scan's find and on its getMore; the scan continues where it was."""
     codes = pick([10107, 43, 246, 250], sorted(RESUME | SNAPSHOT_GONE | SNAPSHOT_RETRY))
-    with Writer(loaded.client, loaded.name, COLLECTIONS, threads=1, pause=0.01) as writer:
+    with Writer(loaded.client, loaded.name, COLLECTIONS, threads=1, pause=PAUSE) as writer:
         writer.seed(5000)
         zmsd = serve(WITH_EVEN, MAPPED, settings={"server": {"max_sessions_per_address": 64}})
         writer.start()

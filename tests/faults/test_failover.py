@@ -10,6 +10,7 @@ import pytest
 from tests.faults.load import (
     COLLECTIONS,
     MAPPINGS,
+    PAUSE,
     SCHEMA,
     caught_up,
     empty,
@@ -89,7 +90,7 @@ def test_failover_during_initial_sync_loses_nothing(
 ) -> None:
     database = empty(replicas, stack, "copied")
     followers = []
-    with Writer(database.client, database.name, COLLECTIONS, threads=2, pause=0.01) as writer:
+    with Writer(database.client, database.name, COLLECTIONS, threads=2, pause=PAUSE) as writer:
         writer.seed(pick(20_000, 100_000))
         zmsd = serve(SCHEMA, MAPPINGS, uri=replicas.uri(database.name))
         writer.start()

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, load, random_pause, received, settle, written
+from tests.faults.load import COLLECTIONS, MAPPINGS, PAUSE, SCHEMA, load, random_pause, received, settle, written
 from tests.faults.tally import Tally, pick
 from tests.support.chance import chance
 from tests.support.daemon import ZmsdProcess
@@ -46,7 +46,7 @@ def test_kill_while_streaming_loses_nothing(
 def test_kill_during_initial_sync_loses_nothing(loaded: Db, serve: Serve, follow: Follow, tally: Tally) -> None:
     """zero-cache would sync again with an empty replica."""
     rng = chance(5)
-    with Writer(loaded.client, loaded.name, COLLECTIONS, threads=2, pause=0.005) as writer:
+    with Writer(loaded.client, loaded.name, COLLECTIONS, threads=2, pause=PAUSE) as writer:
         writer.seed(pick(20_000, 50_000))
         zmsd = serve(SCHEMA, MAPPINGS)
         writer.start()

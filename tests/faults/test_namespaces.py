@@ -189,7 +189,7 @@ def test_random_namespace_changes_under_load_are_followed(
     zmsd = serve(SCHEMA, MAPPINGS, settings={"feed": {"scope": scope}})
     client = follow(zmsd)
     database = loaded
-    with Writer(database.client, database.name, ["c"], threads=1, pause=0.002) as writer:
+    with Writer(database.client, database.name, ["c"], threads=1, pause=pick(0.01, 0.002)) as writer:
         writer.start()
         for number in range(pick(200, 5000)):
             step(rng, database)

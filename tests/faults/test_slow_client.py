@@ -6,13 +6,13 @@ import time
 
 import psutil
 
-from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, forget, settle
+from tests.faults.load import COLLECTIONS, MAPPINGS, PAUSE, SCHEMA, forget, settle
 from tests.faults.tally import Tally, pick
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
 from tests.support.writer import Writer
 
-SECONDS = pick(8, 60)
+SECONDS = pick(0, 60)
 BYTES = 80 << 20  # more than the change log holds
 GROWTH = 100 << 20
 
@@ -24,7 +24,7 @@ def test_client_that_stops_reading_costs_no_memory_and_no_other_client(
     slow, other = follow(zmsd, receive_buffer=1 << 16), follow(zmsd, shard=1)
     process = psutil.Process(zmsd.pid)
     before, most, lag = process.memory_info().rss, 0, 0.0
-    with Writer(loaded.client, loaded.name, COLLECTIONS, threads=3) as writer:
+    with Writer(loaded.client, loaded.name, COLLECTIONS, threads=3, pause=pick(PAUSE, 0)) as writer:
         writer.start()
         wait_until(lambda: slow.replica.transactions, "the writers write")
         slow.stop_reading()

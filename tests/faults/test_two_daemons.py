@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.load import COLLECTIONS, MAPPINGS, SCHEMA, load, received, settle, written
+from tests.faults.load import COLLECTIONS, MAPPINGS, PAUSE, SCHEMA, load, received, settle, written
 from tests.faults.tally import Tally, pick
 from tests.support.chance import chance
 from tests.support.client import ChangeSourceClient
@@ -128,7 +128,7 @@ def test_kill_during_initial_sync_restarts_it_at_the_other_daemon(
     two = pair(shared(nats.url))
     clients = []
     with contextlib.ExitStack() as stack:
-        with Writer(loaded.client, loaded.name, COLLECTIONS, threads=2, pause=0.005) as writer:
+        with Writer(loaded.client, loaded.name, COLLECTIONS, threads=2, pause=PAUSE) as writer:
             writer.seed(5000)
             writer.start()
             for number in range(pick(2, 6)):
