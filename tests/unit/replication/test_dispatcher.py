@@ -21,6 +21,7 @@ from zmsd.mongodb.sequencer import FeedBatch, TransactionPart
 from zmsd.replication import dispatcher as dispatchers
 from zmsd.replication.change_log import ChangeLog, LogCursor
 from zmsd.replication.dispatcher import Dispatcher
+from zmsd.watermarks.base import CopyRecord, Replica, ReplicaRecord
 
 Step = FeedBatch | BaseException | Callable[[], object] | None
 
@@ -348,6 +349,21 @@ def test_checkpoints_are_stored_at_intervals() -> None:
         assert 1 <= scene.store.writes.count("record_checkpoint") <= 10, "and that it fails costs nothing"
         scene.store.failing = None
     assert scene.store.checkpoints == {position.watermark(START + 29): f"82{START + 29:016X}"}
+
+
+def test_record_of_a_client_that_never_came_back_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatchers, "IDENTITY_INTERVAL_SECONDS", 0.0)
+    hours = 3600 << 32
+    scene = Scene([parts(upto=hours // 2), parts(upto=2 * hours)])
+    known = Replica("zero", 0, position.watermark(START)), Replica("bogus", 0, position.watermark(START))
+    copy = CopyRecord(known[0].version, known[0].version, "f")
+    scene.store.records = {
+        known[0]: ReplicaRecord(copy.watermark, (copy,)),
+        known[1]: ReplicaRecord(None, (copy,)),  # it has acknowledged nothing
+    }
+    with scene.running() as dispatcher:
+        wait_until(lambda: dispatcher.position == START + 2 * hours, "all was read")
+        wait_until(lambda: set(scene.store.records) == {known[0]}, "the record is dropped")
 
 
 def test_unexpected_error_is_reported_as_thread_death() -> None:
