@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.faults.tally import Tally
 from tests.support.mongod import ReplicaSet, version_of
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import wait_until
+from tests.support.writer import Writer
 
 SCOPES = pytest.mark.parametrize("scope", ["collection", "database"])
 
@@ -56,7 +58,10 @@ def have_images(database: Db) -> bool:
 
 
 @SCOPES
+@pytest.mark.parametrize(("old", "new"), [("5.0", "6.0"), ("6.0", "7.0")])
 def test_rolling_upgrade_under_load_loses_nothing(
+    old: str,
+    new: str,
     scope: str,
     tmp_path: Path,
     serve: Serve,
@@ -64,30 +69,40 @@ def test_rolling_upgrade_under_load_loses_nothing(
     tally: Tally,
     stack: contextlib.ExitStack,
 ) -> None:
-    old, new = binary("6.0"), binary("7.0")
-    replicas = stack.enter_context(ReplicaSet(tmp_path / "three", 3, binary=old))
+    """Before images are on, nothing is written during a restart, which ends the history of documents."""
+    binaries = binary(old), binary(new)
+    replicas = stack.enter_context(ReplicaSet(tmp_path / "three", 3, binary=binaries[0]))
     database = empty(replicas, stack, "rolling")
     zmsd = serve(SCHEMA, MAPPINGS, uri=replicas.uri(database.name), settings={"feed": {"scope": scope}})
     clients = [follow(zmsd, shard=0), follow(zmsd, shard=1)]
 
-    def goes_on(writer: Any) -> None:
+    def goes_on(writer: Writer) -> None:
         tally.survived += 1
         written(writer, 100, 180)
         for client in clients:
             received(client, timeout=180)
 
+    @contextlib.contextmanager
+    def restarting(writer: Writer) -> Iterator[None]:
+        with writer.held() if old == "5.0" else contextlib.nullcontext():
+            for client in clients if old == "5.0" else ():
+                caught_up(client, writer)
+            yield
+        goes_on(writer)
+
     with load(database, *clients, tally=tally, exact=False, timeout=240) as writer:
         written(writer, 100)
         for node in replicas.secondaries():
-            replicas.replace_binary(node, new)
-            goes_on(writer)
+            with restarting(writer):
+                replicas.replace_binary(node, binaries[1])
         last = replicas.primary()
-        replicas.step_down()
-        wait_until(lambda: replicas.primary() is not last, "another primary", 60)
-        goes_on(writer)
-        replicas.replace_binary(last, new)
-        goes_on(writer)
-        set_compatibility(replicas, "7.0")
+        with restarting(writer):
+            replicas.step_down()
+            wait_until(lambda: replicas.primary() is not last, "another primary", 60)
+        with restarting(writer):
+            replicas.replace_binary(last, binaries[1])
+        set_compatibility(replicas, new)
+        wait_until(lambda: have_images(database), "images are on", 120)
         goes_on(writer)
     for client in clients:
         assert not client.closings, "it stayed connected"
