@@ -76,6 +76,12 @@ def test_store_of_the_settings_is_shown(file: Path, capsys: pytest.CaptureFixtur
     assert "replica zero_0" in capsys.readouterr().out
 
 
+def test_store_needs_no_other_settings(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_settings(tmp_path, feed={"heartbeat": -1}, server={"port": 0, "token_file": "none"}, schema={"file": "none"})
+    assert show(file, {}) == 0
+    assert "replica zero_0" in capsys.readouterr().out
+
+
 def test_store_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     file = write_settings(tmp_path)
     for command in (lambda: show(file, {}), lambda: prune(file, {}, 30), lambda: copy(file, {}, "nats-kv")):
