@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.forks import OF_UNIT
 from tests.support.zero import environment_file
+from zmsd.pace import FIRST_SECONDS
+from zmsd.replication.dispatcher import STALLED_SECONDS
 
 FOLDER = Path(__file__).parents[3] / "systemd"
 UNITS = ["zmsd.service", "zmsd@.service"]
@@ -149,6 +151,12 @@ def test_unit_has_the_settings_that_the_daemon_relies_on(unit: str) -> None:
         "DynamicUser=yes",
         *(f"Environment={name}={value}" for name, value in OF_UNIT.items()),
     } <= set(settings(unit))
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_stall_is_reported_before_the_watchdog_acts(unit: str) -> None:
+    (watchdog,) = (int(line.partition("=")[2]) for line in settings(unit) if line.startswith("WatchdogSec="))
+    assert FIRST_SECONDS < STALLED_SECONDS <= 15 < watchdog
 
 
 @pytest.mark.parametrize("unit", UNITS)
