@@ -114,6 +114,7 @@ def camel(*parts: str) -> str:
     words = [word for part in parts for word in re.split(r"\W+", "id" if part == "_id" else part) if word]
     rest = [word.lstrip("_") for word in words[1:]]
     name = "".join([*words[:1], *(word[:1].upper() + word[1:] for word in rest)])
+    name = re.sub("_pkey$", "Pkey", name, flags=re.IGNORECASE)  # the index of a table is named so
     return name if name and not name[0].isdigit() and not is_hidden(name) else f"n{name}"
 
 

@@ -46,6 +46,11 @@ def is_hidden(name: str) -> bool:
     return _HIDDEN.match(name) is not None
 
 
+def index_name(table: str) -> str:
+    """Return the name of the unique index that zero-cache gets with a table."""
+    return f"{table}_pkey"
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column by its server name; ``type`` is one of TYPES."""
@@ -94,6 +99,7 @@ def parse_schema(document: ConfigDocument) -> tuple[list[SchemaTable], list[Conf
     parser = _Parser(document)
     tables = [parser.table(*one) for one in named]
     parser.unique((table.server_name, table.key_path) for table in tables)
+    parser.apart_from_indexes(tables)
     return tables, parser.issues
 
 
@@ -133,6 +139,16 @@ class _Parser:
             if name.lower() in seen:
                 self._add_issue(key_path, f"the server name {name} is taken by {seen[name.lower()]}")
             seen.setdefault(name.lower(), name)
+
+    def apart_from_indexes(self, tables: list[SchemaTable]) -> None:
+        """Report tables with the name of another table's index: names of tables and indexes are one set in SQLite."""
+        indexes = {index_name(table.server_name).lower(): table.server_name for table in tables}
+        for table in tables:
+            name = table.server_name
+            if name.lower() in indexes:
+                self._add_issue(
+                    table.key_path, f"zero-cache names an index of {indexes[name.lower()]} {name}: rename it"
+                )
 
     def _table_name(self, key: str, data: dict[str, Any], key_path: KeyPath) -> str:
         member = next((name for name in ("serverName", "tableName", "name") if data.get(name) is not None), None)

@@ -14,7 +14,7 @@ from typing import Any
 from zmsd import position
 from zmsd.rows.bson_json import quote
 from zmsd.rows.changes import RowChange
-from zmsd.schema.tables import Column, TableSpec
+from zmsd.schema.tables import Column, TableSpec, index_name
 
 PATH = "/changes/v0/stream"
 
@@ -155,7 +155,7 @@ def create_table(spec: TableSpec, types: dict[str, str] | None = None) -> bytes:
     index = {
         "schema": "public",
         "tableName": spec.name,
-        "name": _index_name(spec.name),
+        "name": index_name(spec.name),
         "columns": dict.fromkeys(spec.primary_key, "ASC"),
         "unique": True,
     }
@@ -164,7 +164,7 @@ def create_table(spec: TableSpec, types: dict[str, str] | None = None) -> bytes:
 
 def drop_table(name: str) -> bytes:
     """Return the messages that drop a table. Its unique index is dropped first."""
-    return _data({"tag": "drop-index", "id": {"schema": "public", "name": _index_name(name)}}) + _data(
+    return _data({"tag": "drop-index", "id": {"schema": "public", "name": index_name(name)}}) + _data(
         {"tag": "drop-table", "id": {"schema": "public", "name": name}}
     )
 
@@ -214,10 +214,6 @@ def schema_versions_row(app: str) -> bytes:
 def _column(column: Column, spec: TableSpec, pos: int, types: dict[str, str] | None) -> dict[str, Any]:
     kind = types[column.name] if types else DATA_TYPES[column.type]
     return {"pos": pos, "dataType": kind, "notNull": column.name in spec.primary_key}
-
-
-def _index_name(table: str) -> str:
-    return f"{table}_pkey"
 
 
 def _data(change: dict[str, Any]) -> bytes:

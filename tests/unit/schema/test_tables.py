@@ -162,6 +162,10 @@ def test_optional_key_column_is_not_optional() -> None:
         ),
         ({"a": ITEM, "b": {**ITEM, "tableName": "Item"}}, "b: the server name Item is taken by item"),
         (
+            {"a": ITEM, "b": {**ITEM, "tableName": "ITEM_pkey"}},
+            "b: zero-cache names an index of item ITEM_pkey: rename it",
+        ),
+        (
             {"a": {"columns": {**ID, "x\u0000": {"type": "string"}}, "primaryKey": ["id"]}},
             "a.columns.'x\\x00': its server name must be text without a NUL in it, got 'x\\x00'",
         ),
