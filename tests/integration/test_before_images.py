@@ -128,14 +128,13 @@ def test_change_without_image_of_a_deleted_document_is_exact(
 
 
 @scopes
-@pytest.mark.parametrize("mode", ["auto", "off"])
 def test_large_transaction_in_a_new_collection_is_exact(
-    mode: str, scope: str, mongo: Client, database: Db, serve: Serve, follow: Follow
+    scope: str, mongo: Client, database: Db, serve: Serve, follow: Follow
 ) -> None:
     """The document before each change is what an earlier batch of the same transaction left."""
     schema = {**ONE, "other": {"tableName": "other", **table(id="string", n="number")}}
     mappings = {**BY_CODE, "other": {"collection": "one", "fields": {"id": "_id"}}}
-    zmsd = serve(schema, mappings, settings={"feed": {"scope": scope, "images": mode}})
+    zmsd = serve(schema, mappings, settings={"feed": {"scope": scope}})
     client = follow(zmsd)
     for name in ("one", "ends"):
         database.create_collection(name)

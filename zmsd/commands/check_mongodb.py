@@ -171,6 +171,9 @@ class _Preflight:
             if name not in found:
                 text = f"collection {name}: does not exist in database {self._name}"
                 yield Finding("warning", f"{text}: check the name; its tables stay empty until it is created")
+                if self._settings.feed.images == "off" or not self._source.deployment.stores_images:
+                    images = self._images(name, {}, needing)
+                    yield from [images] if images.level == "error" else []
             elif (kind := found[name].get("type", "collection")) != "collection":
                 behind = found[name]["options"].get("viewOn", "the data")
                 text = f"collection {name}: is a {kind}, which has no change streams"

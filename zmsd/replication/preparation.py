@@ -24,13 +24,15 @@ def prepare(source: Source, store: WatermarkStore, lineage: Lineage, active: Act
     found = source.collections()
     for table in active.catalog.tables:
         collection = table.mapping.collection
-        if follows_from_id(table) or collection not in found or collection in source.images:
+        if follows_from_id(table) or collection in source.images or collection in source.not_collections:
             continue
-        if collection in source.not_collections:
+        # Where images are never stored, a collection that does not exist yet is refused now and not at a later start.
+        never = images == "off" or not source.deployment.stores_images
+        if not never and collection not in found:
             continue
-        if images != "off" and source.switch_images_on(collection):
+        if not never and source.switch_images_on(collection):
             continue  # it was created a moment ago
-        if collection in source.collections():
+        if never or collection in source.collections():
             reason = _why_no_images(source, collection, images)
             needs = f"table {table.name}: its rows do not follow from _id alone, so it needs pre-images of {collection}"
             raise type(reason)(f"{needs}: {reason}")

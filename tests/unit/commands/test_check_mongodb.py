@@ -101,6 +101,14 @@ def test_missing_collection_and_view_are_found(tmp_path: Path) -> None:
     assert "does not exist in database chat: check the name" in users.text
 
 
+@pytest.mark.parametrize(("mode", "key"), [("required", "id"), ("off", "name")])
+def test_missing_collection_that_will_have_no_images_is_an_error(tmp_path: Path, mode: str, key: str) -> None:
+    """The daemon refuses it, too."""
+    checked = Checked(tmp_path, table("user", "users", key), feed={"images": mode})
+    checked.source.deployment = Deployment(version=(5, 0, 4), set_name="rs0")
+    assert levels(list(checked.checks._collections())) == ["warning", "error"]
+
+
 @pytest.mark.parametrize(
     ("kinds", "found"),
     [

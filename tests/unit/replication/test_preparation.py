@@ -71,6 +71,17 @@ def test_images_of_a_collection_that_was_just_created_are_switched_on() -> None:
     assert prepared.source.images == {"c"}
 
 
+def test_missing_collection_that_will_have_no_images_is_refused() -> None:
+    """It would be refused at the first start after its creation."""
+    prepared = Prepared(KEYED)
+    prepared.source.existing, prepared.source.images = {}, frozenset()
+    with pytest.raises(SourceRefused, match=r"needs pre-images of c: feed\.images is off"):
+        prepared.prepare("off")
+    prepared.source.deployment = Deployment(version=(5, 0, 4), set_name="rs0")
+    with pytest.raises(SourceRefused, match="upgrade to 6.0 or later"):
+        prepared.prepare()
+
+
 @pytest.mark.parametrize("existing", [{}, {"c": {"type": "view"}}])
 def test_name_that_is_not_a_collection_needs_no_images(existing: dict[str, Any]) -> None:
     prepared = Prepared(KEYED)
