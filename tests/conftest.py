@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import logging
 import os
@@ -34,6 +35,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # The same examples in each run. No deadline: the machine may be busy.
 hypothesis.settings.register_profile("zmsd", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("zmsd")
+
+
+# Collecting makes hundreds of thousands of objects and no garbage.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what collecting has made from garbage collections: it stays until the end."""
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
