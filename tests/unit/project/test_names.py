@@ -45,11 +45,13 @@ def problem(name: str) -> str | None:
     return f"has the word {mannered[0]}" if mannered else None
 
 
-@pytest.mark.parametrize("file", sorted(file.relative_to(TESTS).as_posix() for file in TESTS.rglob("*.py")))
-def test_names_have_subject_condition_and_result(file: str) -> None:
-    found = list(names(TESTS / file))
-    assert not {name: why for name in found if (why := problem(name))}
-    assert len(found) == len(set(found)), "the later one of two replaces the earlier one"
+def test_names_have_subject_condition_and_result() -> None:
+    wrong = []
+    for file in sorted(TESTS.rglob("*.py")):
+        found = list(names(file))
+        wrong += [f"{file}: {name} {why}" for name in found if (why := problem(name))]
+        wrong += [f"{file}: the later {name} replaces the earlier one" for name in found if found.count(name) > 1]
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
-import pytest
-
 import zmsd
 from zmsd import errors
 from zmsd.config import settings
@@ -85,22 +83,19 @@ def settings_without_docstring() -> set[str]:
     return {f"{each.__name__}.{entry.name}" for each in classes for entry in fields(each)} - documented
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_module_length_at_most_350_lines(module: str) -> None:
-    count = len((ROOT / module).read_text().splitlines())
-    assert count <= LINES
+def test_module_length_at_most_350_lines() -> None:
+    counts = {module: len((ROOT / module).read_text().splitlines()) for module in MODULES}
+    assert not {module: count for module, count in counts.items() if count > LINES}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_public_names_have_docstrings(module: str) -> None:
-    if module == "zmsd/__main__.py":
-        return  # importing it runs the command line
-    assert not list(undocumented(module))
+def test_public_names_have_docstrings() -> None:
+    # Importing __main__ runs the command line.
+    found = {module: list(undocumented(module)) for module in MODULES if module != "zmsd/__main__.py"}
+    assert not {module: names for module, names in found.items() if names}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_module_has_docstring(module: str) -> None:
-    assert ast.get_docstring(ast.parse((ROOT / module).read_text()))
+def test_modules_have_docstrings() -> None:
+    assert not [module for module in MODULES if not ast.get_docstring(ast.parse((ROOT / module).read_text()))]
 
 
 def test_settings_have_docstrings() -> None:
