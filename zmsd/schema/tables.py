@@ -2,7 +2,8 @@
 
 Two forms that one reading serves: the plain one, ``{key: {tableName, columns, primaryKey}}``, and the JSON of Zero's
 own schema, where tables have a ``name``, and tables and columns may have a ``serverName``. Either may stand at the top,
-under ``tables``, or under ``schema.tables``; other members there and in a table are ignored.
+under ``tables``, or under ``schema.tables``; other members there and in a table are ignored, unless one is a misspelt
+name of the table.
 
 In both a *Zero name* (the key of a table or column) is what clients say, and a *server name* is what is sent to
 zero-cache; everything after this module knows server names only.
@@ -10,6 +11,7 @@ zero-cache; everything after this module knows server names only.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -30,6 +32,12 @@ _DATA_TYPES = {
     **dict.fromkeys(("boolean", "bool"), "boolean"),
     **dict.fromkeys(("json", "jsonb"), "json"),
 }
+_NAMES = ("serverName", "tableName", "name")
+"""The members that name a table, the first one before the others."""
+_NAMES_IN_LOWER_CASE = [name.lower() for name in _NAMES]
+_ALIKE, _LONGEST_NAME, _COMPARED = 0.85, 20, 20
+"""Similarity (difflib) from which on another member counts as one of these, misspelt; its most characters; and how many
+members of a table are compared, because each takes a hundredth of a millisecond."""
 _MOST_COLUMNS = 1999
 """SQLite takes 2000 columns, and zero-cache adds one."""
 
@@ -151,7 +159,11 @@ class _Parser:
                 )
 
     def _table_name(self, key: str, data: dict[str, Any], key_path: KeyPath) -> str:
-        member = next((name for name in ("serverName", "tableName", "name") if data.get(name) is not None), None)
+        for unknown in [member for member in data if member not in _NAMES and len(member) < _LONGEST_NAME][:_COMPARED]:
+            if near := difflib.get_close_matches(unknown.lower(), _NAMES_IN_LOWER_CASE, n=1, cutoff=_ALIKE):
+                meant = _NAMES[_NAMES_IN_LOWER_CASE.index(near[0])]
+                self._add_issue((*key_path, unknown), f"unknown key; did you mean {meant}?")
+        member = next((name for name in _NAMES if data.get(name) is not None), None)
         if member:
             key_path = (*key_path, member)
         name = self._name(data[member] if member else key, key_path).removeprefix("public.")

@@ -212,6 +212,24 @@ def test_unknown_keys_of_columns_are_configuration_errors() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("member", "meant"),
+    [("servername", "serverName"), ("server_name", "serverName"), ("tablName", "tableName"), ("Name", "name")],
+)
+def test_misspelt_name_of_a_table_is_a_configuration_error(member: str, meant: str) -> None:
+    """The table would have its key as its name."""
+    table = {member: "users", "columns": {"id": {"type": "string"}}, "primaryKey": ["id"]}
+    document = parse(json.dumps({"a": table}), "s.json", kind="json")
+    (issue,) = parse_schema(document)[1]
+    assert f"{issue.key}: {issue.reason}" == f"a.{member}: unknown key; did you mean {meant}?"
+
+
+def test_other_members_of_a_table_are_ignored() -> None:
+    table = {"columns": {"id": {"type": "string"}}, "primaryKey": ["id"]}
+    others = dict.fromkeys(("schema", "description", "relationships", "tableMapping", "indexes"))
+    assert parse_schema(parse(json.dumps({"a": others | table}), "s.json", kind="json"))[1] == []
+
+
 def test_unprintable_names_are_accepted() -> None:
     names = ["a\u200cb", "\u200d", "a\u00a0b", "a\nb"]
     data = {"a": {"columns": {name: {"type": "string"} for name in names}, "primaryKey": [names[0]]}}
