@@ -108,6 +108,8 @@ def read(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return decode(file.read(LIMIT + 1), str(path))
+    except ValueError as exc:  # a NUL in its name
+        raise ConfigError([ConfigIssue(repr(str(path)), None, None, "", f"cannot be read: {exc}")]) from exc
     except OSError as exc:
         reason = f"cannot be read: {exc.strerror or exc}"
         raise ConfigError([ConfigIssue(str(path), None, None, "", reason, exc.errno not in _LASTING)]) from exc

@@ -175,6 +175,11 @@ def test_unreadable_file_is_an_error(tmp_path: Path, name: str, reason: str) -> 
     assert str(caught.value) == f"{tmp_path / name}: cannot be read: {reason}"
 
 
+def test_file_with_a_nul_in_its_name_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: embedded null byte"):
+        documents.read(tmp_path / "a\0b")
+
+
 def test_suggestion_names_the_similar_key() -> None:
     document = parse("{}", "f", kind="json")
     known: list[Any] = ["port", "host"]
