@@ -121,7 +121,11 @@ _ADVICE = (
     ("is primary", "an election is under way, or rs.initiate() was never run"),
     ("readPreference", "wait for one, or correct the URI"),
     ("Authentication failed", "check user, password and authSource"),
-    ("requires authentication", "give a user: mongodb://USER:PASSWORD@HOST/..."),
+    # mongod also says so on connections whose user was dropped.
+    (
+        "requires authentication",
+        "give a user: mongodb://USER:PASSWORD@HOST/..., or create the URI's user again if it was dropped",
+    ),
     ("not authorized on", "the user lacks a role; zmsd check names it"),
 )
 """(part of a text, advice). The name of the replica set in the URI follows "No replica set members available"."""

@@ -170,7 +170,7 @@ def test_read_preference_that_no_member_satisfies_is_named() -> None:
         (
             "command find requires authentication",
             "command find requires authentication (Unauthorized, code 13): give a user: "
-            "mongodb://USER:PASSWORD@HOST/... (mongodb.uri)",
+            "mongodb://USER:PASSWORD@HOST/..., or create the URI's user again if it was dropped (mongodb.uri)",
         ),
     ],
 )
