@@ -15,7 +15,7 @@ from typing import Any
 
 from zmsd.bson_types import MAX_EXACT_INTEGER, Document, type_of
 from zmsd.config.mongodb_names import path_problem
-from zmsd.schema.tables import is_hidden
+from zmsd.schema.tables import UNREADABLE_COLUMN, is_hidden
 
 _MAX_DEPTH = 4
 """Levels of objects that are flattened into columns."""
@@ -115,7 +115,8 @@ def camel(*parts: str) -> str:
     rest = [word.lstrip("_") for word in words[1:]]
     name = "".join([*words[:1], *(word[:1].upper() + word[1:] for word in rest)])
     name = re.sub("_pkey$", "Pkey", name, flags=re.IGNORECASE)  # the index of a table is named so
-    return name if name and not name[0].isdigit() and not is_hidden(name) else f"n{name}"
+    usable = name and not name[0].isdigit() and not is_hidden(name) and name != UNREADABLE_COLUMN
+    return name if usable else f"n{name}"
 
 
 def unique(name: str, taken: set[str]) -> str:

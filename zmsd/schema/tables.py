@@ -43,6 +43,10 @@ _MOST_COLUMNS = 1999
 
 
 _HIDDEN = re.compile("sqlite.|.litestream.", re.IGNORECASE | re.DOTALL)
+_WHITE_SPACE = re.compile("[\\t-\\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff]+")
+"""``\\s+`` of JavaScript."""
+UNREADABLE_COLUMN = "__proto__"
+"""A column that zero-cache's parser of messages loses: in JavaScript, setting this key sets the prototype."""
 
 
 def is_hidden(name: str) -> bool:
@@ -194,6 +198,8 @@ class _Parser:
         name = self._name(key if data.get("serverName") is None else data["serverName"], key_path)
         if name.lower() == "_0_version":
             self._add_issue(key_path, "_0_version is zero-cache's own column")
+        if name == UNREADABLE_COLUMN:
+            self._add_issue(key_path, f"zero-cache cannot read a column of the name {name}: rename it")
         kind, optional = data.get("type"), data.get("optional")
         if optional is None and ("notNull" in data or (kind is None and "dataType" in data)):
             optional = not data.get("notNull")
@@ -232,6 +238,10 @@ class _Parser:
 
     def _name(self, name: Any, key_path: KeyPath) -> str:
         if isinstance(name, str) and name and "\0" not in name:
+            # zero-cache makes each run of white space in a SQL statement one space (packages/zqlite/src/internal/
+            # statement-cache.ts in rocicorp/mono), and exits because it finds no table or column of that name.
+            if (taken_for := _WHITE_SPACE.sub(" ", name)) != name:
+                self._add_issue(key_path, f"zero-cache takes the name {name!r} for {taken_for!r}: rename it")
             return name
         self._add_issue(key_path, f"its server name must be text without a NUL in it, got {name!r}")
         return str(key_path[-1])

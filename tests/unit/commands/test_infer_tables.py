@@ -209,6 +209,7 @@ def test_column_names_are_camel_case_and_unique() -> None:
     assert camel("sqlite_x") == "nsqlite_x"
     assert camel("_litestream_seq") == "n_litestream_seq"
     assert camel("users_pkey") == "usersPkey"
+    assert camel("__proto__") == "n__proto__"
     assert camel("größe") == "größe"
     assert camel("--") == "n"
     taken = {"a"}
