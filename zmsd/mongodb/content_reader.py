@@ -37,6 +37,11 @@ class Watched(NamedTuple):
     filters: Sequence[Document] = ()
     """Plain filters: a document that passes none of them has no rows. Empty if any document may have rows."""
 
+    @property
+    def evaluated(self) -> bool:
+        """Whether mongod evaluates the documents: ``evaluated`` of Scan, ChangeCursor and Lookup."""
+        return self.evaluator is not None
+
 
 _LOOKED_UP = 100
 """Events in a batch if the documents of all updates are looked up, because these are not limited by a reply's 16 MB."""
@@ -70,8 +75,7 @@ class ContentReader(Reader):
         self._source = source
         self._watched = watched
         self._lookups = {
-            name: Lookup(source, name, wanted.fields, evaluated=wanted.evaluator is not None)
-            for name, wanted in watched.items()
+            name: Lookup(source, name, wanted.fields, evaluated=wanted.evaluated) for name, wanted in watched.items()
         }
 
     def _read(self, wait_ms: int) -> Batch:
@@ -123,7 +127,7 @@ class CollectionReader(ContentReader):
             [project_fields(wanted.fields)],
             options,
             _batch_size(source),
-            evaluated=wanted.evaluator is not None,
+            evaluated=wanted.evaluated,
         )
         super().__init__(source, f"collection-{collection}", cursor, {collection: wanted}, stop, health)
         self._collection = collection
@@ -158,7 +162,7 @@ class DatabaseReader(ContentReader):
             _options(source),
             _batch_size(source),
             ahead=True,
-            evaluated=any(wanted.evaluator is not None for wanted in watched.values()),
+            evaluated=any(wanted.evaluated for wanted in watched.values()),
         )
         super().__init__(source, "database", cursor, watched, stop, health)
         self.newest_imaged = False

@@ -114,7 +114,7 @@ class ActivePublication:
             collection,
             watched.fields,
             at,
-            evaluated=watched.evaluator is not None,
+            evaluated=watched.evaluated,
             exact_only=exact_only,
             after=after,
         )
