@@ -18,6 +18,7 @@ from tests.support.daemon import ZmsdProcess, run_zmsd
 from tests.support.nats import NatsServer
 from tests.support.types import Db, Follow, Serve
 from zmsd.commands.strict_replica import Replica
+from zmsd.position import parse, watermark
 
 
 @pytest.fixture(params=["sqlite", "nats-kv"])
@@ -136,7 +137,8 @@ def test_older_replica_of_an_unknown_version_is_reset(zmsd: ZmsdProcess, databas
     scene = Scene(zmsd, database, follow)
     forgotten = scene.new_replica()
     scene.new_replica()
-    forgotten.version = forgotten.version and forgotten.version[:-1] + "0"
+    assert forgotten.version is not None
+    forgotten.version = watermark(parse(forgotten.version)[0] - 1)
     client = follow(zmsd, replica=forgotten, wait=False)
     client.wait_for(lambda replica: replica.reset_required, "it is reset")
     assert "nothing is known of this replica" in str(forgotten.reset_required)
