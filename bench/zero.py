@@ -38,7 +38,9 @@ _PROCESSES = {
     "database": "mongod's, Postgres's time",
     "records": "time of zero-cache's Postgres",
 }
-_KINDS = ("warm", "batch", "single", "backlog")
+_PHASES = ("batch", "single", "backlog")
+_KILLED = ("sender", "zero-cache")
+_KINDS = ("warm", *_PHASES, *_KILLED)
 _PROBE = "probe"
 
 Measured = dict[str, float]
@@ -66,21 +68,22 @@ class Bench:
         self._made += 1
         return f"zero{self._made}"
 
-    def zmsd(self, *, writers: int = 4, **feed: Any) -> Measured:
+    def zmsd(self, *, writers: int = 4, recovery: bool = False, **feed: Any) -> Measured:
         """Measure zmsd.
 
         :param writers: threads that insert rows singly
+        :param recovery: also kill zmsd and zero-cache
         :param feed: settings of the section ``feed``
         """
         with contextlib.ExitStack() as stack:
-            return self._measure(MongoSide(self.scene, stack, self.rows, feed, writers))
+            return self._measure(MongoSide(self.scene, stack, self.rows, feed, writers), recovery=recovery)
 
     def postgres(self) -> Measured:
-        """Measure Zero's own source."""
+        """Measure Zero's own source, with recovery."""
         with contextlib.ExitStack() as stack:
-            return self._measure(PostgresSide(self.source, stack, self.rows, self.name()))
+            return self._measure(PostgresSide(self.source, stack, self.rows, self.name()), recovery=True)
 
-    def _measure(self, side: Side) -> Measured:
+    def _measure(self, side: Side, *, recovery: bool) -> Measured:
         name = self.name()
         cache = ZeroCache(
             self.workspace,
@@ -89,6 +92,7 @@ class Bench:
             self.records.create(name),
             query_url=self.api.query_url,
             env=side.environment,
+            restart=True,
         )
 
         def cpus() -> Counter[str]:
@@ -102,7 +106,7 @@ class Bench:
             side.insert(TABLES[0], row("warm", self.changes - 1))
             follower.wait("warm")
             found |= follower.latencies(side, self.probes)
-            for phase in _KINDS[1:]:
+            for phase in _PHASES:
                 before = cpus()
                 with side.held() if phase == "backlog" else contextlib.nullcontext():
                     started = time.monotonic()
@@ -113,11 +117,25 @@ class Bench:
                 seconds = follower.wait(phase) - started
                 found |= {phase: self.changes / seconds, **_of(phase, cpus() - before, self.changes)}
                 found[f"{phase} written"] = self.changes / (written - started or 1)
-            return found
+            return found | (self._recovery(side, cache, follower) if recovery else {})
+
+    def _recovery(self, side: Side, cache: ZeroCache, follower: _Follower) -> Measured:
+        """Return seconds from the end of a process to the client's view of the next row."""
+        found: Measured = {}
+        for killed in _KILLED:
+            started = time.monotonic()
+            if killed == "sender":
+                side.kill_sender()
+            else:
+                cache.kill()
+                cache.start(wait=False)
+            side.insert(TABLES[0], row(killed, self.changes - 1))
+            found[killed] = follower.wait(killed) - started
+        return found
 
 
 class _Follower:
-    """The Zero client's views: the last row of each phase, and the rows of which the latency is measured."""
+    """The Zero client's views: the last row of each kind, and the rows of which the latency is measured."""
 
     def __init__(self, cache: ZeroCache, client: NodeClient, changes: int) -> None:
         self._cache = cache
@@ -131,7 +149,7 @@ class _Follower:
         wait_until(lambda: all(client.rows(table) is not None for table in TABLES), "the client is connected", 60)
 
     def wait(self, kind: str) -> float:
-        """Wait until the client shows the last row of a phase. Return when it did."""
+        """Wait until the client shows the last row of a kind. Return when it did."""
         return min(self._shown([f"{kind} {table}" for table in TABLES], any, bool))
 
     def latencies(self, side: Side, count: int) -> Measured:
@@ -207,12 +225,15 @@ def measure(scene: Scene, short: bool) -> Iterator[Figure]:
         for number in range(2 if short else 4):
             if number % 2:
                 theirs = bench.postgres()
-                ours = bench.zmsd()
+                ours = bench.zmsd(recovery=True)
             else:
-                ours = bench.zmsd()
+                ours = bench.zmsd(recovery=True)
                 theirs = bench.postgres()
             pairs.append((ours, theirs))
     yield from figures(pairs)
+    for killed, name in zip(_KILLED, ("zmsd, walsender", "zero-cache"), strict=True):
+        rounds = [(ours[killed], theirs[killed]) for ours, theirs in pairs]
+        yield report.ratio(f"{name} killed → next insert in client's view", "s", rounds)
 
 
 def figures(pairs: list[tuple[Measured, Measured]]) -> Iterator[Figure]:

@@ -79,6 +79,10 @@ class Side(ABC):
         """Stop whatever sends changes to zero-cache."""
 
     @abstractmethod
+    def kill_sender(self) -> None:
+        """End what sends changes to zero-cache; it starts again at once."""
+
+    @abstractmethod
     def cpu(self) -> dict[str, float]:
         """Return seconds of processor time: "source" is the process between database and zero-cache."""
 
@@ -122,6 +126,10 @@ class MongoSide(Side):
     def held(self) -> contextlib.AbstractContextManager[None]:
         return self._zmsd.held()
 
+    def kill_sender(self) -> None:
+        self._zmsd.kill()
+        self._zmsd.launch()
+
     def cpu(self) -> dict[str, float]:
         return {"source": self._zmsd.cpu(), "database": self._scene.mongod_cpu()}
 
@@ -163,10 +171,7 @@ class PostgresSide(Side):
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        sql = "SELECT pid FROM pg_stat_replication JOIN pg_stat_activity USING (pid) WHERE datname = current_database()"
-        found = self._postgres.query(self.url, sql)
-        senders = [int(pid) for (pid,) in found]
-        assert senders, "no walsender"
+        senders = self._senders()
         try:
             for pid in senders:
                 os.kill(pid, signal.SIGSTOP)
@@ -175,8 +180,18 @@ class PostgresSide(Side):
             for pid in senders:
                 os.kill(pid, signal.SIGCONT)
 
+    def kill_sender(self) -> None:
+        for pid in self._senders():
+            os.kill(pid, signal.SIGTERM)  # SIGKILL would make all of Postgres start again
+
     def cpu(self) -> dict[str, float]:
         return {"database": postgres_cpu(self._postgres)}
+
+    def _senders(self) -> list[int]:
+        sql = "SELECT pid FROM pg_stat_replication JOIN pg_stat_activity USING (pid) WHERE datname = current_database()"
+        found = [int(pid) for (pid,) in self._postgres.query(self.url, sql)]
+        assert found, "no walsender"
+        return found
 
 
 def postgres_cpu(postgres: Postgres) -> float:
