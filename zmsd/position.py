@@ -4,8 +4,9 @@ A *position* is a cluster time as one integer, ``seconds << 32 | increment``: ev
 Zero compares watermarks as strings, so a position is written as a LexiVersion
 (``packages/zero-cache/src/types/lexi-version.ts`` in rocicorp/mono): the number of its digits less one, and its digits,
 both in base 36. A schema change, which zmsd makes itself, appends a *minor* number after a dot; it sorts after the
-position and before the next one. A watermark contains its position, so nothing has to be stored, and every daemon
-writes the same watermark for the same change.
+position and before the next one. zero-cache 0.25 cannot read the minor number where a client reconnects (README.rst).
+A watermark contains its position, so nothing has to be stored, and every daemon writes the same watermark for the same
+change.
 """
 
 from __future__ import annotations

@@ -21,3 +21,10 @@ VERSIONS = ["0.25.13", "1.0.0", "1.4.0", "1.9.0"]
 @pytest.fixture(scope="session", name="workspace", params=VERSIONS)
 def _workspace(request: pytest.FixtureRequest) -> Workspace:
     return zero_workspace(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _limit_of_0_25(request: pytest.FixtureRequest) -> None:
+    """Expect that zero-cache 0.25 cannot read the watermark of a schema change when a client connects again."""
+    if request.node.callspec.params["workspace"] == "0.25.13" and "reload" in request.node.name:
+        request.applymarker(pytest.mark.xfail(reason="Invalid LexiVersion, README.rst says so", strict=True))
