@@ -92,7 +92,6 @@ class Bench:
             self.records.create(name),
             query_url=self.api.query_url,
             env=side.environment,
-            restart=True,
         )
 
         def cpus() -> Counter[str]:
@@ -121,14 +120,16 @@ class Bench:
 
     def _recovery(self, side: Side, cache: ZeroCache, follower: _Follower) -> Measured:
         """Return seconds from the end of a process to the client's view of the next row."""
+
+        def restart() -> None:
+            cache.kill()
+            cache.start(wait=False)
+
+        cache.restart = True  # from here on; before, its exit is an error
         found: Measured = {}
-        for killed in _KILLED:
+        for killed, end in zip(_KILLED, (side.kill_sender, restart), strict=True):
             started = time.monotonic()
-            if killed == "sender":
-                side.kill_sender()
-            else:
-                cache.kill()
-                cache.start(wait=False)
+            end()
             side.insert(TABLES[0], row(killed, self.changes - 1))
             found[killed] = follower.wait(killed) - started
         return found

@@ -36,7 +36,8 @@ def test_repeated_reloads_under_load_lose_nothing(
     with load(loaded, client, tally=tally):
         for number in range(TIMES):
             refusals = len(zmsd.log("reload refused"))
-            if number % 4 == 3:
+            bad = number % 4 == 3
+            if bad:
                 zmsd.write(schema={"a": {"columns": 5}}, mappings=MAPPINGS)
             else:
                 schema, mappings = documents[number % 8 // 4]
@@ -44,7 +45,7 @@ def test_repeated_reloads_under_load_lose_nothing(
                 good += 1
             zmsd.signal(signal.SIGHUP)
             wait_until(
-                lambda good=good, refusals=refusals, bad=number % 4 == 3: (
+                lambda good=good, refusals=refusals, bad=bad: (
                     len(zmsd.log("reload refused")) > refusals if bad else len(zmsd.log("INFO .*reloaded")) >= good
                 ),
                 "it was read",

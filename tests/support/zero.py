@@ -57,7 +57,7 @@ class ZeroCache:
         self.replica = directory / f"{app_id}_{shard}.db"
         self.log_file = directory / f"{app_id}_{shard}.log"
         self._workspace = workspace
-        self._restart = restart
+        self.restart = restart
         self._one_process = one_process
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
@@ -119,7 +119,7 @@ class ZeroCache:
 
     def check(self) -> None:
         """Raise AssertionError if the process has ended by itself."""
-        if self._restart and self._process is not None and self.exit_code() == 14:
+        if self.restart and self._process is not None and self.exit_code() == 14:
             self.kill()
             self.start(wait=False)
         if self._process is not None and self.exit_code() is not None:
