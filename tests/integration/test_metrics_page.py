@@ -94,7 +94,7 @@ def test_metrics_count_feed_and_client(database: Db, serve: Serve, follow: Follo
     assert 0 <= found["zmsd_position_age_seconds"] < 30
     assert found["zmsd_log_bytes"] > 0
     queues = {name for name in found if name.startswith("zmsd_queue_fill_ratio")}
-    readers = ["order", *(f"collection-{name}" for name in ("users", "rooms", "messages"))]
+    readers = [f"collection-{name}" for name in ("users", "rooms", "messages")]
     assert queues == {f"zmsd_queue_fill_ratio{{reader={reader}}}" for reader in readers}
     assert all(0 <= found[name] <= 1 for name in queues)
     assert found["zmsd_resets_total"] == found["zmsd_reconnects_total"] == 0

@@ -142,11 +142,11 @@ def test_sigusr1_logs_every_thread_and_the_queues(database: Db, serve: Serve, fo
     zmsd.wait_log("session begins", count=2)
     zmsd.signal(signal.SIGUSR1)
     (line,) = zmsd.wait_log(r"queues ")
-    for reader in ("order", "collection-users", "collection-rooms", "collection-messages"):
+    for reader in ("collection-users", "collection-rooms", "collection-messages"):
         assert re.search(rf" {reader}=\d/2", line)
     assert re.search(r" log_bytes=\d+ sessions=1$", line)
     named = {line.rpartition("stack of thread ")[2].rstrip(":") for line in zmsd.log("stack of thread")}
-    assert {"MainThread", "dispatcher", "monitor", "listener", "order", "collection-users", "session-2"} <= named
+    assert {"MainThread", "dispatcher", "monitor", "listener", "collection-users", "session-2"} <= named
     text = zmsd.stderr()
     assert text.index("in dump") < text.index("queues "), "the stacks themselves"
     assert "mongodb/reader.py" in text

@@ -143,35 +143,38 @@ class DatabaseFeed(StreamFeed):
 
 
 class CollectionFeed(StreamFeed):
-    """A stream and a thread for each collection, and one of each for the order."""
+    """A stream and a thread for each collection; the caller's own thread reads their order."""
 
-    def __init__(self, source: Source, watched: Mapping[str, Watched], after: int) -> None:
-        super().__init__(source, watched, after)
+    def __init__(self, source: Source, watched: Mapping[str, Watched], after: int, stop: Event | None = None) -> None:
+        super().__init__(source, watched, after, stop)
         self.backlogged = False
         """Whether there is a backlog. The feed has stopped between two transactions: another feed may continue at its
         progress."""
         self._full = 0  # consecutive batches of the order that did not have all events that were visible
         self._batch: Batch | None = None  # batch of the order that waits for the events of some reader
-        order = OrderReader(source, watched, after, self._stop, self.health)
-        self._order = reader_thread(order, self._stop, keep_empty=True)
+        self._order = OrderReader(source, watched, after, self._stop, self.health)
+        self._readers_stop = Event()
         self._readers = {
             name: reader_thread(
-                CollectionReader(source, name, wanted, after, self._stop, self.health), self._stop, keep_empty=False
+                CollectionReader(source, name, wanted, after, self._readers_stop, self.health), self._readers_stop
             )
             for name, wanted in watched.items()
         }
         self._sequencer = Sequencer({name: reader.channel for name, reader in self._readers.items()})
-        for reader in (self._order, *self._readers.values()):
+        for reader in self._readers.values():
             reader.start()
 
     @property
     def queues(self) -> dict[str, tuple[int, int]]:
-        readers = {"order": self._order, **{f"collection-{name}": found for name, found in self._readers.items()}}
-        return {name: (len(reader.channel), reader.channel.limit) for name, reader in readers.items()}
+        return {
+            f"collection-{name}": (len(reader.channel), reader.channel.limit) for name, reader in self._readers.items()
+        }
 
     def read(self) -> FeedBatch | None:
+        if self._stop.is_set():
+            raise Stopped
         self.health.check()
-        batch = self._batch or self._order.channel.get(AWAIT_MS / 1000)
+        batch = self._batch or self._order.read_batch()
         paired = None if batch is None else self._sequencer.pair(batch.events, AWAIT_MS / 2000)
         if batch is None or paired is None:
             self._batch = batch
@@ -192,11 +195,11 @@ class CollectionFeed(StreamFeed):
 
     def detach(self) -> list[Thread]:
         """Stop the readers without waiting for them, and return their threads, which end within about a second."""
-        self._stop.set()
-        readers = [self._order, *self._readers.values()]
-        for reader in readers:
+        self._readers_stop.set()
+        self._order.close()
+        for reader in self._readers.values():
             reader.channel.close()
-        return [reader.thread for reader in readers]
+        return [reader.thread for reader in self._readers.values()]
 
     def close(self) -> None:
         _join(self.detach())
@@ -215,7 +218,7 @@ class AdaptiveFeed(Feed):
         self._source = source
         self._watched = watched
         self._stop = stop
-        self._feed: CollectionFeed | DatabaseFeed = CollectionFeed(source, watched, after)
+        self._feed: CollectionFeed | DatabaseFeed = CollectionFeed(source, watched, after, stop)
         self._detached: list[Thread] = []  # threads of readers that may not have ended yet
         self._since = 0.0  # monotonic seconds at which the count of events of the backlog's stream began
         self._events = 0
@@ -258,7 +261,7 @@ class AdaptiveFeed(Feed):
             log.debug("no backlog: reading each collection by itself")
             self.close()
             self._detached = []
-            self._feed = CollectionFeed(self._source, self._watched, feed.progress)
+            self._feed = CollectionFeed(self._source, self._watched, feed.progress, self._stop)
         self._since, self._events = time.monotonic(), 0
 
 

@@ -36,6 +36,8 @@ _ATTEMPT_SECONDS = 60.0
 """Seconds that an attempt may take before the reader counts as hanging."""
 _OPENING_SECONDS = 1800.0
 """Seconds that opening a stream may take: the server scans the oplog up to an old position (bench/README.rst)."""
+_LONGEST_WAIT_SECONDS = 1.0
+"""Longest wait in one call: the dispatcher reports a failure, and notices a stop, between two of them."""
 _GIVE_UP_SECONDS = 10.0
 """Seconds for which a reader retries by itself: an election takes less."""
 
@@ -131,6 +133,7 @@ class Reader:
         self._backoff = backoff()
         self._retry_log = RetryLog(log, f"change stream {name}")
         self._failing_since = 0.0  # monotonic seconds
+        self._retry_at = 0.0  # monotonic seconds
         self._pause = ReadPause()
 
     @property
@@ -139,7 +142,7 @@ class Reader:
         return self._cursor.has_buffered
 
     def read_batch(self, wait_ms: int = AWAIT_MS) -> Batch | None:
-        """Return the next batch, perhaps empty, or None after a failed attempt and the wait that follows it.
+        """Return the next batch, perhaps empty; None after a failed attempt, and for each second before the next one.
 
         Raises ResumeLost and TokenUnfit, which do not pass by waiting; OptionRefused, after which the caller chooses
         other options; and an error that has lasted so long that the server may have another database by now: before
@@ -147,6 +150,10 @@ class Reader:
 
         :param wait_ms: milliseconds to wait for events
         """
+        if (wait := self._retry_at - time.monotonic()) > 0:
+            stopped = self._stop.wait(min(wait, _LONGEST_WAIT_SECONDS))
+            if stopped or wait > _LONGEST_WAIT_SECONDS:
+                return None
         if wait_ms == AWAIT_MS and not self.has_buffered:
             self._stop.wait(self._pause.seconds)
         opens = not self._cursor.is_open
@@ -158,7 +165,7 @@ class Reader:
         except (ResumeLost, TokenUnfit, OptionRefused):
             raise
         except SourceError as error:
-            self._failed(error)
+            self._retry_at = time.monotonic() + self._failed(error)
             return None
         finally:
             self.health.answered(self.name)
@@ -192,27 +199,28 @@ class Reader:
             except SourceError as error:
                 if self._stop.is_set():
                     raise Stopped from error
-                self._failed(error)
+                self._stop.wait(self._failed(error))
             finally:
                 self.health.answered(self.name)
 
-    def _failed(self, error: SourceError) -> None:
-        """Report the error, and wait before the next attempt. Raises the error if failures have lasted.
+    def _failed(self, error: SourceError) -> float:
+        """Report the error, and return the seconds to wait before the next attempt. Raises it if failures have lasted.
 
         It does not raise when the server itself reports that it needs longer: then the server is the same, and a new
         reader would begin with a short deadline.
         """
         self.health.answered(self.name)
-        if not self._stop.is_set():
-            wait = REFUSED_WAIT_SECONDS if isinstance(error, SourceRefused) else next(self._backoff)
-            if not self._retry_log.attempts:
-                self._failing_since = time.monotonic()
-            self._retry_log.failed(error)
-            self.health.failed(self.name, str(error), wait)
-            busy = isinstance(error, SourceTimeout) and error.busy
-            if not busy and time.monotonic() - self._failing_since > _GIVE_UP_SECONDS:
-                raise error
-            self._stop.wait(wait)
+        if self._stop.is_set():
+            return 0.0
+        wait = REFUSED_WAIT_SECONDS if isinstance(error, SourceRefused) else next(self._backoff)
+        if not self._retry_log.attempts:
+            self._failing_since = time.monotonic()
+        self._retry_log.failed(error)
+        self.health.failed(self.name, str(error), wait)
+        busy = isinstance(error, SourceTimeout) and error.busy
+        if not busy and time.monotonic() - self._failing_since > _GIVE_UP_SECONDS:
+            raise error
+        return wait
 
     def _recovered(self) -> None:
         if self._retry_log.attempts:
@@ -236,19 +244,19 @@ class OrderReader(Reader):
         super().__init__("order", ChangeCursor(source, None, after, stages), stop, health)
 
 
-def reader_thread(reader: Reader, stop: Event, *, keep_empty: bool) -> Producer[Batch]:
-    """Return the thread of a reader, not started, with the channel that it fills. The thread closes the reader.
+def reader_thread(reader: Reader, stop: Event) -> Producer[Batch]:
+    """Return the thread of a reader, not started, with the channel that it fills with batches that have events.
+
+    The thread closes the reader.
 
     :param stop: ends the thread
-    :param keep_empty: pass on batches without events, for the progress in their tokens
     """
-    batches = _batches(reader, stop, keep_empty=keep_empty)
-    return Producer(reader.name, batches, CHANNEL_BATCHES, reader.health.failed_for_good)
+    return Producer(reader.name, _batches(reader, stop), CHANNEL_BATCHES, reader.health.failed_for_good)
 
 
-def _batches(reader: Reader, stop: Event, *, keep_empty: bool) -> Generator[Batch, None, None]:
+def _batches(reader: Reader, stop: Event) -> Generator[Batch, None, None]:
     with closing(reader):
         while not stop.is_set():
             batch = reader.read_batch()
-            if batch is not None and (batch.events or keep_empty):
+            if batch is not None and batch.events:
                 yield batch

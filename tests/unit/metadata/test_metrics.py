@@ -100,8 +100,8 @@ def test_problems_are_counted_by_kind_and_known_kinds_are_0(page: Page) -> None:
 
 
 def test_queues_are_shown_as_a_ratio(page: Page) -> None:
-    page.dispatcher.waiting = {"order": (1, 2), "collection-a": (0, 2)}
-    assert page.values("zmsd_queue_fill_ratio") == {("order",): 0.5, ("collection-a",): 0}
+    page.dispatcher.waiting = {"collection-b": (1, 2), "collection-a": (0, 2)}
+    assert page.values("zmsd_queue_fill_ratio") == {("collection-b",): 0.5, ("collection-a",): 0}
 
 
 def test_sessions_are_counted_by_state(page: Page) -> None:

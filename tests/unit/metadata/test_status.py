@@ -71,7 +71,7 @@ def test_daemon_that_has_not_begun_has_no_position() -> None:
 def test_collections_are_shown_with_their_tables_and_queues() -> None:
     shown = Shown()
     shown.source.images = frozenset(("users",))
-    shown.dispatcher.waiting = {"collection-users": (1, 2), "order": (0, 2)}
+    shown.dispatcher.waiting = {"collection-users": (1, 2), "collection-rooms": (0, 2)}
     shown.hub.counters.read([TransactionPart(START, [ChangeEvent({}, "insert", "users")], True, True)])
     users, clients = shown.status()["collections"]
     assert users.pop("lag") > 0

@@ -135,8 +135,8 @@ def test_closing_a_feed_does_not_set_the_callers_stop_event() -> None:
 def test_closed_feed_leaves_no_thread_and_no_cursor() -> None:
     script = ScriptedSource()
     with reading(CollectionFeed, script) as feed:
-        wait_until(lambda: len(script.opened) == 3, "all streams are open")
         feed.read()
+        wait_until(lambda: len(script.opened) == 3, "all streams are open")
     assert sorted(script.killed) == [1, 2, 3]
 
 

@@ -38,6 +38,18 @@ class Filling(Reader):
             one.after = {"filled": True}
 
 
+class RecordedEvent(Event):
+    """Nobody sets it, and its waits take no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout)
+        return False
+
+
 def test_failure_is_reported_until_the_next_success() -> None:
     reader = Filling(ScriptedSource(database=[AutoReconnect("away"), failure(13), batch(event(T + 1))]))
     assert reader.read_batch() is None
@@ -46,6 +58,32 @@ def test_failure_is_reported_until_the_next_success() -> None:
     assert "code 13" in str(reader.health.problem)
     assert reader.read_batch() is not None
     assert reader.health.problem is None
+
+
+def test_failure_is_reported_before_the_wait_and_the_wait_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dispatcher reads MongoDB itself: meanwhile it reports the failure on /readyz, and notices a stop."""
+    monkeypatch.setattr(readers, "REFUSED_WAIT_SECONDS", 1000.0)
+    script = ScriptedSource(database=[failure(13), batch(event(T + 1))])
+    stop = RecordedEvent()
+    reader = Reader("order", cursor(script), stop, Health())
+    assert reader.read_batch() is None
+    assert not any(stop.waits)
+    stop.waits.clear()
+    assert "code 13" in str(reader.health.problem)
+    for _ in range(3):
+        assert reader.read_batch() is None
+    assert stop.waits == [1.0] * 3
+    assert len(script.opened) == 1
+
+
+def test_stop_while_a_reader_waits_is_followed_by_no_request() -> None:
+    script = ScriptedSource(database=[AutoReconnect("away"), batch(event(T + 1))])
+    stop = Event()
+    reader = Reader("order", cursor(script), stop, Health())
+    assert reader.read_batch() is None
+    stop.set()
+    assert reader.read_batch() is None
+    assert len(script.opened) == 1
 
 
 def test_busy_server_is_given_longer_and_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,15 +139,14 @@ def test_order_reader_asks_for_nothing_but_the_order() -> None:
     assert set(project["$project"]) == {"ns.coll", "to.coll", "operationType"}
 
 
-@pytest.mark.parametrize("keep_empty", [True, False])
-def test_reader_thread_passes_on_empty_batches_if_asked_for(keep_empty: bool) -> None:
+def test_reader_thread_passes_on_batches_with_events() -> None:
     script = ScriptedSource(database=[batch(upto=T + 1), batch(event(T + 2))])
     stop = Event()
-    producer = reader_thread(Reader("order", cursor(script), stop, Health()), stop, keep_empty=keep_empty)
+    producer = reader_thread(Reader("collection-a", cursor(script), stop, Health()), stop)
     producer.start()
     first = producer.channel.get(10)
     assert first is not None
-    assert bool(first.events) is not keep_empty
+    assert first.events
     stop.set()
     producer.channel.close()
     producer.thread.join(10)
@@ -119,7 +156,7 @@ def test_reader_thread_passes_on_empty_batches_if_asked_for(keep_empty: bool) ->
 def test_reader_thread_that_fails_for_good_is_known_to_the_feed() -> None:
     health, stop = Health(), Event()
     producer = reader_thread(
-        Reader("order", cursor(ScriptedSource(database=[failure(286)])), stop, health), stop, keep_empty=True
+        Reader("collection-a", cursor(ScriptedSource(database=[failure(286)])), stop, health), stop
     )
     producer.start()
     producer.thread.join(10)
