@@ -8,20 +8,18 @@ each event costs mongod and zmsd more than the event does, and each becomes a tr
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 
 FEW_EVENTS = 100
-"""Events from which on a batch is followed by the next request at once."""
+"""Events from which on a batch is followed by the next request at once: a backlog is read without a pause."""
 SHORT_SECONDS = 0.001
-"""Pause after a batch of fewer events. Without it the next request would hold the interpreter's lock while other
-threads have to send the events."""
-LONG_SECONDS = 0.005
-"""Pause while such batches come in quick succession."""
-QUICK_SECONDS = 0.02
-"""Most time between two batches in quick succession. An event that comes later than ``LONG_SECONDS`` after the one
-before is not delayed."""
-QUICK_BATCHES = 10
-"""Batches in quick succession before the pause becomes long: a few writes after each other are not delayed."""
+"""Shortest pause after a batch of fewer events. Without it the next request would hold the interpreter's lock while
+other threads have to send the events."""
+LONG_SECONDS, LONG_RATE = 0.02, 1000.0
+"""Longest pause, and the events per second from which on it is taken. At lower rates it is shorter in proportion."""
+_RATE_BATCHES = 10
+"""Batches over which the rate is measured: a few writes after each other are not delayed."""
 
 
 class ReadPause:
@@ -31,15 +29,14 @@ class ReadPause:
         """:param clock: returns seconds"""
         self._clock = clock
         self._few = False  # the newest batch had some events, but few
-        self._quick = 0  # batches with few events in quick succession
-        self._at = 0.0  # of the newest batch with events
+        self._recent: deque[tuple[float, int]] = deque(maxlen=_RATE_BATCHES + 1)  # (time, events)
 
     @property
     def seconds(self) -> float:
         """Seconds to wait before the next request."""
         if not self._few:
             return 0.0
-        return LONG_SECONDS if self._quick >= QUICK_BATCHES else SHORT_SECONDS
+        return min(max(SHORT_SECONDS, LONG_SECONDS * self._rate() / LONG_RATE), LONG_SECONDS)
 
     def received(self, events: int) -> None:
         """Note a batch.
@@ -48,6 +45,11 @@ class ReadPause:
         """
         self._few = 0 < events < FEW_EVENTS
         if events:
-            now = self._clock()
-            quick = self._few and now - self._at <= QUICK_SECONDS
-            self._quick, self._at = self._quick + 1 if quick else 0, now
+            self._recent.append((self._clock(), events))
+
+    def _rate(self) -> float:
+        """Return the events per second of the newest batches; 0 after too few."""
+        if len(self._recent) <= _RATE_BATCHES:
+            return 0.0
+        (first, not_counted), (newest, _) = self._recent[0], self._recent[-1]
+        return (sum([events for _, events in self._recent]) - not_counted) / max(newest - first, 1e-9)

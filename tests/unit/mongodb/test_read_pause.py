@@ -1,8 +1,10 @@
-"""A reader waits longer only while small batches come in quick succession."""
+"""A reader waits longer the more events come in small batches."""
 
 from __future__ import annotations
 
-from zmsd.mongodb.read_pause import FEW_EVENTS, LONG_SECONDS, QUICK_BATCHES, QUICK_SECONDS, SHORT_SECONDS, ReadPause
+import pytest
+
+from zmsd.mongodb.read_pause import FEW_EVENTS, LONG_RATE, LONG_SECONDS, SHORT_SECONDS, ReadPause
 
 
 class Scene:
@@ -28,38 +30,54 @@ def test_pause_before_the_first_batch_and_after_an_empty_one_is_zero() -> None:
 
 def test_pause_after_few_writes_is_short() -> None:
     scene = Scene()
-    scene.batches(QUICK_BATCHES, 0.001)
-    assert scene.pause.seconds == SHORT_SECONDS
-
-
-def test_pause_while_small_batches_come_in_quick_succession_is_long() -> None:
-    scene = Scene()
-    scene.batches(QUICK_BATCHES + 1, 0.001)
-    assert scene.pause.seconds == LONG_SECONDS
-    scene.batches(1, QUICK_SECONDS + 0.001)
+    scene.batches(10, 0.001)
     assert scene.pause.seconds == SHORT_SECONDS
 
 
 def test_pause_of_a_slow_stream_stays_short() -> None:
+    """A write every 20 ms, as by a person or a few."""
     scene = Scene()
-    scene.batches(1000, QUICK_SECONDS + 0.001)
+    scene.batches(1000, 0.02)
+    assert scene.pause.seconds == pytest.approx(SHORT_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("every", "events", "seconds"),
+    [
+        (1 / LONG_RATE, 1, LONG_SECONDS),
+        (2 / LONG_RATE, 1, LONG_SECONDS / 2),
+        (10 / LONG_RATE, 5, LONG_SECONDS / 2),
+        (LONG_SECONDS, 50, LONG_SECONDS),
+        (0.0, 1, LONG_SECONDS),
+    ],
+)
+def test_pause_grows_with_the_rate_up_to_the_longest(every: float, events: int, seconds: float) -> None:
+    scene = Scene()
+    scene.batches(100, every, events)
+    assert scene.pause.seconds == pytest.approx(seconds)
+
+
+def test_pause_is_short_again_after_writes_have_ceased() -> None:
+    scene = Scene()
+    scene.batches(100, 1 / LONG_RATE)
+    scene.batches(1, 5.0)
     assert scene.pause.seconds == SHORT_SECONDS
 
 
-def test_pause_after_a_large_batch_is_zero_and_then_short() -> None:
-    """A backlog is read without a pause."""
+def test_large_batch_is_followed_by_no_pause_and_does_not_end_that_of_small_ones() -> None:
+    """A backlog is read without a pause. At 5,000 events a second a batch after a long pause is large."""
     scene = Scene()
-    scene.batches(QUICK_BATCHES + 1, 0.001)
-    scene.batches(1, 0.001, events=FEW_EVENTS)
+    scene.batches(100, 1 / LONG_RATE)
+    scene.batches(1, LONG_SECONDS, events=FEW_EVENTS)
     assert scene.pause.seconds == 0
     scene.batches(1, 0.001)
-    assert scene.pause.seconds == SHORT_SECONDS
+    assert scene.pause.seconds == LONG_SECONDS
 
 
-def test_empty_batch_between_does_not_end_the_succession() -> None:
+def test_empty_batch_does_not_change_the_rate() -> None:
     scene = Scene()
-    for _ in range(QUICK_BATCHES + 1):
+    for _ in range(20):
         scene.batches(1, 0.001)
         scene.batches(1, 0.001, events=0)
     scene.batches(1, 0.001)
-    assert scene.pause.seconds == LONG_SECONDS
+    assert scene.pause.seconds == pytest.approx(LONG_SECONDS / 2)
