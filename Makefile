@@ -8,7 +8,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 # The versions of everything that pip installs; /dev/null takes the newest.
 CONSTRAINTS ?= tests/constraints.txt
 # What depends on the version of MongoDB: each kind of write, images, transactions, large events, reads in the past, failures.
-COMPAT_MONGODB := $(addprefix integration/test_,changes copy images before_images order large wanted_changes values resume backlog ttl) \
+COMPAT_MONGODB := $(addprefix integration/test_,changes copy images before_images order large wanted_changes values resume backlog adaptive_feed ttl) \
     integration/mongodb_5 faults/test_kill faults/test_failover
 COMPAT_FILES := $(addprefix tests/,$(addsuffix .py,$(COMPAT_MONGODB))) \
     tests/integration/test_mappings.py::test_operators_of_mongod_are_allowed_or_refused_by_name

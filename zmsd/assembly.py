@@ -121,7 +121,7 @@ def assemble(settings: Config, documents: LoadedDocuments, requests: Requests) -
         return position
 
     def open_live_feed(active: ActivePublication, after: int) -> Feed:
-        return open_feed(settings.feed.scope, source, active.watched, after, stop)
+        return open_feed(settings.feed.scope, source, active.watched, after, stop, hub.catch_up.any_open)
 
     died = requests.report_thread_death
     dispatcher = Dispatcher(hub, prepare_feed, open_live_feed, settings.feed.heartbeat, died)

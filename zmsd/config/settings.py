@@ -116,7 +116,7 @@ class FeedConfig:
     """Section ``feed``: how MongoDB is read."""
 
     scope: Literal["auto", "collection", "database"] = "auto"
-    """One change stream for each collection, or one for the database."""
+    """One change stream for each collection while MongoDB has little to do, or always one for the database."""
     images: Literal["auto", "required", "off"] = "auto"
     """Whether to switch pre- and post-images on."""
     heartbeat: float = setting(60.0, low=1, high=86400)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from threading import Event, Thread
 from types import TracebackType
 
@@ -23,8 +23,11 @@ log = logging.getLogger(__name__)
 
 _BACKLOG_BATCHES = 3
 """Consecutive full batches after which the feed counts as backlogged."""
-_CALM_EVENTS, _CALM_SECONDS = 1000, 1.0
-"""A backlog has ended when fewer events than this came in this many seconds, and the feed has caught up."""
+_BUSY_EVENTS, _BUSY_SECONDS = 500, 1.0
+"""Events in about this many seconds from which on the feed reads one stream (bench/README.rst)."""
+_CALM_EVENTS, _CALM_SECONDS = 2500, 10.0
+"""With fewer events in about this many seconds it reads a stream for each collection again. The time is long, because
+filters may hide from one stream most of the events that made mongod busy."""
 MAX_COLLECTION_STREAMS = 10
 """Watched collections up to which ``feed.scope: auto`` gives each a change stream of its own."""
 
@@ -35,8 +38,10 @@ class Feed:
     A context manager: it ends with ``close``.
     """
 
-    scope: str
-    """``collection`` or ``database``: the setting ``feed.scope``, or what *auto* means here."""
+    @property
+    def scope(self) -> str:
+        """``collection`` or ``database``: how it reads now. Thread-safe."""
+        raise NotImplementedError
 
     @property
     def health(self) -> Health:
@@ -145,6 +150,8 @@ class DatabaseFeed(StreamFeed):
 class CollectionFeed(StreamFeed):
     """A stream and a thread for each collection; the caller's own thread reads their order."""
 
+    scope = "collection"
+
     def __init__(self, source: Source, watched: Mapping[str, Watched], after: int, stop: Event | None = None) -> None:
         super().__init__(source, watched, after, stop)
         self.backlogged = False
@@ -194,11 +201,11 @@ class CollectionFeed(StreamFeed):
         return self._grouper.group(events, batch.token, batch.now, ended=batch.drained and not self._sharded)
 
     def detach(self) -> list[Thread]:
-        """Stop the readers without waiting for them, and return their threads, which end within about a second."""
+        """Stop the readers' threads and return them; they end within about a second. Close the order's stream."""
         self._readers_stop.set()
-        self._order.close()
         for reader in self._readers.values():
             reader.channel.close()
+        self._order.close()
         return [reader.thread for reader in self._readers.values()]
 
     def close(self) -> None:
@@ -206,22 +213,36 @@ class CollectionFeed(StreamFeed):
 
 
 class AdaptiveFeed(Feed):
-    """A stream for each collection as long as they keep up, and one stream over the database for a backlog.
+    """A stream for each collection; one over the database in a backlog, at high rates, and while clients catch up.
 
-    mongod reads the oplog for each stream, so one stream reads a backlog faster (bench/README.rst).
+    mongod reads the oplog for each stream, and wakes each at every write. So one stream reads a backlog faster, takes
+    less processor time for a change at high rates, and delays live changes less while catch-up feeds read the oplog too
+    (bench/README.rst).
     """
 
-    scope = "collection"
-
-    def __init__(self, source: Source, watched: Mapping[str, Watched], after: int, stop: Event | None = None) -> None:
-        """:param stop: ends it from another thread"""
+    def __init__(
+        self,
+        source: Source,
+        watched: Mapping[str, Watched],
+        after: int,
+        stop: Event | None = None,
+        catch_up_is_open: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """:param stop: ends it from another thread
+        :param catch_up_is_open: returns whether a client reads a catch-up feed
+        """
         self._source = source
         self._watched = watched
         self._stop = stop
+        self._catch_up_is_open = catch_up_is_open
         self._feed: CollectionFeed | DatabaseFeed = CollectionFeed(source, watched, after, stop)
         self._detached: list[Thread] = []  # threads of readers that may not have ended yet
-        self._since = 0.0  # monotonic seconds at which the count of events of the backlog's stream began
+        self._since = time.monotonic()  # when the count began
         self._events = 0
+
+    @property
+    def scope(self) -> str:
+        return self._feed.scope
 
     @property
     def health(self) -> Health:
@@ -236,33 +257,36 @@ class AdaptiveFeed(Feed):
         return self._feed.has_buffered
 
     def read(self) -> FeedBatch | None:
-        feed = self._feed
-        if isinstance(feed, CollectionFeed):
-            if feed.backlogged:
-                self._catch_up(feed)
-        elif time.monotonic() - self._since >= _CALM_SECONDS and not feed.in_transaction:
-            self._count(feed)
+        self._choose()
         batch = self._feed.read()
-        self._events += sum(len(part.events) for part in batch.parts) if batch else 0
+        self._events += sum([len(part.events) for part in batch.parts]) if batch else 0
         return batch
 
     def close(self) -> None:
         self._feed.close()
         _join(self._detached)
 
-    def _catch_up(self, feed: CollectionFeed) -> None:
-        log.debug("backlog: reading the database as one stream")
-        self._detached = feed.detach()
-        self._feed = DatabaseFeed(self._source, self._watched, feed.progress, self._stop)
-        self._since, self._events = time.monotonic(), 0
-
-    def _count(self, feed: DatabaseFeed) -> None:
-        if self._events < _CALM_EVENTS and feed.caught_up and not feed.health.problem:
-            log.debug("no backlog: reading each collection by itself")
-            self.close()
-            self._detached = []
-            self._feed = CollectionFeed(self._source, self._watched, feed.progress, self._stop)
-        self._since, self._events = time.monotonic(), 0
+    def _choose(self) -> None:
+        """Go on with the other kind of feed, from the progress of the present one, if that is better now."""
+        feed, seconds = self._feed, time.monotonic() - self._since
+        may_change = not feed.in_transaction and not feed.health.problem
+        if isinstance(feed, CollectionFeed):
+            counted = seconds >= _BUSY_SECONDS
+            busy = self._events >= _BUSY_EVENTS or self._catch_up_is_open()
+            if feed.backlogged or (may_change and busy):
+                log.debug("reading the database as one stream")
+                self._detached = feed.detach()
+                self._feed = DatabaseFeed(self._source, self._watched, feed.progress, self._stop)
+        else:
+            counted = seconds >= _CALM_SECONDS and may_change
+            calm = self._events < _CALM_EVENTS and feed.caught_up and not self._catch_up_is_open()
+            if counted and calm:
+                log.debug("reading each collection by itself")
+                self.close()
+                self._detached = []
+                self._feed = CollectionFeed(self._source, self._watched, feed.progress, self._stop)
+        if counted or self._feed is not feed:
+            self._since, self._events = time.monotonic(), 0
 
 
 def _join(threads: list[Thread]) -> None:
@@ -295,7 +319,18 @@ def _scope(setting: str, source: Source, collections: int) -> str:
     return "collection" if affordable else "database"
 
 
-def open_feed(setting: str, source: Source, watched: Mapping[str, Watched], after: int, stop: Event) -> Feed:
-    """Return the live feed for the setting ``feed.scope``, started after a position."""
-    one_stream = _scope(setting, source, len(watched)) == "database"
-    return (DatabaseFeed if one_stream else AdaptiveFeed)(source, watched, after, stop)
+def open_feed(
+    setting: str,
+    source: Source,
+    watched: Mapping[str, Watched],
+    after: int,
+    stop: Event,
+    catch_up_is_open: Callable[[], bool],
+) -> Feed:
+    """Return the live feed for the setting ``feed.scope``, started after a position.
+
+    :param catch_up_is_open: returns whether a client reads a catch-up feed
+    """
+    if _scope(setting, source, len(watched)) == "database":
+        return DatabaseFeed(source, watched, after, stop)
+    return AdaptiveFeed(source, watched, after, stop, catch_up_is_open)

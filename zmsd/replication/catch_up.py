@@ -86,6 +86,10 @@ class CatchUpFeeds:
         self._open.add(opened)
         return opened
 
+    def any_open(self) -> bool:
+        """Return whether a client has a feed. Thread-safe."""
+        return bool(self._open)
+
     def stalled(self, seconds: float) -> str | None:
         """Return which open feeds have waited at least ``seconds`` for a reply, or None. Thread-safe."""
         return "; ".join(filter(None, [one.stalled(seconds) for one in self._open.copy()])) or None

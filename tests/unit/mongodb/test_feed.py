@@ -121,12 +121,26 @@ def test_lost_position_of_one_collection_is_raised() -> None:
         pieces_of(feed, bool)
 
 
-def test_closing_a_feed_does_not_set_the_callers_stop_event() -> None:
+@pytest.mark.parametrize("kind", [DatabaseFeed, CollectionFeed, AdaptiveFeed])
+def test_closing_a_feed_does_not_set_the_callers_stop_event(kind: type[DatabaseFeed | CollectionFeed]) -> None:
     stop = Event()
-    with closing(DatabaseFeed(ScriptedSource(), {}, T, stop)) as feed:
+    with closing(kind(ScriptedSource(), {}, T, stop)) as feed:
         feed.read()
     assert not stop.is_set()
-    with closing(DatabaseFeed(ScriptedSource(), {}, T, stop)) as feed:
+    with closing(kind(ScriptedSource(), {}, T, stop)) as feed:
+        stop.set()
+        with pytest.raises(Stopped):
+            feed.read()
+
+
+def test_callers_stop_event_ends_each_feed_that_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "_CALM_SECONDS", 0.0)
+    is_open, stop = Event(), Event()
+    with closing(AdaptiveFeed(Oplog(), {"a": Watched(None)}, T, stop, is_open.is_set)) as feed:
+        is_open.set()
+        wait_until(lambda: feed.read() and feed.scope == "database", "one stream is read")
+        is_open.clear()
+        wait_until(lambda: feed.read() and feed.scope == "collection", "each collection is read")
         stop.set()
         with pytest.raises(Stopped):
             feed.read()
@@ -211,7 +225,7 @@ def test_auto_scope_is_collection_up_to_ten_collections_on_any_version(
     script.grouped = lambda imaged: grouped
     script.deployment = replace(script.deployment, sharded=sharded)
     watched = {f"c{number}": Watched(None) for number in range(collections)}
-    with closing(open_feed(setting, script, watched, T, Event())) as feed:
+    with closing(open_feed(setting, script, watched, T, Event(), lambda: False)) as feed:
         assert feed.scope == scope
 
 
@@ -242,6 +256,75 @@ def test_backlog_is_read_by_database_and_then_by_collection(monkeypatch: pytest.
     for before, part in itertools.pairwise(got):
         assert part.first == before.last
         assert (part.position == before.position) == (not part.first)
+
+
+def test_many_small_writes_are_read_by_database_until_few_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "_BUSY_SECONDS", 1000.0)
+    monkeypatch.setattr(feeds, "_BUSY_EVENTS", 50)
+    rng = random.Random(6)
+    script = Oplog()
+    ways: list[type] = []
+    got: list[TransactionPart] = []
+    with reading(AdaptiveFeed, script) as feed:
+        for number in range(120):
+            script.write(T + 1 + number, 1, rng)
+            wait_until(lambda: _read(feed, got, ways) and len(got) == len(script.events), "it comes")
+            if number == 48:
+                assert set(ways) == {CollectionFeed}, "few"
+            if number == 90:
+                assert ways[-1] is DatabaseFeed
+                monkeypatch.setattr(feeds, "_CALM_SECONDS", 0.0)
+    assert [event for part in got for event in part.events] == read(*script.events)
+    assert all(part.first and part.last for part in got)
+    assert [kind for kind, _ in itertools.groupby(ways)] == [CollectionFeed, DatabaseFeed, CollectionFeed]
+
+
+def test_rate_that_keeps_mongod_busy_does_not_end_the_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "_BUSY_EVENTS", 50)
+    monkeypatch.setattr(feeds, "_CALM_SECONDS", 0.0)
+    monkeypatch.setattr(feeds, "_CALM_EVENTS", 1)
+    rng = random.Random(6)
+    script = Oplog()
+    script.write(T + 1, 60, rng)
+    ways: list[type] = []
+    got: list[TransactionPart] = []
+    with reading(AdaptiveFeed, script) as feed:
+        for number in range(20):
+            script.write(T + 2 + number, 1, rng)
+            wait_until(lambda: _read(feed, got, ways) and sum(len(p.events) for p in got) == len(script.events), "all")
+    assert [kind for kind, _ in itertools.groupby(ways)] == [CollectionFeed, DatabaseFeed]
+
+
+def test_database_is_read_as_one_stream_while_a_catch_up_feed_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "_CALM_SECONDS", 0.0)
+    rng = random.Random(7)
+    script = Oplog()
+    is_open = Event()
+    ways: list[type] = []
+    got: list[TransactionPart] = []
+    watched = {"a": Watched(None), "b": Watched(None)}
+    with closing(open_feed("collection", script, watched, T, Event(), is_open.is_set)) as feed:
+        assert isinstance(feed, AdaptiveFeed)
+        for number in range(90):
+            (is_open.set if 30 <= number < 60 else is_open.clear)()
+            script.write(T + 1 + number, 1 + number % 3, rng)
+            wait_until(lambda: _read(feed, got, ways) and sum(len(p.events) for p in got) == len(script.events), "all")
+            assert feed.scope == ("database" if 30 < number < 60 else feed.scope)
+        assert feed.scope == "collection"
+    assert [event for part in got for event in part.events] == read(*script.events)
+    assert [kind for kind, _ in itertools.groupby(ways)] == [CollectionFeed, DatabaseFeed, CollectionFeed]
+
+
+def test_failing_streams_are_not_replaced_while_catch_up_is_open() -> None:
+    """A new stream would begin with a short deadline again, and hide the failure."""
+    script = ScriptedSource(database=[AutoReconnect("away")] * 1000)
+    is_open = Event()
+    with closing(AdaptiveFeed(script, {"a": Watched(None)}, T, catch_up_is_open=is_open.is_set)) as feed:
+        for _ in range(3):
+            assert feed.read() is None
+            is_open.set()
+        assert isinstance(feed._feed, CollectionFeed)
+        assert "away" in str(feed.health.problem)
 
 
 def _read(feed: AdaptiveFeed, got: list[TransactionPart], ways: list[type]) -> type:

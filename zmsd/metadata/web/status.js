@@ -239,7 +239,7 @@ function facts(status) {
   const now = status.now, end = status.certificate_end;
   const certificate = known(end, seconds => make("span", {class: end - now < 30 * 86400 ? (end < now ? "bad" : "warn") : ""},
     end < now ? `TLS certificate expired on ${day(seconds)}` : `TLS certificate until ${day(seconds)} (${duration(seconds - now)})`));
-  const scopes = {collection: "a change stream for each collection", database: "one change stream for the database"};
+  const scopes = {collection: "now a change stream for each collection", database: "now one change stream for the database"};
   const text = [
     `database ${status.database}`, status.mongodb && `MongoDB ${status.mongodb}`,
     status.feed_scope && make("span", {title: scopes[status.feed_scope]}, `feed scope: ${status.feed_scope}`),
