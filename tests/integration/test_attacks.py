@@ -211,19 +211,28 @@ def test_client_with_token_connects_during_2000_held_connections(attack: Any, se
     sessions = {"max_sessions": 100, "max_sessions_per_address": 100}
     server = {"token": TOKEN, "tls": ONE.write(tmp_path) if tls else None, **sessions}
     zmsd = serve(SCHEMA, MAPPINGS, settings={"server": server}, tls=tls)
+
+    def enters() -> bool:
+        """Connect. Return False if the connection was closed to make room, before its first bytes were read."""
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            sock: socket.socket = stack.enter_context(connect(zmsd))
+            if tls is not None:
+                sock = stack.enter_context(tls.wrap_socket(sock, server_hostname="127.0.0.1"))
+            sock.sendall(handshake("zero"))
+            return answer(sock).startswith(b"HTTP/1.1 101 ")
+        return False
+
     waits = []
     with attacking(zmsd, attack) as rounds:
         wait_until(lambda: rounds[0] >= HELD, f"{HELD} connections are held", 60)
+        repeated = 0
         for _ in range(79):
             before = time.monotonic()
-            with contextlib.ExitStack() as stack:
-                sock: socket.socket = stack.enter_context(connect(zmsd))
-                if tls is not None:
-                    sock = stack.enter_context(tls.wrap_socket(sock, server_hostname="127.0.0.1"))
-                sock.sendall(handshake("zero"))
-                assert answer(sock).startswith(b"HTTP/1.1 101 ")
+            while not enters():  # on a busy machine the attacker may open hundreds between its connect and its send
+                repeated += 1
+                assert repeated <= 8
             waits.append(time.monotonic() - before)
-    print(f"{rounds[0]} connections, {HELD} at a time; 79 of 79 in, the slowest in {max(waits):.3f} s")
+    print(f"{rounds[0]} connections, {HELD} at a time; {repeated} of 79 again, the slowest in {max(waits):.3f} s")
     assert max(waits) < 1 * FACTOR
 
 
