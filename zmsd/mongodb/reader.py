@@ -14,7 +14,6 @@ from zmsd.errors import (
     SourceError,
     SourceRefused,
     SourceTimeout,
-    Stopped,
     TokenUnfit,
 )
 from zmsd.mongodb import resume_token
@@ -135,11 +134,12 @@ class Reader:
         self._failing_since = 0.0  # monotonic seconds
         self._retry_at = 0.0  # monotonic seconds
         self._pause = ReadPause()
+        self._unfilled: Batch | None = None  # received and not completed yet; the cursor would not return it again
 
     @property
     def has_buffered(self) -> bool:
-        """Whether the next batch comes without a request."""
-        return self._cursor.has_buffered
+        """Whether the next batch has been received."""
+        return self._unfilled is not None or self._cursor.has_buffered
 
     def read_batch(self, wait_ms: int = AWAIT_MS) -> Batch | None:
         """Return the next batch, perhaps empty; None after a failed attempt, and for each second before the next one.
@@ -161,18 +161,17 @@ class Reader:
             self.health.opening(self.name)
         self.health.asks(self.name)
         try:
-            batch = self._read(wait_ms)
+            batch = self._unfilled = self._unfilled or self._receive(wait_ms)
+            if batch.events:
+                self.fill(batch.events)
         except (ResumeLost, TokenUnfit, OptionRefused):
             raise
         except SourceError as error:
-            self._retry_at = time.monotonic() + self._failed(error)
+            self._failed(error)
             return None
         finally:
             self.health.answered(self.name)
-        if batch.events and batch.events[-1].kind == "invalidate":
-            # It ends the stream; the event that caused it comes before it. Continue after it.
-            self._cursor.reopen_after(resume_token.position_of(batch.events.pop().token))
-        self._fill(batch.events)
+        self._unfilled = None
         if batch.events or wait_ms == AWAIT_MS:  # not the question whether a transaction goes on
             self._pause.received(len(batch.events))
         if opens or self._retry_log.attempts:
@@ -189,29 +188,22 @@ class Reader:
     def fill(self, events: list[ChangeEvent]) -> None:
         """Complete the events of a batch in place, before they are returned. Overridden by readers of content."""
 
-    def _fill(self, events: list[ChangeEvent]) -> None:
-        """Repeat ``fill`` until it succeeds: the cursor has moved on, and would not return these events again."""
-        while events:
-            self.health.asks(self.name)
-            try:
-                self.fill(events)
-                return
-            except SourceError as error:
-                if self._stop.is_set():
-                    raise Stopped from error
-                self._stop.wait(self._failed(error))
-            finally:
-                self.health.answered(self.name)
+    def _receive(self, wait_ms: int) -> Batch:
+        batch = self._read(wait_ms)
+        if batch.events and batch.events[-1].kind == "invalidate":
+            # It ends the stream; the event that caused it comes before it. Continue after it.
+            self._cursor.reopen_after(resume_token.position_of(batch.events.pop().token))
+        return batch
 
-    def _failed(self, error: SourceError) -> float:
-        """Report the error, and return the seconds to wait before the next attempt. Raises it if failures have lasted.
+    def _failed(self, error: SourceError) -> None:
+        """Report the error, and set the time of the next attempt. Raises the error if failures have lasted.
 
         It does not raise when the server itself reports that it needs longer: then the server is the same, and a new
         reader would begin with a short deadline.
         """
         self.health.answered(self.name)
         if self._stop.is_set():
-            return 0.0
+            return
         wait = REFUSED_WAIT_SECONDS if isinstance(error, SourceRefused) else next(self._backoff)
         if not self._retry_log.attempts:
             self._failing_since = time.monotonic()
@@ -220,7 +212,7 @@ class Reader:
         busy = isinstance(error, SourceTimeout) and error.busy
         if not busy and time.monotonic() - self._failing_since > _GIVE_UP_SECONDS:
             raise error
-        return wait
+        self._retry_at = time.monotonic() + wait
 
     def _recovered(self) -> None:
         if self._retry_log.attempts:

@@ -10,7 +10,7 @@ from bson import Timestamp
 from pymongo.errors import AutoReconnect, NetworkTimeout
 
 from tests.unit.mongodb.streams import ScriptedSource, T, batch, cursor, event, failure, read
-from zmsd.errors import SourceRefused, SourceTimeout, SourceUnavailable, Stopped
+from zmsd.errors import SourceRefused, SourceTimeout, SourceUnavailable
 from zmsd.mongodb import reader as readers
 from zmsd.mongodb.events import ChangeEvent
 from zmsd.mongodb.reader import Health, OrderReader, Reader, reader_thread
@@ -39,7 +39,7 @@ class Filling(Reader):
 
 
 class RecordedEvent(Event):
-    """Nobody sets it, and its waits take no time."""
+    """An event that is never set, and whose waits take no time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,6 +74,16 @@ def test_failure_is_reported_before_the_wait_and_the_wait_is_cut(monkeypatch: py
         assert reader.read_batch() is None
     assert stop.waits == [1.0] * 3
     assert len(script.opened) == 1
+
+
+def test_events_that_cannot_be_completed_are_reported_before_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "REFUSED_WAIT_SECONDS", 1000.0)
+    reader = Filling(ScriptedSource(database=[batch(event(T + 1))]), SourceRefused("not authorized"))
+    waits = reader.stop = RecordedEvent()
+    reader._stop = waits
+    assert reader.read_batch() is None
+    assert not any(waits.waits)
+    assert "not authorized" in str(reader.health.problem)
 
 
 def test_stop_while_a_reader_waits_is_followed_by_no_request() -> None:
@@ -115,8 +125,7 @@ def test_events_that_could_not_be_completed_are_kept(trouble: Exception) -> None
 def test_events_that_could_not_be_completed_do_not_delay_a_stop() -> None:
     reader = Filling(ScriptedSource(database=[batch(event(T + 1))]), *[SourceUnavailable("away")] * 3)
     reader.stop.set()
-    with pytest.raises(Stopped):
-        reader.read_batch()
+    assert reader.read_batch() is None
 
 
 def test_stream_reopens_after_an_invalidate() -> None:
