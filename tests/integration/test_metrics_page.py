@@ -72,8 +72,14 @@ def test_metrics_count_feed_and_client(database: Db, serve: Serve, follow: Follo
     database.users.delete_one({"_id": "v0"})
     client.wait_rows("room", 1)
     client.wait_rows("user", 119)
+    # The dispatcher counts events after it has passed them on.
     found = wait_scrape(
-        zmsd, lambda found: found["zmsd_session_backlog_transactions{app=zero,shard=0}"] == 0, "all is sent"
+        zmsd,
+        lambda found: (
+            found["zmsd_session_backlog_transactions{app=zero,shard=0}"] == 0
+            and found.get("zmsd_events_total{collection=users}", 0) >= 22
+        ),
+        "all is sent and counted",
     )
     assert found["zmsd_events_total{collection=users}"] == 22
     assert found["zmsd_events_total{collection=messages}"] == 3
