@@ -275,15 +275,14 @@ class AdaptiveFeed(Feed):
             busy = self._events >= _BUSY_EVENTS or self._catch_up_is_open()
             if feed.backlogged or (may_change and busy):
                 log.debug("reading the database as one stream")
-                self._detached = feed.detach()
+                self._detached = [*filter(Thread.is_alive, self._detached), *feed.detach()]
                 self._feed = DatabaseFeed(self._source, self._watched, feed.progress, self._stop)
         else:
             counted = seconds >= _CALM_SECONDS and may_change
             calm = self._events < _CALM_EVENTS and feed.caught_up and not self._catch_up_is_open()
             if counted and calm:
                 log.debug("reading each collection by itself")
-                self.close()
-                self._detached = []
+                feed.close()
                 self._feed = CollectionFeed(self._source, self._watched, feed.progress, self._stop)
         if counted or self._feed is not feed:
             self._since, self._events = time.monotonic(), 0

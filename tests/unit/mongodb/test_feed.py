@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -313,6 +314,23 @@ def test_database_is_read_as_one_stream_while_a_catch_up_feed_is_open(monkeypatc
         assert feed.scope == "collection"
     assert [event for part in got for event in part.events] == read(*script.events)
     assert [kind for kind, _ in itertools.groupby(ways)] == [CollectionFeed, DatabaseFeed, CollectionFeed]
+
+
+def test_reader_that_hangs_does_not_delay_the_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection may be stalled, perhaps of a collection to which nothing is written."""
+    monkeypatch.setattr(feeds, "_CALM_SECONDS", 0.0)
+    is_open, released = Event(), Event()
+    hanging = Thread(target=released.wait, daemon=True)
+    hanging.start()
+    monkeypatch.setattr(CollectionFeed, "detach", lambda self: [hanging])
+    with closing(AdaptiveFeed(Oplog(), {}, T, catch_up_is_open=is_open.is_set)) as feed:
+        is_open.set()
+        wait_until(lambda: feed.read() and feed.scope == "database", "one stream is read")
+        is_open.clear()
+        before = time.monotonic()
+        wait_until(lambda: feed.read() and feed.scope == "collection", "each collection is read")
+        assert time.monotonic() - before < 4
+        released.set()
 
 
 def test_failing_streams_are_not_replaced_while_catch_up_is_open() -> None:
