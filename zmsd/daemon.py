@@ -38,6 +38,11 @@ STOP_SECONDS = 25.0
 """Seconds that a stop may take; systemd allows 30 s (TimeoutStopSec of the unit)."""
 
 
+DISPATCHER_STOP_SECONDS = 5.0
+"""Seconds of these for the dispatcher: its request for changes takes one, and those of its readers as long. A request
+that MongoDB does not answer is not waited for."""
+
+
 class Daemon:
     """The process ``zmsd run``. Main thread only, except for ``call_soon``, ``stop``, ``address`` and ``readiness``."""
 
@@ -159,8 +164,10 @@ class Daemon:
         # 4. Refuse new clients, and end each session after a complete transaction; it may still use store and MongoDB.
         services.server.stop(deadline)
         # 5. Wait for the dispatcher, which closes its change streams and writes a last checkpoint into the store.
-        services.dispatcher.thread.join(deadline.remaining())
-        # 6. Close the store and the connection to MongoDB, which no thread uses any more.
+        services.dispatcher.thread.join(min(deadline.remaining(), DISPATCHER_STOP_SECONDS))
+        if services.dispatcher.thread.is_alive():
+            log.info(kv("not waiting for MongoDB's answer"))
+        # 6. Close the store and the connection to MongoDB, for which only a dispatcher without an answer still waits.
         services.hub.store.close()
         services.hub.source.close()
         log.info(kv("zmsd stopped"))

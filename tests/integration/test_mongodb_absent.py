@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,21 @@ def test_mongodb_unreachable_at_start_is_waited_for(tmp_path: Path, follow: Foll
             wait_until(zmsd.ready, "zmsd goes on by itself", 30)
             waiting.wait_initial()
             assert waiting.rows("user").keys() == {("ann",)}
+
+
+@pytest.mark.parametrize("scope", ["collection", "database"])
+def test_stop_does_not_wait_for_a_mongodb_that_does_not_answer(tmp_path: Path, scope: str) -> None:
+    with ReplicaSet(tmp_path / "mongod") as replica_set:
+        uri, settings = replica_set.uri("absent"), {"feed": {"scope": scope}}
+        with ZmsdProcess(tmp_path / "zmsd", uri, SCHEMA, MAPPINGS, settings=settings).start() as zmsd:
+            replica_set.nodes[0].signal(signal.SIGSTOP)
+            try:
+                zmsd.signal(signal.SIGTERM)
+                assert zmsd.wait_exit() == 0
+            finally:
+                replica_set.nodes[0].signal(signal.SIGCONT)
+            assert zmsd.log("not waiting for MongoDB's answer")
+            assert "Traceback" not in zmsd.stderr()
 
 
 def test_standalone_mongod_makes_zmsd_unready_with_reason(tmp_path: Path) -> None:
