@@ -91,7 +91,7 @@ class Viewer:
             if tag == "create-table":
                 columns = ", ".join(f"{name} {spec['dataType']}" for name, spec in body["spec"]["columns"].items())
                 self._print(f"  create table {table} ({columns})")
-            elif self._live and time.monotonic() - self._shown_at > 0.1:
+            elif tag in _SIGNS and self._live and time.monotonic() - self._shown_at > 0.1:
                 self._shown_at = time.monotonic()
                 write_line(f"  {self._progress()}", self._out, begin="\r", end="")
             return

@@ -38,6 +38,26 @@ def test_row_changes_are_shown_one_per_line() -> None:
     ) == ['    + user {"id": 1}', '    ~ user {"id": 1, "age": 2}', '    - user {"id": 1}', "    0 user"]
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_initial_sync_on_a_terminal_starts_its_progress_with_the_rows() -> None:
+    out = Terminal()
+    viewer = Viewer(out)
+    viewer.expect_initial_sync()
+    for message in (["begin", {}, {}], *messages(protocol.create_table(USER) * 2), insert(1), insert(2)):
+        viewer.show(message)
+    viewer.show(["commit", {"commitTimeMs": 0}, {"watermark": "w"}])
+    first, second, progress, end, _ = out.getvalue().split("\n")
+    assert first == second
+    assert first.startswith("  create table user (id ")
+    assert progress.startswith("\r  1 rows, ")
+    assert "\r  2 rows, " in progress
+    assert end.startswith("  initial sync complete")
+
+
 @pytest.mark.parametrize(
     "character",
     [
