@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,6 +90,17 @@ def test_demo_on_own_mongodb_ends_and_drops_its_collections(replica_set: Replica
         assert f"database {name} has collections users already" in again.stderr
         assert client[name].users.count_documents({}) == 1
         client.drop_database(name)
+
+
+def test_demo_fails_before_it_starts_a_mongod_when_port_in_use(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run_zmsd("demo", "--port", str(port), "--seconds", "1", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"error: cannot listen on 127.0.0.1:{port}: the port is in use by another process: "
+        'choose another port with --port, such as make demo ARGS="--port 3001"\n'
+    )
 
 
 def test_demo_on_a_standalone_mongod_fails_before_it_writes(tmp_path: Path) -> None:

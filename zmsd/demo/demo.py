@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from zmsd.config import settings as config
 from zmsd.daemon import Daemon
 from zmsd.demo.chat import COLLECTIONS, Chat
 from zmsd.demo.mongod import temporary_replica_set
-from zmsd.errors import PeerGone, ZmsdError
+from zmsd.errors import PeerGone, ZmsdError, reason_of
 from zmsd.log import redact_uri
 from zmsd.mongodb.client import classified_errors
 from zmsd.mongodb.deployment import ask
@@ -42,6 +44,7 @@ def demo(uri: str | None, port: int, seconds: float | None) -> int:
     :param seconds: None without a limit
     :raises ZmsdError: something cannot be started
     """
+    _check_port(port)  # before a MongoDB is started and filled
     logs.setup("warning")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
@@ -70,6 +73,19 @@ def demo(uri: str | None, port: int, seconds: float | None) -> int:
     except KeyboardInterrupt:
         print("\nended", flush=True)
     return 0
+
+
+def _check_port(port: int) -> None:
+    """Raise ZmsdError if zmsd cannot listen on a port of 127.0.0.1, with the option of the demo as the remedy."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        hint = "the port is in use by another process" if error.errno == errno.EADDRINUSE else reason_of(error)
+        example = 3002 if port == 3001 else 3001
+        raise ZmsdError(
+            f"cannot listen on 127.0.0.1:{port}: {hint}: "
+            f'choose another port with --port, such as make demo ARGS="--port {example}"'
+        ) from error
 
 
 def _show(client: SourceClient, seconds: float | None) -> None:
