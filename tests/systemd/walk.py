@@ -124,7 +124,7 @@ def _machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     packages = directory / "packages"
     packages.mkdir()
     if request.param == "bookworm":
-        build(packages)
+        build(packages / "dist")
     else:
         wheels(packages)
         subprocess.run(
