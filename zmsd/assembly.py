@@ -6,7 +6,6 @@ and binding the port are part of construction, so an error in them ends the proc
 
 from __future__ import annotations
 
-import errno
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from threading import Event
 from typing import NamedTuple
 
 from zmsd.config.settings import Config, ServerConfig
-from zmsd.errors import ZmsdError, reason_of
+from zmsd.errors import ZmsdError, reason_of_bind
 from zmsd.gateway import tls
 from zmsd.gateway.http import Limits
 from zmsd.gateway.registry import SessionRegistry
@@ -163,6 +162,5 @@ def _bind(
     try:
         return Server((settings.host, settings.port), hub, sessions, pages, context, report_thread_death)
     except OSError as error:
-        hint = "the port is in use by another process" if error.errno == errno.EADDRINUSE else reason_of(error)
         address = f"{settings.host}:{settings.port}"
-        raise ZmsdError(f"cannot listen on {address}: {hint} (server.host, server.port)") from error
+        raise ZmsdError(f"cannot listen on {address}: {reason_of_bind(error)} (server.host, server.port)") from error

@@ -29,6 +29,7 @@ Evicted                    the change log no longer has what its reader needs ne
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -237,3 +238,8 @@ class Evicted(Exception):
 def reason_of(error: OSError) -> str:
     """Return the operating system's message, without the context that Python appends."""
     return (error.strerror or str(error)).partition(" (while ")[0]
+
+
+def reason_of_bind(error: OSError) -> str:
+    """Return why a port cannot be listened on, as ``reason_of`` does, in other words if it is in use."""
+    return "the port is in use by another process" if error.errno == errno.EADDRINUSE else reason_of(error)

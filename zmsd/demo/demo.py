@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import signal
@@ -25,7 +24,7 @@ from zmsd.config import settings as config
 from zmsd.daemon import Daemon
 from zmsd.demo.chat import COLLECTIONS, Chat
 from zmsd.demo.mongod import temporary_replica_set
-from zmsd.errors import PeerGone, ZmsdError, reason_of
+from zmsd.errors import PeerGone, ZmsdError, reason_of_bind
 from zmsd.log import redact_uri
 from zmsd.mongodb.client import classified_errors
 from zmsd.mongodb.deployment import ask
@@ -80,10 +79,9 @@ def _check_port(port: int) -> None:
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:
-        hint = "the port is in use by another process" if error.errno == errno.EADDRINUSE else reason_of(error)
         example = 3002 if port == 3001 else 3001
         raise ZmsdError(
-            f"cannot listen on 127.0.0.1:{port}: {hint}: "
+            f"cannot listen on 127.0.0.1:{port}: {reason_of_bind(error)}: "
             f'choose another port with --port, such as make demo ARGS="--port {example}"'
         ) from error
 
