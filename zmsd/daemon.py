@@ -36,8 +36,6 @@ log = logging.getLogger(__name__)
 
 STOP_SECONDS = 25.0
 """Seconds that a stop may take; systemd allows 30 s (TimeoutStopSec of the unit)."""
-
-
 DISPATCHER_STOP_SECONDS = 5.0
 """Seconds of these for the dispatcher: its request for changes takes one, and those of its readers as long. A request
 that MongoDB does not answer is not waited for."""

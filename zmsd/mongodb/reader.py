@@ -201,7 +201,6 @@ class Reader:
         It does not raise when the server itself reports that it needs longer: then the server is the same, and a new
         reader would begin with a short deadline.
         """
-        self.health.answered(self.name)
         if self._stop.is_set():
             return
         wait = REFUSED_WAIT_SECONDS if isinstance(error, SourceRefused) else next(self._backoff)
