@@ -16,6 +16,7 @@ import pytest
 
 from tests.integration.chat import MAPPINGS, SCHEMA
 from tests.support.mongod import ReplicaSet
+from tests.support.sources import prepared
 from tests.support.types import Db, Follow, Serve
 from tests.support.wait import FACTOR, wait_until
 from tests.support.websocket import WebSocket
@@ -31,12 +32,8 @@ CHANGES = 30
 
 @pytest.fixture
 def source(replica_set: ReplicaSet, database: Db) -> Iterator[Source]:
-    for name in WATCHED:
-        database.create_collection(name)
-    source = Source(replica_set.uri(database.name), database.name)
-    source.prepare(WATCHED, "auto")
-    yield source
-    source.close()
+    with prepared(replica_set, database, WATCHED) as source:
+        yield source
 
 
 class Writer(threading.Thread):

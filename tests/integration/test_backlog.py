@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.documents import broken
 from tests.support.mongod import ReplicaSet
+from tests.support.sources import prepared
 from tests.support.types import Db
 from tests.support.wait import wait_until
 from zmsd.errors import EventUnreadable
@@ -27,12 +28,8 @@ WATCHED = {"a": Watched(None), "b": Watched(None)}
 
 @pytest.fixture
 def source(replica_set: ReplicaSet, database: Db) -> Iterator[Source]:
-    for name in WATCHED:
-        database.create_collection(name)
-    source = Source(replica_set.uri(database.name), database.name)
-    source.prepare(WATCHED, "auto")
-    yield source
-    source.close()
+    with prepared(replica_set, database, WATCHED) as source:
+        yield source
 
 
 def write(database: Db) -> list[int]:
